@@ -1,10 +1,12 @@
-// The vocabulary of the kernels: shape legend and plain structs, passed by value from the binding to either core.
-// Knows neither torch nor the STL, so g++, nvcc and the host emulation compile the same file.
+// The vocabulary of the kernels: shape legend and plain structs, passed by value from the binding
+// to either core. Knows neither torch nor the STL, so g++, nvcc and the host emulation compile it.
 //
-//   N rows   P parameters   L linear maps   H hidden width   O observations   Z outputs of the last map
-//   D distribution parameters (2A for every Gaussian, Z otherwise)   A action columns   K right-hand sides
+//   N rows   P parameters   L linear maps   H hidden width   O observations
+//   Z outputs of the last map   D distribution parameters (2A for every Gaussian, Z otherwise)
+//   A action columns   K right-hand sides
 //
-// Parameters are one flat vector: W1 [H1, O], b1 [H1], ..., WL [Z, H], bL [Z], then log_std [A] for kGaussian.
+// Parameters are one flat vector: W1 [H1, O], b1 [H1], ..., WL [Z, H], bL [Z], then log_std [A] for
+// kGaussian.
 #pragma once
 #include <cstdint>
 
@@ -34,27 +36,27 @@ struct NetShape {
 
 // One batch of rows. Pointers are device pointers for the CUDA core; nullable where it says so.
 struct Rows {
-  int64_t count;              // N
-  const float* obs;           // [N, O]
-  const float* weights;       // [N] >= 0, or null for all ones; a row of weight zero is never read further
-  const uint8_t* mask;        // [N, Z], 1 = allowed, or null
-  const float* actions;       // [N, A] for the Gaussians and Bernoulli, otherwise null
-  const int64_t* choices;     // [N, factors] for the categorical heads, otherwise null
-  const float* advantages;    // [N]
-  const float* log_probs;     // [N] of the actions under the policy that chose them, or null: under theta
-  int64_t group_size;         // vine: rows per self-normalised group, 0 for a plain mean
+  int64_t count;            // N
+  const float* obs;         // [N, O]
+  const float* weights;     // [N] >= 0, or null for all ones; weight zero: never read further
+  const uint8_t* mask;      // [N, Z], 1 = allowed, or null
+  const float* actions;     // [N, A] for the Gaussians and Bernoulli, otherwise null
+  const int64_t* choices;   // [N, factors] for the categorical heads, otherwise null
+  const float* advantages;  // [N]
+  const float* log_probs;   // [N] of the actions when chosen, or null: under theta
+  int64_t group_size;       // vine: rows per self-normalised group, 0 for a plain mean
 };
 
 // The Fisher-vector product F v = sum_n w_n J' M J v / sum_n w_n * kl_scale + damping * v.
 struct FvpParams {
   NetShape net;
-  const float* theta;         // [P]
-  Rows rows;                  // obs, weights and mask are read
-  const int64_t* fvp_rows;    // [fvp_count] strictly increasing row indices, or null for every row
+  const float* theta;       // [P]
+  Rows rows;                // obs, weights and mask are read
+  const int64_t* fvp_rows;  // [fvp_count] strictly increasing row indices, or null for every row
   int64_t fvp_count;
-  int64_t chunk_rows;         // 0: cache activations; otherwise recompute the forward chunk by chunk
+  int64_t chunk_rows;  // 0: cache activations; otherwise recompute the forward chunk by chunk
   float damping;
-  float kl_scale;             // 1 for kl_reduction="sum"; 1 / (number of action dimensions) for "mean"
+  float kl_scale;  // 1 for kl_reduction="sum"; 1 / (number of action dimensions) for "mean"
 };
 
 struct CgParams {
@@ -66,8 +68,8 @@ struct SearchParams {
   float max_kl;
   float backtrack_ratio;
   int backtrack_steps;
-  bool reverse_kl;       // search on KL(new || old) instead of KL(old || new)
-  bool search;           // false: natural policy gradient, take the KL-normalised step as it is
+  bool reverse_kl;  // search on KL(new || old) instead of KL(old || new)
+  bool search;      // false: natural policy gradient, take the KL-normalised step as it is
 };
 
 // What an update reports, as doubles in one array (trpo_fast.update.STATS has the same order).
@@ -78,10 +80,10 @@ enum Stat : int {
   kStatSurrogateBefore,
   kStatSurrogateAfter,
   kStatEntropy,
-  kStatStepSize,      // factor on x that was applied
+  kStatStepSize,  // factor on x that was applied
   kStatBacktracks,
-  kStatQuad,          // x'Ax
-  kStatResidual,      // |g - Ax|
+  kStatQuad,      // x'Ax
+  kStatResidual,  // |g - Ax|
   kStatIterations,
   kStatGradientNorm,
   kStatCount,
