@@ -1,0 +1,146 @@
+"""`trpo-fast doctor`: what this installation can do on this machine, and why not the rest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+from typing import Any
+
+import torch
+
+from trpo_fast import _native
+from trpo_fast._version import __version__
+
+# Extra -> the modules its packages provide; pyproject.toml has the packages.
+EXTRAS = {
+    "train": ("gymnasium", "tyro", "safetensors", "tqdm", "matplotlib", "tensorboard"),
+    "mujoco": ("gymnasium", "mujoco"),
+    "box2d": ("gymnasium", "Box2D"),
+    "envpool": ("envpool",),
+    "peers": ("sb3_contrib", "stable_baselines3"),
+    "jax": ("jax",),
+}
+
+
+def _native_report() -> dict[str, Any]:
+    native = _native.module()
+    if native is None:
+        return {"problem": _native.problem()}
+    report = {"problem": "", "file": native.__file__, **native.build_info()}
+    report["families"] = list(native.families)
+    report["detected_isa"] = native.detected_isa()
+    report["isa_override"] = os.environ.get("TRPO_FAST_ISA") or None
+    try:
+        report["selected_isa"] = native.selected_isa()
+    except ValueError as error:
+        report["selected_isa"] = None
+        report["isa_problem"] = str(error)
+    return report
+
+
+def _cuda_report() -> dict[str, Any]:
+    native = _native.module()
+    probe = native.cuda_probe() if native else {"problem": _native.problem(), "devices": []}
+    return {**probe, "emulated": _native.emulating()}
+
+
+def _missing(modules: tuple[str, ...]) -> list[str]:
+    return [name for name in modules if importlib.util.find_spec(name) is None]
+
+
+def collect() -> dict[str, Any]:
+    """Everything doctor knows, as plain JSON values."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": {
+            "version": torch.__version__,
+            "cuda": torch.version.cuda,
+            "threads": torch.get_num_threads(),
+        },
+        "native": _native_report(),
+        "cuda": _cuda_report(),
+        "backends": _native.availability(),
+        "extras": {extra: {"missing": _missing(names)} for extra, names in EXTRAS.items()},
+    }
+
+
+def _version_text(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _native_lines(native: dict[str, Any]) -> list[tuple[str, str]]:
+    if native["problem"]:
+        return [("native code", f"none: {native['problem']}")]
+    archs = native["cuda_archs"]
+    override = native["isa_override"]
+    if native["selected_isa"] is None:
+        isa = f"none: {native['isa_problem']}"
+    elif override:
+        isa = (
+            f"{native['selected_isa']}, forced by TRPO_FAST_ISA; {native['detected_isa']} is there"
+        )
+    else:
+        isa = f"{native['selected_isa']}, the best of this CPU; TRPO_FAST_ISA forces a lower one"
+    return [
+        ("native code", f"version {native['version']}, built by {native['compiler']}"),
+        ("kernels", ", ".join(native["families"]) or "none in this build"),
+        ("CPU kernels use", isa),
+        ("CUDA build", f"for compute capability {archs}" if archs else "none in this build"),
+    ]
+
+
+def _device_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if cuda.get("runtime_version"):
+        driver = cuda["driver_version"]
+        text = f"up to CUDA {_version_text(driver)}" if driver else "not installed"
+        runtime = _version_text(cuda["runtime_version"])
+        lines.append(("CUDA driver", f"{text}; the build's runtime is {runtime}"))
+    if cuda["emulated"]:
+        lines.append(("CUDA device", "emulated on the host, as TRPO_FAST_EMULATE asks"))
+    elif cuda["problem"]:
+        lines.append(("CUDA device", f"none: {cuda['problem'].removeprefix('no CUDA device: ')}"))
+    for index, device in enumerate(cuda["devices"]):
+        text = (
+            f"{_native.describe_device(device)}, {device['multiprocessors']} multiprocessors, "
+            f"{device['shared_memory_optin'] // 1024} KiB shared memory a block, "
+            f"{device['memory'] / 2**30:.0f} GiB"
+        )
+        lines.append((f"CUDA device {index}", text))
+    return lines
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as aligned sentences."""
+    cuda = report["torch"]["cuda"]
+    build = f"with CUDA {cuda}" if cuda else "without CUDA"
+    lines = [
+        ("trpo_fast", f"{report['version']} on Python {report['python']}, {report['platform']}"),
+        ("torch", f"{report['torch']['version']} {build}, {report['torch']['threads']} threads"),
+        *_native_lines(report["native"]),
+        *_device_lines(report["cuda"]),
+    ]
+    for name, status in report["backends"].items():
+        text = "available" if status == "ok" else f"not available: {status}"
+        lines.append((f"backend {name}", text))
+    for extra, state in report["extras"].items():
+        missing = ", ".join(state["missing"])
+        hint = f'without {missing}; pip install "trpo-fast[{extra}]"'
+        lines.append((f"extra {extra}", hint if missing else "installed"))
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
+
+
+def main(argv: list[str]) -> int:
+    """Print the report; the exit status is 0 whatever it says."""
+    parser = argparse.ArgumentParser(prog="trpo-fast doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    report = collect()
+    as_json = parser.parse_args(argv).json
+    print(json.dumps(report, indent=2) if as_json else render(report))
+    return 0
