@@ -1,0 +1,280 @@
+"""Every check a user can fail, and the sentences they read: the argument, what was expected, what
+came.
+
+Structure (rank, shape, dtype, device, ranges of numbers) is checked before anything runs. Values
+inside tensors are looked at only where the host waits anyway: ``raise_for_values`` names the
+culprit once a backend has raised its flag.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backend import Problem
+from .heads import Head
+from .policy import MLPPolicy, flat_params
+from .surrogate import Batch
+
+CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def fail(argument: str, expected: str, got: object) -> ValueError:
+    return ValueError(f"{argument}: expected {expected}, got {got}")
+
+
+def check_number(
+    argument: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """A finite real number with above < value, least <= value, value < below."""
+    wanted = "a finite number"
+    if above > -math.inf:
+        wanted += f" above {above:g}"
+    if least > -math.inf:
+        wanted += f" of at least {least:g}"
+    if below < math.inf:
+        wanted += f" below {below:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise fail(argument, wanted, f"{value!r} ({type(value).__name__})")
+    if not math.isfinite(value) or not above < value < below or value < least:
+        raise fail(argument, wanted, value)
+    return float(value)
+
+
+def check_count(argument: str, value: Any, *, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise fail(argument, f"an integer of at least {least}", repr(value))
+    return value
+
+
+def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise fail(argument, f"one of {choices}", repr(value))
+    return str(value)
+
+
+def check_tensor(
+    argument: str, value: Any, like: Tensor, shape: tuple[int | None, ...], *, dtypes: Any = None
+) -> Tensor:
+    """A tensor of ``shape`` (None matches any length) on the parameters' device, of their dtype
+    unless told otherwise.
+    """
+    if not isinstance(value, Tensor):
+        raise fail(argument, "a torch.Tensor", type(value).__name__)
+    allowed = (like.dtype,) if dtypes is None else dtypes
+    if value.dtype not in allowed:
+        raise fail(argument, f"dtype {' or '.join(map(str, allowed))}", value.dtype)
+    if value.device != like.device:
+        raise fail(
+            argument, f"a tensor on {like.device}, where the policy is", f"one on {value.device}"
+        )
+    fits = len(value.shape) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("N" if n is None else str(n) for n in shape)
+        raise fail(argument, f"shape [{wanted}]", list(value.shape))
+    return value.detach()
+
+
+def check_policy(policy: Any) -> Tensor:
+    """The policy's flat parameters [P], float32 or float64."""
+    if not isinstance(policy, nn.Module):
+        raise fail("policy", "a torch.nn.Module", type(policy).__name__)
+    theta = flat_params(policy)
+    if theta.dtype not in (torch.float32, torch.float64):
+        raise fail("policy", "float32 or float64 parameters", theta.dtype)
+    return theta
+
+
+def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
+    """The parts of a batch that say where the policy is evaluated: obs, weights, action_mask."""
+    if not isinstance(batch.obs, Tensor):
+        raise fail("obs", "a torch.Tensor", type(batch.obs).__name__)
+    if batch.obs.ndim == 0 or batch.obs.shape[0] == 0:
+        raise fail("obs", "at least one row", f"shape {list(batch.obs.shape)}")
+    rows = batch.obs.shape[0]
+    if isinstance(policy, MLPPolicy):
+        obs = check_tensor("obs", batch.obs, theta, (None, policy.spec.widths[0]))
+    elif batch.obs.device != theta.device:
+        raise fail(
+            "obs", f"a tensor on {theta.device}, where the policy is", f"one on {batch.obs.device}"
+        )
+    else:
+        obs = batch.obs.detach()
+    weights = batch.weights
+    if weights is not None:
+        weights = check_tensor("weights", weights, theta, (rows,))
+    mask = batch.action_mask
+    if mask is not None:
+        mask = _check_mask(policy, theta, mask, rows)
+    if batch.group_size is not None:
+        check_count("group_size", batch.group_size)
+        if rows % batch.group_size:
+            raise fail("group_size", f"a divisor of the {rows} rows", batch.group_size)
+    return Batch(obs, weights=weights, action_mask=mask, group_size=batch.group_size)
+
+
+def _check_mask(policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
+    width: int | None = None
+    if isinstance(policy, MLPPolicy):
+        if not policy.head.maskable:
+            raise fail("action_mask", "None for a head without choices", type(policy.head).__name__)
+        width = policy.head.outputs
+    return check_tensor("action_mask", mask, theta, (rows, width), dtypes=(torch.bool,))
+
+
+def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
+    """A whole batch for an update."""
+    if not isinstance(batch, Batch):
+        raise fail("batch", "a trpo_fast.Batch", type(batch).__name__)
+    checked = check_rows(policy, theta, batch)
+    rows = len(checked)
+    if batch.advantages is None:
+        raise fail("advantages", f"a tensor of shape [{rows}]", "None")
+    advantages = check_tensor("advantages", batch.advantages, theta, (rows,))
+    log_probs = batch.log_probs
+    if log_probs is not None:
+        log_probs = check_tensor("log_probs", log_probs, theta, (rows,))
+    return Batch(
+        checked.obs,
+        check_actions(policy, theta, batch.actions, rows),
+        advantages,
+        log_probs,
+        checked.weights,
+        checked.action_mask,
+        checked.group_size,
+    )
+
+
+def check_actions(policy: nn.Module, theta: Tensor, actions: Any, rows: int) -> Tensor:
+    if actions is None:
+        raise fail("actions", f"a tensor with {rows} rows", "None")
+    if not isinstance(policy, MLPPolicy):
+        if not isinstance(actions, Tensor) or actions.shape[:1] != (rows,):
+            raise fail(
+                "actions", f"a tensor with {rows} rows", getattr(actions, "shape", type(actions))
+            )
+        return actions.detach()
+    head = policy.head
+    shape = (rows, *head.action_shape)
+    if head.nvec:
+        return check_tensor("actions", actions, theta, shape, dtypes=CHOICE_DTYPES).long()
+    if head.kind == "bernoulli":
+        dtypes = (theta.dtype, torch.bool, *CHOICE_DTYPES)
+        return check_tensor("actions", actions, theta, shape, dtypes=dtypes).to(theta.dtype)
+    return check_tensor("actions", actions, theta, shape)
+
+
+def check_vector(argument: str, value: Any, theta: Tensor, *, columns: bool) -> Tensor:
+    """A vector [P], or [P, K] where several right-hand sides make sense."""
+    if columns and isinstance(value, Tensor) and value.ndim == 2:
+        return check_tensor(argument, value, theta, (theta.numel(), None))
+    return check_tensor(argument, value, theta, (theta.numel(),))
+
+
+def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int) -> Tensor | None:
+    """Row indices for the Fisher-vector products: an int asks for that many, evenly strided."""
+    if fvp_rows is None:
+        return None
+    if isinstance(fvp_rows, Tensor):
+        index = check_tensor("fvp_rows", fvp_rows, theta, (None,), dtypes=(torch.int64,))
+        if index.numel() == 0:
+            raise fail("fvp_rows", "at least one row index", "none")
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= rows:
+            raise fail("fvp_rows", f"indices from 0 to {rows - 1}", f"{low} to {high}")
+        if index.numel() > 1 and not bool((index.diff() > 0).all()):
+            raise fail("fvp_rows", "strictly increasing indices", "others")
+        return index
+    count = check_count("fvp_rows", fvp_rows)
+    if count > rows:
+        raise fail("fvp_rows", f"at most the {rows} rows of the batch", count)
+    return torch.arange(count, device=theta.device) * rows // count
+
+
+def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
+    """1 for a sum over action dimensions, 1 / A for the mean that sb3-contrib and omnisafe
+    report.
+    """
+    check_choice("kl_reduction", kl_reduction, ("sum", "mean"))
+    if kl_reduction == "sum":
+        return 1.0
+    if isinstance(policy, MLPPolicy):
+        return policy.head.mean_scale()
+    from .module_backend import head_and_params
+
+    with torch.no_grad():
+        head, _ = head_and_params(policy(batch.obs[:1]))
+    return head.mean_scale()
+
+
+def raise_for_values(problem: Problem, head: Head | None = None) -> None:
+    """Look at every value on the host and raise for the first that no update can use; silent if all
+    are fine.
+    """
+    raw, clean = problem.batch, problem.batch.without_padding()
+    if raw.weights is not None:
+        _raise_for_weights(raw.weights)
+        if problem.fvp_rows is not None and not bool((raw.weights[problem.fvp_rows] > 0).any()):
+            raise fail("fvp_rows", "at least one row with a positive weight", "none")
+    for name in ("obs", "actions", "advantages", "log_probs"):
+        value = getattr(clean, name)
+        if value is not None and value.is_floating_point():
+            bad = ~torch.isfinite(value)
+            if bool(bad.any()):
+                where = tuple(int(i) for i in bad.nonzero()[0])
+                raise fail(name, "finite values", f"{float(value[where])} at index {list(where)}")
+    if isinstance(problem.policy, MLPPolicy):
+        _raise_for_choices(problem.policy.head, clean)
+
+
+def _raise_for_weights(weights: Tensor) -> None:
+    if not bool((weights >= 0).all()) or not bool(torch.isfinite(weights).all()):
+        row = int((~(weights >= 0) | ~torch.isfinite(weights)).nonzero()[0])
+        raise fail("weights", "finite values of at least 0", f"{float(weights[row])} at row {row}")
+    if not bool((weights > 0).any()):
+        raise fail("weights", "a positive total", "all zeros")
+
+
+def _raise_for_choices(head: Head, batch: Batch) -> None:
+    """Masks that forbid everything, choices out of range or forbidden, yes/no actions that are
+    neither.
+    """
+    if batch.action_mask is not None:
+        for part in batch.action_mask.split(list(head.nvec), dim=-1):
+            if not bool(part.any(-1).all()):
+                row = int((~part.any(-1)).nonzero()[0])
+                raise fail(
+                    "action_mask", "at least one allowed action in every row", f"none in row {row}"
+                )
+    if batch.actions is None:
+        return
+    if head.kind == "bernoulli" and not bool(((batch.actions == 0) | (batch.actions == 1)).all()):
+        raise fail("actions", "zeros and ones", "other values")
+    if not head.nvec:
+        return
+    choices = batch.actions.reshape(len(batch), -1)
+    limits = torch.tensor(head.nvec, device=choices.device)
+    if bool(((choices < 0) | (choices >= limits)).any()):
+        raise fail(
+            "actions",
+            f"choices from 0 to below {head.nvec}",
+            f"{int(choices.min())} to {int(choices.max())}",
+        )
+    if batch.action_mask is not None:
+        starts = limits.cumsum(0) - limits
+        allowed = batch.action_mask.gather(-1, choices + starts)
+        if not bool(allowed.all()):
+            row = int((~allowed.all(-1)).nonzero()[0])
+            raise fail(
+                "actions", "choices that action_mask allows", f"a forbidden one in row {row}"
+            )

@@ -1,0 +1,173 @@
+"""``FisherOperator``: the Fisher information matrix of a policy as a thing one can multiply by and
+solve with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .backend import Operator, Problem, resolve
+from .policy import Snapshot
+from .surrogate import Batch
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What ``solve`` found for (F + damping I) x = g; one entry per column of g."""
+
+    x: Tensor  # [P] or [P, K]
+    quad: Tensor  # x'(F + damping I) x
+    residual_norm: Tensor
+    iterations: Tensor
+
+
+def make_problem(
+    policy: nn.Module,
+    batch: Batch,
+    *,
+    theta: Tensor,
+    damping: float,
+    kl_reduction: str = "sum",
+    kl_direction: str = "forward",
+    fisher: str = "analytic",
+    fvp_rows: int | Tensor | None = None,
+    chunk_rows: int | None = None,
+    precision: str = "fp32",
+) -> Problem:
+    """Check what remains of the options and put them beside an already checked batch."""
+    checks.check_choice("fisher", fisher, ("analytic", "empirical"))
+    if fisher == "empirical" and batch.actions is None:
+        raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
+    if not isinstance(precision, str):
+        raise checks.fail("precision", "a name such as 'fp32'", repr(precision))
+    return Problem(
+        policy=policy,
+        theta=theta,
+        batch=batch,
+        damping=checks.check_number("damping", damping, least=0.0),
+        kl_scale=checks.kl_scale(policy, kl_reduction, batch),
+        reverse_kl=checks.check_choice("kl_direction", kl_direction, ("forward", "reverse"))
+        == "reverse",
+        fisher=fisher,
+        fvp_rows=checks.check_fvp_rows(fvp_rows, theta, len(batch)),
+        chunk_rows=None if chunk_rows is None else checks.check_count("chunk_rows", chunk_rows),
+        precision=precision,
+    )
+
+
+class FisherOperator:
+    """F = sum_n w_n J_n' M_n J_n / sum_n w_n + damping I at the policy's present parameters.
+
+    J_n [D, P] is the Jacobian of row n's distribution parameters and M_n [D, D] their Fisher
+    information. The operator is a snapshot: once the parameters have changed, using it raises
+    ``RuntimeError``.
+
+    >>> F = FisherOperator(policy, obs, damping=0.1)
+    >>> F @ v                          # [P], or [P, K] for K right-hand sides
+    >>> F.solve(g, iterations=10).x    # conjugate gradient from zero
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        obs: Tensor,
+        *,
+        damping: float = 0.1,
+        weights: Tensor | None = None,
+        action_mask: Tensor | None = None,
+        kl_reduction: str = "sum",
+        fisher: str = "analytic",
+        actions: Tensor | None = None,
+        fvp_rows: int | Tensor | None = None,
+        chunk_rows: int | None = None,
+        backend: str = "auto",
+        precision: str = "fp32",
+        sync: bool = True,
+    ) -> None:
+        theta = checks.check_policy(policy)
+        batch = checks.check_rows(
+            policy, theta, Batch(obs, weights=weights, action_mask=action_mask)
+        )
+        if actions is not None:
+            taken = checks.check_actions(policy, theta, actions, len(batch))
+            batch = Batch(batch.obs, taken, weights=batch.weights, action_mask=batch.action_mask)
+        problem = make_problem(
+            policy,
+            batch,
+            theta=theta,
+            damping=damping,
+            kl_reduction=kl_reduction,
+            fisher=fisher,
+            fvp_rows=fvp_rows,
+            chunk_rows=chunk_rows,
+            precision=precision,
+        )
+        if sync:
+            checks.raise_for_values(problem)
+        chosen = resolve(backend, problem)
+        self.backend = chosen.name
+        self.damping = problem.damping
+        self._sync = sync
+        self._snapshot = Snapshot(policy)
+        self._operator: Operator = chosen.operator(problem)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        size = self._snapshot.theta.numel()
+        return size, size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._snapshot.theta.dtype
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory the operator holds beside its inputs."""
+        return self._operator.scratch_bytes
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return _columns_last(self._operator.fvp(self._vector("v", v)), v)
+
+    def solve(self, g: Tensor, iterations: int = 10, tol: float = 0.0) -> Solution:
+        """Conjugate gradient on (F + damping I) x = g from x = 0; stops early at |r| <= tol |g|."""
+        checks.check_count("iterations", iterations)
+        checks.check_number("tol", tol, least=0.0, below=1.0)
+        found = self._operator.solve(self._vector("g", g), iterations, tol)
+        return Solution(
+            _columns_last(found.x, g), found.quad, found.residual_norm, found.iterations
+        )
+
+    def dense(self) -> Tensor:
+        """The matrix itself, [P, P] in float64, from autograd's Jacobian of the distribution
+        parameters: an oracle.
+        """
+        from .oracle import dense_fisher
+
+        self._check_fresh()
+        return dense_fisher(self._operator.problem)
+
+    def _vector(self, name: str, value: Tensor) -> Tensor:
+        self._check_fresh()
+        vector = checks.check_vector(name, value, self._snapshot.theta, columns=True)
+        if self._sync and not bool(torch.isfinite(vector).all()):
+            raise checks.fail(name, "finite values", "NaN or infinity")
+        return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
+
+    def _check_fresh(self) -> None:
+        if self._snapshot.changed():
+            raise RuntimeError(
+                "FisherOperator: the policy's parameters have changed since it was made; "
+                "make a new one"
+            )
+
+    def __repr__(self) -> str:
+        options = f"damping={self.damping:g}, backend={self.backend!r}"
+        return f"FisherOperator(shape={self.shape}, {options})"
+
+
+def _columns_last(result: Tensor, given: Tensor) -> Tensor:
+    return result.T if given.ndim == 2 else result

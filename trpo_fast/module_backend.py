@@ -1,0 +1,167 @@
+"""Any module that returns a distribution, and ``backend="autograd"``: the double backward that
+other libraries use.
+
+``ModuleLinearization`` gives the reference backend its Gauss-Newton stages for a custom module
+through torch.func. ``AutogradOperator`` differentiates the mean KL twice, keeping the graph of its
+gradient across CG iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    Bernoulli as BernoulliDistribution,
+)
+from torch.distributions import (
+    Categorical as CategoricalDistribution,
+)
+from torch.distributions import Distribution, Independent, Normal
+from torch.func import functional_call
+
+from .backend import Backend, Problem
+from .heads import (
+    MASKED,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Head,
+    MultiCategorical,
+    MultiCategoricalDistribution,
+    SquashedNormal,
+)
+from .policy import MLPPolicy
+from .reference_backend import ReferenceOperator
+from .surrogate import Batch, Evaluation, normalised_weights, surrogate
+
+
+def head_and_params(distribution: Distribution) -> tuple[Head, Tensor]:
+    """The head whose closed forms a distribution obeys, and its distribution parameters [N, D]."""
+    if isinstance(distribution, SquashedNormal):
+        return head_and_params(distribution.base_dist)
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if isinstance(base, Normal):
+        mean = base.loc.reshape(base.loc.shape[0], -1)
+        log_std = base.scale.log().reshape(mean.shape)
+        return Gaussian(mean.shape[-1], "state"), torch.cat([mean, log_std], dim=-1)
+    if isinstance(base, BernoulliDistribution):
+        logits = base.logits.reshape(base.logits.shape[0], -1)
+        return Bernoulli(logits.shape[-1]), logits
+    if isinstance(base, CategoricalDistribution) and base.logits.ndim == 2:
+        return Categorical(base.logits.shape[-1]), base.logits.clamp_min(MASKED)
+    if isinstance(base, MultiCategoricalDistribution):
+        return MultiCategorical(base.nvec), base.logits.clamp_min(MASKED)
+    raise ValueError(
+        "policy: expected a module that returns Normal, Independent(Normal), SquashedNormal, "
+        f"Categorical, MultiCategoricalDistribution or Bernoulli over N rows, got {distribution!r}"
+    )
+
+
+def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tuple[Head, Tensor]]:
+    """theta [P] -> (head, distribution parameters [N, D]), differentiable in theta."""
+    names = [name for name, p in policy.named_parameters() if p.requires_grad]
+    shapes = [p.shape for p in policy.parameters() if p.requires_grad]
+    sizes = [shape.numel() for shape in shapes]
+    inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+
+    def params(theta: Tensor) -> tuple[Head, Tensor]:
+        parts = theta.split(sizes)
+        state = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        if isinstance(policy, MLPPolicy):
+            return policy.head, _mlp_params(policy, state, batch)
+        return head_and_params(functional_call(policy, state, inputs))
+
+    return params
+
+
+def _mlp_params(policy: MLPPolicy, state: dict[str, Tensor], batch: Batch) -> Tensor:
+    net = {name.removeprefix("net."): p for name, p in state.items() if name.startswith("net.")}
+    z = functional_call(policy.net, net, (batch.obs,))
+    return policy.head.distribution_params(
+        z, log_std=state.get("head.log_std"), mask=batch.action_mask
+    )
+
+
+class ModuleLinearization:
+    """torch.func's jvp and vjp of a module's distribution parameters."""
+
+    def __init__(self, policy: nn.Module, theta: Tensor, batch: Batch) -> None:
+        self._function = functional_params(policy, batch)
+        self.theta = theta
+        with torch.no_grad():
+            self.head, self.params = self._function(theta)
+        self._pullback: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+
+    def _params(self, theta: Tensor) -> Tensor:
+        return self._function(theta)[1]
+
+    def jvp(self, v: Tensor) -> Tensor:
+        if v.ndim > 1:
+            return torch.stack([self.jvp(column) for column in v])
+        tangent: Tensor = torch.func.jvp(self._params, (self.theta,), (v,))[1]
+        return tangent
+
+    def metric(self, tangent: Tensor) -> Tensor:
+        return self.head.metric(self.params, tangent)
+
+    def vjp(self, delta: Tensor) -> Tensor:
+        if delta.ndim > 2:
+            return torch.stack([self.vjp(rows) for rows in delta])
+        if self._pullback is None:
+            self._pullback = torch.func.vjp(self._params, self.theta)[1]
+        return self._pullback(delta)[0].detach()
+
+    def nbytes(self) -> int:
+        return self.params.numel() * self.params.element_size()
+
+
+class AutogradOperator(ReferenceOperator):
+    """Double backward through the mean KL; the graph of its gradient is built once and kept."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._leaf: Tensor | None = None
+        self._kl_gradient: Tensor | None = None
+
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        if self._leaf is None or self._kl_gradient is None:
+            batch = self._fisher_batch
+            self._leaf = self.theta.detach().requires_grad_()
+            head, params = functional_params(self.problem.policy, batch)(self._leaf)
+            weights = normalised_weights(batch, self._fisher_total)
+            kl = self.problem.kl_scale * (weights * head.kl(params.detach(), params)).sum()
+            (self._kl_gradient,) = torch.autograd.grad(kl, self._leaf, create_graph=True)
+        return self._leaf, self._kl_gradient
+
+    def fvp(self, v: Tensor) -> Tensor:
+        if v.ndim > 1:
+            return torch.stack([self.fvp(column) for column in v])
+        leaf, kl_gradient = self._graph()
+        (product,) = torch.autograd.grad(kl_gradient @ v, leaf, retain_graph=True)
+        return product + self.problem.damping * v
+
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        leaf = self.theta.detach().requires_grad_()
+        head, params = functional_params(self.problem.policy, self.batch)(leaf)
+        value, _ = surrogate(head, self.batch, params.detach(), params, self.total)
+        (g,) = torch.autograd.grad(value, leaf)
+        old = params.detach()
+        return g, self._evaluate_rows(head, self.batch, old, old)
+
+
+class AutogradBackend(Backend):
+    """The peers' way, for comparison and for modules torch.func cannot take."""
+
+    name = "autograd"
+
+    def refuses(self, problem: Problem) -> str | None:
+        if problem.fisher != "analytic":
+            return "fisher='empirical' exists in backend='reference' only"
+        if problem.chunk_rows is not None:
+            return "chunk_rows needs a forward per chunk; use backend='reference'"
+        return None
+
+    def operator(self, problem: Problem) -> AutogradOperator:
+        return AutogradOperator(problem)

@@ -1,0 +1,234 @@
+"""Policies: a multilayer perceptron with an action head, and the one flat vector that holds its
+parameters.
+
+``flat_params(module)`` is a view [P] of every parameter in order: W1, b1, ..., WL, bL, then
+log_std. The module's own parameters are views into the same buffer, so an optimiser, a kernel and
+``load_state_dict`` all write the same memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .heads import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Head,
+    MultiCategorical,
+    SquashedGaussian,
+)
+
+# The order of enum Activation in csrc/params.h.
+ACTIVATIONS = ("tanh", "relu", "elu", "silu", "gelu", "identity")
+
+_MODULES: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """What a kernel must know about a policy: the shape of the net and the kind of its head."""
+
+    widths: tuple[int, ...]  # O, H1, ..., Z
+    activation: str
+    head: str
+    nvec: tuple[int, ...] = ()
+
+    @property
+    def maps(self) -> int:
+        return len(self.widths) - 1
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        free = self.widths[-1] if self.head == "gaussian" else 0
+        return sum((i + 1) * o for i, o in pairwise(self.widths)) + free
+
+
+def mlp(
+    widths: Sequence[int], activation: str, *, hidden_gain: float, output_gain: float
+) -> nn.Sequential:
+    """Linear maps with activations between them, orthogonal weights and zero biases."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {activation!r}")
+    layers: list[nn.Module] = []
+    last = len(widths) - 2
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.orthogonal_(linear.weight, output_gain if i == last else hidden_gain)
+        nn.init.zeros_(linear.bias)
+        layers.append(linear)
+        if i < last:
+            layers.append(_MODULES[activation]())
+    return nn.Sequential(*layers)
+
+
+class MLPPolicy(nn.Module):
+    """A multilayer perceptron from observations to an action distribution.
+
+    >>> policy = MLPPolicy(obs_dim=11, head=Gaussian(3), hidden=(64, 64), activation="tanh")
+    >>> policy(torch.zeros(5, 11)).sample().shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        head: Head,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        *,
+        output_gain: float = 0.01,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if obs_dim < 1 or any(width < 1 for width in hidden):
+            raise ValueError(
+                f"obs_dim, hidden: expected positive widths, got {obs_dim} and {tuple(hidden)}"
+            )
+        widths = (obs_dim, *hidden, head.outputs)
+        self.net = mlp(widths, activation, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
+        self.head = head
+        self.spec = NetSpec(widths, activation, head.kind, head.nvec)
+        self.to(device=device, dtype=dtype)
+        flat_params(self)
+
+    @classmethod
+    def for_spaces(
+        cls,
+        observation_space: Any,
+        action_space: Any,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        *,
+        std: str = "free",
+        squash: bool = False,
+        **options: Any,
+    ) -> MLPPolicy:
+        """The policy for two gymnasium spaces; structured observations count as flattened."""
+        from gymnasium.spaces.utils import flatdim
+
+        head = head_for_space(action_space, std=std, squash=squash)
+        return cls(flatdim(observation_space), head, hidden, activation, **options)
+
+    def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """Distribution parameters [N, D]."""
+        return self.head.distribution_params(self.net(obs), mask=action_mask)
+
+    def forward(self, obs: Tensor, action_mask: Tensor | None = None) -> Distribution:
+        return self.head.distribution(self.distribution_params(obs, action_mask))
+
+
+def head_for_space(action_space: Any, *, std: str = "free", squash: bool = False) -> Head:
+    """The head for a gymnasium action space: Box, Discrete, MultiDiscrete or MultiBinary."""
+    from gymnasium import spaces
+
+    if isinstance(action_space, spaces.Box):
+        dim = math.prod(action_space.shape)
+        return SquashedGaussian(dim, std) if squash else Gaussian(dim, std)
+    if isinstance(action_space, spaces.Discrete):
+        return Categorical(int(action_space.n))
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return MultiCategorical([int(n) for n in action_space.nvec.reshape(-1)])
+    if isinstance(action_space, spaces.MultiBinary):
+        return Bernoulli(math.prod(action_space.shape))
+    raise ValueError(
+        "action_space: expected Box, Discrete, MultiDiscrete or MultiBinary, "
+        f"got {type(action_space).__name__}"
+    )
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters an update moves, in the order of the flat vector."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def flat_params(module: nn.Module) -> Tensor:
+    """A view [P] of the module's trainable parameters: writing it writes them, and the reverse.
+
+    The first call (and the first after ``module.to`` has moved them) copies the parameters into one
+    buffer and points them there; they stay the same ``nn.Parameter`` objects, so optimisers and
+    state dicts are undisturbed.
+    """
+    parameters = trainable(module)
+    if not parameters:
+        raise ValueError(
+            "module: expected at least one parameter that requires a gradient, got none"
+        )
+    first = parameters[0]
+    kinds = {(p.dtype, p.device) for p in parameters}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"module: expected parameters of one dtype on one device, got {sorted(map(str, kinds))}"
+        )
+    size = sum(p.numel() for p in parameters)
+    if not _contiguous_chain(parameters):
+        flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+        offset = 0
+        for p in parameters:
+            p.data = flat[offset : offset + p.numel()].view(p.shape)
+            offset += p.numel()
+        return flat
+    view = torch.empty(0, dtype=first.dtype, device=first.device)
+    return view.set_(first.untyped_storage(), first.storage_offset(), (size,), (1,))
+
+
+def _contiguous_chain(parameters: list[nn.Parameter]) -> bool:
+    storage = parameters[0].untyped_storage().data_ptr()
+    address = parameters[0].data_ptr()
+    for p in parameters:
+        same = p.untyped_storage().data_ptr() == storage and p.data_ptr() == address
+        if not (same and p.is_contiguous()):
+            return False
+        address += p.numel() * p.element_size()
+    return True
+
+
+def write_params(module: nn.Module, flat: Tensor, value: Tensor) -> None:
+    """Overwrite the parameters in place and let every snapshot of them know."""
+    flat.copy_(value)
+    mark_written(module)
+
+
+def mark_written(module: nn.Module) -> None:
+    """Bump the version counters after a write that went past autograd, through the flat view or a
+    raw pointer.
+    """
+    torch.autograd.graph.increment_version(trainable(module))
+
+
+class Snapshot:
+    """The parameters at one moment: a detached copy, and whether they have been written since."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.flat = flat_params(module)
+        self.theta = self.flat.clone()
+        self._versions = self._counters()
+
+    def _counters(self) -> list[tuple[int, int]]:
+        return [(p._version, p.data_ptr()) for p in trainable(self.module)]
+
+    def changed(self) -> bool:
+        """True once a parameter was written, moved or replaced. On CPU the values are compared as
+        well.
+        """
+        if self._counters() != self._versions:
+            return True
+        return self.flat.device.type == "cpu" and not torch.equal(self.flat, self.theta)

@@ -1,0 +1,223 @@
+"""``backend="reference"``: the stages of reference.py over the rows of a problem, whole or chunk by
+chunk.
+
+``MLPPolicy`` goes through the hand-written stages; any other module that returns a distribution
+goes through torch.func's jvp and vjp (module_backend.py) with the same metrics, so the two share
+everything in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .backend import Backend, Operator, Problem
+from .heads import Head
+from .policy import MLPPolicy, NetSpec
+from .reference import Activations, forward, jvp, metric, vjp
+from .surrogate import (
+    Batch,
+    Evaluation,
+    evaluate_rows,
+    normalised_weights,
+    surrogate,
+    total_weight,
+)
+
+
+class Linearization(Protocol):
+    """A policy around one theta on some rows: its distribution parameters and their derivative."""
+
+    head: Head
+    params: Tensor  # [N, D]
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v, [..., N, D]."""
+
+    def metric(self, tangent: Tensor) -> Tensor:
+        """M J v, [..., N, D]."""
+
+    def vjp(self, delta: Tensor) -> Tensor:
+        """J' delta summed over rows, [..., P]."""
+
+    def nbytes(self) -> int:
+        """Memory the linearization holds."""
+
+
+class MLPLinearization:
+    """The hand-written stages, with the activations cached."""
+
+    def __init__(self, spec: NetSpec, head: Head, theta: Tensor, batch: Batch) -> None:
+        self.spec, self.head, self.theta = spec, head, theta
+        self.acts: Activations = forward(theta, spec, head, batch.obs, batch.action_mask)
+        self.params = self.acts.params
+
+    def jvp(self, v: Tensor) -> Tensor:
+        return jvp(self.theta, self.spec, self.acts, v)
+
+    def metric(self, tangent: Tensor) -> Tensor:
+        return metric(self.head, self.acts, tangent)
+
+    def vjp(self, delta: Tensor) -> Tensor:
+        return vjp(self.theta, self.spec, self.acts, delta)
+
+    def nbytes(self) -> int:
+        held = [*self.acts.inputs[1:], *self.acts.slopes, self.params]
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+class ReferenceOperator(Operator):
+    """Stages over chunks of rows; without ``chunk_rows`` there is one chunk and its forward runs
+    once.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.batch = problem.batch.without_padding()
+        self.total = total_weight(self.batch, self.theta.dtype)
+        self._chunked = problem.chunk_rows is not None
+        self._cached: Linearization | None = None
+        self._fisher_batch, self._fisher_total = self.batch, self.total
+        self._fisher_cached: Linearization | None = None
+        if problem.fvp_rows is not None:
+            self._fisher_batch = self.batch.rows(problem.fvp_rows)
+            self._fisher_total = total_weight(self._fisher_batch, self.theta.dtype)
+
+    def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
+        policy = self.problem.policy
+        if isinstance(policy, MLPPolicy):
+            return MLPLinearization(policy.spec, policy.head, theta, batch)
+        from .module_backend import ModuleLinearization
+
+        return ModuleLinearization(policy, theta, batch)
+
+    def _chunks(self) -> Iterator[tuple[Batch, Linearization]]:
+        """Pieces of the whole batch, linearized at theta."""
+        if not self._chunked:
+            if self._cached is None:
+                self._cached = self.linearize(self.theta, self.batch)
+            yield self.batch, self._cached
+            return
+        for piece in self._split(self.batch):
+            yield piece, self.linearize(self.theta, piece)
+
+    def _fisher_chunks(self) -> Iterator[tuple[Batch, Linearization]]:
+        """Pieces of the rows that Fisher-vector products see, linearized at theta."""
+        if self.problem.fvp_rows is None:
+            yield from self._chunks()
+        elif not self._chunked:
+            if self._fisher_cached is None:
+                self._fisher_cached = self.linearize(self.theta, self._fisher_batch)
+            yield self._fisher_batch, self._fisher_cached
+        else:
+            for piece in self._split(self._fisher_batch):
+                yield piece, self.linearize(self.theta, piece)
+
+    def _split(self, batch: Batch) -> Iterator[Batch]:
+        """Chunks of about ``chunk_rows`` rows that never cut a group."""
+        group = batch.group_size or 1
+        size = -(-(self.problem.chunk_rows or len(batch)) // group) * group
+        for start in range(0, len(batch), size):
+            yield batch.rows(slice(start, start + size))
+
+    def fvp(self, v: Tensor) -> Tensor:
+        total = self.problem.damping * v
+        for batch, lin in self._fisher_chunks():
+            delta = self._metric(batch, lin, lin.jvp(v))
+            weights = normalised_weights(batch, self._fisher_total)
+            total = total + lin.vjp(self.problem.kl_scale * weights.unsqueeze(-1) * delta)
+        return total
+
+    def _metric(self, batch: Batch, lin: Linearization, tangent: Tensor) -> Tensor:
+        if self.problem.fisher == "analytic":
+            return lin.metric(tangent)
+        assert batch.actions is not None
+        score = lin.head.score(lin.params, batch.actions)
+        return score * (score * tangent).sum(-1, keepdim=True)
+
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        g = torch.zeros_like(self.theta)
+        parts = []
+        for batch, lin in self._chunks():
+            assert batch.actions is not None
+            _, slope = surrogate(lin.head, batch, lin.params, lin.params, self.total)
+            g = g + lin.vjp(slope.unsqueeze(-1) * lin.head.score(lin.params, batch.actions))
+            parts.append(self._evaluate_rows(lin.head, batch, lin.params, lin.params))
+        return g, _combine(parts)
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        parts = []
+        for batch, lin in self._chunks():
+            params = self.distribution_params(theta, batch)
+            parts.append(self._evaluate_rows(lin.head, batch, lin.params, params))
+        return _combine(parts)
+
+    def distribution_params(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Distribution parameters [N, D] of the policy with parameters theta, nothing kept."""
+        return self.linearize(theta, batch).params
+
+    def _evaluate_rows(self, head: Head, batch: Batch, old: Tensor, new: Tensor) -> Evaluation:
+        kl_scale, reverse = self.problem.kl_scale, self.problem.reverse_kl
+        return evaluate_rows(
+            head, batch, old, new, self.total, kl_scale=kl_scale, reverse_kl=reverse
+        )
+
+    def bad_values(self) -> Tensor:
+        """A weight below zero or NaN, no weight at all, a row without an allowed choice, or a value
+        that is not finite.
+        """
+        raw = self.problem.batch
+        bad = ~torch.isfinite(self.total) | (self.total <= 0) | (self._fisher_total <= 0)
+        for value in (
+            self.batch.obs,
+            self.batch.actions,
+            self.batch.advantages,
+            self.batch.log_probs,
+        ):
+            if value is not None and value.is_floating_point():
+                bad = bad | ~torch.isfinite(value).all()
+        if raw.weights is not None:
+            bad = bad | ~(raw.weights >= 0).all()
+        if self.batch.action_mask is not None:
+            bad = bad | self._forbidden_rows()
+        return bad
+
+    def _forbidden_rows(self) -> Tensor:
+        mask = self.batch.action_mask
+        assert mask is not None
+        head = next(lin.head for _, lin in self._chunks())
+        parts = mask.split(list(head.nvec), dim=-1)
+        return ~torch.stack([part.any(-1).all() for part in parts]).all()
+
+    @property
+    def scratch_bytes(self) -> int:
+        held = [lin for lin in (self._cached, self._fisher_cached) if lin is not None]
+        return sum(lin.nbytes() for lin in held)
+
+
+def _combine(parts: list[Evaluation]) -> Evaluation:
+    """The chunks' shares of one evaluation."""
+    first, *rest = parts
+    for part in rest:
+        first = Evaluation(
+            first.kl + part.kl,
+            torch.maximum(first.max_kl, part.max_kl),
+            first.surrogate + part.surrogate,
+            first.entropy + part.entropy,
+        )
+    return first
+
+
+class ReferenceBackend(Backend):
+    """Plain PyTorch, any module, any device, float32 or float64."""
+
+    name = "reference"
+
+    def refuses(self, problem: Problem) -> str | None:
+        return None
+
+    def operator(self, problem: Problem) -> ReferenceOperator:
+        return ReferenceOperator(problem)

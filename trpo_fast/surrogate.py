@@ -1,0 +1,139 @@
+"""Row-level maths of the surrogate: what the gradient and the line search need once distribution
+parameters are known.
+
+With ratio rho_n = pi_theta(a_n | s_n) / pi_old(a_n | s_n), row weights w_n and W = sum w:
+
+    plain    S = sum_n w_n rho_n A_n / W
+    grouped  S = sum_g W_g S_g / W,  S_g = sum_k w_k rho_k A_k / sum_k w_k rho_k,  W_g = sum_k w_k
+
+The grouped form is vine's self-normalised estimator over ``group_size`` consecutive rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .heads import Head
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of experience. Zero-weight rows may hold anything, NaN included; ``log_probs=None``
+    means on-policy.
+    """
+
+    obs: Tensor  # [N, O], or what a custom module takes with N rows first
+    actions: Tensor | None = None  # [N, A]; [N] for Categorical, [N, factors] for MultiCategorical
+    advantages: Tensor | None = None  # [N]
+    log_probs: Tensor | None = None  # [N] of the actions under the policy that took them
+    weights: Tensor | None = None  # [N] >= 0; None: all ones
+    action_mask: Tensor | None = None  # [N, Z] bool, True = allowed
+    group_size: int | None = None  # K: consecutive rows that share one denominator
+
+    def __len__(self) -> int:
+        return self.obs.shape[0]
+
+    def rows(self, index: slice | Tensor) -> Batch:
+        """The batch restricted to some rows."""
+        tensors: dict[str, Any] = {
+            f.name: value[index]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+    def without_padding(self) -> Batch:
+        """Zero-weight rows filled with harmless values, so that 0 * NaN never happens."""
+        if self.weights is None:
+            return self
+        keep = self.weights > 0
+
+        def fill(value: Tensor | None, filler: float) -> Tensor | None:
+            if value is None:
+                return None
+            return torch.where(keep.view(-1, *[1] * (value.ndim - 1)), value, filler).to(
+                value.dtype
+            )
+
+        filled: dict[str, Any] = {
+            name: fill(getattr(self, name), 0)
+            for name in ("obs", "actions", "advantages", "log_probs", "weights")
+        }
+        return replace(self, **filled, action_mask=fill(self.action_mask, True))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The policy at some parameters against the one that sampled the batch; 0-d tensors."""
+
+    kl: Tensor
+    max_kl: Tensor
+    surrogate: Tensor
+    entropy: Tensor
+
+
+def normalised_weights(batch: Batch, total: Tensor) -> Tensor:
+    """w_n / W [N]; ``total`` is the W of the whole batch where ``batch`` is a chunk of it."""
+    if batch.weights is None:
+        return (1.0 / total).expand(len(batch))
+    return batch.weights / total
+
+
+def total_weight(batch: Batch, dtype: torch.dtype) -> Tensor:
+    if batch.weights is None:
+        return torch.full((), float(len(batch)), dtype=dtype, device=batch.obs.device)
+    return batch.weights.sum()
+
+
+def surrogate(
+    head: Head, batch: Batch, old_params: Tensor, params: Tensor, total: Tensor
+) -> tuple[Tensor, Tensor]:
+    """S over these rows, and dS / d log pi(a_n) [N], both normalised by the whole batch's
+    weight.
+    """
+    assert batch.actions is not None and batch.advantages is not None
+    old = batch.log_probs
+    if old is None:
+        old = head.log_prob(old_params, batch.actions)
+    ratio = (head.log_prob(params, batch.actions) - old).exp()
+    weights = normalised_weights(batch, total)
+    if batch.group_size is None:
+        terms = weights * ratio * batch.advantages
+        return terms.sum(), terms
+    shape = (-1, batch.group_size)
+    mass = (weights * ratio).view(shape)
+    group_weight = weights.reshape(shape).sum(-1, keepdim=True)
+    denominator = mass.sum(-1, keepdim=True)
+    share = torch.where(denominator > 0, group_weight / denominator, 0.0) * mass
+    advantages = batch.advantages.view(shape)
+    mean = (share * advantages).sum(-1, keepdim=True)
+    own = torch.where(group_weight > 0, mean / group_weight, 0.0)
+    return mean.sum(), (share * (advantages - own)).reshape(-1)
+
+
+def evaluate_rows(
+    head: Head,
+    batch: Batch,
+    old_params: Tensor,
+    params: Tensor,
+    total: Tensor,
+    *,
+    kl_scale: float,
+    reverse_kl: bool,
+) -> Evaluation:
+    """KL, largest KL of a state, surrogate and entropy of these rows' share of the batch."""
+    first, second = (params, old_params) if reverse_kl else (old_params, params)
+    kl = kl_scale * head.kl(first, second)
+    weights = normalised_weights(batch, total)
+    counted = kl if batch.weights is None else torch.where(batch.weights > 0, kl, 0.0)
+    if batch.actions is None:
+        value = torch.zeros_like(total)
+    else:
+        value, _ = surrogate(head, batch, old_params, params, total)
+    return Evaluation(
+        (weights * kl).sum(), counted.amax(), value, (weights * head.entropy(params)).sum()
+    )
