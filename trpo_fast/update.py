@@ -184,7 +184,7 @@ def update_problem(
     policy: nn.Module, batch: Batch, damping: float, options: dict[str, Any]
 ) -> Problem:
     theta = checks.check_policy(policy)
-    return makeupdate_problem(
+    return make_problem(
         policy, checks.check_batch(policy, theta, batch), theta=theta, damping=damping, **options
     )
 
