@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .backend import REASONS, STATS, Problem, UpdateConfig, resolve
+from .fisher import make_problem
 from .policy import mark_written
 from .surrogate import Batch
 
