@@ -1,0 +1,41 @@
+"""Environments as batched tensors on any device; ``make(name, num_envs)`` finds them by their gymnasium id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .acrobot import Acrobot
+from .base import TensorEnv, TensorEnvironment, TensorStep
+from .cartpole import CartPole
+from .lqr import LQR
+from .mountain_car import MountainCarContinuous
+from .pendulum import Pendulum
+
+REGISTRY: dict[str, type[TensorEnv]] = {
+    "CartPole-v1": CartPole,
+    "Pendulum-v1": Pendulum,
+    "Acrobot-v1": Acrobot,
+    "MountainCarContinuous-v0": MountainCarContinuous,
+    "LQR-v0": LQR,
+}
+
+
+def make(name: str, num_envs: int, **options: Any) -> TensorEnv:
+    """A tensor environment by its gymnasium id, as in ``make("CartPole-v1", 4096, device="cuda")``."""
+    if name not in REGISTRY:
+        raise ValueError(f"env: expected a tensor environment, one of {sorted(REGISTRY)}, got {name!r}")
+    return REGISTRY[name](num_envs, **options)
+
+
+__all__ = [
+    "LQR",
+    "REGISTRY",
+    "Acrobot",
+    "CartPole",
+    "MountainCarContinuous",
+    "Pendulum",
+    "TensorEnv",
+    "TensorEnvironment",
+    "TensorStep",
+    "make",
+]

@@ -1,0 +1,153 @@
+"""The protocol of an environment whose state is a batch of tensors, and the part every one of ours shares.
+
+A tensor environment steps all its copies at once, on any device, without a host sync. Anything with the same ``reset``,
+``step``, ``num_envs`` and two gymnasium spaces (an Isaac Lab or Brax wrapper, say) can be trained on; ``state`` and
+``load_state`` are needed for bit-exact resume and for vine sampling only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """What one step of every copy gives; ``obs`` already belongs to the next episode where one ended."""
+
+    obs: Tensor  # [E, O], the first observation of the next episode where terminated or truncated
+    rewards: Tensor  # [E]
+    terminated: Tensor  # [E] bool: a terminal state, worth nothing afterwards
+    truncated: Tensor  # [E] bool: cut by the time limit; the value of final_obs still counts
+    final_obs: Tensor  # [E, O], the observation that the action led to, in every row
+
+
+@runtime_checkable
+class TensorEnvironment(Protocol):
+    """What the trainer needs of a tensor environment."""
+
+    num_envs: int
+    device: torch.device
+
+    @property
+    def single_observation_space(self) -> Any: ...
+    @property
+    def single_action_space(self) -> Any: ...
+    def reset(self, seed: int | None = None) -> Tensor: ...
+    def step(self, actions: Tensor) -> TensorStep: ...
+
+
+class TensorEnv:
+    """Autoreset, time limit, generator and save/restore around the physics of a subclass.
+
+    A subclass defines ``initial`` (start states), ``dynamics`` (one transition) and ``observe``, all batched.
+    """
+
+    state_size: int
+    max_episode_steps: int
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.generator = torch.Generator(self.device)
+        self.generator.manual_seed(seed)
+        self.physics = torch.zeros(num_envs, self.state_size, dtype=dtype, device=self.device)
+        self.elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+
+    @property
+    def single_observation_space(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def single_action_space(self) -> Any:
+        raise NotImplementedError
+
+    def initial(self, count: int) -> Tensor:
+        """Start states [count, S]."""
+        raise NotImplementedError
+
+    def dynamics(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(next state [E, S], rewards [E], terminated [E] bool, or None where nothing ever terminates)."""
+        raise NotImplementedError
+
+    def observe(self, state: Tensor) -> Tensor:
+        """Observations [E, O] of states [E, S]."""
+        raise NotImplementedError
+
+    def uniform(self, count: int, low: float, high: float, size: int) -> Tensor:
+        """Draws [count, size] from the environment's own generator."""
+        draws = torch.empty(count, size, dtype=self.dtype, device=self.device)
+        return draws.uniform_(low, high, generator=self.generator)
+
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start every copy anew and return the observations [E, O]."""
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self.physics = self.initial(self.num_envs)
+        self.elapsed.zero_()
+        return self.observe(self.physics)
+
+    def step(self, actions: Tensor) -> TensorStep:
+        """Move every copy by one action; copies that finish start a new episode in the same call."""
+        state, rewards, terminated = self.dynamics(self.physics, actions)
+        self.elapsed += 1
+        late = self.elapsed >= self.max_episode_steps
+        if terminated is None:
+            terminated, truncated = torch.zeros_like(late), late
+        else:
+            truncated = late & ~terminated
+        done = terminated | truncated
+        final_obs = self.observe(state)
+        # Start states are drawn for every copy, finished or not: no host sync, and the stream of draws has a fixed length.
+        self.physics = torch.where(done[:, None], self.initial(self.num_envs), state)
+        self.elapsed.masked_fill_(done, 0)
+        return TensorStep(self.observe(self.physics), rewards, terminated, truncated, final_obs)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the future depends on, the generator included."""
+        return {
+            "physics": self.physics.clone(),
+            "elapsed": self.elapsed.clone(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> Tensor:
+        """Go back to a saved state (or to its first rows' copies) and return the observations there."""
+        physics = state["physics"]
+        if physics.shape != self.physics.shape:
+            raise ValueError(
+                f"state: expected physics of shape {list(self.physics.shape)}, got {list(physics.shape)}"
+            )
+        self.physics = physics.to(self.device, self.dtype, copy=True)
+        self.elapsed = state["elapsed"].to(self.device, copy=True)
+        if "generator" in state:
+            self.generator.set_state(state["generator"].cpu())
+        return self.observe(self.physics)
+
+
+def box(low: Any, high: Any, size: int) -> Any:
+    """A float32 gymnasium Box [size]; gymnasium is imported only when a space is asked for."""
+    import numpy as np
+    from gymnasium.spaces import Box
+
+    bounds = [np.broadcast_to(np.asarray(b, np.float32), (size,)).copy() for b in (low, high)]
+    return Box(*bounds, dtype=np.float32)
+
+
+def wrap_angle(angle: Tensor) -> Tensor:
+    """The same angle in [-pi, pi)."""
+    return torch.remainder(angle + math.pi, 2.0 * math.pi) - math.pi
