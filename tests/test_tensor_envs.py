@@ -1,4 +1,6 @@
-"""Tensor environments against gymnasium's, step by step, and their autoreset, time limit and save/restore."""
+"""Tensor environments against gymnasium's, step by step, and their autoreset, time limit and
+save/restore.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from trpo_fast.envs import tensor
 gym = pytest.importorskip("gymnasium")
 
 NAMES = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"]
-# Gymnasium keeps this one's state in float32, so a float64 copy of it agrees to float32 rounding only.
+# Gymnasium keeps this one's state in float32, so a float64 copy of it agrees to float32 rounding
+# only.
 TOLERANCE = {"MountainCarContinuous-v0": 1e-6}
 
 
 def draw(env: gym.Env) -> np.ndarray:
-    """A random action; a continuous one in float64, or gymnasium would round its force to float32."""
+    """A random action; a continuous one in float64, or gymnasium would round its force to
+    float32.
+    """
     action = np.asarray(env.action_space.sample())
     return action if action.dtype == np.int64 else action.astype(np.float64)
 
@@ -119,7 +124,9 @@ def test_a_restored_state_repeats_the_same_bits(name: str) -> None:
     discrete = hasattr(env.single_action_space, "n")
     drawn = torch.Generator().manual_seed(0)
     shape = (40, 4) if discrete else (40, 4, 1)
-    actions = (torch.rand(shape, generator=drawn) * 2).to(torch.int64 if discrete else torch.float32)
+    actions = (torch.rand(shape, generator=drawn) * 2).to(
+        torch.int64 if discrete else torch.float32
+    )
     first = [env.step(a) for a in actions]
     env.load_state(saved)
     second = [env.step(a) for a in actions]

@@ -1,4 +1,6 @@
-"""Environments as batched tensors on any device; ``make(name, num_envs)`` finds them by their gymnasium id."""
+"""Environments as batched tensors on any device; ``make(name, num_envs)`` finds them by their
+gymnasium id.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ REGISTRY: dict[str, type[TensorEnv]] = {
 
 
 def make(name: str, num_envs: int, **options: Any) -> TensorEnv:
-    """A tensor environment by its gymnasium id, as in ``make("CartPole-v1", 4096, device="cuda")``."""
+    """A tensor environment by its gymnasium id, as in ``make("CartPole-v1", 4096,
+    device="cuda")``.
+    """
     if name not in REGISTRY:
-        raise ValueError(f"env: expected a tensor environment, one of {sorted(REGISTRY)}, got {name!r}")
+        raise ValueError(f"env: expected a tensor environment of {sorted(REGISTRY)}, got {name!r}")
     return REGISTRY[name](num_envs, **options)
 
 

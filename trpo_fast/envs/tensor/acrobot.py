@@ -1,4 +1,6 @@
-"""Acrobot-v1 as a batch of tensors: two links, torque on the joint between them, one Runge-Kutta step of 0.2 s."""
+"""Acrobot-v1 as a batch of tensors: two links, torque on the joint between them, one Runge-Kutta
+step of 0.2 s.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ MAX_SPEED_1, MAX_SPEED_2 = 4 * math.pi, 9 * math.pi
 
 
 def _rates(state: Tensor, torque: Tensor) -> Tensor:
-    """Time derivative [E, 4] of (angle 1, angle 2, speed 1, speed 2), the equations of Sutton and Barto's book."""
+    """Time derivative [E, 4] of (angle 1, angle 2, speed 1, speed 2), the equations of Sutton and
+    Barto's book.
+    """
     angle1, angle2, speed1, speed2 = state.unbind(-1)
     cos2, sin2 = torch.cos(angle2), torch.sin(angle2)
     d1 = CENTRE**2 + (1.0 + CENTRE**2 + 2.0 * CENTRE * cos2) + 2.0 * INERTIA
@@ -34,7 +38,9 @@ def _rates(state: Tensor, torque: Tensor) -> Tensor:
 
 
 class Acrobot(TensorEnv):
-    """Swing the tip above the bar: reward -1 a step until then; actions [E] in 0, 1, 2 are torques -1, 0, 1."""
+    """Swing the tip above the bar: reward -1 a step until then; actions [E] in 0, 1, 2 are torques
+    -1, 0, 1.
+    """
 
     state_size = 4
     max_episode_steps = 500

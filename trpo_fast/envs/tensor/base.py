@@ -1,8 +1,10 @@
-"""The protocol of an environment whose state is a batch of tensors, and the part every one of ours shares.
+"""The protocol of an environment whose state is a batch of tensors, and the part every one of ours
+shares.
 
-A tensor environment steps all its copies at once, on any device, without a host sync. Anything with the same ``reset``,
-``step``, ``num_envs`` and two gymnasium spaces (an Isaac Lab or Brax wrapper, say) can be trained on; ``state`` and
-``load_state`` are needed for bit-exact resume and for vine sampling only.
+A tensor environment steps all its copies at once, on any device, without a host sync. Anything with
+the same ``reset``, ``step``, ``num_envs`` and two gymnasium spaces (an Isaac Lab or Brax wrapper,
+say) can be trained on; ``state`` and ``load_state`` are needed for bit-exact resume and for vine
+sampling only.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TensorStep:
-    """What one step of every copy gives; ``obs`` already belongs to the next episode where one ended."""
+    """What one step of every copy gives; ``obs`` already belongs to the next episode where one
+    ended.
+    """
 
     obs: Tensor  # [E, O], the first observation of the next episode where terminated or truncated
     rewards: Tensor  # [E]
@@ -44,7 +48,8 @@ class TensorEnvironment(Protocol):
 class TensorEnv:
     """Autoreset, time limit, generator and save/restore around the physics of a subclass.
 
-    A subclass defines ``initial`` (start states), ``dynamics`` (one transition) and ``observe``, all batched.
+    A subclass defines ``initial`` (start states), ``dynamics`` (one transition) and ``observe``,
+    all batched.
     """
 
     state_size: int
@@ -81,7 +86,9 @@ class TensorEnv:
         raise NotImplementedError
 
     def dynamics(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(next state [E, S], rewards [E], terminated [E] bool, or None where nothing ever terminates)."""
+        """(next state [E, S], rewards [E], terminated [E] bool, or None where nothing ever
+        terminates).
+        """
         raise NotImplementedError
 
     def observe(self, state: Tensor) -> Tensor:
@@ -102,7 +109,9 @@ class TensorEnv:
         return self.observe(self.physics)
 
     def step(self, actions: Tensor) -> TensorStep:
-        """Move every copy by one action; copies that finish start a new episode in the same call."""
+        """Move every copy by one action; copies that finish start a new episode in the same
+        call.
+        """
         state, rewards, terminated = self.dynamics(self.physics, actions)
         self.elapsed += 1
         late = self.elapsed >= self.max_episode_steps
@@ -112,7 +121,8 @@ class TensorEnv:
             truncated = late & ~terminated
         done = terminated | truncated
         final_obs = self.observe(state)
-        # Start states are drawn for every copy, finished or not: no host sync, and the stream of draws has a fixed length.
+        # Start states are drawn for every copy, finished or not: no host sync, and the stream of
+        # draws has a fixed length.
         self.physics = torch.where(done[:, None], self.initial(self.num_envs), state)
         self.elapsed.masked_fill_(done, 0)
         return TensorStep(self.observe(self.physics), rewards, terminated, truncated, final_obs)
@@ -126,12 +136,13 @@ class TensorEnv:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> Tensor:
-        """Go back to a saved state (or to its first rows' copies) and return the observations there."""
+        """Go back to a saved state (or to its first rows' copies) and return the observations
+        there.
+        """
         physics = state["physics"]
-        if physics.shape != self.physics.shape:
-            raise ValueError(
-                f"state: expected physics of shape {list(self.physics.shape)}, got {list(physics.shape)}"
-            )
+        wanted, got = list(self.physics.shape), list(physics.shape)
+        if wanted != got:
+            raise ValueError(f"state: expected physics of shape {wanted}, got {got}")
         self.physics = physics.to(self.device, self.dtype, copy=True)
         self.elapsed = state["elapsed"].to(self.device, copy=True)
         if "generator" in state:

@@ -18,7 +18,9 @@ MAX_ANGLE = 12 * 2 * math.pi / 360
 
 
 class CartPole(TensorEnv):
-    """Keep the pole up: reward 1 a step until it falls or the cart leaves the track; actions [E] are 0 or 1."""
+    """Keep the pole up: reward 1 a step until it falls or the cart leaves the track; actions [E]
+    are 0 or 1.
+    """
 
     state_size = 4
     max_episode_steps = 500

@@ -12,7 +12,9 @@ GAMMA = 0.9  # the discount that the notes use
 
 
 class LQR(TensorEnv):
-    """s' = s + a, reward -s^2 - a^2 of the state the action is taken in; actions [E, 1]; never terminates."""
+    """s' = s + a, reward -s^2 - a^2 of the state the action is taken in; actions [E, 1]; never
+    terminates.
+    """
 
     state_size = 1
     max_episode_steps = 100

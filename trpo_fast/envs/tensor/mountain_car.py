@@ -14,7 +14,9 @@ MIN_X, MAX_X, GOAL = -1.2, 0.6, 0.45
 
 
 class MountainCarContinuous(TensorEnv):
-    """State (position, velocity); actions [E, 1]; reward 100 at the goal minus 0.1 action^2 a step."""
+    """State (position, velocity); actions [E, 1]; reward 100 at the goal minus 0.1 action^2 a
+    step.
+    """
 
     state_size = 2
     max_episode_steps = 999

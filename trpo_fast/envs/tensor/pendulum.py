@@ -1,4 +1,6 @@
-"""Pendulum-v1 as a batch of tensors: swing up and balance with a torque that is too weak to do it at once."""
+"""Pendulum-v1 as a batch of tensors: swing up and balance with a torque that is too weak to do it
+at once.
+"""
 
 from __future__ import annotations
 

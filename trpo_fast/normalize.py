@@ -1,0 +1,126 @@
+"""Running statistics: a mean and a deviation that batches are merged into, in float64, for
+observations and returns.
+
+Merging is Chan's: with batch (m, mean_b, M2_b) into (n, mean, M2) and d = mean_b - mean,
+
+    mean <- mean + d m / (n + m),     M2 <- M2 + M2_b + d^2 n m / (n + m)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RunningStatistics:
+    """Mean and variance [S] of everything merged so far. Statistics live in float64 on the data's
+    device.
+    """
+
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self.spread = torch.zeros(size, dtype=torch.float64, device=device)  # M2
+
+    def merge(self, rows: Tensor) -> None:
+        """Add rows [N, S]."""
+        rows = rows.to(self.mean.dtype)
+        mean = rows.mean(0)
+        spread = (rows - mean).square().sum(0)
+        self.merge_moments(float(rows.shape[0]), mean, spread)
+
+    def merge_moments(self, count: float | Tensor, mean: Tensor, spread: Tensor) -> None:
+        """Add a batch by its count, mean and sum of squared deviations."""
+        total = self.count + count
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (count / total)
+        self.spread = self.spread + spread + shift.square() * (self.count * count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """[S]; one until anything was merged."""
+        return torch.where(self.count > 0, self.spread / self.count.clamp_min(1.0), 1.0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"count": self.count, "mean": self.mean, "spread": self.spread}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state["mean"].shape != self.mean.shape:
+            wanted, got = self.mean.numel(), state["mean"].numel()
+            raise ValueError(f"state: expected statistics of size {wanted}, got {got}")
+        for name in ("count", "mean", "spread"):
+            setattr(self, name, state[name].to(self.mean.device, torch.float64, copy=True))
+
+
+class ObservationNormaliser:
+    """(obs - mean) / std, clipped. Frozen while a rollout is collected: a row must mean the same to
+    the policy that chose its action and to the update that judges it.
+    """
+
+    def __init__(
+        self, size: int, *, clip: float = 10.0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.statistics = RunningStatistics(size, device)
+        self.clip = clip
+        self._freeze()
+
+    def _freeze(self) -> None:
+        self.shift = self.statistics.mean.float()
+        self.scale = (self.statistics.variance + 1e-8).rsqrt().float()
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Normalised observations [..., O]."""
+        return ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
+
+    def update(self, obs: Tensor) -> None:
+        """Merge a rollout's raw observations [N, O] and use the result from now on."""
+        self.statistics.merge(obs)
+        self._freeze()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.statistics.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.statistics.load_state_dict(state)
+        self._freeze()
+
+
+class RewardScaler:
+    """Divides rewards by the running deviation of the discounted return, as the critic and the logs
+    see them.
+
+    TRPO's step does not depend on the scale of normalised advantages; a critic's learning rate
+    does.
+    """
+
+    def __init__(
+        self, num_envs: int, gamma: float, *, clip: float = 10.0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.statistics = RunningStatistics(1, device)
+        self.gamma, self.clip = gamma, clip
+        self.running = torch.zeros(num_envs, dtype=torch.float64, device=device)
+
+    def __call__(self, rewards: Tensor, done: Tensor) -> Tensor:
+        """Scaled rewards [T, E]; the rollout's own returns count towards the deviation first."""
+        from .advantage import reverse_scan
+
+        # Forward sums R_t = gamma (1 - done_{t-1}) R_{t-1} + r_t are a reverse scan of the reversed
+        # rollout.
+        keep = self.gamma * torch.cat((torch.ones_like(done[:1]), ~done[:-1])).double()
+        terms = rewards.double().clone()
+        terms[0] += keep[0] * self.running
+        forward = reverse_scan(terms.flip(0), keep.flip(0)).flip(0)
+        self.running = torch.where(done[-1], 0.0, forward[-1])
+        self.statistics.merge(forward.reshape(-1, 1))
+        scale = (self.statistics.variance + 1e-8).rsqrt().to(rewards.dtype)
+        return (rewards * scale).clamp(-self.clip, self.clip)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**self.statistics.state_dict(), "running": self.running}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.statistics.load_state_dict(state)
+        self.running = state["running"].to(self.running.device, torch.float64, copy=True)
