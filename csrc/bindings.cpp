@@ -9,8 +9,11 @@
 #include "check.h"
 #include "cpu/features.h"
 #include "params.h"
-#ifdef TRPO_FAST_WITH_CUDA
+#ifdef TRPO_FAST_CUDA_ARCHS  // defined by the build that has the CUDA half
+#define TRPO_FAST_WITH_CUDA
 #include "cuda/device.h"
+#else
+#define TRPO_FAST_CUDA_ARCHS ""
 #endif
 
 namespace py = pybind11;
