@@ -1,0 +1,57 @@
+# Every command of the project. The environment lives in .venv; VENV=path uses another one.
+VENV ?= .venv
+PYTHON ?= python3
+WORKERS ?= $(shell nproc)
+EXTRAS ?= test,train,peers,dev
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.trpo_fast_installed
+CXX_SOURCES = $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.inc' \
+	-o -name '*.cu' -o -name '*.cuh')
+
+# Here a missing compiler is an error, not a reason to test the pure Python package.
+export TRPO_FAST_REQUIRE_NATIVE = 1
+export TRPO_FAST_CUDA ?= auto
+
+.PHONY: help venv install build test lint format train check-cuda bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+venv: $(PY)  ## make the virtual environment
+
+$(STAMP): $(PY) pyproject.toml constraints.txt trpo_fast/_version.py
+	$(PY) -m pip install -q -c constraints.txt setuptools pybind11 ninja
+	$(PY) -m pip install -q -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	touch $@
+
+install: $(STAMP)  ## install the pinned dependencies and the package, editable, native half required
+
+build: install  ## rebuild what changed under csrc (TRPO_FAST_CUDA=0|1|auto)
+	$(PY) setup.py -q build_ext --inplace
+
+test: build  ## run every test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) tests
+
+lint: install  ## ruff, mypy, clang-format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: install  ## rewrite the sources as lint wants them
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
+
+train: build  ## train CartPole from end to end
+	$(PY) examples/train_cartpole.py
+
+bench: build  ## run the benchmark suites
+	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only
+
+clean:  ## remove what was built, keep the virtual environment
+	rm -rf build dist *.egg-info trpo_fast/*.so .pytest_cache .mypy_cache .ruff_cache
