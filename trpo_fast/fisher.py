@@ -14,6 +14,9 @@ from .backend import Operator, Problem, resolve
 from .policy import Snapshot
 from .surrogate import Batch
 
+# How the products are computed; every backend has the first, the rest trade tensor cores or AMX in.
+PRECISIONS = ("fp32", "bf16x3", "fp16x3", "tf32")
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -42,8 +45,7 @@ def make_problem(
     checks.check_choice("fisher", fisher, ("analytic", "empirical"))
     if fisher == "empirical" and batch.actions is None:
         raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
-    if not isinstance(precision, str):
-        raise checks.fail("precision", "a name such as 'fp32'", repr(precision))
+    checks.check_choice("precision", precision, PRECISIONS)
     return Problem(
         policy=policy,
         theta=theta,

@@ -1,0 +1,80 @@
+"""Any module that returns a distribution: torch.func Gauss-Newton, and the double backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import relative_error
+from torch import nn
+from torch.distributions import Bernoulli, Categorical, Independent, Normal, Poisson
+
+from trpo_fast import Batch, FisherOperator, SquashedGaussian, flat_params, trpo_update
+from trpo_fast.heads import MultiCategoricalDistribution
+
+
+class Custom(nn.Module):
+    """Shared trunk, layer norm, a scale that depends on the state."""
+
+    def __init__(self, distribution):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.SiLU())
+        self.out = nn.Linear(6, 4)
+        self.distribution = distribution
+
+    def forward(self, obs, mask=None):
+        return self.distribution(self.out(self.trunk(obs)))
+
+
+DISTRIBUTIONS = {
+    "normal": lambda z: Normal(z[:, :2], z[:, 2:].exp()),
+    "independent": lambda z: Independent(Normal(z[:, :2], z[:, 2:].exp()), 1),
+    "squashed": lambda z: SquashedGaussian(2, "state").distribution(z),
+    "categorical": lambda z: Categorical(logits=z),
+    "multicategorical": lambda z: MultiCategoricalDistribution(z, (1, 3)),
+    "bernoulli": lambda z: Independent(Bernoulli(logits=z), 1),
+}
+
+
+def setup(name):
+    torch.manual_seed(0)
+    policy = Custom(DISTRIBUTIONS[name]).double()
+    return policy, torch.randn(21, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("backend", ["reference", "autograd"])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_fvp_equals_dense_fisher(name, backend):
+    policy, obs = setup(name)
+    F = FisherOperator(policy, obs, backend=backend)
+    v = torch.randn(F.shape[0], 2, dtype=torch.float64)
+    assert relative_error(F @ v, F.dense() @ v) < 1e-10
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_update_improves(name):
+    policy, obs = setup(name)
+    distribution = policy(obs)
+    base = distribution.base_dist if name == "squashed" else distribution
+    actions = base.sample()
+    advantages = torch.randn(21, dtype=torch.float64)
+    info = trpo_update(policy, Batch(obs, actions, advantages))
+    assert info.accepted and info.kl <= 0.01 and info.backend == "reference"
+    assert info.surrogate_after > info.surrogate_before
+
+
+def test_frozen_parameters_stay_out():
+    policy, obs = setup("categorical")
+    for p in policy.trunk.parameters():
+        p.requires_grad_(False)
+    kept = [p.clone() for p in policy.trunk.parameters()]
+    batch = Batch(obs, policy(obs).sample(), torch.randn(21, dtype=torch.float64))
+    assert trpo_update(policy, batch).accepted
+    assert flat_params(policy).numel() == sum(p.numel() for p in policy.out.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(kept, policy.trunk.parameters(), strict=True))
+
+
+def test_unknown_distributions_are_named():
+    policy = Custom(lambda z: Poisson(z.exp())).double()
+    obs = torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"policy: expected .* Normal.*Poisson"):
+        FisherOperator(policy, obs) @ torch.randn(flat_params(policy).numel(), dtype=torch.float64)

@@ -1,0 +1,109 @@
+"""Policies: spaces, names, initialisation, and the one flat buffer behind the parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import HEADS, Case
+
+from trpo_fast import Gaussian, MLPPolicy, flat_params
+from trpo_fast.policy import NetSpec
+
+
+def small():
+    return MLPPolicy(5, Gaussian(3), (8, 7))
+
+
+def test_flat_params_is_a_view_in_order():
+    policy = small()
+    flat = flat_params(policy)
+    expected = torch.cat([p.detach().reshape(-1) for p in policy.parameters()])
+    assert torch.equal(flat, expected) and flat.numel() == policy.spec.size
+    flat[-1] = 7.0
+    assert policy.head.log_std[-1] == 7.0
+    with torch.no_grad():
+        policy.net[0].weight[0, 0] = -3.0
+    assert flat[0] == -3.0
+    assert flat_params(policy).data_ptr() == flat.data_ptr()
+
+
+@pytest.mark.parametrize("move", [lambda p: p.double(), copy.deepcopy, lambda p: p.to("cpu")])
+def test_flat_params_survives_moves(move):
+    policy = move(small())
+    flat = flat_params(policy)
+    flat.zero_()
+    assert all((p == 0).all() for p in policy.parameters())
+
+
+def test_optimizers_and_state_dicts_write_the_buffer():
+    policy = small()
+    flat = flat_params(policy)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    before = flat.clone()
+    policy(torch.randn(4, 5)).log_prob(torch.randn(4, 3)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(flat, before)
+    policy.load_state_dict(small().state_dict())
+    assert flat_params(policy).data_ptr() == flat.data_ptr()
+
+
+def test_names_are_the_fields():
+    names = ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
+    names += ["net.4.weight", "net.4.bias", "head.log_std"]
+    assert list(small().state_dict()) == names
+    assert small().spec == NetSpec((5, 8, 7, 3), "tanh", "gaussian")
+
+
+def test_orthogonal_initialisation():
+    policy = MLPPolicy(64, Gaussian(4), (64, 64))
+    weight = policy.net[2].weight.detach()
+    assert torch.allclose(weight @ weight.T, 2.0 * torch.eye(64), atol=1e-5)
+    assert policy.net[4].weight.detach().norm() == pytest.approx(0.01 * 2, rel=1e-4)
+    assert all((policy.net[i].bias == 0).all() for i in (0, 2, 4))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_any_module_can_be_flattened(name):
+    policy = Case(name).policy()
+    assert flat_params(policy).numel() == policy.spec.size
+    assert flat_params(torch.nn.Linear(3, 2)).numel() == 8
+
+
+def test_for_spaces():
+    spaces = pytest.importorskip("gymnasium.spaces")
+    box = spaces.Box(-1, 1, (2, 3))
+    table = {
+        "gaussian": box,
+        "categorical": spaces.Discrete(4),
+        "multicategorical": spaces.MultiDiscrete([2, 3]),
+        "bernoulli": spaces.MultiBinary(5),
+    }
+    observations = spaces.Dict({"a": box, "b": spaces.Tuple([spaces.Discrete(3), box])})
+    for kind, space in table.items():
+        policy = MLPPolicy.for_spaces(observations, space)
+        assert policy.spec.head == kind and policy.spec.widths[0] == 15
+    assert MLPPolicy.for_spaces(box, box, std="state").spec.head == "gaussian_state"
+    with pytest.raises(ValueError, match="action_space: expected Box, Discrete"):
+        MLPPolicy.for_spaces(box, spaces.Text(3))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: MLPPolicy(0, Gaussian(1)), "expected positive widths"),
+        (lambda: MLPPolicy(3, Gaussian(1), (4, 0)), "expected positive widths"),
+        (lambda: MLPPolicy(3, Gaussian(1), activation="sin"), "activation: expected one of"),
+        (lambda: flat_params(torch.nn.ReLU()), "at least one parameter"),
+    ],
+)
+def test_bad_policies_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_mixed_dtypes_are_refused():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).double())
+    with pytest.raises(ValueError, match="parameters of one dtype on one device"):
+        flat_params(module)
