@@ -1,0 +1,274 @@
+"""The statements TRPO rests on, each as a function to call and a test over many random problems.
+
+Everything is exact: float64 tables, linear algebra and closed forms, no sampling. Nothing here is
+used by the kernels, and nothing here uses them. Each entry names the statement, the functions
+that compute it and the tests (in `tests/test_theory_*.py`) that hold it on random problems.
+
+Bellman: V, Q, A, visits and return of a policy
+    mdp.state_values mdp.state_distribution test_values_satisfy_bellman
+    test_distribution_is_the_discounted_sum_of_marginals
+Greedy improvement is finite and ends at the optimum
+    mdp.policy_iteration test_policy_iteration_ends_at_the_best_of_all_deterministic_policies
+No state loses by its expected advantage: the return rises
+    surrogate.expected_advantage test_a_nonnegative_expected_advantage_everywhere_improves
+Performance difference: eta' - eta = E' sum gamma^t A
+    surrogate.performance_difference test_performance_difference_identity
+L agrees with eta in value and gradient, not beyond
+    surrogate.surrogate test_surrogate_agrees_in_value_and_gradient
+    test_surrogate_departs_at_second_order
+Pinsker: TV^2 <= KL / 2
+    bounds.pinsker_bound test_pinsker_and_its_weaker_form
+Two distributions can be coupled to agree with 1 - TV
+    bounds.maximal_coupling
+    test_maximal_coupling_has_the_margins_and_agrees_with_probability_one_minus_tv
+Drift at time t: 2 (1 - (1 - alpha)^t) <= 2 alpha t
+    bounds.marginal_drift_bound test_state_drift_bounds_hold test_state_drift_bounds_are_attained
+Drift of the visits: 2 alpha gamma / (1 - gamma)
+    bounds.discounted_drift_bound test_state_drift_bounds_hold test_state_drift_bounds_are_attained
+Finite horizon: swapping visits costs sum 2 alpha t C
+    bounds.horizon_error_bound test_finite_horizon_lecture_bound
+    test_the_horizon_error_sums_to_the_penalty
+eta >= L - C alpha^2 >= L - C max KL, C = 4 epsilon gamma / (1 - gamma)^2
+    bounds.lower_bounds test_lower_bounds_hold_in_order test_the_coupled_bound_is_attained
+    test_the_constant_c_cannot_be_smaller
+Mixtures: the bound, the best alpha, the guaranteed gain
+    conservative.mixture_bound conservative.best_mixture test_mixture_bound_holds
+    test_mixture_bound_is_attained test_best_alpha_is_the_best_of_a_grid_and_its_gain_is_real
+Little greedy advantage means near optimal
+    conservative.optimality_gap_bound test_small_greedy_advantage_means_near_optimal
+Conservative policy iteration improves as promised
+    monotone.conservative_policy_iteration test_conservative_policy_iteration_keeps_its_promises
+Minorise-maximise: exact steps, monotone returns
+    monotone.minorise_maximise test_returns_never_fall_and_rise_at_least_as_promised
+    test_the_step_maximises_the_minoriser test_improvements_are_finitely_many_and_reach_the_optimum
+KL as constraint = KL as penalty; dual ascent finds lambda
+    duality.dual_ascent duality.dual_value test_strong_duality
+    test_dual_ascent_does_not_need_a_good_start test_no_feasible_policy_beats_the_constrained_one
+Natural step length sqrt(2 eps / g' F^-1 g), not g' F g
+    duality.natural_step test_quadratic_constraint_and_penalty_agree
+    test_only_the_inverse_fisher_meets_the_kl_to_second_order
+Policy gradient theorem
+    natural.policy_gradient test_policy_gradient_theorem
+    test_policy_gradient_against_finite_differences
+Fisher matrix = Hessian of the average KL, rank S (A - 1)
+    natural.fisher_matrix test_fisher_is_the_hessian_of_the_average_kl
+Compatible features: least squares = natural gradient
+    natural.compatible_weights test_compatible_weights_are_the_natural_gradient
+Natural gradient of the tabular soft-max is the advantage
+    natural.natural_gradient test_tabular_natural_gradient_is_the_advantage
+Large natural steps are greedy, small ones follow f
+    natural.natural_ascent natural.greedy_limit test_large_natural_steps_tend_to_the_greedy_action
+    test_large_plain_steps_need_not_be_greedy test_small_natural_steps_follow_the_compatible_values
+The natural gradient does not see the parametrisation
+    natural.autograd_score test_natural_gradient_does_not_see_the_parametrisation
+Single path is unbiased
+    estimators.single_path_estimate test_single_paths_are_unbiased
+Vine: exact sum, importance weights, self-normalised
+    estimators.exact_sum estimators.importance_estimate estimators.self_normalised_estimate
+    test_importance_estimates_are_unbiased_and_average_out
+    test_self_normalised_estimates_are_biased_but_consistent
+    test_self_normalised_estimates_need_no_baseline
+One-dimensional regulator: return, gradient, Fisher
+    lqr.lqr_return lqr.lqr_gradient lqr.lqr_fisher test_return_is_the_sum_over_time
+    test_gradient_is_exact test_fisher_is_the_covariance_of_scores
+Its optimal gain is Riccati's, -0.588 at gamma 0.9
+    lqr.optimal_gain test_optimal_gain_is_riccatis_and_a_stationary_maximum
+    test_the_optimum_is_not_the_notes_minus_one
+Why plain ascent stalls and the natural one does not
+    lqr.lqr_natural_gradient test_natural_gradient_does_not_depend_on_where_the_states_are
+    test_shrinking_noise_starves_the_plain_gradient_of_the_gain_only
+"""
+
+from .bounds import (
+    LowerBounds,
+    WorstCase,
+    advantage_along,
+    discounted_drift_bound,
+    horizon_error_bound,
+    kl_divergence,
+    lower_bounds,
+    marginal_drift_bound,
+    max_kl,
+    max_total_variation,
+    maximal_coupling,
+    penalty_coefficient,
+    pinsker_bound,
+    total_variation,
+    worst_case,
+)
+from .conservative import (
+    MixtureStep,
+    best_mixture,
+    mixture,
+    mixture_bound,
+    optimality_gap_bound,
+    policy_advantage,
+)
+from .duality import (
+    DualSolution,
+    QuadraticSolution,
+    average_kl,
+    dual_ascent,
+    dual_value,
+    natural_step,
+    penalised_policy,
+    plain_step,
+    quadratic_multiplier,
+    reciprocal_tilt,
+    surrogate_gain,
+)
+from .estimators import (
+    Draws,
+    Moments,
+    Trajectories,
+    enumerate_draws,
+    enumerate_trajectories,
+    exact_sum,
+    horizon_surrogate,
+    horizon_values,
+    importance_estimate,
+    moments,
+    self_normalised_estimate,
+    single_path_estimate,
+)
+from .lqr import (
+    LQR,
+    lqr_fisher,
+    lqr_gradient,
+    lqr_natural_gradient,
+    lqr_return,
+    optimal_gain,
+    visited_moment,
+)
+from .mdp import (
+    TabularMDP,
+    action_values,
+    advantages,
+    expected_return,
+    greedy_policy,
+    policy_iteration,
+    random_mdp,
+    random_policy,
+    stack,
+    state_distribution,
+    state_marginals,
+    state_transitions,
+    state_values,
+)
+from .monotone import (
+    Step,
+    Trace,
+    conservative_policy_iteration,
+    conservative_step,
+    iterate,
+    minorise_maximise,
+    minorise_maximise_step,
+    minoriser_gain,
+)
+from .natural import (
+    autograd_score,
+    compatible_values,
+    compatible_weights,
+    fisher_matrix,
+    greedy_limit,
+    log_linear_policy,
+    log_linear_score,
+    natural_ascent,
+    natural_gradient,
+    policy_gradient,
+    tabular_features,
+)
+from .surrogate import (
+    expected_advantage,
+    performance_difference,
+    surrogate,
+)
+
+__all__ = [
+    "LQR",
+    "Draws",
+    "DualSolution",
+    "LowerBounds",
+    "MixtureStep",
+    "Moments",
+    "QuadraticSolution",
+    "Step",
+    "TabularMDP",
+    "Trace",
+    "Trajectories",
+    "WorstCase",
+    "action_values",
+    "advantage_along",
+    "advantages",
+    "autograd_score",
+    "average_kl",
+    "best_mixture",
+    "compatible_values",
+    "compatible_weights",
+    "conservative_policy_iteration",
+    "conservative_step",
+    "discounted_drift_bound",
+    "dual_ascent",
+    "dual_value",
+    "enumerate_draws",
+    "enumerate_trajectories",
+    "exact_sum",
+    "expected_advantage",
+    "expected_return",
+    "fisher_matrix",
+    "greedy_limit",
+    "greedy_policy",
+    "horizon_error_bound",
+    "horizon_surrogate",
+    "horizon_values",
+    "importance_estimate",
+    "iterate",
+    "kl_divergence",
+    "log_linear_policy",
+    "log_linear_score",
+    "lower_bounds",
+    "lqr_fisher",
+    "lqr_gradient",
+    "lqr_natural_gradient",
+    "lqr_return",
+    "marginal_drift_bound",
+    "max_kl",
+    "max_total_variation",
+    "maximal_coupling",
+    "minorise_maximise",
+    "minorise_maximise_step",
+    "minoriser_gain",
+    "mixture",
+    "mixture_bound",
+    "moments",
+    "natural_ascent",
+    "natural_gradient",
+    "natural_step",
+    "optimal_gain",
+    "optimality_gap_bound",
+    "penalised_policy",
+    "penalty_coefficient",
+    "performance_difference",
+    "pinsker_bound",
+    "plain_step",
+    "policy_advantage",
+    "policy_gradient",
+    "policy_iteration",
+    "quadratic_multiplier",
+    "random_mdp",
+    "random_policy",
+    "reciprocal_tilt",
+    "self_normalised_estimate",
+    "single_path_estimate",
+    "stack",
+    "state_distribution",
+    "state_marginals",
+    "state_transitions",
+    "state_values",
+    "surrogate",
+    "surrogate_gain",
+    "tabular_features",
+    "total_variation",
+    "visited_moment",
+    "worst_case",
+]
