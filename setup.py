@@ -105,6 +105,7 @@ class Build(build_ext):
     def build_native(self, mode: str) -> None:
         if sys.platform != "linux":
             raise OSError(f"native code needs Linux, this is {sys.platform}")
+        self.cxx = find_program("CXX", "g++", "clang++", "c++")
         if mode != "0":
             try:
                 return self.run_ninja(ask_nvcc())
@@ -131,15 +132,14 @@ class Build(build_ext):
 
     def run_ninja(self, cuda: SimpleNamespace | None) -> None:
         csrc = os.path.relpath(ROOT / "csrc", BUILD)  # relative: the tree may move, or hold spaces
-        cxx = find_program("CXX", "g++", "clang++", "c++")
-        commands = {".cpp": [*cxx, *CXX_FLAGS, f"-I{csrc}", *env_words("CXXFLAGS")]}
+        commands = {".cpp": [*self.cxx, *CXX_FLAGS, f"-I{csrc}", *env_words("CXXFLAGS")]}
         if cuda:
             commands[".cu"] = [*cuda.nvcc, *NVCC_FLAGS, f"-I{csrc}", *env_words("NVCCFLAGS")]
         units = {s.relative_to(ROOT / "csrc"): flags for s, flags in self.units(cuda).items()}
         objects = [f"{name}.o" for name in units]
         edges = {f"{n}.o: compile {csrc}/{n}": commands[n.suffix] + f for n, f in units.items()}
-        link = [*cxx, *LINK_FLAGS, *objects, *(cuda.link if cuda else []), *env_words("LDFLAGS")]
-        edges[f"_C.so: link {' '.join(objects)}"] = link
+        libraries = [*(cuda.link if cuda else []), *env_words("LDFLAGS")]
+        edges[f"_C.so: link {' '.join(objects)}"] = [*self.cxx, *LINK_FLAGS, *objects, *libraries]
         text = "".join(f"build {edge}\n  run = {shlex.join(run)}\n" for edge, run in edges.items())
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "build.ninja").write_text(RULES + text.replace("$", "$$"))
