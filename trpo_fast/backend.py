@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from . import _native
 from .reference import Solution, cg, line_search, step
 from .surrogate import Batch, Evaluation
 
@@ -215,7 +216,8 @@ def registry() -> dict[str, Backend]:
 
 def backends() -> dict[str, str]:
     """Each backend's name and "ok", or the sentence that says why it is not available."""
-    return {name: backend.unavailable() or "ok" for name, backend in registry().items()}
+    registered = {name: backend.unavailable() or "ok" for name, backend in registry().items()}
+    return {**_native.availability(), **registered}
 
 
 def resolve(name: str, problem: Problem) -> Backend:
