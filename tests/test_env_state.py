@@ -1,0 +1,139 @@
+"""Saved environment states: after a restore, the same actions give the same bits, through a
+checkpoint too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trpo_fast import checkpoint
+from trpo_fast.envs.state import restore, snapshot, unsupported
+
+gym = pytest.importorskip("gymnasium")
+
+CLASSIC = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
+TOY = ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1", "Blackjack-v1"]
+MUJOCO = [
+    f"{name}-v5"
+    for name in (
+        "Hopper HalfCheetah Walker2d Swimmer InvertedPendulum InvertedDoublePendulum Reacher Ant "
+        "Humanoid HumanoidStandup Pusher"
+    ).split()
+]
+
+
+def make(name: str) -> Any:
+    if name in MUJOCO:
+        pytest.importorskip("mujoco")
+    return gym.make(name)
+
+
+def follow(env: Any, actions: list[Any]) -> list[np.ndarray]:
+    """Observations, rewards and endings of a run through autoresets."""
+    seen = []
+    for action in actions:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen += [np.asarray(obs), np.asarray([reward, terminated, truncated])]
+        if terminated or truncated:
+            seen.append(np.asarray(env.reset()[0]))
+    return seen
+
+
+def draw(env: Any, count: int) -> list[Any]:
+    env.action_space.seed(0)
+    return [env.action_space.sample() for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", CLASSIC + TOY + MUJOCO)
+def test_a_fresh_environment_continues_a_saved_one(name: str, tmp_path: Path) -> None:
+    env, other = make(name), make(name)
+    assert unsupported(env) is None
+    env.reset(seed=7)
+    other.reset(seed=8)
+    actions = draw(env, 90)
+    follow(env, actions[:40])
+    path = checkpoint.save(tmp_path / "state", {"env": snapshot(env)})
+    first = follow(env, actions[40:])
+    restore(other, checkpoint.load(path)["env"])
+    second = follow(other, actions[40:])
+    assert len(first) == len(second)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_one_snapshot_branches_many_times() -> None:
+    env = make("Hopper-v5")
+    env.reset(seed=1)
+    actions = draw(env, 60)
+    follow(env, actions[:20])
+    saved = snapshot(env)
+    runs = []
+    for _ in range(3):
+        restore(env, saved)
+        runs.append(follow(env, actions[20:]))
+    assert all(np.array_equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
+
+
+def test_the_time_limit_and_wrappers_are_part_of_the_state() -> None:
+    from gymnasium import wrappers
+
+    def build() -> Any:
+        env = wrappers.RecordEpisodeStatistics(gym.make("Pendulum-v1", max_episode_steps=50))
+        env = wrappers.NormalizeReward(wrappers.NormalizeObservation(env))
+        return wrappers.FrameStackObservation(env, 3)
+
+    env, other = build(), build()
+    env.reset(seed=3)
+    other.reset(seed=4)
+    actions = draw(env, 100)
+    follow(env, actions[:30])
+    restore(other, snapshot(env))
+    first, second = follow(env, actions[30:]), follow(other, actions[30:])
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Counter(gym.Env):
+    """An environment with a state adapter of its own."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        self.hidden = [0.0]
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        self.hidden[0] += float(action)
+        return np.array(self.hidden, np.float32), 1.0, False, False, {}
+
+
+class SavingCounter(Counter):
+    def save_state(self) -> dict[str, float]:
+        return {"count": self.hidden[0]}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        self.hidden = [state["count"]]
+
+
+def test_an_environment_may_bring_its_own_adapter() -> None:
+    env = SavingCounter()
+    env.reset(seed=0)
+    env.step(1)
+    saved = snapshot(env)
+    env.step(1)
+    restore(env, saved)
+    assert env.step(0)[0].tolist() == [1.0]
+
+
+def test_environments_without_an_adapter_are_named() -> None:
+    assert "Counter has no state adapter" in (unsupported(Counter()) or "")
+    other = SavingCounter()
+    with pytest.raises(ValueError, match="expected one of an environment with 3 wrappers"):
+        other.reset(seed=0)
+        env = gym.make("CartPole-v1")
+        env.reset(seed=0)
+        restore(env, snapshot(other))
