@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +71,10 @@ class ObservationNormaliser:
     def _freeze(self) -> None:
         self.shift = self.statistics.mean.float()
         self.scale = (self.statistics.variance + 1e-8).rsqrt().float()
+        # The host collector works on arrays: one small tensor operator costs several of numpy's.
+        if self.shift.device.type == "cpu":
+            self.host_shift: np.ndarray = self.shift.numpy()
+            self.host_scale: np.ndarray = self.scale.numpy()
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Normalised observations [..., O]."""

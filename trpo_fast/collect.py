@@ -1,0 +1,179 @@
+"""Collecting from environments on the host (gymnasium's vector environments, EnvPool)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .advantage import next_values
+from .envs.actions import ActionMap
+from .envs.host import EnvError, HostEnvs
+from .normalize import ObservationNormaliser
+from .rollout import Actor, Buffers, EpisodeLog, Layout, Rollout
+
+
+class HostCollector:
+    """The loop around ``HostEnvs``. Per step: copy, normalise, act, step, three stores."""
+
+    def __init__(
+        self,
+        envs: HostEnvs,
+        actor: Actor,
+        layout: Layout,
+        action_map: ActionMap,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        self.envs, self.actor, self.layout, self.action_map = envs, actor, layout, action_map
+        self.normaliser = normaliser
+        self.buffers = Buffers(layout, normaliser is not None)
+        self.episodes = EpisodeLog(layout.envs)
+        self.obs: np.ndarray | None = None
+        self.mask: np.ndarray | None = None
+        self.just_ended = np.zeros(
+            layout.envs, bool
+        )  # next-step autoreset: the coming row is a reset
+        self._rows = [_Row(self.buffers, t) for t in range(layout.steps)]
+
+    def start(self, seed: int | list[int] | None) -> None:
+        """Reset every copy; the next rollout begins there."""
+        obs, infos = self.envs.reset(seed)
+        self.obs = obs.copy()
+        self.mask = self._mask_of(infos)
+        self.episodes = EpisodeLog(self.layout.envs)
+        self.just_ended[:] = False
+
+    def collect(self) -> Rollout:
+        assert self.obs is not None, "start() comes before collect()"
+        finals: list[tuple[int, int, np.ndarray]] = []
+        same_step, obs, mask = self.envs.same_step, self.obs, self.mask
+        valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
+        for t, row in enumerate(self._rows):
+            self._observe(row, obs)
+            if mask is not None:
+                row.mask[...] = mask
+            self.actor.act(row.obs, row.mask_tensor, row.actions, row.log_probs, row.values)
+            obs, rewards, terminated, truncated, infos = self.envs.step(
+                self.action_map.host(row.actions_array)
+            )
+            row.rewards[...], row.terminated[...] = rewards, terminated
+            row.truncated[...] = truncated
+            if mask is not None:
+                mask = self._mask_of(infos)
+            if valid is not None:
+                np.logical_not(self.just_ended, out=valid[t])
+                self.just_ended = terminated | truncated
+            elif truncated.any():
+                finals += [
+                    (t, int(e), self.envs.final_obs(infos, e)) for e in truncated.nonzero()[0]
+                ]
+        self.obs, self.mask = obs, mask
+        return self._finish(finals, valid)
+
+    def _observe(self, row: _Row, obs: np.ndarray) -> None:
+        """Store the observation, raw and as the policy sees it, and stop at the first
+        non-finite one.
+        """
+        row.raw[...] = obs
+        # One dot product in place of a test of every element; huge but finite values take the slow
+        # path.
+        if not math.isfinite(row.flat.dot(row.flat)):
+            self._refuse_non_finite(row)
+        if self.normaliser is not None:
+            shown, clip = row.shown, self.normaliser.clip
+            np.subtract(row.raw, self.normaliser.host_shift, out=shown)
+            np.multiply(shown, self.normaliser.host_scale, out=shown)
+            np.minimum(shown, clip, out=shown)
+            np.maximum(shown, -clip, out=shown)
+
+    def _refuse_non_finite(self, row: _Row) -> None:
+        bad = ~np.isfinite(row.raw)
+        if bad.any():
+            copy, component = (int(i) for i in np.argwhere(bad)[0])
+            raise EnvError(
+                f"{self.envs.label()} returned {row.raw[copy, component]} as component {component} "
+                f"of the observation of copy {copy}, {row.time} steps into the rollout"
+            )
+
+    def _finish(
+        self, finals: list[tuple[int, int, np.ndarray]], valid: np.ndarray | None
+    ) -> Rollout:
+        b = self.buffers
+        rewards = b.rewards.numpy()
+        if not math.isfinite(float(rewards.sum())) and not np.isfinite(rewards).all():
+            time, copy = (int(i) for i in np.argwhere(~np.isfinite(rewards))[0])
+            raise EnvError(
+                f"{self.envs.label()} returned reward {rewards[time, copy]} from copy {copy}, "
+                f"{time} steps into the rollout"
+            )
+        last = self.actor.values(self._shown(self.obs))
+        final_values = None
+        if valid is None:
+            final_values = torch.full_like(b.values, torch.nan)
+            if finals:
+                times, copies, observations = zip(*finals, strict=True)
+                values = self.actor.values(self._shown(np.stack(observations)))
+                final_values[list(times), list(copies)] = values
+        following = next_values(b.values, last, b.terminated, final_values)
+        done = b.terminated.numpy() | b.truncated.numpy()
+        returns, lengths = self.episodes.add(rewards, done, valid)
+        kept = None if valid is None or valid.all() else torch.from_numpy(valid)
+        return b.rollout(following, valid=kept, returns=returns, lengths=lengths)
+
+    def _shown(self, obs: Any) -> Tensor:
+        tensor = torch.as_tensor(np.array(obs, np.float32)).to(self.layout.dtype)
+        return tensor if self.normaliser is None else self.normaliser(tensor)
+
+    def _mask_of(self, infos: dict[str, Any]) -> np.ndarray | None:
+        if not self.layout.mask_width:
+            return None
+        if "action_mask" not in infos:
+            raise EnvError(
+                f"{self.envs.label()} gave no action_mask in its info, as it did at first"
+            )
+        mask = np.asarray(infos["action_mask"], bool).reshape(self.layout.envs, -1)
+        if not mask.any(1).all():
+            raise EnvError(
+                f"{self.envs.label()} masks every action of copy {int(mask.any(1).argmin())}"
+            )
+        return mask
+
+    def state(self) -> dict[str, Any]:
+        """What collecting goes on from, the environments' own states apart."""
+        assert self.obs is not None
+        return {
+            "obs": np.array(self.obs),
+            "mask": None if self.mask is None else np.array(self.mask),
+            "just_ended": self.just_ended.copy(),
+            "returns": self.episodes.returns.copy(),
+            "lengths": self.episodes.lengths.copy(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.obs, self.mask = state["obs"], state["mask"]
+        self.just_ended = state["just_ended"]
+        self.episodes.returns, self.episodes.lengths = state["returns"], state["lengths"]
+
+
+class _Row:
+    """Views of one time step of the buffers, made once: slicing tensors costs more than filling
+    them.
+    """
+
+    def __init__(self, buffers: Buffers, t: int) -> None:
+        self.time = t
+        self.raw: np.ndarray = buffers.raw_obs[t].numpy()
+        self.flat = self.raw.reshape(-1)
+        self.obs = buffers.obs[t]
+        self.shown: np.ndarray = self.obs.numpy()
+        self.actions, self.log_probs = buffers.actions[t], buffers.log_probs[t]
+        self.actions_array: np.ndarray = self.actions.numpy()
+        self.values = buffers.values[t]
+        self.rewards: np.ndarray = buffers.rewards[t].numpy()
+        self.terminated: np.ndarray = buffers.terminated[t].numpy()
+        self.truncated: np.ndarray = buffers.truncated[t].numpy()
+        self.mask_tensor = None if buffers.mask is None else buffers.mask[t]
+        self.mask: Any = None if self.mask_tensor is None else self.mask_tensor.numpy()

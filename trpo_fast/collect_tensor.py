@@ -1,0 +1,99 @@
+"""Collecting from environments whose state is a batch of tensors on the policy's device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .advantage import next_values
+from .envs.actions import ActionMap
+from .envs.tensor.base import TensorEnvironment
+from .normalize import ObservationNormaliser
+from .rollout import Actor, Buffers, EpisodeLog, Layout, Rollout
+
+
+class TensorCollector:
+    """The loop around a tensor environment: everything stays on its device, nothing waits for
+    it.
+    """
+
+    def __init__(
+        self,
+        env: TensorEnvironment,
+        actor: Actor,
+        layout: Layout,
+        action_map: ActionMap,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        self.env, self.actor, self.layout, self.action_map = env, actor, layout, action_map
+        self.normaliser = normaliser
+        self.buffers = Buffers(layout, normaliser is not None)
+        self.final_obs = layout.empty(layout.obs_dim)
+        self.obs: Tensor | None = None
+        zeros = torch.zeros(layout.envs, dtype=torch.float64, device=layout.device)
+        self.returns, self.lengths = zeros, zeros.clone()
+
+    def start(self, seed: int | None) -> None:
+        self.obs = self.env.reset(seed)
+        self.returns.zero_()
+        self.lengths.zero_()
+
+    def collect(self) -> Rollout:
+        assert self.obs is not None, "start() comes before collect()"
+        b = self.buffers
+        for t in range(self.layout.steps):
+            b.raw_obs[t] = self.obs
+            if self.normaliser is not None:
+                b.obs[t] = self.normaliser(b.raw_obs[t])
+            self.actor.act(b.obs[t], None, b.actions[t], b.log_probs[t], b.values[t])
+            step = self.env.step(self.action_map.device(b.actions[t]))
+            self.obs = step.obs
+            b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
+            b.terminated[t], b.truncated[t] = step.terminated, step.truncated
+        return self._finish()
+
+    def _finish(self) -> Rollout:
+        b = self.buffers
+        assert self.obs is not None
+        last = self.actor.values(self._shown(self.obs))
+        final_values = torch.full_like(b.values, torch.nan)
+        if self.layout.device.type == "cpu":
+            times, copies = b.truncated.nonzero(as_tuple=True)
+            if len(times):
+                rows = self.final_obs[times, copies]
+                final_values[times, copies] = self.actor.values(self._shown(rows))
+        else:  # selecting rows would wait for the device; valuing all of them is one more forward
+            every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
+            final_values = torch.where(b.truncated, every.view_as(b.values), final_values)
+        following = next_values(b.values, last, b.terminated, final_values)
+        return b.rollout(following)
+
+    def _shown(self, obs: Tensor) -> Tensor:
+        obs = obs.to(self.layout.dtype)
+        return obs if self.normaliser is None else self.normaliser(obs)
+
+    def episodes(self) -> tuple[list[float], list[int]]:
+        """Returns and lengths of the episodes that ended in the last rollout; waits for the
+        device.
+        """
+        log = EpisodeLog(self.layout.envs)
+        log.returns = self.returns.cpu().numpy()
+        log.lengths = self.lengths.cpu().numpy().astype(np.int64)
+        b = self.buffers
+        done = (b.terminated | b.truncated).cpu().numpy()
+        ended = log.add(b.rewards.cpu().numpy(), done, None)
+        device = self.layout.device
+        self.returns = torch.as_tensor(log.returns, dtype=torch.float64, device=device)
+        self.lengths = torch.as_tensor(log.lengths, dtype=torch.float64, device=device)
+        return ended
+
+    def state(self) -> dict[str, Any]:
+        return {"obs": self.obs, "returns": self.returns, "lengths": self.lengths}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        device = self.layout.device
+        self.obs = state["obs"].to(device)
+        self.returns, self.lengths = state["returns"].to(device), state["lengths"].to(device)

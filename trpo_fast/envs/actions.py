@@ -1,0 +1,75 @@
+"""From what a policy's head samples to what an environment's action space wants.
+
+clip     a -> min(max(a, low), high)
+scale    a -> box(min(max(a, -1), 1)),  box(u) = low + (u + 1) (high - low) / 2
+squash   a -> box(tanh(a)); the stored action stays a, so ratios and KL are the Gaussian's
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MODES = ("clip", "scale", "squash")
+
+
+class ActionMap:
+    """Maps stored actions [E, ...] to the environment's, as arrays on the host or as tensors on
+    a device.
+    """
+
+    def __init__(self, space: Any, mode: str = "scale") -> None:
+        from gymnasium import spaces
+
+        if mode not in MODES:
+            raise ValueError(f"action_mode: expected one of {MODES}, got {mode!r}")
+        self.space, self.mode = space, mode
+        self.start: np.ndarray | None = None  # lowest choice of a discrete space, when it is not 0
+        self.continuous = isinstance(space, spaces.Box)
+        if self.continuous:
+            self.low = np.asarray(space.low, np.float32).reshape(-1)
+            self.high = np.asarray(space.high, np.float32).reshape(-1)
+            self.bounded = bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
+            if mode == "squash" and not self.bounded:
+                raise ValueError(
+                    "action_mode: expected 'clip' or 'scale' for a Box without bounds, got 'squash'"
+                )
+            if not self.bounded:
+                self.mode = "clip"  # nothing to scale to; infinite bounds clip nothing
+        elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            start = np.asarray(space.start, np.int64)
+            self.start = start if start.any() else None
+
+    def host(self, actions: np.ndarray) -> np.ndarray:
+        """Actions [E, A] or [E] as an array that the vector environment takes."""
+        if not self.continuous:
+            if self.start is not None:
+                return actions + self.start
+            if self.space.dtype == np.int8:  # MultiBinary
+                return actions.astype(np.int8).reshape(-1, *self.space.shape)
+            return actions
+        if self.mode == "clip":
+            result = np.minimum(np.maximum(actions, self.low), self.high)
+        else:
+            unit = np.tanh(actions) if self.mode == "squash" else actions
+            unit = np.minimum(np.maximum(unit, -1.0), 1.0)
+            result = self.low + (unit + 1.0) * (0.5 * (self.high - self.low))
+        if self.space.shape != result.shape[1:]:
+            result = result.reshape(-1, *self.space.shape)
+        return result if result.dtype == self.space.dtype else result.astype(self.space.dtype)
+
+    def device(self, actions: Tensor) -> Tensor:
+        """The same for tensors; stays on their device."""
+        if not self.continuous:
+            if self.start is None:
+                return actions
+            return actions + torch.as_tensor(self.start, device=actions.device)
+        low = torch.as_tensor(self.low, device=actions.device)
+        high = torch.as_tensor(self.high, device=actions.device)
+        if self.mode == "clip":
+            return actions.clamp(low, high)
+        unit = torch.tanh(actions) if self.mode == "squash" else actions.clamp(-1.0, 1.0)
+        return low + (unit + 1.0) * (0.5 * (high - low))

@@ -1,0 +1,146 @@
+"""What collecting leaves: T steps of E environment copies in buffers that are allocated once.
+
+A ``Rollout`` is views of the buffers: rows in time order, values beside them, and the value of what
+followed each row, so that an update needs nothing else. ``EpisodeLog`` reads returns and lengths of
+whole episodes off rollouts, outside the step loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Actor(Protocol):
+    """Chooses actions: writes actions [E, ...], log-probabilities [E] and values [E] for
+    observations [E, O].
+    """
+
+    def act(
+        self, obs: Tensor, mask: Tensor | None, actions: Tensor, log_probs: Tensor, values: Tensor
+    ) -> None: ...
+
+    def values(self, obs: Tensor) -> Tensor: ...
+
+
+@dataclass
+class Rollout:
+    """T x E rows. The tensors are views of the collector's buffers: use them before the next
+    rollout.
+    """
+
+    obs: Tensor  # [T, E, O] as the policy saw them
+    raw_obs: Tensor  # [T, E, O] as the environment gave them; the same tensor without normalisation
+    actions: Tensor  # [T, E, ...]
+    log_probs: Tensor  # [T, E]
+    values: Tensor  # [T, E]
+    rewards: Tensor  # [T, E]
+    terminated: Tensor  # [T, E] bool
+    truncated: Tensor  # [T, E] bool
+    following: Tensor  # [T, E] value of what came after the row, zero after a termination
+    mask: Tensor | None = None  # [T, E, Z] bool
+    valid: Tensor | None = (
+        None  # [T, E] bool, False on reset steps; None where every row is a transition
+    )
+    returns: list[float] = field(default_factory=list)  # of the episodes that ended, undiscounted
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def done(self) -> Tensor:
+        return self.terminated | self.truncated
+
+    @property
+    def rows(self) -> int:
+        """Transitions in the rollout."""
+        return self.rewards.numel() if self.valid is None else int(self.valid.sum())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of a rollout: what the buffers are made from."""
+
+    steps: int  # T
+    envs: int  # E
+    obs_dim: int  # O
+    action_shape: tuple[int, ...]
+    discrete: bool
+    mask_width: int = 0  # Z, or 0 without action masks
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.zeros(
+            self.steps, self.envs, *shape, dtype=dtype or self.dtype, device=self.device
+        )
+
+
+class Buffers:
+    """The tensors of a rollout, on the host or the device."""
+
+    def __init__(self, layout: Layout, normalised: bool) -> None:
+        self.raw_obs = layout.empty(layout.obs_dim)
+        self.obs = layout.empty(layout.obs_dim) if normalised else self.raw_obs
+        kind = torch.int64 if layout.discrete else layout.dtype
+        self.actions = layout.empty(*layout.action_shape, dtype=kind)
+        self.log_probs, self.values = layout.empty(), layout.empty()
+        self.rewards = layout.empty()
+        self.terminated = layout.empty(dtype=torch.bool)
+        self.truncated = layout.empty(dtype=torch.bool)
+        self.mask: Tensor | None = None
+        if layout.mask_width:
+            self.mask = layout.empty(layout.mask_width, dtype=torch.bool)
+
+    def rollout(self, following: Tensor, **extra: Any) -> Rollout:
+        return Rollout(
+            self.obs,
+            self.raw_obs,
+            self.actions,
+            self.log_probs,
+            self.values,
+            self.rewards,
+            self.terminated,
+            self.truncated,
+            following,
+            self.mask,
+            **extra,
+        )
+
+
+class EpisodeLog:
+    """Returns and lengths of episodes, from whole rollouts: no bookkeeping inside the step loop."""
+
+    def __init__(self, envs: int) -> None:
+        self.returns = np.zeros(envs)  # so far, of the episodes under way
+        self.lengths = np.zeros(envs, np.int64)
+
+    def add(
+        self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray | None
+    ) -> tuple[list[float], list[int]]:
+        """Account for a rollout [T, E]; the returns and lengths of the episodes that ended in
+        it, in time order.
+        """
+        counted = np.ones(rewards.shape, np.int64) if valid is None else valid.astype(np.int64)
+        total = self.returns + np.cumsum(rewards, axis=0, dtype=np.float64)
+        steps = self.lengths + np.cumsum(counted, axis=0)
+        env, time = np.nonzero(done.T)
+        ended_return, ended_length = total[time, env], steps[time, env]
+        first = np.ones(len(env), bool)
+        first[1:] = env[1:] != env[:-1]
+        before = np.where(
+            first, 0.0, np.concatenate(([0.0], ended_return[:-1])) if len(env) else 0.0
+        )
+        before_steps = np.where(
+            first, 0, np.concatenate(([0], ended_length[:-1])) if len(env) else 0
+        )
+        self.returns, self.lengths = total[-1].copy(), steps[-1].copy()
+        last = np.append(first[1:], True)[: len(env)]
+        self.returns[env[last]] -= ended_return[last]
+        self.lengths[env[last]] -= ended_length[last]
+        order = np.argsort(time, kind="stable")
+        return (ended_return - before)[order].tolist(), (ended_length - before_steps)[
+            order
+        ].tolist()
