@@ -1,0 +1,124 @@
+"""Builds the emulated kernels: csrc/cuda/*.cu compiled by g++ through dev.h, with the runtime.
+
+    python tests/emulation/build.py library    libtrpo_fast_emulated.so, for TRPO_FAST_EMULATE
+    python tests/emulation/build.py address    the cases under ASan and UBSan
+    python tests/emulation/build.py thread     the cases under TSan, one TSan fiber per CUDA thread
+    python tests/emulation/build.py plain      the cases, optimised
+
+Prints the path of what it built. Ninja keeps depfiles and command lines, so only what changed is
+compiled again. CXX is honoured.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "emulation"
+RUNTIME = ("scheduler.cpp", "switch.cpp", "barriers.cpp", "warp.cpp", "control.cpp")
+FLAGS = (
+    f"-std=c++20 -g1 -fPIC -pthread -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing "
+    f"-ffp-contract=off -I{HERE} -I{ROOT / 'csrc'} -I{ROOT / 'csrc' / 'cuda'}"
+).split()
+RULES = """
+rule compile
+  command = $run -MD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $run $in -o $out
+"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one product is compiled; the runtime leaves out what must not instrument it."""
+
+    product: str
+    kernel_flags: str
+    runtime_flags: str
+    link_flags: str
+    cases: bool
+
+
+_ASAN = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+VARIANTS = {
+    "library": Variant(
+        "libtrpo_fast_emulated.so", "-O2", "-O2", "-shared -fvisibility=hidden", False
+    ),
+    "plain": Variant("cases_plain", "-O2", "-O2", "", True),
+    "address": Variant("cases_address", _ASAN, _ASAN, _ASAN, True),
+    "thread": Variant(
+        "cases_thread",
+        "-O1 -fsanitize=thread -DTRPO_EMULATE_TSAN -Wno-tsan",
+        "-O2 -DTRPO_EMULATE_TSAN",
+        "-fsanitize=thread",
+        True,
+    ),
+}
+
+
+def sources(variant: Variant) -> dict[Path, str]:
+    """Every source of a variant with the flags that are its own."""
+    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    found = {path: f"{variant.kernel_flags} -x c++" for path in kernels}
+    found |= {HERE / name: variant.runtime_flags for name in RUNTIME}
+    if variant.cases:
+        found |= {path: variant.kernel_flags for path in sorted(HERE.glob("cases*.cpp"))}
+    return found
+
+
+def write_ninja(variant: Variant, folder: Path) -> None:
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+
+    def quote(command: list[str]) -> str:
+        return shlex.join(command).replace("$", "$$")
+
+    def escape(path: Path) -> str:
+        return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+    text, objects = [RULES], []
+    for source, flags in sources(variant).items():
+        objects.append(f"{source.stem}{source.suffix}.o")
+        run = quote([*compiler, *FLAGS, *flags.split()])
+        text.append(f"build {objects[-1]}: compile {escape(source)}\n  run = {run}\n")
+    run = quote([*compiler, "-pthread", *variant.link_flags.split()])
+    text.append(f"build {variant.product}: link {' '.join(objects)}\n  run = {run}\n")
+    (folder / "build.ninja").write_text("".join(text))
+
+
+def find_ninja() -> str:
+    if found := shutil.which("ninja"):
+        return found
+    beside = Path(sys.executable).with_name("ninja")
+    if beside.exists():
+        return str(beside)
+    raise FileNotFoundError("no ninja found: pip install ninja")
+
+
+def build(name: str) -> Path:
+    """The path of an up-to-date product; raises RuntimeError with the compiler's words."""
+    variant, folder = VARIANTS[name], BUILD / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_ninja(variant, folder)
+        command = [find_ninja(), "-C", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"building the emulated kernels failed:\n{done.stdout}{done.stderr}")
+    return folder / variant.product
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in VARIANTS:
+        sys.exit(__doc__)
+    print(build(sys.argv[1]))

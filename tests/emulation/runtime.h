@@ -1,0 +1,122 @@
+// What the emulated CUDA vocabulary (emulate.h) asks of the runtime. One OS thread drives every
+// CUDA thread as a fiber, so nothing here needs a lock. The runtime itself is never compiled with
+// -fsanitize=thread: its bookkeeping is shared by all CUDA threads by design.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+
+namespace emulation {
+
+// Where in the kernel source a barrier or a collective stands.
+struct Site {
+  const char* file;
+  int line;
+};
+
+// One CUDA thread, as kernel code sees it.
+struct Thread {
+  uint3 thread_index, block_index;
+  dim3 block_size, grid_size;
+  int lane, warp;
+  unsigned char* shared;
+  size_t shared_bytes;
+  bool fenced;  // a __threadfence waits for the next relaxed atomic to publish it
+};
+extern Thread* current;  // null outside kernels
+
+enum class Order : int { kFifo = 0, kLifo = 1, kRandom = 2 };
+
+struct Options {
+  Order order = Order::kLifo;  // the fastest; tests go through all three
+  uint64_t seed = 1;
+  float preempt = 0;        // probability that an atomic yields first
+  int multiprocessors = 4;  // of the pretended device
+  size_t shared_limit = 0;  // bytes a block may ask for; 0: 227 KB
+  uint64_t spin_limit = 0;  // yields without progress that count as a livelock; 0: by grid size
+};
+extern Options options;
+
+struct Counters {
+  uint64_t launches, cooperative_launches, switches, block_barriers, grid_barriers, warp_ops, mmas,
+      async_copies;
+};
+extern Counters counters;
+
+// ---- launching ---------------------------------------------------------------------------------
+enum LaunchError : int {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kInvalidConfiguration = 9,
+  kLaunchFailure = 719,
+  kCooperativeTooLarge = 720,
+};
+using Body = void (*)(const void*);
+int run(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, Body body,
+        const void* argument);
+const char* last_message();  // of the last failed launch
+size_t shared_limit();
+int blocks_per_multiprocessor(int threads, size_t shared_bytes);
+
+// ---- what kernels call ---------------------------------------------------------------------------
+[[noreturn]] void fail(const char* what, Site site);
+void wait_for_block(Site site);
+int block_vote(int predicate, Site site);  // a barrier; the number of threads with predicate != 0
+void wait_for_grid(Site site);
+void yield(Site site);
+void maybe_preempt(Site site);
+void fence();
+void before_atomic(const void* address);
+void after_atomic(const void* address);
+
+enum class WarpOp : int {
+  kSync,
+  kShuffle,
+  kShuffleUp,
+  kShuffleDown,
+  kShuffleXor,
+  kBallot,
+  kReduceAdd,
+  kReduceMin,
+  kReduceMax,
+  kReduceAnd,
+  kReduceOr,
+  kReduceXor,
+  kMmaTf32,
+  kMmaFp16,
+  kMmaBf16,
+  kLoadMatrix,
+};
+// A collective of the lanes in the mask: the last one to arrive computes the result of all.
+uint64_t warp_collective(WarpOp op, unsigned mask, uint64_t value, int parameter, int width,
+                         Site site);
+void warp_mma(WarpOp op, float* d, const uint32_t* a, const uint32_t* b, Site site);
+// row: the 16 bytes this lane's address names; out[count]: this lane's fragments.
+void warp_load_matrix(uint32_t* out, int count, bool transposed, const uint32_t* row, Site site);
+
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  int bytes;         // 4, 8, 16
+  int source_bytes;  // the rest is zero
+  Site site;
+};
+void async_issue(const AsyncCopy& copy);
+void async_commit();
+bool async_next(int pending_groups, AsyncCopy* copy);  // false: nothing more to wait for
+
+void poison(void* from, size_t bytes);  // ASan red zone of the carver
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kRedZone = 64;
+#else
+constexpr size_t kRedZone = 0;
+#endif
+
+}  // namespace emulation
