@@ -1,0 +1,74 @@
+"""Shared by the pytest-benchmark front ends: which cases, backends and opponents to run.
+
+pytest benchmarks --benchmark-enable --bench-cases C1 C2 --bench-contenders cpu jax_jit
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from trpo_fast.backend import BackendUnavailable, registry
+from trpo_fast.bench import CASES, make_workload, opponents
+from trpo_fast.bench.suites import SUITES, relative_error
+
+ITERATIONS = 10
+
+
+def pytest_addoption(parser):
+    parser.addoption("--bench-cases", nargs="+", default=["tiny", "cartpole", "C1"])
+    parser.addoption("--bench-contenders", nargs="+", help="backends and opponents (default: all)")
+    parser.addoption("--bench-device", default="cpu")
+
+
+def contenders(suite_name, wanted):
+    """(name, precision, ours) of everything a suite can time on a CPU or GPU."""
+    ours = [(b.name, precision, True) for b in registry().values() for precision in b.precisions]
+    table = SUITES[suite_name].opponents(opponents.load())
+    theirs = [(name, "fp32", False) for name in table]
+    return [c for c in ours + theirs if wanted is None or c[0] in wanted]
+
+
+def pytest_generate_tests(metafunc):
+    """One benchmark for each case and contender of the module's SUITE."""
+    if "contender" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    found = contenders(metafunc.module.SUITE, config.getoption("--bench-contenders"))
+    ids = [f"{name}-{precision}" for name, precision, _ in found]
+    metafunc.parametrize("case", config.getoption("--bench-cases"))
+    metafunc.parametrize("contender", found, ids=ids)
+
+
+@pytest.fixture
+def timed(request, case, contender):
+    """The call to time, its error against float64 kept beside the time."""
+    name, precision, ours = contender
+    suite, device = SUITES[request.module.SUITE], request.config.getoption("--bench-device")
+    workload = make_workload(CASES[case], device)
+    try:
+        if ours:
+            made = suite.own(workload, name, precision, ITERATIONS)
+        else:
+            package = opponents.load()
+            reason = suite.opponents(package)[name].missing(device)
+            if reason:
+                pytest.skip(f"{name}: {reason}")
+            made = suite.opponent(package, name, workload, precision, ITERATIONS)
+        error = relative_error(made.result(), suite.exact(workload, ITERATIONS))
+    except BackendUnavailable as reason:
+        pytest.skip(str(reason))
+    return made, error
+
+
+@pytest.fixture
+def run(benchmark, timed, case):
+    """Times the call and refuses a result without a finite error."""
+
+    def go():
+        made, error = timed
+        benchmark.group = case
+        benchmark.extra_info["rel_err"] = error
+        benchmark.pedantic(made.call, setup=made.reset, rounds=10, iterations=1, warmup_rounds=2)
+        assert error < float("inf")
+
+    return go

@@ -1,0 +1,34 @@
+"""The libraries and hand-written programs that trpo_fast is timed against.
+
+Each module holds one ``Opponent`` (see base.py). None of them imports trpo_fast: an opponent gets
+plain tensors and is free to be as fast as its tools allow.
+"""
+
+from __future__ import annotations
+
+from .base import Opponent, Setup
+from .double_backward import DoubleBackward
+from .func_compile import FuncCompile
+from .gauss_newton import GaussNewton, GaussNewtonGraph
+from .jax_jit import JaxJit
+from .sb3 import Sb3, Sb3Replica
+from .sb3_update import Sb3Update, Sb3UpdateReplica, UpdateOpponent, UpdateSetup
+
+OPPONENTS: dict[str, type[Opponent]] = {
+    opponent.name: opponent
+    for opponent in (
+        Sb3,
+        Sb3Replica,
+        DoubleBackward,
+        GaussNewton,
+        GaussNewtonGraph,
+        FuncCompile,
+        JaxJit,
+    )
+}
+
+UPDATE_OPPONENTS: dict[str, type[UpdateOpponent]] = {
+    opponent.name: opponent for opponent in (Sb3Update, Sb3UpdateReplica)
+}
+
+__all__ = ["OPPONENTS", "UPDATE_OPPONENTS", "Opponent", "Setup", "UpdateOpponent", "UpdateSetup"]

@@ -1,0 +1,130 @@
+"""The benchmarks compute what they say: opponents against float64, flops against a counter, turns,
+neighbours that end, rows with every column.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trpo_fast import FisherOperator
+from trpo_fast.bench import CASES, Contender, make_workload, measure, opponents
+from trpo_fast.bench import cli as bench_cli
+from trpo_fast.bench.harness import busy_neighbours
+from trpo_fast.bench.report import machine_name, read_json
+from trpo_fast.bench.suites import SUITES, relative_error
+
+package = opponents.load()
+SMALL = ("tiny", "cartpole", "C1")
+KEYS = {
+    "suite",
+    "case",
+    "n",
+    "p",
+    "k",
+    "backend",
+    "precision",
+    "threads",
+    "median_us",
+    "rel_err",
+    "flops",
+    "peak_flops",
+    "ratio",
+}
+
+
+def opponent_or_skip(table, name):
+    reason = table[name].missing("cpu")
+    if reason:
+        pytest.skip(f"{name}: {reason}")
+    return table[name]
+
+
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("name", package.OPPONENTS)
+def test_opponent_solves_the_same_system(name, case):
+    if name == "func_compile" and case == "C1":
+        pytest.skip("one Gaussian and one categorical compilation are enough")
+    opponent_or_skip(package.OPPONENTS, name)
+    work = make_workload(CASES[case], cap=256)
+    for suite, tolerance in (("fvp", 2e-6), ("cg", 2e-4 if name.startswith("sb3") else 1e-5)):
+        timed = SUITES[suite].opponent(package, name, work, "fp32", 10)
+        error = relative_error(timed.result(), SUITES[suite].exact(work, 10))
+        assert error < tolerance, (suite, error)
+
+
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("name", package.UPDATE_OPPONENTS)
+def test_opponent_takes_the_same_step(name, case):
+    opponent_or_skip(package.UPDATE_OPPONENTS, name)
+    work = make_workload(CASES[case])
+    timed = SUITES["update"].opponent(package, name, work, "fp32", 10)
+    assert relative_error(timed.result(), SUITES["update"].exact(work, 10)) < 5e-3
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_replica_repeats_sb3_operation_for_operation(case, monkeypatch):
+    opponent_or_skip(package.OPPONENTS, "sb3")
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    cast = "stable_baselines3.common.policies.preprocess_obs"  # to float32, whatever it is given
+    monkeypatch.setattr(cast, lambda obs, *_, **__: obs)
+    work = make_workload(CASES[case], cap=256).double()
+    exact = SUITES["cg"].own(work, "reference", "fp32", 5).result()
+    for name in ("sb3", "sb3_replica"):
+        x = SUITES["cg"].opponent(package, name, work, "fp32", 5).result()
+        assert relative_error(x, exact) < 1e-9, name
+
+
+@pytest.mark.parametrize("case", ("C1", "C4"))
+def test_useful_flops_are_those_of_the_products(case):
+    work = make_workload(CASES[case], cap=16)
+    operator = FisherOperator(work.policy, work.obs, backend="reference")
+    operator @ work.g  # the forward is cached from here on
+    with FlopCounterMode(display=False) as counter:
+        operator @ work.g
+    assert counter.get_total_flops() == work.case.fvp_flops(work.rows)
+
+
+def test_contenders_take_turns_and_reset_is_not_timed():
+    order = []
+    slow = Contender("a", "fp32", lambda: (order.append("a"), torch.rand(2**22)))
+    fast = Contender("b", "fp32", lambda: order.append("b"), reset=lambda: order.append("r"))
+    measure([slow, fast], seconds=0.0, least=3)
+    assert len(slow.times) >= 3 and len(fast.times) >= 3
+    assert order.count("r") == order.count("b")
+    runs = [name for i, name in enumerate(order) if name != "r" and order[i - 1 : i] != [name]]
+    assert "".join(dict.fromkeys(runs)) == "ab"
+    assert order[-1] == "b"
+
+
+def test_neighbours_are_ended():
+    with busy_neighbours(2) as pids:
+        assert len(pids) == 2 and all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_command_writes_rows_with_every_column(tmp_path, capsys):
+    arguments = "cg --case tiny --seconds 0.01 --opponents gauss_newton nobody --busy 1".split()
+    assert bench_cli.main([*arguments, "--json", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/cg.json")
+    document = json.loads(path.read_text())
+    assert all(set(row) == KEYS for row in document["rows"])
+    assert {row["suite"] for row in document["rows"]} == {"cg", "cg_busy"}
+    assert all(row["rel_err"] < 1e-5 for row in document["rows"])
+    ours = [row for row in document["rows"] if row["backend"] == "reference"]
+    assert all(set(row["ratio"]) == {"gauss_newton"} for row in ours)
+    assert "nobody" in document["skipped"]
+    header, rows, _ = read_json(path)
+    assert path.parent.name == machine_name(header) and len(rows) == len(document["rows"])
+    assert "gauss_newton" in capsys.readouterr().out
+
+
+def test_command_without_a_checkout_says_why(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(opponents, "folder", lambda: None)
+    monkeypatch.delitem(opponents.sys.modules, opponents._NAME)
+    assert bench_cli.main("fvp --case tiny --seconds 0.01 --backend reference".split()) == 0
+    assert "live in benchmarks/opponents of a checkout" in capsys.readouterr().out

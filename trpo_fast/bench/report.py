@@ -1,0 +1,141 @@
+"""Rows, the environment they were measured in, the JSON file and the printed table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._version import __version__
+
+
+@dataclass
+class Row:
+    """One contender on one case. ``ratio`` maps an opponent to its time over this row's."""
+
+    suite: str
+    case: str
+    n: int
+    p: int
+    k: int
+    backend: str
+    precision: str
+    threads: int
+    median_us: float
+    rel_err: float
+    flops: int
+    peak_flops: float  # sgemm's rate in the same run
+    ratio: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def efficiency(self) -> float:
+        """Useful flops per second over sgemm's."""
+        return self.flops / (self.median_us * 1e-6) / self.peak_flops
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _instruction_sets() -> list[str]:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return []
+    return [name for name in ("avx2", "avx512f", "amx_bf16") if name in flags]
+
+
+def environment(device: str, **measured: float) -> dict[str, Any]:
+    """What a reader needs to judge the rows: machine, versions, rooflines measured in this run."""
+    packages = ("torch", "numpy", "jax", "stable-baselines3", "sb3-contrib")
+    header: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "trpo_fast": __version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "instruction_sets": _instruction_sets(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": {name: _version(name) for name in packages},
+    }
+    if device.startswith("cuda"):
+        header["gpu"] = torch.cuda.get_device_name()
+        header["cuda"] = torch.version.cuda
+    return {**header, **measured}
+
+
+def machine_name(header: Mapping[str, Any]) -> str:
+    """A folder name for results: h200, xeon-2core-avx512."""
+    if "gpu" in header:
+        return str(header["gpu"]).lower().replace("nvidia", "").strip().replace(" ", "-")
+    vendor = str(header["cpu"]).lower()
+    family = next((name for name in ("xeon", "epyc", "ryzen", "core") if name in vendor), "cpu")
+    sets = header["instruction_sets"]
+    isa = "amx" if "amx_bf16" in sets else "avx512" if "avx512f" in sets else "avx2"
+    return f"{family}-{header['cores']}core-{isa if sets else 'base'}"
+
+
+def write_json(
+    path: Path, header: Mapping[str, Any], rows: Iterable[Row], skipped: Mapping[str, str]
+) -> None:
+    """{"environment", "rows", "skipped"}; written beside the target and renamed onto it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "environment": dict(header),
+        "rows": [asdict(row) for row in rows],
+        "skipped": dict(skipped),
+    }
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> tuple[dict[str, Any], list[Row], dict[str, str]]:
+    document = json.loads(path.read_text())
+    return document["environment"], [Row(**row) for row in document["rows"]], document["skipped"]
+
+
+def format_time(microseconds: float) -> str:
+    if microseconds < 1e3:
+        return f"{microseconds:.1f} us"
+    return f"{microseconds / 1e3:.2f} ms" if microseconds < 1e6 else f"{microseconds / 1e6:.2f} s"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Plain columns: case, contender, median, share of sgemm, error, and the ratios."""
+    lines = [
+        f"{'suite':<9} {'case':<9} {'contender':<22} {'precision':<10} {'thr':>3} {'median':>11} "
+        f"{'of sgemm':>8} {'error':>8}  opponent's time / ours"
+    ]
+    for row in rows:
+        ratios = "  ".join(f"{name} {value:.2f}x" for name, value in row.ratio.items())
+        lines.append(
+            f"{row.suite:<9} {row.case:<9} {row.backend:<22} {row.precision:<10} {row.threads:>3} "
+            f"{format_time(row.median_us):>11} {row.efficiency:>8.1%} {row.rel_err:>8.1e}  {ratios}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""Runs a suite: gathers the contenders of a case, checks each against float64, times them in turns
+with sgemm among them, and makes the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..backend import BackendUnavailable, registry
+from . import opponents
+from .cases import CASES, DEFAULT_CASES, Workload, make_workload
+from .harness import Contender, busy_neighbours, copy_rate, measure, sgemm, thread_count
+from .report import Row, environment
+from .suites import SUITES, Suite, Timed, relative_error
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run. ``opponents`` None: every one that is here."""
+
+    cases: Sequence[str] = DEFAULT_CASES
+    backends: Sequence[str] | None = None
+    opponents: Sequence[str] | None = None
+    iterations: int = 10
+    threads: Sequence[int | None] = (None,)
+    busy: int = 0
+    rows: int | None = None
+    seconds: float = 2.0
+    device: str = "cpu"
+
+
+@dataclass
+class Outcome:
+    """What a run leaves."""
+
+    environment: dict[str, Any]
+    rows: list[Row]
+    skipped: dict[str, str]
+
+
+@dataclass
+class _Entry:
+    contender: Contender
+    error: float
+    ours: bool
+
+
+def run(suite_name: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
+    """Every case of ``options`` at every thread count; ``say`` gets a line when one begins."""
+    suite, outcome = SUITES[suite_name], Outcome({}, [], {})
+    with thread_count(options.threads[0]):
+        header = environment(
+            options.device, copy_gb_per_s=round(copy_rate(options.device) / 1e9, 1)
+        )
+    outcome.environment = header
+    for threads in options.threads:
+        with thread_count(threads) as count:
+            for name in options.cases:
+                workload = make_workload(CASES[name], options.device, options.rows)
+                size = f"{workload.rows} rows, P = {workload.size}"
+                say(f"{suite_name} {name}: {size}, {count} threads")
+                _run_case(suite, workload, options, count, outcome)
+    rates = [row.peak_flops for row in outcome.rows]
+    header["sgemm_gflops"] = (
+        [round(min(rates) / 1e9, 1), round(max(rates) / 1e9, 1)] if rates else []
+    )
+    return outcome
+
+
+def _run_case(
+    suite: Suite, workload: Workload, options: Options, threads: int, outcome: Outcome
+) -> None:
+    entries = _gather(suite, workload, options, outcome.skipped)
+    peak, peak_flops = sgemm(options.device)
+    contenders = [entry.contender for entry in entries] + [peak]
+    measure(contenders, seconds=options.seconds, device=options.device)
+    outcome.rows += _rows(suite.name, suite, workload, options, threads, entries, peak, peak_flops)
+    if options.busy:
+        alone = peak.median
+        for contender in contenders:
+            contender.times.clear()
+        with busy_neighbours(options.busy):
+            measure(contenders, seconds=options.seconds, device=options.device, warm_up=1)
+        peak.times[:] = [alone]  # the roofline is the machine's, not what the neighbours left
+        name = f"{suite.name}_busy"
+        outcome.rows += _rows(name, suite, workload, options, threads, entries, peak, peak_flops)
+
+
+def _gather(
+    suite: Suite, workload: Workload, options: Options, skipped: dict[str, str]
+) -> list[_Entry]:
+    exact = suite.exact(workload, options.iterations)
+    entries: list[_Entry] = []
+
+    def add(name: str, precision: str, ours: bool, make: Callable[[], Timed]) -> None:
+        label = f"{workload.case.name}/{name}/{precision}"
+        try:
+            timed = make()
+            error = relative_error(timed.result(), exact)
+        except BackendUnavailable as reason:
+            skipped[label] = str(reason)
+            return
+        entries.append(_Entry(Contender(name, precision, timed.call, timed.reset), error, ours))
+
+    for name, precision in _own_contenders(options):
+        add(name, precision, True, _bind(suite.own, workload, name, precision, options.iterations))
+    package, chosen = _chosen_opponents(suite, options, skipped)
+    for name, precision in chosen:
+        make = _bind(suite.opponent, package, name, workload, precision, options.iterations)
+        add(name, precision, False, make)
+    return entries
+
+
+def _bind(function: Callable[..., Timed], *arguments: Any) -> Callable[[], Timed]:
+    return lambda: function(*arguments)
+
+
+def _own_contenders(options: Options) -> list[tuple[str, str]]:
+    known = registry()
+    names = list(known) if options.backends is None else options.backends
+    return [(name, precision) for name in names for precision in known[name].precisions]
+
+
+def _chosen_opponents(
+    suite: Suite, options: Options, skipped: dict[str, str]
+) -> tuple[Any, list[tuple[str, str]]]:
+    """The opponents to run; one that is missing is named in ``skipped`` with the reason."""
+    if options.opponents is not None and not options.opponents:
+        return None, []
+    try:
+        package = opponents.load()
+    except opponents.OpponentsUnavailable as error:
+        skipped["opponents"] = str(error)
+        return None, []
+    known = suite.opponents(package)
+    names = list(known) if options.opponents is None else list(options.opponents)
+    chosen: list[tuple[str, str]] = []
+    for name in names:
+        if name not in known:
+            skipped[name] = f"the suite {suite.name} knows {', '.join(known)}"
+            continue
+        reason = known[name].missing(options.device)
+        if options.opponents is None and name == "sb3_replica" and "sb3" in dict(chosen):
+            reason = "sb3_contrib itself is installed"
+        if reason:
+            skipped[name] = reason
+            continue
+        chosen += [(name, precision) for precision in known[name].precisions(options.device)]
+    return package, chosen
+
+
+def _rows(
+    name: str,
+    suite: Suite,
+    workload: Workload,
+    options: Options,
+    threads: int,
+    entries: list[_Entry],
+    peak: Contender,
+    peak_flops: int,
+) -> list[Row]:
+    rivals = {
+        entry.contender.name
+        if entry.contender.precision == "fp32"
+        else f"{entry.contender.name}/{entry.contender.precision}": entry.contender.median
+        for entry in entries
+        if not entry.ours
+    }
+    rows = []
+    for entry in entries:
+        median = entry.contender.median
+        rows.append(
+            Row(
+                suite=name,
+                case=workload.case.name,
+                n=workload.rows,
+                p=workload.size,
+                k=options.iterations,
+                backend=entry.contender.name,
+                precision=entry.contender.precision,
+                threads=threads,
+                median_us=round(median * 1e6, 3),
+                rel_err=float(f"{entry.error:.3g}"),
+                flops=suite.flops(workload.case, workload.rows, options.iterations),
+                peak_flops=round(peak_flops / peak.median),
+                ratio={k: round(v / median, 3) for k, v in rivals.items()} if entry.ours else {},
+            )
+        )
+    return rows
