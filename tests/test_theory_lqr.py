@@ -2,6 +2,9 @@
 sampled Fisher.
 """
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +129,15 @@ def test_divergent_loops_have_no_return() -> None:
 def test_bad_constants_are_refused(gamma: float, moment: float, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected"):
         LQR(gamma, moment)
+
+
+def test_the_example_draws_what_its_caption_says(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "lqr_gradient_field.py"
+    drawn = runpy.run_path(str(example))
+    for start in drawn["STARTS"]:
+        plain, natural = (drawn["ascend"](panel, start)[-1] for panel in drawn["PANELS"])
+        assert abs(natural[0] - optimal_gain(0.9)) < 0.01 < 0.1 < abs(plain[0] - optimal_gain(0.9))
+        assert max(plain[1], natural[1]) < 0.02
+    drawn["main"](tmp_path / "field.png")
+    for picture in (tmp_path / "field.png", example.with_suffix(".png")):
+        assert picture.read_bytes()[:4] == b"\x89PNG" and picture.stat().st_size < 200_000
