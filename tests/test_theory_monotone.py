@@ -1,11 +1,15 @@
 """Minorise-maximise on tables: exact maximisers, and returns that never fall."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from theory_cases import SEEDS, at_least, random_case, relative
 
 from trpo_fast.theory import (
+    advantages,
     expected_return,
+    greedy_policy,
     kl_divergence,
     lower_bounds,
     max_kl,
@@ -58,6 +62,15 @@ def test_all_states_share_the_radius() -> None:
     case = random_case(0.9)
     kl = kl_divergence(case.old, minorise_maximise_step(case.mdp, case.old).policy)
     assert float((kl / kl.amax(-1, keepdim=True)).min()) > 1 - 1e-4
+
+
+def test_without_a_future_the_step_is_greedy_and_without_advantage_it_stays() -> None:
+    case = random_case(0.0)
+    step = minorise_maximise_step(case.mdp, case.old)
+    assert relative(step.policy, greedy_policy(advantages(case.mdp, case.old))) < 1e-9
+    even = replace(random_case(0.9).mdp, rewards=torch.zeros_like(case.mdp.rewards))
+    idle = minorise_maximise_step(even, case.old)
+    assert relative(idle.policy, case.old) < 1e-12 and idle.guaranteed.abs().max() < 1e-12
 
 
 def test_improvements_are_finitely_many_and_reach_the_optimum() -> None:

@@ -91,11 +91,11 @@ def minorise_maximise_step(mdp: TabularMDP, old: Tensor) -> Step:
 
     For a fixed radius each state is a small convex problem with multiplier lambda_s(radius); the
     gain is concave in the radius with slope sum_s rho(s) lambda_s, so the best radius has that
-    slope equal to C.
+    slope equal to C. Without a future (gamma = 0) nothing is penalised and the step is greedy.
     """
     gains = advantages(mdp, old)
     visits = state_distribution(mdp, old) / (1 - mdp.gamma)
-    coefficient = penalty_coefficient(mdp, old)
+    coefficient = penalty_coefficient(mdp, old).clamp_min(1e-30)
     ceiling = (visits * gains.amax(-1)).sum(-1).clamp_min(1e-30) / coefficient
 
     def slope_deficit(log_radius: Tensor) -> Tensor:
