@@ -5,7 +5,7 @@ WORKERS ?= $(shell nproc)
 EXTRAS ?= test,train,peers,dev
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.trpo_fast_installed
-CXX_SOURCES = $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.inc' \
+CXX_SOURCES = $(shell find csrc tests $(wildcard benchmarks) -name '*.cpp' -o -name '*.h' -o -name '*.inc' \
 	-o -name '*.cu' -o -name '*.cuh')
 
 # Here a missing compiler is an error, not a reason to test the pure Python package.
