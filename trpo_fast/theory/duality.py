@@ -127,9 +127,9 @@ def natural_step(gradient: Tensor, fisher: Tensor, *, radius: float) -> Quadrati
 
     The multiplier lambda = sqrt(g' F^-1 g / (2 radius)) gives the same x = F^-1 g / lambda as the
     maximiser of g' x - lambda x' F x / 2. One of the lecture notes prints g' F g under the root.
-    That is a slip: then x' F x / 2 = radius (g' F^-1 g) / (g' F g), which is the radius only when F
-    is the identity along g. A singular F (a soft-max is indifferent to a constant in its logits) is
-    inverted on its range, where g lies.
+    That is a slip: then x' F x / 2 = radius (g' F^-1 g) / (g' F g), not the radius unless F
+    happens to be the identity along g. A singular F (a soft-max is indifferent to a constant in its
+    logits) is inverted on its range, where g lies.
     """
     direction = (
         torch.linalg.pinv(fisher, rtol=1e-12, hermitian=True) @ gradient.unsqueeze(-1)

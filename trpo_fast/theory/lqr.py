@@ -1,5 +1,4 @@
-"""The lecture's one-dimensional regulator in closed form: s' = s + a, a ~ N(k s, sigma^2), r = -s^2
-- a^2.
+"""The one-dimensional regulator in closed form: s' = s + a, a ~ N(k s, sigma^2), r = -s^2 - a^2.
 
 Reads k, sigma, gamma and the initial second moment E[s_0^2]; writes the return, its gradient, the
 Fisher matrix and the optimal gain. Only second moments matter: E[s_{t+1}^2] = (1 + k)^2 E[s_t^2] +
@@ -15,9 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LQR:
-    """gamma in (0, 1) and the second moment of the initial state (its distribution does not
-    matter).
-    """
+    """gamma in (0, 1) and the second moment of the initial state; only that matters of it."""
 
     gamma: float = 0.9
     initial_moment: float = 1.0
