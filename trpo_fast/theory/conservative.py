@@ -53,8 +53,7 @@ class MixtureStep:
 
 
 def best_mixture(mdp: TabularMDP, old: Tensor, target: Tensor) -> MixtureStep:
-    """Maximise alpha AA / (1 - gamma) - 2 epsilon gamma alpha^2 / (1 - gamma)^2 over alpha in [0,
-    1].
+    """Maximise alpha AA / (1 - gamma) - 2 epsilon gamma alpha^2 / (1 - gamma)^2 over [0, 1].
 
     alpha = (1 - gamma) AA / (4 epsilon gamma), worth AA^2 / (8 epsilon gamma); alpha = 1 where that
     exceeds one, and 0 (worth nothing) where the target has no advantage.
