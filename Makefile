@@ -51,7 +51,7 @@ train: build  ## train CartPole from end to end
 	$(PY) examples/train_cartpole.py
 
 bench: build  ## run the benchmark suites
-	$(PY) -m pytest benchmarks --benchmark-enable --benchmark-only
+	$(PY) -m pytest benchmarks/bench_*.py --benchmark-enable --benchmark-only
 
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist *.egg-info trpo_fast/*.so .pytest_cache .mypy_cache .ruff_cache

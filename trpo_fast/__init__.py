@@ -8,6 +8,7 @@ gradient.
 
 from __future__ import annotations
 
+from . import ops as ops  # registers torch.ops.trpo_fast
 from ._version import __version__
 from .backend import BackendUnavailable, backends
 from .fisher import FisherOperator, Solution
