@@ -12,7 +12,7 @@ CXX_SOURCES = $(shell find csrc tests $(wildcard benchmarks) -name '*.cpp' -o -n
 export TRPO_FAST_REQUIRE_NATIVE = 1
 export TRPO_FAST_CUDA ?= auto
 
-.PHONY: help venv install build test lint format train check-cuda bench clean
+.PHONY: help venv install build test lint format train bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets

@@ -27,8 +27,7 @@ constexpr const char* kCompiler = "clang " __clang_version__;
 constexpr const char* kCompiler = "gcc " __VERSION__;
 #endif
 
-// ---- build and machine
-// ---------------------------------------------------------------------------------------------
+// ---- build and machine ----
 
 py::dict build_info() {
   py::dict info;

@@ -217,6 +217,15 @@ def test_setup_is_short() -> None:
     assert len((ROOT / "setup.py").read_text().splitlines()) <= 150
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="no make on PATH")
+def test_make_help_lists_every_target() -> None:
+    declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    shown = subprocess.run(["make"], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    listed = re.findall(r"^  make ([\w-]+) +\S", shown.stdout, re.MULTILINE)
+    assert declared
+    assert set(listed) == set(declared[1].split())
+
+
 def test_native_half_links_nothing_it_should_not() -> None:
     native = _native.module()
     if native is None:
