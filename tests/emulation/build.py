@@ -4,6 +4,7 @@
     python tests/emulation/build.py address    the cases under ASan and UBSan
     python tests/emulation/build.py thread     the cases under TSan, one TSan fiber per CUDA thread
     python tests/emulation/build.py plain      the cases, optimised
+    python tests/emulation/build.py ucontext   the primitives' cases without the assembly switch
 
 Prints the path of what it built. Ninja keeps depfiles and command lines, so only what changed is
 compiled again. CXX is honoured.
@@ -23,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "emulation"
-RUNTIME = ("scheduler.cpp", "switch.cpp", "barriers.cpp", "warp.cpp", "control.cpp")
+RUNTIME = ("launch.cpp", "scheduler.cpp", "switch.cpp", "barriers.cpp", "warp.cpp", "control.cpp")
 FLAGS = (
     f"-std=c++20 -g1 -fPIC -pthread -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing "
     f"-ffp-contract=off -I{HERE} -I{ROOT / 'csrc'} -I{ROOT / 'csrc' / 'cuda'}"
@@ -46,22 +47,29 @@ class Variant:
     kernel_flags: str
     runtime_flags: str
     link_flags: str
-    cases: bool
+    cases: str  # glob of the case files, "" for none
+    kernels: bool = True
 
 
 _ASAN = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 VARIANTS = {
-    "library": Variant(
-        "libtrpo_fast_emulated.so", "-O2", "-O2", "-shared -fvisibility=hidden", False
-    ),
-    "plain": Variant("cases_plain", "-O2", "-O2", "", True),
-    "address": Variant("cases_address", _ASAN, _ASAN, _ASAN, True),
+    "library": Variant("libtrpo_fast_emulated.so", "-O2", "-O2", "-shared -fvisibility=hidden", ""),
+    "plain": Variant("cases_plain", "-O2", "-O2", "", "cases*.cpp"),
+    "address": Variant("cases_address", _ASAN, _ASAN, _ASAN, "cases*.cpp"),
     "thread": Variant(
         "cases_thread",
         "-O1 -fsanitize=thread -DTRPO_EMULATE_TSAN -Wno-tsan",
         "-O2 -DTRPO_EMULATE_TSAN",
         "-fsanitize=thread",
-        True,
+        "cases*.cpp",
+    ),
+    "ucontext": Variant(
+        "cases_ucontext",
+        "-O2",
+        "-O2 -DTRPO_EMULATE_UCONTEXT",
+        "",
+        "cases_[mp]*.cpp",
+        kernels=False,
     ),
 }
 
@@ -69,10 +77,10 @@ VARIANTS = {
 def sources(variant: Variant) -> dict[Path, str]:
     """Every source of a variant with the flags that are its own."""
     kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    found = {path: f"{variant.kernel_flags} -x c++" for path in kernels}
+    found = {path: f"{variant.kernel_flags} -x c++" for path in kernels if variant.kernels}
     found |= {HERE / name: variant.runtime_flags for name in RUNTIME}
     if variant.cases:
-        found |= {path: variant.kernel_flags for path in sorted(HERE.glob("cases*.cpp"))}
+        found |= {path: variant.kernel_flags for path in sorted(HERE.glob(variant.cases))}
     return found
 
 
@@ -102,6 +110,15 @@ def find_ninja() -> str:
     if beside.exists():
         return str(beside)
     raise FileNotFoundError("no ninja found: pip install ninja")
+
+
+def available() -> bool:
+    """Whether this machine can build the emulator at all."""
+    try:
+        find_ninja()
+    except FileNotFoundError:
+        return False
+    return shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0]) is not None
 
 
 def build(name: str) -> Path:

@@ -1,5 +1,8 @@
 // Runs the registered cases: cases_xxx [--list] [--order fifo|lifo|random] [--seed N]
 // [--preempt P] [name...]. Without names every case that plants no bug. Exits 1 if one failed.
+#include <signal.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -49,7 +52,33 @@ emulation::Order parse_order(const char* word) {
 
 }  // namespace
 
+// A wild access in a kernel: says which CUDA thread made it. (Sanitizers have their own report.)
+[[maybe_unused]] void report_fault(int signal) {
+  const emulation::Thread* t = emulation::current;
+  printf("fault (signal %d)", signal);
+  if (t) printf(" in block %u thread %u", t->block_index.x, t->thread_index.x);
+  printf("\n");
+  fflush(stdout);
+  _exit(3);
+}
+
+void watch_faults() {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  static char stack[64 * 1024];  // the fault may be the end of a fiber's stack
+  stack_t alternate = {};
+  alternate.ss_sp = stack;
+  alternate.ss_size = sizeof stack;
+  sigaltstack(&alternate, nullptr);
+  struct sigaction action = {};
+  action.sa_handler = report_fault;
+  action.sa_flags = SA_ONSTACK;
+  sigaction(SIGSEGV, &action, nullptr);
+  sigaction(SIGBUS, &action, nullptr);
+#endif
+}
+
 int run_cases(char** words) {
+  watch_faults();
   bool list = false;
   for (; *words && !strncmp(*words, "--", 2); ++words) {
     if (!strcmp(*words, "--list")) {

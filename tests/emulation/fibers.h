@@ -1,6 +1,8 @@
 // The runtime's own structures: a fiber per resident CUDA thread, and the switch between them.
 // No STL: its templates are shared with instrumented units, and the linker might keep their copy.
 #pragma once
+#include <cstdarg>
+
 #include "runtime.h"
 
 #if !defined(__x86_64__) || defined(TRPO_EMULATE_UCONTEXT)
@@ -86,11 +88,17 @@ struct Fiber : Thread {
 #endif
 };
 
+// ---- scheduler (scheduler.cpp) -----------------------------------------------------------------
 inline Fiber* self() { return static_cast<Fiber*>(current); }
 void make_ready(Fiber* fiber);
 void suspend();  // the running fiber has set its state: run another until somebody makes it ready
 [[noreturn]] void fail_with(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void progress();  // something happened that a spinning thread may have waited for
+void set_message(const char* format, va_list arguments);
+Fiber* next_fiber();  // null when none is ready or the launch has failed
+void describe_deadlock();
+void reset_scheduler(int fibers);
+void seed_scheduler();
 
 struct Launch {  // what is resident now
   Fiber* fibers;
