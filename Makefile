@@ -12,7 +12,7 @@ CXX_SOURCES = $(shell find csrc tests $(wildcard benchmarks) -name '*.cpp' -o -n
 export TRPO_FAST_REQUIRE_NATIVE = 1
 export TRPO_FAST_CUDA ?= auto
 
-.PHONY: help venv install build test lint format train bench clean
+.PHONY: help venv install build test lint format train check-cuda bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,11 @@ format: install  ## rewrite the sources as lint wants them
 
 train: build  ## train CartPole from end to end
 	$(PY) examples/train_cartpole.py
+
+check-cuda: export TRPO_FAST_CUDA = 1
+check-cuda: build  ## hold registers, spills and instructions of the CUDA kernels to their budget
+	$(PY) -m pip install -q -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	$(PY) tests/check_cuda.py
 
 bench: build  ## run the benchmark suites
 	$(PY) -m pytest benchmarks/bench_*.py --benchmark-enable --benchmark-only
