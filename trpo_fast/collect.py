@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class HostCollector:
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
         self.episodes = EpisodeLog(layout.envs)
+        self.env_seconds = 0.0  # of the last rollout, inside the environments
         self.obs: np.ndarray | None = None
         self.mask: np.ndarray | None = None
         self.just_ended = np.zeros(
@@ -48,6 +50,7 @@ class HostCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
+        self.env_seconds = 0.0
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
@@ -56,9 +59,10 @@ class HostCollector:
             if mask is not None:
                 row.mask[...] = mask
             self.actor.act(row.obs, row.mask_tensor, row.actions, row.log_probs, row.values)
-            obs, rewards, terminated, truncated, infos = self.envs.step(
-                self.action_map.host(row.actions_array)
-            )
+            actions = self.action_map.host(row.actions_array)
+            begin = perf_counter()
+            obs, rewards, terminated, truncated, infos = self.envs.step(actions)
+            self.env_seconds += perf_counter() - begin
             row.rewards[...], row.terminated[...] = rewards, terminated
             row.truncated[...] = truncated
             if mask is not None:
@@ -156,6 +160,19 @@ class HostCollector:
         self.obs, self.mask = state["obs"], state["mask"]
         self.just_ended = state["just_ended"]
         self.episodes.returns, self.episodes.lengths = state["returns"], state["lengths"]
+
+    def unsupported(self) -> str | None:
+        return self.envs.unsupported()
+
+    def env_state(self) -> list[dict[str, Any]] | None:
+        """The environments' exact states, or None where they cannot be had."""
+        return None if self.unsupported() else self.envs.state()
+
+    def load_env_state(self, states: list[dict[str, Any]]) -> None:
+        self.envs.load_state(states)
+
+    def close(self) -> None:
+        self.envs.close()
 
 
 class _Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class TensorCollector:
         self.buffers = Buffers(layout, normaliser is not None)
         self.final_obs = layout.empty(layout.obs_dim)
         self.obs: Tensor | None = None
+        self.env_seconds = 0.0
         zeros = torch.zeros(layout.envs, dtype=torch.float64, device=layout.device)
         self.returns, self.lengths = zeros, zeros.clone()
 
@@ -43,13 +45,16 @@ class TensorCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
-        b = self.buffers
+        b, self.env_seconds = self.buffers, 0.0
         for t in range(self.layout.steps):
             b.raw_obs[t] = self.obs
             if self.normaliser is not None:
                 b.obs[t] = self.normaliser(b.raw_obs[t])
             self.actor.act(b.obs[t], None, b.actions[t], b.log_probs[t], b.values[t])
-            step = self.env.step(self.action_map.device(b.actions[t]))
+            actions = self.action_map.device(b.actions[t])
+            begin = perf_counter()
+            step = self.env.step(actions)
+            self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
             self.obs = step.obs
             b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
             b.terminated[t], b.truncated[t] = step.terminated, step.truncated
@@ -69,7 +74,8 @@ class TensorCollector:
             every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
             final_values = torch.where(b.truncated, every.view_as(b.values), final_values)
         following = next_values(b.values, last, b.terminated, final_values)
-        return b.rollout(following)
+        returns, lengths = self.episodes()
+        return b.rollout(following, returns=returns, lengths=lengths)
 
     def _shown(self, obs: Tensor) -> Tensor:
         obs = obs.to(self.layout.dtype)
@@ -97,3 +103,17 @@ class TensorCollector:
         device = self.layout.device
         self.obs = state["obs"].to(device)
         self.returns, self.lengths = state["returns"].to(device), state["lengths"].to(device)
+
+    def unsupported(self) -> str | None:
+        if callable(getattr(self.env, "state", None)):
+            return None
+        return f"{type(self.env).__name__} has no state() and load_state()"
+
+    def env_state(self) -> dict[str, Any] | None:
+        return None if self.unsupported() else self.env.state()  # type: ignore[attr-defined]
+
+    def load_env_state(self, state: dict[str, Any]) -> None:
+        self.env.load_state(state)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Nothing to end: a tensor environment has no processes."""

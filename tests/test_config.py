@@ -1,0 +1,61 @@
+"""Settings: presets, TOML round trips, precedence, and a sentence for every bad value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trpo_fast.config import Config, from_dict, make_config, read_toml, write_toml
+
+
+def test_precedence_is_preset_then_file_then_arguments(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("gamma = 0.5\nmax_kl = 0.5\nhidden = [32]\n")
+    config = make_config("Swimmer-v5", file=file, max_kl=0.25)
+    assert (config.gamma, config.max_kl, config.hidden) == (0.5, 0.25, (32,))
+    assert make_config("Swimmer-v5").gamma == 0.9999
+    assert make_config("Swimmer-v5", preset=False).gamma == Config().gamma
+    assert make_config("CartPole-v1", engine="tensor").num_envs == 4096
+
+
+def test_a_config_survives_toml(tmp_path: Path) -> None:
+    config = make_config("Hopper-v5", hidden=(), chunk_rows=100, critic="gauss_newton", seed=3)
+    write_toml(config, tmp_path / "c.toml")
+    assert from_dict(read_toml(tmp_path / "c.toml")) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_envs", 0, "num_envs: expected an integer of at least 1, got 0"),
+        ("num_envs", 2.5, "num_envs: expected an integer of at least 1, got 2.5"),
+        ("gamma", 1.5, "gamma: expected a number from 0 to 1, got 1.5"),
+        ("gamma", float("nan"), "gamma: expected a number from 0 to 1, got nan"),
+        ("max_kl", "big", "max_kl: expected a number of at least 1e-12, got 'big'"),
+        ("seed", True, "seed: expected an integer"),
+        ("engine", "warp", "engine: expected one of"),
+        ("critic", "sgd", "critic: expected one of"),
+        ("hidden", (64, -1), "hidden: expected positive widths"),
+        ("normalize_rewards", "yes", "normalize_rewards: expected true or false, got 'yes'"),
+        ("max_lk", 0.1, "max_lk: expected a setting such as 'max_kl', got an unknown name"),
+    ],
+)
+def test_bad_values_are_sentences(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make_config("CartPole-v1", **{name: value})
+    assert message in str(caught.value)
+
+
+def test_rollouts_hold_at_least_the_rows_asked_for() -> None:
+    assert Config(num_envs=8, rows_per_update=2049).steps_per_update == 257
+    assert Config(num_envs=4096, rows_per_update=1).steps_per_update == 1
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="config: expected a TOML file"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("gamma = = 1")
+    with pytest.raises(ValueError, match="config: expected TOML in"):
+        read_toml(tmp_path / "bad.toml")

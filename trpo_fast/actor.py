@@ -1,0 +1,41 @@
+"""One call from observations to actions, log-probabilities and values: what a collector asks
+for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .policy import MLPPolicy
+
+
+class ModuleActor:
+    """Acts by running the torch modules; observations may lie on another device than the policy."""
+
+    def __init__(self, policy: MLPPolicy, critic: Any, generator: torch.Generator) -> None:
+        self.policy, self.critic, self.generator = policy, critic, generator
+        self.device = next(policy.parameters()).device
+
+    @torch.no_grad()
+    def act(
+        self, obs: Tensor, mask: Tensor | None, actions: Tensor, log_probs: Tensor, values: Tensor
+    ) -> None:
+        """Write actions, log-probabilities and values for observations [E, O] into the given
+        tensors.
+        """
+        obs = obs.to(self.device)
+        params = self.policy.distribution_params(
+            obs, None if mask is None else mask.to(self.device)
+        )
+        chosen = self.policy.head.sample(params, self.generator)
+        actions.copy_(chosen)
+        log_probs.copy_(self.policy.head.log_prob(params, chosen))
+        values.copy_(self.critic.values(obs))
+
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        """Values [N] on the device the observations came from."""
+        return self.critic.values(obs.to(self.device)).to(obs.device)

@@ -1,0 +1,243 @@
+"""Every setting of a training run in one typed dataclass: defaults, presets by environment, TOML
+files, checks.
+
+Precedence, lowest first: defaults below, the preset of the environment's family, a TOML file,
+arguments or flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .presets import preset_for
+
+
+@dataclass
+class Config:
+    """Settings of a run; each is a flag of ``trpo-fast train`` and an argument of ``TRPO``."""
+
+    env: str = "CartPole-v1"
+    """gymnasium id, name for EnvPool, or tensor environment"""
+    engine: Literal["sync", "async", "envpool", "tensor"] = "sync"
+    """who steps the copies: gymnasium in this process or in workers, EnvPool, or tensors on the
+    device
+    """
+    num_envs: int = 8
+    """copies of the environment"""
+    rows_per_update: int = 2048
+    """transitions per update, over all copies; rounded up to whole steps of every copy"""
+    seed: int = 0
+    device: str = "auto"
+    """auto: where a tensor environment lives, otherwise the CPU"""
+    backend: str = "auto"
+    """auto, cpu, cuda, reference or autograd"""
+    precision: str = "fp32"
+
+    algorithm: Literal["trpo", "npg", "pg", "kl-penalty"] = "trpo"
+    sampling: Literal["path", "vine"] = "path"
+    """path: one trajectory per copy; vine: branch rollouts from saved states (needs a state
+    adapter)
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["tanh", "relu", "elu", "silu", "gelu", "identity"] = "tanh"
+    std: Literal["free", "state"] = "free"
+    """standard deviation of continuous actions: a free parameter, or an output of the net"""
+    initial_log_std: float = 0.0
+    action_mode: Literal["clip", "scale", "squash"] = "scale"
+    """continuous actions: clip to the box; clip to [-1, 1] and scale to it; or tanh and scale"""
+
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    normalize_advantages: bool = True
+    normalize_observations: bool = True
+    normalize_rewards: bool = False
+    """divide rewards by the running deviation of the discounted return"""
+    observation_clip: float = 10.0
+
+    max_kl: float = 0.01
+    damping: float = 0.1
+    cg_iterations: int = 10
+    cg_tol: float = 0.0
+    backtrack_ratio: float = 0.8
+    backtrack_steps: int = 10
+    kl_reduction: Literal["sum", "mean"] = "sum"
+    """mean averages the KL over action dimensions, as sb3-contrib and omnisafe do"""
+    fvp_fraction: float = 1.0
+    """share of the rows that Fisher-vector products use"""
+    chunk_rows: int | None = None
+    """bound the memory of an update: forward passes are recomputed in chunks of so many rows"""
+
+    npg_learning_rate: float | None = None
+    """npg: a fixed step on the natural gradient; without it the step is normalised to max_kl"""
+    pg_learning_rate: float = 1e-2
+    penalty: float = 1.0
+    """kl-penalty: the first value of lambda"""
+    penalty_rule: Literal["fixed", "adaptive", "dual"] = "adaptive"
+
+    critic: Literal["adam", "gauss_newton"] = "adam"
+    critic_hidden: tuple[int, ...] = (64, 64)
+    critic_learning_rate: float = 4e-3
+    critic_epochs: int = 10
+    critic_minibatch: int = 1024
+    critic_steps: int = 3
+    """gauss_newton: second-order steps per update"""
+    critic_cg_iterations: int = 10
+    critic_damping: float = 0.01
+    critic_fraction: float = 0.2
+    """gauss_newton: share of the rows that curvature uses"""
+
+    vine_states: int = 64
+    """vine: states of the rollout set per update"""
+    vine_branches: int = 4
+    """vine: actions tried in each, where the action set is not small enough to try all"""
+    vine_length: int = 32
+    """vine: steps of a branch before the critic stands in for the rest"""
+
+    def __post_init__(self) -> None:
+        self.hidden, self.critic_hidden = tuple(self.hidden), tuple(self.critic_hidden)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check_range(name, value, low, high)
+        for field in dataclasses.fields(self):
+            _check_choice(field.name, getattr(self, field.name))
+
+    @property
+    def steps_per_update(self) -> int:
+        """T, the steps of every copy in one rollout."""
+        return max(1, math.ceil(self.rows_per_update / self.num_envs))
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+# Inclusive bounds of numbers.
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_envs": (1, math.inf),
+    "rows_per_update": (1, math.inf),
+    "seed": (0, 2**63 - 1),
+    "gamma": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
+    "observation_clip": (1e-6, math.inf),
+    "initial_log_std": (-20.0, 20.0),
+    "max_kl": (1e-12, math.inf),
+    "damping": (0.0, math.inf),
+    "cg_iterations": (1, math.inf),
+    "cg_tol": (0.0, 1.0),
+    "backtrack_ratio": (1e-6, 1.0 - 1e-6),
+    "backtrack_steps": (1, math.inf),
+    "fvp_fraction": (1e-6, 1.0),
+    "chunk_rows": (1, math.inf),
+    "npg_learning_rate": (1e-12, math.inf),
+    "pg_learning_rate": (1e-12, math.inf),
+    "penalty": (1e-12, math.inf),
+    "critic_learning_rate": (1e-12, math.inf),
+    "critic_epochs": (1, math.inf),
+    "critic_minibatch": (1, math.inf),
+    "critic_steps": (1, math.inf),
+    "critic_cg_iterations": (1, math.inf),
+    "critic_damping": (0.0, math.inf),
+    "critic_fraction": (1e-6, 1.0),
+    "vine_states": (1, math.inf),
+    "vine_branches": (2, math.inf),
+    "vine_length": (1, math.inf),
+}
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "engine": ("sync", "async", "envpool", "tensor"),
+    "algorithm": ("trpo", "npg", "pg", "kl-penalty"),
+    "sampling": ("path", "vine"),
+    "activation": ("tanh", "relu", "elu", "silu", "gelu", "identity"),
+    "std": ("free", "state"),
+    "action_mode": ("clip", "scale", "squash"),
+    "kl_reduction": ("sum", "mean"),
+    "penalty_rule": ("fixed", "adaptive", "dual"),
+    "critic": ("adam", "gauss_newton"),
+}
+
+_WHOLE = {name for name, (low, _) in _RANGES.items() if isinstance(low, int)}
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    kind = "an integer" if name in _WHOLE else "a number"
+    number = int if name in _WHOLE else (int, float)
+    if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
+        bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name}: expected {kind} {bounds}, got {value!r}")
+
+
+def _check_choice(name: str, value: Any) -> None:
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ValueError(f"{name}: expected one of {_CHOICES[name]}, got {value!r}")
+    if name in ("hidden", "critic_hidden"):
+        widths = all(isinstance(w, int) and not isinstance(w, bool) and w > 0 for w in value)
+        if not widths:
+            raise ValueError(f"{name}: expected positive widths, got {value!r}")
+    if name.startswith("normalize_") and not isinstance(value, bool):
+        raise ValueError(f"{name}: expected true or false, got {value!r}")
+
+
+def make_config(
+    env: str, *, file: str | os.PathLike[str] | None = None, preset: bool = True, **settings: Any
+) -> Config:
+    """Settings for an environment: its preset, then a TOML file, then the given ones."""
+    merged: dict[str, Any] = {"env": env}
+    if preset:
+        merged |= preset_for(env, settings.get("engine", "sync"))
+    if file is not None:
+        merged |= read_toml(file)
+    return from_dict(merged | settings)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """A config from names and values; unknown names are refused with the nearest known one."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"{name}: expected a setting{_nearest(name, known)}, got an unknown name"
+            )
+    return Config(**values)
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" such as {close[0]!r}" if close else ""
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings from a TOML file of ``name = value`` lines."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    try:
+        return dict(tomllib.loads(Path(path).read_text()))
+    except OSError as error:
+        raise ValueError(f"config: expected a TOML file, got {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"config: expected TOML in {path}: {error}") from error
+
+
+def write_toml(config: Config, path: str | os.PathLike[str]) -> None:
+    """The settings as a TOML file that ``read_toml`` reads; None is left out."""
+    lines = [
+        f"{name} = {_toml(value)}" for name, value in config.as_dict().items() if value is not None
+    ]
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def _toml(value: Any) -> str:
+    import json
+
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)

@@ -1,0 +1,50 @@
+"""Settings that suit a family of environments, where the defaults do not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# First match wins, over the environment's name without a version.
+PRESETS: list[tuple[str, dict[str, Any]]] = [
+    (
+        r"CartPole|Acrobot|MountainCar$",
+        {
+            "normalize_observations": False,
+            "rows_per_update": 1024,
+            "gamma": 0.99,
+            "max_kl": 0.02,
+        },
+    ),
+    (
+        r"Pendulum$",
+        {"rows_per_update": 4096, "num_envs": 16, "gamma": 0.9, "max_kl": 0.02},
+    ),
+    (
+        r"MountainCarContinuous",
+        {"rows_per_update": 8192, "gamma": 0.999, "initial_log_std": 0.5, "max_kl": 0.02},
+    ),
+    (r"LQR", {"gamma": 0.9, "normalize_observations": False, "rows_per_update": 4096}),
+    (r"LunarLander", {"gamma": 0.999, "gae_lambda": 0.98, "rows_per_update": 4096}),
+    (r"Swimmer", {"gamma": 0.9999, "rows_per_update": 4096}),
+    (
+        r"Hopper|HalfCheetah|Walker2d|Ant|Humanoid|Reacher|Pusher|Inverted",
+        {"rows_per_update": 2048},
+    ),
+]
+
+# Thousands of copies on a device: short rollouts, and curvature from a part of so many rows.
+TENSOR: dict[str, Any] = {
+    "num_envs": 4096,
+    "rows_per_update": 131072,
+    "fvp_fraction": 0.125,
+    "critic_epochs": 1,
+    "critic_minibatch": 8192,
+}
+
+
+def preset_for(env: str, engine: str = "sync") -> dict[str, Any]:
+    """The preset of an environment, and of the tensor engine on top of it."""
+    name = re.sub(r"-v\d+$", "", env.rpartition("/")[2])
+    found = next((dict(values) for pattern, values in PRESETS if re.search(pattern, name)), {})
+    return found | TENSOR if engine == "tensor" else found

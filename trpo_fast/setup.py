@@ -1,0 +1,119 @@
+"""Building an agent's parts from a config and an environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .actor import ModuleActor
+from .collect import HostCollector
+from .collect_tensor import TensorCollector
+from .config import Config
+from .critic import Critic
+from .envs import tensor
+from .envs.actions import ActionMap
+from .envs.host import HostEnvs, make_host
+from .envs.tensor.base import TensorEnvironment
+from .normalize import ObservationNormaliser
+from .policy import MLPPolicy, head_for_space
+from .rollout import Layout
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+
+def is_tensor_env(env: Any) -> bool:
+    return not isinstance(env, str) and isinstance(getattr(env, "device", None), torch.device)
+
+
+def pick_device(config: Config, env: Any) -> torch.device:
+    """Where policy and critic live. A small net that waits for host environments is fastest
+    beside them.
+    """
+    if config.device != "auto":
+        try:
+            return torch.empty(0, device=config.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device: expected one that works here, got {config.device!r}: {error}"
+            ) from error
+    if is_tensor_env(env):
+        return env.device
+    cuda = config.engine == "tensor" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def make_envs(
+    env: Any, config: Config, device: torch.device, options: dict[str, Any]
+) -> HostEnvs | TensorEnvironment:
+    """Environments in one of the two forms that collectors know."""
+    if is_tensor_env(env):
+        return env
+    if config.engine == "tensor":
+        if not isinstance(env, str):
+            raise ValueError(f"env: expected the name of a tensor environment, got {env!r}")
+        return tensor.make(env, config.num_envs, device=device, seed=config.seed, **options)
+    return make_host(env, config.num_envs, engine=config.engine, seed=config.seed, options=options)
+
+
+def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:
+    """(observation space, action space) of one copy."""
+    if isinstance(envs, HostEnvs):
+        return envs.observation_space, envs.action_space
+    return envs.single_observation_space, envs.single_action_space
+
+
+def make_policy(
+    envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
+) -> MLPPolicy:
+    observations, actions = spaces_of(envs)
+    squash = config.action_mode == "squash" and hasattr(actions, "low")
+    head = head_for_space(actions, std=config.std, squash=squash)
+    if head.log_std is not None:
+        torch.nn.init.constant_(head.log_std, config.initial_log_std)
+    size = int(torch.Size(observations.shape).numel())
+    return MLPPolicy(size, head, config.hidden, config.activation, device=device)
+
+
+def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device) -> Critic:
+    observations, _ = spaces_of(envs)
+    return Critic(
+        int(torch.Size(observations.shape).numel()),
+        config.critic_hidden,
+        config.activation,
+        method=config.critic,
+        learning_rate=config.critic_learning_rate,
+        epochs=config.critic_epochs,
+        minibatch=config.critic_minibatch,
+        device=device,
+    )
+
+
+def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
+    """The collector for the agent's environments, with buffers on the device where they live."""
+    config, envs, policy = agent.config, agent.envs, agent.policy
+    observations, actions = spaces_of(envs)
+    host = isinstance(envs, HostEnvs)
+    device = torch.device("cpu") if host else agent.device
+    obs_dim = int(torch.Size(observations.shape).numel())
+    masked = host and policy.head.maskable and "action_mask" in envs.reset(config.seed)[1]
+    layout = Layout(
+        config.steps_per_update,
+        config.num_envs,
+        obs_dim,
+        policy.head.action_shape,
+        bool(policy.head.nvec),
+        policy.head.outputs if masked else 0,
+        device,
+    )
+    normaliser = None
+    if config.normalize_observations:
+        normaliser = ObservationNormaliser(obs_dim, clip=config.observation_clip, device=device)
+    actor = make_actor(agent)
+    kind: Any = HostCollector if host else TensorCollector
+    return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
+
+
+def make_actor(agent: TRPO) -> ModuleActor:
+    return ModuleActor(agent.policy, agent.critic, agent.generator)

@@ -1,0 +1,330 @@
+"""Training: collect a rollout, estimate advantages, update the policy, fit the critic, repeat.
+
+>>> agent = TRPO("Hopper-v5", num_envs=8, rows_per_update=2048, seed=0)
+>>> agent.learn(1_000_000)
+>>> action = agent.predict(obs)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import advantage, checkpoint
+from .config import Config, from_dict, make_config
+from .normalize import ObservationNormaliser, RewardScaler
+from .penalty import Penalty, kl_penalty_update, pg_update
+from .policy import MLPPolicy
+from .rollout import Rollout
+from .setup import make_collector, make_critic, make_envs, make_policy, pick_device
+from .surrogate import Batch
+from .update import UpdateInfo, npg_update, trpo_update
+
+WINDOW = 100  # episodes that the reported mean return is over
+
+Record = dict[str, Any]  # what one update reports; the names are the columns of the logs
+Callback = Callable[["TRPO", Record], bool | None]
+
+
+class TRPO:
+    """An agent: a policy, a critic, environments, and everything a checkpoint holds.
+
+    ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
+    or a tensor environment. Settings are the fields of ``Config``; those not given come from the
+    environment's preset.
+    """
+
+    def __init__(
+        self,
+        env: Any = "CartPole-v1",
+        *,
+        config: Config | None = None,
+        policy: MLPPolicy | None = None,
+        env_options: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.env_source, self.env_options = env, env_options or {}
+        name = env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+        if config is None:
+            if hasattr(env, "num_envs"):
+                settings["num_envs"] = env.num_envs
+            config = make_config(name, **settings)
+        elif settings:
+            raise ValueError(
+                f"config: expected a Config or settings, got both ({sorted(settings)})"
+            )
+        self.config = config
+        self.device = pick_device(config, env)
+        torch.manual_seed(config.seed)  # initial weights; everything later draws from the generator
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.envs = make_envs(env, config, self.device, self.env_options)
+        self.policy = policy or make_policy(self.envs, config, self.device)
+        self.critic = make_critic(self.envs, config, self.device)
+        self.collector = make_collector(self)
+        self.penalty = Penalty(config.penalty, config.penalty_rule, target_kl=config.max_kl)
+        self.rewards_scaler = self._make_scaler()
+        self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
+        self.recent_returns: deque[float] = deque(maxlen=WINDOW)
+        self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
+        self.started = False
+
+    @property
+    def normaliser(self) -> ObservationNormaliser | None:
+        return self.collector.normaliser
+
+    def _make_scaler(self) -> RewardScaler | None:
+        if not self.config.normalize_rewards:
+            return None
+        device = self.collector.layout.device
+        return RewardScaler(self.config.num_envs, self.config.gamma, device=device)
+
+    # ------------------------------------------------------------------ the loop
+
+    def learn(
+        self,
+        total_steps: int,
+        *,
+        callbacks: Iterable[Callback] = (),
+        target_return: float | None = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+    ) -> TRPO:
+        """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
+        return of the last episodes reaches ``target_return``, or until a callback returns False.
+        """
+        if total_steps < 0:
+            raise ValueError(f"total_steps: expected at least 0, got {total_steps}")
+        goal, callbacks = self.steps + total_steps, list(callbacks)
+        self._start()
+        while self.steps < goal:
+            record = self.train_once()
+            if checkpoint_path is not None and self.updates % checkpoint_every == 0:
+                self.save(checkpoint_path)
+            keep_going = [callback(self, record) is not False for callback in callbacks]
+            if not all(keep_going) or self._reached(target_return):
+                break
+        if checkpoint_path is not None:
+            self.save(checkpoint_path)
+        return self
+
+    def train_once(self) -> Record:
+        """One rollout and one update of everything; what happened, as a record."""
+        self._start()
+        begin = time.perf_counter()
+        rollout = self.collect()
+        collected = time.perf_counter()
+        batch, returns, values = self.estimate(rollout)
+        info = self.update(batch)
+        updated = time.perf_counter()
+        critic_loss = self.critic.fit(batch.obs, returns, generator=self.generator)
+        if self.normaliser is not None:
+            self.normaliser.update(rollout.raw_obs.flatten(0, 1))
+        self.updates += 1
+        end = time.perf_counter()
+        return {
+            "update": self.updates,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
+            "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
+            **info.as_dict(),
+            "explained_variance": float(advantage.explained_variance(values, returns)),
+            "critic_loss": float(critic_loss),
+            "rows": len(batch),
+            "seconds": end - begin,
+            "steps_per_second": rollout.rows / (end - begin),
+            "env_seconds": self.collector.env_seconds,
+            "act_seconds": collected - begin - self.collector.env_seconds,
+            "update_seconds": updated - collected,
+            "critic_seconds": end - updated,
+            "learner_share": 1.0 - self.collector.env_seconds / (end - begin),
+        }
+
+    def collect(self) -> Rollout:
+        """The next rollout; counts its steps and episodes."""
+        rollout = self.collector.collect()
+        self.steps += rollout.rows
+        self.episodes += len(rollout.returns)
+        self.recent_returns.extend(rollout.returns)
+        self.recent_lengths.extend(rollout.lengths)
+        return rollout
+
+    def estimate(self, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
+        """(batch of N transitions, the critic's targets [N], its predictions [N]) on the
+        policy's device.
+        """
+        config, rewards = self.config, rollout.rewards
+        if self.rewards_scaler is not None:
+            rewards = self.rewards_scaler(rewards, rollout.done)
+        advantages = advantage.gae(
+            rewards,
+            rollout.values,
+            rollout.following,
+            rollout.done,
+            gamma=config.gamma,
+            lam=config.gae_lambda,
+        )
+        returns = advantages + rollout.values
+        rows = [
+            rollout.obs,
+            rollout.actions,
+            advantages,
+            rollout.log_probs,
+            returns,
+            rollout.values,
+        ]
+        flat = [self._flatten(tensor, rollout.valid) for tensor in rows]
+        obs, actions, advantages, log_probs, returns, values = flat
+        if config.normalize_advantages:
+            advantages = advantage.normalise(advantages)
+        mask = None if rollout.mask is None else self._flatten(rollout.mask, rollout.valid)
+        return Batch(obs, actions, advantages, log_probs, action_mask=mask), returns, values
+
+    def _flatten(self, tensor: Tensor, valid: Tensor | None) -> Tensor:
+        """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
+        rows = tensor.flatten(0, 1) if valid is None else tensor[valid]
+        return rows.to(self.device)
+
+    def update(self, batch: Batch) -> UpdateInfo:
+        """Move the policy by the configured algorithm."""
+        c = self.config
+        shared: dict[str, Any] = {"backend": c.backend, "precision": c.precision}
+        shared |= {"kl_reduction": c.kl_reduction, "chunk_rows": c.chunk_rows}
+        if c.algorithm == "pg":
+            return pg_update(self.policy, batch, learning_rate=c.pg_learning_rate, **shared)
+        shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
+        if c.fvp_fraction < 1.0:
+            shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
+        search = {"backtrack_ratio": c.backtrack_ratio, "backtrack_steps": c.backtrack_steps}
+        if c.algorithm == "kl-penalty":
+            return kl_penalty_update(self.policy, batch, self.penalty, **search, **shared)
+        if c.algorithm == "npg":
+            rate = c.npg_learning_rate
+            return npg_update(self.policy, batch, learning_rate=rate, max_kl=c.max_kl, **shared)
+        return trpo_update(self.policy, batch, max_kl=c.max_kl, **search, **shared)
+
+    def _start(self) -> None:
+        if not self.started:
+            self.collector.start(self.config.seed)
+            self.started = True
+
+    def _reached(self, target_return: float | None) -> bool:
+        if target_return is None or len(self.recent_returns) < min(WINDOW, 20):
+            return False
+        return float(np.mean(self.recent_returns)) >= target_return
+
+    # ------------------------------------------------------------------ using the policy
+
+    @torch.no_grad()
+    def predict(
+        self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
+    ) -> np.ndarray | Tensor:
+        """The action for one observation, or one for each of a batch, in the environment's units.
+
+        Tensors give tensors on their device, anything else gives arrays.
+        """
+        given = isinstance(obs, Tensor)
+        dim = self.policy.spec.widths[0]
+        rows = torch.as_tensor(np.asarray(obs) if not given else obs, dtype=torch.float32)
+        if rows.numel() == 0 or rows.numel() % dim:
+            raise ValueError(f"obs: expected observations of {dim} numbers, got {list(rows.shape)}")
+        single = (rows.numel() == dim and rows.shape[:1] != (1,)) or rows.ndim < 2
+        rows = rows.reshape(-1, dim).to(self.device)
+        if self.normaliser is not None:
+            rows = self.normaliser(rows)
+        mask = None
+        if action_mask is not None:
+            mask = torch.as_tensor(action_mask, device=self.device).bool().reshape(len(rows), -1)
+        params = self.policy.distribution_params(rows, mask)
+        head = self.policy.head
+        stored = head.mode(params) if deterministic else head.sample(params, self.generator)
+        if given:
+            actions = self.collector.action_map.device(stored).to(obs.device)
+        else:
+            actions = self.collector.action_map.host(stored.cpu().numpy())
+        return actions[0] if single else actions
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything training goes on from; all or nothing."""
+        checkpoint.save(path, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """The agent as a tree that a checkpoint holds."""
+        self._start()
+        return {
+            "kind": "TRPO",
+            "config": self.config.as_dict(),
+            "env_options": self.env_options,
+            "policy": dict(self.policy.state_dict()),
+            "critic": self.critic.state_dict(),
+            "normaliser": None if self.normaliser is None else self.normaliser.state_dict(),
+            "rewards_scaler": None
+            if self.rewards_scaler is None
+            else self.rewards_scaler.state_dict(),
+            "penalty": self.penalty.state_dict(),
+            "generator": self.generator.get_state(),
+            "counters": [self.steps, self.updates, self.episodes, self.restarts],
+            "recent": [list(self.recent_returns), list(self.recent_lengths)],
+            "collector": self.collector.state(),
+            "envs": self.collector.env_state(),
+        }
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], env: Any = None, *, device: str | None = None
+    ) -> TRPO:
+        """The agent of a checkpoint. Environments made by a function must be given again as
+        ``env``.
+        """
+        tree = checkpoint.load(path)
+        if tree.get("kind") != "TRPO":
+            raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
+        try:
+            values = dict(tree["config"])
+            config = from_dict(values | ({"device": device} if device else {}))
+            agent = cls(env or config.env, config=config, env_options=tree["env_options"])
+            agent._load_state(tree)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(
+                f"path: {path} does not fit this environment and version: {error}"
+            ) from error
+        return agent
+
+    def _load_state(self, tree: dict[str, Any]) -> None:
+        self.policy.load_state_dict(tree["policy"])
+        self.critic.load_state_dict(tree["critic"])
+        if self.normaliser is not None:
+            self.normaliser.load_state_dict(tree["normaliser"])
+        if self.rewards_scaler is not None:
+            self.rewards_scaler.load_state_dict(tree["rewards_scaler"])
+        self.penalty.load_state_dict(tree["penalty"])
+        self.generator.set_state(tree["generator"])
+        self.steps, self.updates, self.episodes, self.restarts = tree["counters"]
+        self.recent_returns.extend(tree["recent"][0])
+        self.recent_lengths.extend(tree["recent"][1])
+        self.started = True
+        if tree["envs"] is not None and self.collector.unsupported() is None:
+            self.collector.load_env_state(tree["envs"])
+            self.collector.load_state(tree["collector"])
+            return
+        self.restarts += 1
+        warnings.warn(
+            f"the episodes under way start anew, because {self.collector.unsupported()}; "
+            "everything else continues",
+            stacklevel=3,
+        )
+        self.collector.start(self.config.seed + 1_000_003 * self.restarts)
+
+    def close(self) -> None:
+        """End the environments (worker processes, windows)."""
+        self.collector.close()
