@@ -8,6 +8,8 @@ gradient.
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import ops as ops  # registers torch.ops.trpo_fast
 from ._version import __version__
 from .backend import BackendUnavailable, backends
@@ -19,6 +21,7 @@ from .surrogate import Batch
 from .update import UpdateInfo, npg_update, trpo_update
 
 __all__ = [
+    "TRPO",
     "BackendUnavailable",
     "Batch",
     "Bernoulli",
@@ -34,9 +37,23 @@ __all__ = [
     "UpdateInfo",
     "__version__",
     "backends",
+    "evaluate",
     "flat_params",
     "kl_penalty_update",
     "npg_update",
     "pg_update",
     "trpo_update",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The trainer loads when it is first asked for: importing the package needs torch only."""
+    if name == "TRPO":
+        from .trainer import TRPO
+
+        return TRPO
+    if name == "evaluate":
+        from .evaluation import evaluate
+
+        return evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -215,10 +216,10 @@ def _nearest(name: str, known: set[str]) -> str:
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Settings from a TOML file of ``name = value`` lines."""
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    import importlib
+
+    # The standard library has it from Python 3.11 on; before, the train extra installs its twin.
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         return dict(tomllib.loads(Path(path).read_text()))
     except OSError as error:

@@ -10,7 +10,7 @@ from .actor import ModuleActor
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
-from .critic import Critic
+from .critic_module import ModuleCritic
 from .envs import tensor
 from .envs.actions import ActionMap
 from .envs.host import HostEnvs, make_host
@@ -76,9 +76,11 @@ def make_policy(
     return MLPPolicy(size, head, config.hidden, config.activation, device=device)
 
 
-def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device) -> Critic:
+def make_critic(
+    envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
+) -> ModuleCritic:
     observations, _ = spaces_of(envs)
-    return Critic(
+    return ModuleCritic(
         int(torch.Size(observations.shape).numel()),
         config.critic_hidden,
         config.activation,
@@ -86,6 +88,11 @@ def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torc
         learning_rate=config.critic_learning_rate,
         epochs=config.critic_epochs,
         minibatch=config.critic_minibatch,
+        steps=config.critic_steps,
+        cg_iterations=config.critic_cg_iterations,
+        damping=config.critic_damping,
+        fraction=config.critic_fraction,
+        backend=config.backend,
         device=device,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import advantage, checkpoint
+from .agent_state import pack, unpack
 from .config import Config, from_dict, make_config
 from .normalize import ObservationNormaliser, RewardScaler
 from .penalty import Penalty, kl_penalty_update, pg_update
@@ -70,7 +70,7 @@ class TRPO:
         self.critic = make_critic(self.envs, config, self.device)
         self.collector = make_collector(self)
         self.penalty = Penalty(config.penalty, config.penalty_rule, target_kl=config.max_kl)
-        self.rewards_scaler = self._make_scaler()
+        self.reward_scaler = self._make_scaler()
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
         self.recent_returns: deque[float] = deque(maxlen=WINDOW)
         self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
@@ -103,7 +103,7 @@ class TRPO:
         if total_steps < 0:
             raise ValueError(f"total_steps: expected at least 0, got {total_steps}")
         goal, callbacks = self.steps + total_steps, list(callbacks)
-        self._start()
+        self.start()
         while self.steps < goal:
             record = self.train_once()
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
@@ -117,7 +117,7 @@ class TRPO:
 
     def train_once(self) -> Record:
         """One rollout and one update of everything; what happened, as a record."""
-        self._start()
+        self.start()
         begin = time.perf_counter()
         rollout = self.collect()
         collected = time.perf_counter()
@@ -162,8 +162,8 @@ class TRPO:
         policy's device.
         """
         config, rewards = self.config, rollout.rewards
-        if self.rewards_scaler is not None:
-            rewards = self.rewards_scaler(rewards, rollout.done)
+        if self.reward_scaler is not None:
+            rewards = self.reward_scaler(rewards, rollout.done)
         advantages = advantage.gae(
             rewards,
             rollout.values,
@@ -203,7 +203,10 @@ class TRPO:
         shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
         if c.fvp_fraction < 1.0:
             shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
-        search = {"backtrack_ratio": c.backtrack_ratio, "backtrack_steps": c.backtrack_steps}
+        search: dict[str, Any] = {
+            "backtrack_ratio": c.backtrack_ratio,
+            "backtrack_steps": c.backtrack_steps,
+        }
         if c.algorithm == "kl-penalty":
             return kl_penalty_update(self.policy, batch, self.penalty, **search, **shared)
         if c.algorithm == "npg":
@@ -211,7 +214,8 @@ class TRPO:
             return npg_update(self.policy, batch, learning_rate=rate, max_kl=c.max_kl, **shared)
         return trpo_update(self.policy, batch, max_kl=c.max_kl, **search, **shared)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Reset the environments, once."""
         if not self.started:
             self.collector.start(self.config.seed)
             self.started = True
@@ -247,7 +251,7 @@ class TRPO:
         head = self.policy.head
         stored = head.mode(params) if deterministic else head.sample(params, self.generator)
         if given:
-            actions = self.collector.action_map.device(stored).to(obs.device)
+            actions: Any = self.collector.action_map.device(stored).to(obs.device)
         else:
             actions = self.collector.action_map.host(stored.cpu().numpy())
         return actions[0] if single else actions
@@ -260,24 +264,8 @@ class TRPO:
 
     def state(self) -> dict[str, Any]:
         """The agent as a tree that a checkpoint holds."""
-        self._start()
-        return {
-            "kind": "TRPO",
-            "config": self.config.as_dict(),
-            "env_options": self.env_options,
-            "policy": dict(self.policy.state_dict()),
-            "critic": self.critic.state_dict(),
-            "normaliser": None if self.normaliser is None else self.normaliser.state_dict(),
-            "rewards_scaler": None
-            if self.rewards_scaler is None
-            else self.rewards_scaler.state_dict(),
-            "penalty": self.penalty.state_dict(),
-            "generator": self.generator.get_state(),
-            "counters": [self.steps, self.updates, self.episodes, self.restarts],
-            "recent": [list(self.recent_returns), list(self.recent_lengths)],
-            "collector": self.collector.state(),
-            "envs": self.collector.env_state(),
-        }
+        self.start()
+        return pack(self)
 
     @classmethod
     def load(
@@ -293,37 +281,12 @@ class TRPO:
             values = dict(tree["config"])
             config = from_dict(values | ({"device": device} if device else {}))
             agent = cls(env or config.env, config=config, env_options=tree["env_options"])
-            agent._load_state(tree)
+            unpack(agent, tree)
         except (KeyError, TypeError, RuntimeError) as error:
             raise checkpoint.CheckpointError(
                 f"path: {path} does not fit this environment and version: {error}"
             ) from error
         return agent
-
-    def _load_state(self, tree: dict[str, Any]) -> None:
-        self.policy.load_state_dict(tree["policy"])
-        self.critic.load_state_dict(tree["critic"])
-        if self.normaliser is not None:
-            self.normaliser.load_state_dict(tree["normaliser"])
-        if self.rewards_scaler is not None:
-            self.rewards_scaler.load_state_dict(tree["rewards_scaler"])
-        self.penalty.load_state_dict(tree["penalty"])
-        self.generator.set_state(tree["generator"])
-        self.steps, self.updates, self.episodes, self.restarts = tree["counters"]
-        self.recent_returns.extend(tree["recent"][0])
-        self.recent_lengths.extend(tree["recent"][1])
-        self.started = True
-        if tree["envs"] is not None and self.collector.unsupported() is None:
-            self.collector.load_env_state(tree["envs"])
-            self.collector.load_state(tree["collector"])
-            return
-        self.restarts += 1
-        warnings.warn(
-            f"the episodes under way start anew, because {self.collector.unsupported()}; "
-            "everything else continues",
-            stacklevel=3,
-        )
-        self.collector.start(self.config.seed + 1_000_003 * self.restarts)
 
     def close(self) -> None:
         """End the environments (worker processes, windows)."""

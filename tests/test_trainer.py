@@ -1,0 +1,230 @@
+"""The trainer end to end: it learns, resumes bit for bit, predicts, stops, and survives what
+goes wrong.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gymnasium")
+pytest.importorskip("safetensors")
+
+import gymnasium
+from envs_for_tests import Counting, Failing, Masked
+from gymnasium import spaces
+
+from trpo_fast import checkpoint
+from trpo_fast.config import Config
+from trpo_fast.envs import tensor
+from trpo_fast.envs.host import EnvError
+from trpo_fast.evaluation import evaluate
+from trpo_fast.policy import flat_params
+from trpo_fast.trainer import TRPO
+
+SMALL: dict[str, Any] = {
+    "num_envs": 2,
+    "rows_per_update": 64,
+    "hidden": (16,),
+    "critic_hidden": (16,),
+}
+
+
+def parameters(agent: TRPO) -> torch.Tensor:
+    return torch.cat([flat_params(agent.policy), agent.critic.theta]).clone()
+
+
+RESUMED = [
+    ("CartPole-v1", {}),
+    ("CartPole-v1", {"algorithm": "npg"}),
+    ("CartPole-v1", {"algorithm": "pg"}),
+    ("CartPole-v1", {"engine": "async", "critic": "gauss_newton"}),
+    ("CartPole-v1", {"engine": "tensor"}),
+    ("Pendulum-v1", {"algorithm": "kl-penalty", "normalize_rewards": True}),
+    ("Pendulum-v1", {"engine": "tensor", "normalize_observations": True}),
+    ("Acrobot-v1", {}),
+    ("Hopper-v5", {"std": "state"}),
+    ("Ant-v5", {"action_mode": "squash"}),
+]
+
+
+@pytest.mark.parametrize(("env", "settings"), RESUMED, ids=lambda x: str(x))
+def test_resumed_training_equals_uninterrupted_training(
+    env: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    if env.endswith("-v5"):
+        pytest.importorskip("mujoco")
+    whole = TRPO(env, **SMALL, **settings).learn(256)
+    part = TRPO(env, **SMALL, **settings).learn(128, checkpoint_path=tmp_path / "c")
+    resumed = TRPO.load(tmp_path / "c").learn(128)
+    assert torch.equal(parameters(whole), parameters(resumed))
+    assert not torch.equal(parameters(part), parameters(resumed))
+    assert whole.state().keys() == resumed.state().keys()
+    assert list(whole.recent_returns) == list(resumed.recent_returns)
+    for agent in (whole, part, resumed):
+        agent.close()
+
+
+def test_environments_without_an_adapter_restart_their_episodes_and_say_so(tmp_path: Path) -> None:
+    TRPO(Counting, **SMALL).learn(64, checkpoint_path=tmp_path / "c")
+    with pytest.warns(UserWarning, match="episodes under way start anew, because Counting has no"):
+        resumed = TRPO.load(tmp_path / "c", Counting)
+    assert resumed.steps == 64 and resumed.restarts == 1
+    assert resumed.learn(64).steps == 128
+
+
+@pytest.mark.parametrize("engine", ["sync", "tensor"])
+def test_it_learns_cartpole(engine: str) -> None:
+    more = {"num_envs": 64, "rows_per_update": 4096} if engine == "tensor" else {}
+    agent = TRPO("CartPole-v1", engine=engine, seed=1, **more)
+    agent.learn(60_000, target_return=195.0)
+    assert np.mean(agent.recent_returns) >= 195.0
+    assert evaluate(agent, episodes=5).mean > 195.0
+
+
+def test_masked_actions_are_never_taken() -> None:
+    agent = TRPO(Masked, **SMALL).learn(128)
+    assert agent.collector.layout.mask_width == 3
+    assert agent.predict([0.0, 1.0], action_mask=[False, False, True]) == 2
+    assert evaluate(agent, episodes=3).lengths == [4, 4, 4]
+
+
+def boxed(action_space: Any) -> Any:
+    class Env(Counting):
+        def step(self, action: Any) -> Any:
+            assert self.action_space.contains(action), f"{action} is not in {self.action_space}"
+            return super().step(0)
+
+    Env.action_space = action_space
+    return Env
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-2, 3, (2,), np.float32),
+        spaces.Box(0, 1, (2, 2), np.float64),
+        spaces.Discrete(3, start=2),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(3),
+    ],
+    ids=str,
+)
+def test_every_action_space_trains_and_predicts(space: Any) -> None:
+    agent = TRPO(boxed(space), **SMALL).learn(64)
+    one = agent.predict(np.zeros(2, np.float32))
+    many = agent.predict(np.zeros((5, 2), np.float32), deterministic=False)
+    assert space.contains(np.asarray(one, space.dtype)) and np.shape(many) == (5, *space.shape)
+
+
+def test_structured_observations_are_flattened() -> None:
+    class Structured(Counting):
+        observation_space = spaces.Dict({"a": spaces.Discrete(4), "b": spaces.Box(-1, 1, (2, 2))})
+
+        def _obs(self) -> Any:
+            return {"a": self.count % 4, "b": np.zeros((2, 2), np.float32)}
+
+    assert TRPO(Structured, **SMALL).learn(64).policy.spec.widths[0] == 8
+
+
+def test_a_tensor_environment_of_the_user_and_a_vector_environment_train() -> None:
+    env = tensor.make("LQR-v0", 8, seed=0)
+    agent = TRPO(env, rows_per_update=64).learn(128)
+    assert agent.steps == 128 and isinstance(agent.predict(env.reset()), torch.Tensor)
+    venv = gymnasium.make_vec("CartPole-v1", 3, vectorization_mode="sync")
+    agent = TRPO(venv, rows_per_update=64).learn(100)
+    assert agent.config.num_envs == 3 and 100 <= agent.steps < 166
+
+
+def test_learn_again_callbacks_and_early_stop() -> None:
+    agent, seen = TRPO("CartPole-v1", **SMALL), []
+    agent.learn(128, callbacks=[lambda a, record: seen.append(record["steps"])])
+    agent.learn(64, callbacks=[lambda a, record: seen.append(record["steps"])])
+    assert seen == [64, 128, 192]
+    agent.learn(10_000, callbacks=[lambda a, record: False])
+    assert agent.steps == 256
+    agent.learn(100_000, target_return=5.0)
+    assert len(agent.recent_returns) >= 20 and agent.steps < 2000
+
+
+def test_the_record_says_where_the_time_went() -> None:
+    record = TRPO("CartPole-v1", **SMALL).train_once()
+    parts = [record[f"{part}_seconds"] for part in ("env", "act", "update", "critic")]
+    assert min(parts) > 0 and abs(sum(parts) - record["seconds"]) < 1e-9
+    assert 0 < record["learner_share"] < 1 and record["rows"] == 64
+
+
+def test_seeds_decide_everything() -> None:
+    runs = [parameters(TRPO("CartPole-v1", seed=s, **SMALL).learn(128)) for s in (1, 1, 2)]
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("how", ["raises", "nan", "reward"])
+def test_a_failing_environment_leaves_policy_and_checkpoint_intact(
+    how: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    agent = TRPO(lambda: Failing(how), num_envs=1, rows_per_update=4, hidden=(4,))
+    agent.learn(4, checkpoint_path=path, checkpoint_every=1)
+    before = parameters(agent)
+    with pytest.raises(EnvError):
+        agent.learn(100, checkpoint_path=path, checkpoint_every=1)
+    assert torch.equal(before, parameters(agent)) and checkpoint.load(path)["counters"][0] == 4
+
+
+def train_forever(path: Path) -> None:
+    torch.set_num_threads(1)
+    TRPO("CartPole-v1", **SMALL).learn(10**9, checkpoint_path=path, checkpoint_every=1)
+
+
+def test_kill_during_training_loses_at_most_the_last_update(tmp_path: Path) -> None:
+    path, spawn = tmp_path / "c", multiprocessing.get_context("spawn")
+    child = spawn.Process(target=train_forever, args=(path,), daemon=True)
+    child.start()
+    while not path.exists():
+        time.sleep(0.05)
+        assert child.is_alive()
+    time.sleep(0.3)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    resumed = TRPO.load(path)
+    updates = resumed.updates
+    whole = TRPO("CartPole-v1", **SMALL).learn(64 * (updates + 1))
+    assert torch.equal(parameters(whole), parameters(resumed.learn(64)))
+
+
+def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "other", {"kind": "else"})
+    with pytest.raises(checkpoint.CheckpointError, match="expected an agent's checkpoint"):
+        TRPO.load(tmp_path / "other")
+    tree = TRPO("CartPole-v1", **SMALL).state()
+    tree["policy"]["net.0.weight"] = torch.zeros(3, 3)
+    checkpoint.save(tmp_path / "shape", tree)
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+        TRPO.load(tmp_path / "shape")
+    agent = TRPO("CartPole-v1", **SMALL)
+    with pytest.raises(ValueError, match="obs: expected observations of 4 numbers"):
+        agent.predict([1.0, 2.0])
+    with pytest.raises(ValueError, match="total_steps: expected at least 0"):
+        agent.learn(-1)
+    with pytest.raises(ValueError, match="episodes: expected at least 1"):
+        evaluate(agent, episodes=0)
+    with pytest.raises(ValueError, match="config: expected a Config or settings, got both"):
+        TRPO("CartPole-v1", config=Config(), gamma=0.5)
+    with pytest.raises(ValueError, match="device: expected one that works here"):
+        TRPO("CartPole-v1", device="cuda:99")
+
+
+def test_no_warnings_in_an_ordinary_run() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TRPO("CartPole-v1", **SMALL).learn(64)

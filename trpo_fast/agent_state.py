@@ -1,0 +1,59 @@
+"""An agent as a tree that a checkpoint holds, and back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+SEED_STRIDE = 1_000_003  # between the seeds of episodes that a resumed run starts anew
+
+
+def pack(agent: TRPO) -> dict[str, Any]:
+    """Everything that training goes on from."""
+    normaliser, scaler = agent.normaliser, agent.reward_scaler
+    return {
+        "kind": "TRPO",
+        "config": agent.config.as_dict(),
+        "env_options": agent.env_options,
+        "policy": dict(agent.policy.state_dict()),
+        "critic": agent.critic.state_dict(),
+        "normaliser": None if normaliser is None else normaliser.state_dict(),
+        "reward_scaler": None if scaler is None else scaler.state_dict(),
+        "penalty": agent.penalty.state_dict(),
+        "generator": agent.generator.get_state(),
+        "counters": [agent.steps, agent.updates, agent.episodes, agent.restarts],
+        "recent": [list(agent.recent_returns), list(agent.recent_lengths)],
+        "collector": agent.collector.state(),
+        "envs": agent.collector.env_state(),
+    }
+
+
+def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
+    """Bring a fresh agent of the same config to a packed state."""
+    agent.policy.load_state_dict(tree["policy"])
+    agent.critic.load_state_dict(tree["critic"])
+    if agent.normaliser is not None:
+        agent.normaliser.load_state_dict(tree["normaliser"])
+    if agent.reward_scaler is not None:
+        agent.reward_scaler.load_state_dict(tree["reward_scaler"])
+    agent.penalty.load_state_dict(tree["penalty"])
+    agent.generator.set_state(tree["generator"])
+    agent.steps, agent.updates, agent.episodes, agent.restarts = tree["counters"]
+    agent.recent_returns.extend(tree["recent"][0])
+    agent.recent_lengths.extend(tree["recent"][1])
+    agent.started = True
+    why = agent.collector.unsupported()
+    if tree["envs"] is not None and why is None:
+        agent.collector.load_env_state(tree["envs"])
+        agent.collector.load_state(tree["collector"])
+        return
+    agent.restarts += 1
+    warnings.warn(
+        f"the episodes under way start anew, because {why or 'their states were not saved'}; "
+        "everything else continues",
+        stacklevel=4,
+    )
+    agent.collector.start(agent.config.seed + SEED_STRIDE * agent.restarts)
