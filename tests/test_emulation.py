@@ -1,4 +1,4 @@
-"""The emulator itself: its cases pass under every tool and schedule, and planted bugs are caught."""
+"""The emulator: its cases pass under every tool and schedule, and planted bugs are caught."""
 
 from __future__ import annotations
 
