@@ -151,6 +151,10 @@ class Head(nn.Module):
     def entropy(self, params: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """0-d bool: an action is none of the head's choices, or one that the mask forbids."""
+        return torch.zeros((), dtype=torch.bool, device=actions.device)
+
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One action a row; for a squashed Gaussian the stored, pre-tanh action."""
         raise NotImplementedError
@@ -174,6 +178,8 @@ class Gaussian(Head):
         super().__init__()
         if std not in ("free", "state"):
             raise ValueError(f"std: expected 'free' or 'state', got {std!r}")
+        if dim < 1:
+            raise ValueError(f"dim: expected an integer of at least 1, got {dim!r}")
         self.std = std
         self.kind = "gaussian" if std == "free" else "gaussian_state"
         self.action_dim = dim
@@ -263,9 +269,18 @@ class MultiCategorical(Head):
         return torch.cat([F.log_softmax(part, dim=-1) for part in self._parts(params)], dim=-1)
 
     def _chosen(self, actions: Tensor) -> Tensor:
-        """Columns of the chosen logits [N, factors]."""
-        starts = torch.tensor((0, *self.nvec[:-1]), device=actions.device).cumsum(0)
-        return actions.reshape(-1, len(self.nvec)).long() + starts
+        """Columns of the chosen logits [N, factors]; a choice out of range counts as the nearest,
+        so that it reads no other memory before ``impossible`` is looked at.
+        """
+        limits = torch.tensor(self.nvec, device=actions.device)
+        choices = actions.reshape(-1, len(self.nvec)).long().clamp_min(0)
+        return torch.minimum(choices, limits - 1) + limits.cumsum(0) - limits
+
+    def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+        limits = torch.tensor(self.nvec, device=actions.device)
+        choices = actions.reshape(-1, len(self.nvec))
+        bad = ((choices < 0) | (choices >= limits)).any()
+        return bad if mask is None else bad | ~mask.gather(-1, self._chosen(actions)).all()
 
     def distribution_params(
         self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
@@ -317,6 +332,8 @@ class Categorical(MultiCategorical):
     """One choice among n; actions are [N] integers."""
 
     def __init__(self, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
         super().__init__((n,))
         self.kind = "categorical"
 
@@ -338,6 +355,8 @@ class Bernoulli(Head):
 
     def __init__(self, n: int) -> None:
         super().__init__()
+        if n < 1:
+            raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
         self.kind = "bernoulli"
         self.action_dim = self.outputs = self.parameters_per_row = n
 
@@ -364,6 +383,9 @@ class Bernoulli(Head):
 
     def score(self, params: Tensor, actions: Tensor) -> Tensor:
         return torch.where(actions > 0.5, torch.sigmoid(-params), -torch.sigmoid(params))
+
+    def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+        return ~((actions == 0) | (actions == 1)).all()
 
     def entropy(self, params: Tensor) -> Tensor:
         return (F.softplus(params) - torch.sigmoid(params) * params).sum(-1)

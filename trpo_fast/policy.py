@@ -98,10 +98,12 @@ class MLPPolicy(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if obs_dim < 1 or any(width < 1 for width in hidden):
-            raise ValueError(
-                f"obs_dim, hidden: expected positive widths, got {obs_dim} and {tuple(hidden)}"
-            )
+        if obs_dim < 1:
+            raise ValueError(f"obs_dim: expected an integer of at least 1, got {obs_dim!r}")
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"hidden: expected positive widths, got {tuple(hidden)}")
+        if not isinstance(head, Head):
+            raise ValueError(f"head: expected a head such as Gaussian(3), got {head!r}")
         widths = (obs_dim, *hidden, head.outputs)
         self.net = mlp(widths, activation, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
         self.head = head

@@ -166,8 +166,8 @@ class ReferenceOperator(Operator):
         )
 
     def bad_values(self) -> Tensor:
-        """A weight below zero or NaN, no weight at all, a row without an allowed choice, or a value
-        that is not finite.
+        """A weight below zero or NaN, no weight at all, a row without an allowed choice, a choice
+        that does not exist, or a value that is not finite.
         """
         raw = self.problem.batch
         bad = ~torch.isfinite(self.total) | (self.total <= 0) | (self._fisher_total <= 0)
@@ -181,14 +181,14 @@ class ReferenceOperator(Operator):
                 bad = bad | ~torch.isfinite(value).all()
         if raw.weights is not None:
             bad = bad | ~(raw.weights >= 0).all()
+        head = next(lin.head for _, lin in self._chunks())
         if self.batch.action_mask is not None:
-            bad = bad | self._forbidden_rows()
+            bad = bad | self._forbidden_rows(head, self.batch.action_mask)
+        if self.batch.actions is not None:
+            bad = bad | head.impossible(self.batch.actions, self.batch.action_mask)
         return bad
 
-    def _forbidden_rows(self) -> Tensor:
-        mask = self.batch.action_mask
-        assert mask is not None
-        head = next(lin.head for _, lin in self._chunks())
+    def _forbidden_rows(self, head: Head, mask: Tensor) -> Tensor:
         parts = mask.split(list(head.nvec), dim=-1)
         return ~torch.stack([part.any(-1).all() for part in parts]).all()
 
