@@ -106,5 +106,5 @@ def test_squashed_samples_stay_inside_and_kl_is_the_bases():
 def test_bad_heads_are_refused():
     with pytest.raises(ValueError, match="std: expected 'free' or 'state', got 'full'"):
         Gaussian(2, std="full")
-    with pytest.raises(ValueError, match="nvec: expected positive"):
+    with pytest.raises(ValueError, match="n: expected an integer of at least 1"):
         Categorical(0)

@@ -92,7 +92,7 @@ def test_for_spaces():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: MLPPolicy(0, Gaussian(1)), "expected positive widths"),
+        (lambda: MLPPolicy(0, Gaussian(1)), "obs_dim: expected"),
         (lambda: MLPPolicy(3, Gaussian(1), (4, 0)), "expected positive widths"),
         (lambda: MLPPolicy(3, Gaussian(1), activation="sin"), "activation: expected one of"),
         (lambda: flat_params(torch.nn.ReLU()), "at least one parameter"),
