@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from functools import cache
 
 import pytest
 from emulation import build as builder
+from emulation import memory_report
 
 build = cache(builder.build)
 needs_tools = pytest.mark.skipif(
@@ -122,3 +124,25 @@ def test_library_counts_and_steers() -> None:
     assert list(counters) == [0] * 8
     library.trpo_emulation_message.restype = ctypes.c_char_p
     assert library.trpo_emulation_message() == b""
+
+
+@cache
+def memory_costs():
+    return memory_report.measure([])
+
+
+def test_memory_report_counts_wavefronts_and_sectors() -> None:
+    files = memory_report.by_file(memory_costs())
+    ratios = {case: spaces["cases_memory.cpp"] for case, spaces in files.items()}
+    assert ratios["memory_padded_transpose"] == {"shared": 1.0, "global": 1.0}
+    assert ratios["memory_conflicting_transpose"] == {"shared": 16.5, "global": 1.0}  # 1 and 32
+    assert ratios["memory_wide_rows"] == {"shared": 1.0, "global": 2.4}  # 48 / 20
+    assert ratios["memory_wide_rows_conflicting"] == {"shared": 8.0, "global": 2.4}
+
+
+def test_memory_budget_holds() -> None:
+    budget = json.loads(memory_report.BUDGET.read_text())
+    measured = memory_report.by_file(memory_costs())
+    assert not memory_report.over_budget(measured, budget)
+    worse = {"memory_padded_transpose": {"cases_memory.cpp": {"shared": 1.1}}}
+    assert memory_report.over_budget(measured | worse, budget)

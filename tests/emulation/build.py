@@ -4,6 +4,7 @@
     python tests/emulation/build.py address    the cases under ASan and UBSan
     python tests/emulation/build.py thread     the cases under TSan, one TSan fiber per CUDA thread
     python tests/emulation/build.py plain      the cases, optimised
+    python tests/emulation/build.py memory     the cases, every access counted (memory_report.py)
     python tests/emulation/build.py ucontext   the primitives' cases without the assembly switch
 
 Prints the path of what it built. Ninja keeps depfiles and command lines, so only what changed is
@@ -63,6 +64,13 @@ VARIANTS = {
         "-fsanitize=thread",
         "cases*.cpp",
     ),
+    "memory": Variant(
+        "cases_memory",
+        "-O0 -fsanitize=thread -Wno-tsan",
+        "-O2",
+        "",
+        "cases*.cpp",
+    ),
     "ucontext": Variant(
         "cases_ucontext",
         "-O2",
@@ -81,6 +89,8 @@ def sources(variant: Variant) -> dict[Path, str]:
     found |= {HERE / name: variant.runtime_flags for name in RUNTIME}
     if variant.cases:
         found |= {path: variant.kernel_flags for path in sorted(HERE.glob(variant.cases))}
+    if variant is VARIANTS["memory"]:
+        found |= {HERE / "memory.cpp": "-O2"}
     return found
 
 

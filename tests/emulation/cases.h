@@ -8,6 +8,7 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct Case {
   Case(const char* name, void (*body)(), bool planted);
 };
 
+// Called around every case; the memory report records in between.
+void watch_cases(void (*begin)(), void (*end)(const char* name));
+
 // Prints the failure and marks the running case as failed.
 void report(const char* file, int line, const std::string& text);
 
@@ -33,6 +37,31 @@ inline std::string format(const char* pattern, Args... args) {
   snprintf(text, sizeof text, pattern, args...);
   return text;
 }
+
+// An array as the device allocates it: aligned to 256 bytes, its end known to ASan.
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t count, T value = {}) : count_(count) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 256, count * sizeof(T) + (count == 0))) std::abort();
+    data_ = static_cast<T*>(memory);
+    for (T& element : *this) element = value;
+  }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  ~DeviceArray() { std::free(data_); }
+
+  T* data() { return data_; }
+  size_t size() const { return count_; }
+  T* begin() { return data_; }
+  T* end() { return data_ + count_; }
+  T& operator[](size_t i) { return data_[i]; }
+
+ private:
+  T* data_;
+  size_t count_;
+};
 
 }  // namespace emulation_cases
 

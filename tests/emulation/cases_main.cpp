@@ -13,11 +13,18 @@ namespace emulation_cases {
 namespace {
 Case* first_case;
 bool failed;
+void (*on_begin)();
+void (*on_end)(const char* name);
 }  // namespace
 
 Case::Case(const char* name, void (*body)(), bool planted)
     : name(name), body(body), planted(planted), next(first_case) {
   first_case = this;
+}
+
+void watch_cases(void (*begin)(), void (*end)(const char* name)) {
+  on_begin = begin;
+  on_end = end;
 }
 
 void report(const char* file, int line, const std::string& text) {
@@ -29,7 +36,9 @@ namespace {
 
 bool run_case(const Case& c) {
   failed = false;
+  if (on_begin) on_begin();
   c.body();
+  if (on_end) on_end(c.name);
   printf("%s %s\n", failed ? "FAILED" : "ok", c.name);
   fflush(stdout);
   return !failed;

@@ -119,13 +119,30 @@ TRPO_EMULATE_REDUCE(__reduce_xor_sync, kReduceXor)
 inline void __nanosleep(unsigned TRPO_SITE_PARAM) { emulation::yield(site); }
 [[noreturn]] inline void __trap(TRPO_SITE_ONLY) { emulation::fail("__trap", site); }
 
-// ---- dev.h: launch, asynchronous copies, tensor cores ---------------------------------------------
+namespace emulation {
+
+template <int kBytes>
+using Chunk =
+    std::conditional_t<kBytes == 16, uint4, std::conditional_t<kBytes == 8, uint2, unsigned>>;
+
+template <int kBytes>
+__forceinline__ void finish_copy(const AsyncCopy& copy) {  // in kernel code, where sanitizers look
+  const Chunk<kBytes> value =
+      copy.source_bytes ? *static_cast<const Chunk<kBytes>*>(copy.from) : Chunk<kBytes>{};
+  *static_cast<Chunk<kBytes>*>(copy.to) = value;
+}
+
+}  // namespace emulation
+
+// ---- dev.h: launch, asynchronous copies, tensor cores ------------------------------------------
+// Inlined in every build, so that the memory report finds the kernel's line.
 namespace trpo_fast {
 
 // The kernel takes its arguments by value, as on the device.
 template <class... Params, class... Args>
-inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
-                          bool cooperative, cudaStream_t, const Args&... args) {
+__forceinline__ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
+                                   size_t shared_bytes, bool cooperative, cudaStream_t,
+                                   const Args&... args) {
   using Call = std::tuple<void (*)(Params...), std::tuple<Params...>>;
   const Call call(kernel, std::tuple<Params...>(args...));
   const auto body = [](const void* pointer) {
@@ -136,13 +153,13 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size
       emulation::run(grid, block, shared_bytes, cooperative, body, &call)));
 }
 
-inline void grid_barrier(TRPO_SITE_ONLY) { emulation::wait_for_grid(site); }
-inline void spin_wait(TRPO_SITE_ONLY) { emulation::yield(site); }
+__forceinline__ void grid_barrier(TRPO_SITE_ONLY) { emulation::wait_for_grid(site); }
+__forceinline__ void spin_wait(TRPO_SITE_ONLY) { emulation::yield(site); }
 
-inline void check_aligned(const void* pointer, size_t bytes TRPO_SITE_PARAM) {
+__forceinline__ void check_aligned(const void* pointer, size_t bytes TRPO_SITE_PARAM) {
   if (reinterpret_cast<uintptr_t>(pointer) % bytes) emulation::fail("misaligned access", site);
 }
-inline void check_carve(const unsigned char* base, size_t end TRPO_SITE_PARAM) {
+__forceinline__ void check_carve(const unsigned char* base, size_t end TRPO_SITE_PARAM) {
   const emulation::Thread* me = emulation::current;
   if (me && base == me->shared && end > me->shared_bytes)
     emulation::fail("the carver needs more shared memory than was launched", site);
@@ -151,43 +168,46 @@ inline void check_carve(const unsigned char* base, size_t end TRPO_SITE_PARAM) {
 // The copy happens at the wait, the latest legal moment, and its target is poisoned at once, the
 // earliest: a missing wait and a buffer still being read both show.
 template <int kBytes>
-inline void cp_async(void* to, const void* from, bool valid = true TRPO_SITE_PARAM) {
-  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+__forceinline__ void cp_async(void* to, const void* from, bool valid = true TRPO_SITE_PARAM) {
+  using Chunk = emulation::Chunk<kBytes>;
   check_aligned(to, kBytes, site);
   if (valid) check_aligned(from, kBytes, site);
   const emulation::Thread* me = emulation::current;
   const auto* target = static_cast<const unsigned char*>(to);
   if (target < me->shared || target + kBytes > me->shared + me->shared_bytes)
     emulation::fail("cp.async to something else than shared memory", site);
-  for (int i = 0; i < kBytes / 4; ++i) static_cast<volatile uint32_t*>(to)[i] = 0xffffffffu;
+  Chunk poison;
+  memset(&poison, 0xff, sizeof poison);
+  *static_cast<Chunk*>(to) = poison;
   emulation::async_issue({to, from, kBytes, valid ? kBytes : 0, site});
 }
-inline void cp_async_commit() { emulation::async_commit(); }
+__forceinline__ void cp_async_commit() { emulation::async_commit(); }
 template <int kPending>
-inline void cp_async_wait() {
+__forceinline__ void cp_async_wait() {
   emulation::AsyncCopy copy;
-  while (emulation::async_next(kPending, &copy))
-    for (int i = 0; i < copy.bytes / 4; ++i)
-      static_cast<uint32_t*>(copy.to)[i] =
-          copy.source_bytes ? static_cast<const uint32_t*>(copy.from)[i] : 0u;
+  while (emulation::async_next(kPending, &copy)) {
+    if (copy.bytes == 4) emulation::finish_copy<4>(copy);
+    if (copy.bytes == 8) emulation::finish_copy<8>(copy);
+    if (copy.bytes == 16) emulation::finish_copy<16>(copy);
+  }
 }
 
-inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4],
-                             const uint32_t (&b)[2] TRPO_SITE_PARAM) {
+__forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                      const uint32_t (&b)[2] TRPO_SITE_PARAM) {
   emulation::warp_mma(emulation::WarpOp::kMmaTf32, d, a, b, site);
 }
-inline void mma_m16n8k16_fp16(float (&d)[4], const uint32_t (&a)[4],
-                              const uint32_t (&b)[2] TRPO_SITE_PARAM) {
+__forceinline__ void mma_m16n8k16_fp16(float (&d)[4], const uint32_t (&a)[4],
+                                       const uint32_t (&b)[2] TRPO_SITE_PARAM) {
   emulation::warp_mma(emulation::WarpOp::kMmaFp16, d, a, b, site);
 }
-inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
-                              const uint32_t (&b)[2] TRPO_SITE_PARAM) {
+__forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
+                                       const uint32_t (&b)[2] TRPO_SITE_PARAM) {
   emulation::warp_mma(emulation::WarpOp::kMmaBf16, d, a, b, site);
 }
 
 // row: in the first 8 * kCount lanes the address of one 16-byte row in shared memory.
 template <int kCount, bool kTransposed>
-inline void ldmatrix(uint32_t (&out)[kCount], const void* row TRPO_SITE_PARAM) {
+__forceinline__ void ldmatrix(uint32_t (&out)[kCount], const void* row TRPO_SITE_PARAM) {
   static_assert(kCount == 1 || kCount == 2 || kCount == 4);
   uint32_t words[4] = {};
   if (emulation::current->lane < 8 * kCount) {
@@ -199,22 +219,22 @@ inline void ldmatrix(uint32_t (&out)[kCount], const void* row TRPO_SITE_PARAM) {
 }
 
 // Nearest, ties away from zero, as cvt.rna.tf32.f32.
-inline uint32_t to_tf32(float x) {
+__forceinline__ uint32_t to_tf32(float x) {
   uint32_t bits = std::bit_cast<uint32_t>(x);
   if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0x1000u;
   return bits & 0xffffe000u;
 }
 // Two floats to 16 bits each, nearest even; the first in the low half.
-inline uint32_t pack_fp16(float low, float high) {
+__forceinline__ uint32_t pack_fp16(float low, float high) {
   return uint32_t{emulation::to_fp16(high)} << 16 | emulation::to_fp16(low);
 }
-inline uint32_t pack_bf16(float low, float high) {
+__forceinline__ uint32_t pack_bf16(float low, float high) {
   return uint32_t{emulation::to_bf16(high)} << 16 | emulation::to_bf16(low);
 }
-inline float2 unpack_fp16(uint32_t pair) {
+__forceinline__ float2 unpack_fp16(uint32_t pair) {
   return {emulation::from_fp16(pair & 0xffff), emulation::from_fp16(pair >> 16)};
 }
-inline float2 unpack_bf16(uint32_t pair) {
+__forceinline__ float2 unpack_bf16(uint32_t pair) {
   return {std::bit_cast<float>(pair << 16), std::bit_cast<float>(pair & 0xffff0000u)};
 }
 

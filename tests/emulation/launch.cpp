@@ -222,6 +222,13 @@ int blocks_per_multiprocessor(int threads, size_t shared_bytes) {
   return static_cast<int>(std::min({by_threads, by_shared, size_t{32}}));
 }
 
+bool is_private(const void* address) {
+  const auto* byte = static_cast<const char*>(address);
+  const auto* fibers = reinterpret_cast<const char*>(resident.fibers);
+  return (byte >= arena && byte < arena + arena_bytes) ||
+         (byte >= fibers && byte < fibers + resident.fiber_count * sizeof(Fiber));
+}
+
 void poison([[maybe_unused]] void* from, [[maybe_unused]] size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
   __asan_poison_memory_region(from, bytes);

@@ -112,6 +112,7 @@ void async_issue(const AsyncCopy& copy);
 void async_commit();
 bool async_next(int pending_groups, AsyncCopy* copy);  // false: nothing more to wait for
 
+bool is_private(const void* address);   // fiber stacks and what the runtime keeps about threads
 void poison(void* from, size_t bytes);  // ASan red zone of the carver
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kRedZone = 64;
