@@ -1,0 +1,142 @@
+"""Logs of a run: lines, files that survive a resume, TensorBoard, and curves with bands over
+seeds.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trpo_fast.logger import (
+    ConsoleLogger,
+    CsvLogger,
+    JsonLogger,
+    Loggers,
+    TensorBoardLogger,
+    clock,
+    line,
+    read_progress,
+)
+from trpo_fast.plotting import band, group_runs, plot_runs
+
+
+class Agent:
+    steps = 0
+
+
+def record(update: int, **changes: Any) -> dict[str, Any]:
+    times = {f"{part}_seconds": 0.25 for part in ("env", "act", "update", "critic")}
+    return {
+        "update": update,
+        "steps": 100 * update,
+        "rows": 100,
+        "return": 10.0 * update,
+        "kl": 0.01,
+        "entropy": 1.0,
+        "explained_variance": math.nan,
+        "reason": "accepted",
+        "steps_per_second": 1234.5,
+        "learner_share": 0.25,
+        "seconds": 1.0,
+        **times,
+        **changes,
+    }
+
+
+def write(directory: Path, updates: range, **changes: Any) -> None:
+    agent = Agent()
+    with Loggers(CsvLogger(directory), JsonLogger(directory)) as log:
+        for update in updates:
+            agent.steps = 100 * update
+            log(agent, record(update, **changes))
+
+
+def test_the_line_says_what_matters() -> None:
+    text = line(record(3))
+    for part in ("update     3", "return     30.00", "kl 0.0100", "1,234 steps/s", "learner 25%"):
+        assert part in text
+    assert line(record(3, reason="line_search_failed")).endswith("line_search_failed")
+    assert clock(3725.4) == "1:02:05"
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_the_console_counts_from_where_a_run_resumes(bar: bool) -> None:
+    stream, agent = io.StringIO(), Agent()
+    console = ConsoleLogger(200, every=2, stream=stream, bar=bar)
+    for update in (51, 52):
+        agent.steps = 100 * update
+        console(agent, record(update))
+    console.close()
+    text = stream.getvalue()
+    assert "update    52" in text and "update    51" not in text and "eta 0:00:00" in text
+    assert not bar or "200/200" in text
+
+
+def test_a_resumed_run_appends_and_its_later_rows_count(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 6))
+    write(tmp_path, range(4, 8), kl=0.02)
+    columns = read_progress(tmp_path)
+    assert columns["update"] == [1, 2, 3, 4, 5, 6, 7]
+    assert columns["kl"] == [0.01] * 3 + [0.02] * 4
+    assert all(math.isnan(value) for value in columns["explained_variance"])
+    lines = [json.loads(text) for text in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    assert len(lines) == 9 and lines[0]["explained_variance"] is None
+
+
+def test_a_row_that_a_kill_cut_short_is_read_as_gaps(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 4))
+    path = tmp_path / "progress.csv"
+    path.write_text(path.read_text()[:-60])
+    columns = read_progress(tmp_path)
+    assert columns["update"] == [1, 2, 3] and math.isnan(columns["critic_seconds"][-1])
+
+
+def test_missing_and_empty_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run: expected a run directory"):
+        read_progress(tmp_path)
+    (tmp_path / "progress.csv").write_text("update,steps\n")
+    with pytest.raises(ValueError, match="run: expected at least one update"):
+        read_progress(tmp_path)
+
+
+def test_tensorboard_events_hold_the_scalars(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    agent = Agent()
+    with Loggers(TensorBoardLogger(tmp_path)) as log:
+        for update in (1, 2):
+            agent.steps = 100 * update
+            log(agent, record(update))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    returns = [(event.step, event.value) for event in events.Scalars("return")]
+    assert returns == [(100, 10.0), (200, 20.0)]
+    assert "explained_variance" not in events.Tags()["scalars"]
+
+
+def test_bands_are_confidence_intervals_over_seeds() -> None:
+    runs = [{"steps": [0.0, 10.0], "kl": [level, level]} for level in (1.0, 2.0, 3.0)]
+    steps, mean, half = band(runs, "kl")
+    assert steps[0] == 0.0 and steps[-1] == 10.0 and np.allclose(mean, 2.0)
+    np.testing.assert_allclose(half, 4.30 * 1.0 / np.sqrt(3), rtol=1e-6)
+    assert (band(runs[:1], "kl")[2] == 0).all()
+
+
+def test_runs_that_differ_in_the_seed_share_a_curve(tmp_path: Path) -> None:
+    for name, seed, kl in (("a", 1, 0.01), ("b", 2, 0.01), ("c", 1, 0.05)):
+        write(tmp_path / name, range(1, 4))
+        text = f'env = "CartPole-v1"\nseed = {seed}\nmax_kl = {kl}\n'
+        (tmp_path / name / "config.toml").write_text(text)
+    groups = group_runs([tmp_path / name for name in "abc"])
+    assert {label: len(runs) for label, runs in groups.items()} == {
+        "max_kl=0.01": 2,
+        "max_kl=0.05": 1,
+    }
+    out = plot_runs([tmp_path / name for name in "abc"], tmp_path / "curves.png")
+    assert out.read_bytes()[:4] == b"\x89PNG" and out.stat().st_size > 10_000

@@ -1,0 +1,225 @@
+"""The subcommands train, eval, resume and plot of ``trpo-fast``.
+
+A run is a directory: config.toml, checkpoint.safetensors, progress.csv, progress.jsonl, TensorBoard
+events.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from .checkpoint import CheckpointError
+from .config import Config, make_config, read_toml, write_toml
+from .envs.host import EnvError
+from .evaluation import evaluate as evaluate_agent
+from .evaluation import record_video
+from .logger import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
+from .presets import preset_for
+from .trainer import TRPO
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass
+class RunOptions:
+    """How long a run goes on and where it is written; what it trains is in the config."""
+
+    steps: int = 1_000_000
+    """environment steps to train for"""
+    out: Path | None = None
+    """directory of the run; default runs/ENV-SEED-TIME"""
+    target_return: float | None = None
+    """stop when the mean return of the last episodes reaches this"""
+    checkpoint_every: int = 10
+    """updates between checkpoints"""
+    print_every: int = 1
+    """updates between lines"""
+    tensorboard: bool = False
+    """write TensorBoard events as well"""
+
+
+@dataclass
+class Arguments:
+    """All flags of ``train``: the run's and the config's, side by side."""
+
+    run: tyro.conf.OmitArgPrefixes[RunOptions]
+    config: tyro.conf.OmitArgPrefixes[Config]
+
+
+def train(argv: list[str]) -> int:
+    """``trpo-fast train [ENV] [--config FILE] [flags]``"""
+    argv, env = _positional(argv, "CartPole-v1")
+    argv, file = _take(argv, "--config")
+    return _guard(lambda: _train(argv, env, file))
+
+
+def _train(argv: list[str], env: str, file: str | None) -> int:
+    engine = _peek(argv, "--engine") or (read_toml(file).get("engine") if file else None) or "sync"
+    defaults = make_config(env, file=file, engine=engine)
+
+    parsed = tyro.cli(
+        Arguments,
+        args=argv,
+        prog=f"trpo-fast train {env}",
+        description=f"Train on {env}; defaults below are its preset: {preset_for(env, engine)}",
+        default=Arguments(RunOptions(), defaults),
+    )
+    run, config = parsed.run, parsed.config
+    moment = time.strftime("%Y%m%d-%H%M%S")
+    out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
+    if (out / CHECKPOINT).exists():
+        raise ValueError(
+            f"out: expected a directory without a run, got {out}; trpo-fast resume continues it"
+        )
+    agent = TRPO(config.env, config=config)
+    out.mkdir(parents=True, exist_ok=True)
+    write_toml(config, out / "config.toml")
+    return _run(agent, run, out)
+
+
+def resume(argv: list[str]) -> int:
+    """``trpo-fast resume RUN [--steps N]``: train for N more steps, exactly as if never
+    interrupted.
+    """
+    argv, directory = _positional(argv, None)
+    run = tyro.cli(RunOptions, args=argv, prog="trpo-fast resume RUN")
+
+    def go() -> int:
+        out = _directory(directory)
+        agent = TRPO.load(out / CHECKPOINT)
+        print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
+        return _run(agent, run, out)
+
+    return _guard(go)
+
+
+def _run(agent: TRPO, run: RunOptions, out: Path) -> int:
+    loggers: list[Any] = [ConsoleLogger(run.steps, every=run.print_every)]
+    loggers += [CsvLogger(out), JsonLogger(out)]
+    if run.tensorboard:
+        loggers.append(TensorBoardLogger(out))
+    begin = time.perf_counter()
+    with Loggers(*loggers) as log:
+        try:
+            agent.learn(
+                run.steps,
+                callbacks=[log],
+                target_return=run.target_return,
+                checkpoint_path=out / CHECKPOINT,
+                checkpoint_every=run.checkpoint_every,
+            )
+        except KeyboardInterrupt:
+            # Between updates nothing is half done, but inside one something may be: keep the last
+            # checkpoint.
+            print(f"interrupted; continue with trpo-fast resume {out}", file=sys.stderr)
+            return 130
+    seconds = time.perf_counter() - begin
+    recent = agent.recent_returns
+    reached = f"return {sum(recent) / len(recent):.1f}" if recent else "no episode ended"
+    print(f"{agent.steps:,} steps, {seconds:.1f} s; {reached} over {len(recent)} episodes; {out}")
+    agent.close()
+    return 0
+
+
+@dataclass
+class EvalOptions:
+    episodes: int = 10
+    seed: int = 10_000
+    stochastic: bool = False
+    """sample actions in place of the most likely ones"""
+    render: Path | None = None
+    """record one episode into this GIF"""
+
+
+def evaluate(argv: list[str]) -> int:
+    """``trpo-fast eval RUN [--episodes N] [--render FILE]``"""
+    argv, directory = _positional(argv, None)
+    options = tyro.cli(EvalOptions, args=argv, prog="trpo-fast eval RUN")
+
+    def go() -> int:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # that training episodes start anew does not matter here
+            agent = TRPO.load(_directory(directory) / CHECKPOINT)
+        result = evaluate_agent(
+            agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
+        )
+        print(f"{agent.config.env} after {agent.steps:,} steps: {result}")
+        if options.render is not None:
+            total = record_video(agent, str(options.render), seed=options.seed)
+            print(f"an episode of return {total:.1f} is in {options.render}")
+        agent.close()
+        return 0
+
+    return _guard(go)
+
+
+def plot(argv: list[str]) -> int:
+    """``trpo-fast plot RUN... [--out FILE]``"""
+    from .plotting import plot_runs
+
+    argv, out = _take(argv, "--out")
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: trpo-fast plot RUN... [--out curves.png]")
+        return 0 if argv else 2
+    return _guard(lambda: print(plot_runs(argv, out or "curves.png")) or 0)
+
+
+def _guard(command: Any) -> int:
+    """Mistakes of the user become one line, not a traceback."""
+    try:
+        return int(command())
+    except (ValueError, CheckpointError, EnvError) as error:
+        print(f"trpo-fast: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__module__.startswith("gymnasium"):
+            print(f"trpo-fast: gymnasium: {error}", file=sys.stderr)
+            return 1
+        raise
+
+
+def _directory(name: str | None) -> Path:
+    if name is None:
+        raise ValueError("RUN: expected the directory of a run")
+    path = Path(name)
+    return path.parent if path.name == CHECKPOINT else path
+
+
+def _positional(argv: list[str], default: Any) -> tuple[list[str], Any]:
+    """Take a leading argument that is no flag."""
+    if argv and not argv[0].startswith("-"):
+        return argv[1:], argv[0]
+    return argv, default
+
+
+def _take(argv: list[str], flag: str) -> tuple[list[str], str | None]:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
+    value, rest = _peek(argv, flag), []
+    skip = False
+    for item in argv:
+        if skip:
+            skip = False
+        elif item == flag:
+            skip = True
+        elif not item.startswith(f"{flag}="):
+            rest.append(item)
+    return rest, value
+
+
+def _peek(argv: list[str], flag: str) -> str | None:
+    for i, item in enumerate(argv):
+        if item == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if item.startswith(f"{flag}="):
+            return item.partition("=")[2]
+    return None

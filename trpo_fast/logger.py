@@ -1,0 +1,194 @@
+"""What a run says while it trains: a line and a progress bar on the terminal, CSV, JSONL and
+TensorBoard on disk.
+
+Every logger is a callback: ``logger(agent, record)`` after each update. ``Loggers`` bundles those
+of a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from .trainer import TRPO, Record
+
+
+class ConsoleLogger:
+    """One readable line per update; on a terminal, a progress bar under it."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        every: int = 1,
+        stream: TextIO | None = None,
+        bar: bool | None = None,
+    ) -> None:
+        self.stream = stream or sys.stderr
+        self.every, self.goal = every, total_steps
+        show = self.stream.isatty() if bar is None else bar
+        self.bar = _progress_bar(total_steps, self.stream) if show else None
+        self.begin = time.perf_counter()
+        self.first: int | None = None
+
+    def __call__(self, agent: TRPO, record: Record) -> None:
+        if self.first is None:  # a resumed run starts above zero
+            self.first = agent.steps - record["rows"]
+        done = agent.steps - self.first
+        rate = done / (time.perf_counter() - self.begin)
+        left = max(0, self.goal - done) / rate
+        if record["update"] % self.every == 0:
+            self._write(f"{line(record)}  eta {clock(left)}")
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"return {record['return']:.1f}, kl {record['kl']:.4f}")
+            self.bar.update(min(done, self.goal) - self.bar.n)
+
+    def _write(self, text: str) -> None:
+        if self.bar is None:
+            print(text, file=self.stream, flush=True)
+        else:
+            self.bar.write(text, file=self.stream)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _progress_bar(total: int, stream: TextIO) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, file=stream, unit=" steps", unit_scale=True, dynamic_ncols=True)
+
+
+def line(record: Record) -> str:
+    """The update in one line: where it is, how well, how far it moved, how fast."""
+    mark = "" if record["reason"] == "accepted" else f"  {record['reason']}"
+    rate = record["steps_per_second"]
+    return (
+        f"update {record['update']:5d}  steps {record['steps']:>9,}  "
+        f"return {record['return']:9.2f}  kl {record['kl']:.4f}  entropy {record['entropy']:6.2f}  "
+        f"ev {record['explained_variance']:5.2f}  {rate:>9,.0f} steps/s  "
+        f"learner {100 * record['learner_share']:2.0f}%{mark}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss of a duration."""
+    whole = round(seconds) if math.isfinite(seconds) else 0
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+class CsvLogger:
+    """``progress.csv``: one row per update, one column per name; appends when a run is resumed."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / "progress.csv"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.columns = _columns_of(self.path)
+        self.file = open(self.path, "a", newline="")  # noqa: SIM115 (closed by close)
+
+    def __call__(self, agent: TRPO, record: Record) -> None:
+        if self.columns is None:
+            self.columns = list(record)
+            csv.writer(self.file).writerow(self.columns)
+        csv.writer(self.file).writerow([record.get(name, "") for name in self.columns])
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _columns_of(path: Path) -> list[str] | None:
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        return next(csv.reader(file), None)
+
+
+class JsonLogger:
+    """``progress.jsonl``: one object per update; numbers that are not finite become null."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        path = Path(directory) / "progress.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a")  # noqa: SIM115 (closed by close)
+
+    def __call__(self, agent: TRPO, record: Record) -> None:
+        self.file.write(json.dumps({name: _finite(value) for name, value in record.items()}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class TensorBoardLogger:
+    """Scalars for TensorBoard, against environment steps."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(directory))
+
+    def __call__(self, agent: TRPO, record: Record) -> None:
+        for name, value in record.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self.writer.add_scalar(name, value, agent.steps)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Loggers:
+    """Several loggers as one callback; closes them all at the end of a ``with`` block."""
+
+    def __init__(self, *loggers: Any) -> None:
+        self.loggers = list(loggers)
+
+    def __call__(self, agent: TRPO, record: Record) -> None:
+        for logger in self.loggers:
+            logger(agent, record)
+
+    def __enter__(self) -> Loggers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for logger in self.loggers:
+            logger.close()
+
+
+def read_progress(path: str | os.PathLike[str]) -> dict[str, list[float]]:
+    """Columns of a run's ``progress.csv`` (or of the directory that holds it); text and gaps become
+    NaN.
+
+    A resumed run repeats the updates after its checkpoint; the later row of each update counts.
+    """
+    path = Path(path)
+    file = path / "progress.csv" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"run: expected a run directory with progress.csv, got {path}")
+    with open(file, newline="") as stream:
+        rows = {row["update"]: row for row in csv.DictReader(stream) if row.get("update")}
+    if not rows:
+        raise ValueError(f"run: expected at least one update in {file}, got none")
+    ordered = sorted(rows.values(), key=lambda row: int(row["update"]))
+    return {name: [_number(row[name]) for row in ordered] for name in ordered[0]}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
