@@ -6,7 +6,7 @@ their time does not depend on the kernels. The last tests look at the real nativ
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -51,11 +51,10 @@ sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(fi
 import trpo_fast
 print(trpo_fast.backends())
 """
+# Asked by distribution: looking up the module pip turns setuptools' distutils off in this process.
+INSTALLED = {distribution.name.lower() for distribution in importlib.metadata.distributions()}
 needs_tools = pytest.mark.skipif(
-    any(
-        importlib.util.find_spec(name) is None
-        for name in ("pybind11", "ninja", "setuptools", "pip")
-    )
+    not {"pip", "setuptools", "pybind11", "ninja"} <= INSTALLED
     or not (shutil.which("g++") or shutil.which("clang++")),
     reason="building needs a C++ compiler, pip, setuptools, pybind11 and ninja",
 )
