@@ -1,180 +1,205 @@
-"""Static check of the built CUDA kernels against a recorded budget; needs no GPU.
+"""Holds the built CUDA kernels to a recorded budget, without a GPU.
 
-Reads build/native-*/cuda/*.cu.o through cuobjdump: registers, stack and static shared memory of
-every kernel on every architecture, and how many instructions of each kind it has. A kernel may not
-exceed its recorded registers, stack, shared memory, float64 and local-memory (spill) instructions,
-nor have fewer tensor-core or asynchronous-copy instructions than recorded.
+    python tests/check_cuda.py            reads trpo_fast/_C*.so, compares, prints a table
+    python tests/check_cuda.py --update   rewrites tests/cuda_budget.json
 
-    python tests/check_cuda.py            compare with tests/cuda_budget.json
-    python tests/check_cuda.py --record   write what was found there
+For every kernel and architecture in the extension: registers and stack as ptxas allotted them, and
+counts of machine instructions. Resources and suspicious instructions (spills and other local
+memory, double precision, loads and stores that do not know their memory) may not grow; expected
+instructions (FFMA, tensor cores, cp.async) may not vanish. "hot" counts inside the innermost loops
+that multiply and add. cuobjdump and nvdisasm come from PyPI.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
-ARCHS = {"sm_80", "sm_90", "sm_100"}
-INSTRUCTIONS = {
-    "tensor": {"HMMA"},
-    "async": {"LDGSTS"},
-    "float64": {"DADD", "DMUL", "DFMA", "DSETP", "DMNMX"},
-    "local": {"LDL", "STL"},
+ARCHS = ("sm_80", "sm_90", "sm_100")
+
+# What a count adds up: the first word of the instruction, up to its first dot.
+GROUPS = {
+    "local": ("LDL", "STL"),
+    "double": ("DFMA", "DADD", "DMUL", "DSETP", "DMNMX"),
+    "generic": ("LD", "ST"),  # global or shared? the compiler did not know
+    "ffma": ("FFMA", "FFMA2"),
+    "hmma": ("HMMA",),
+    "cp_async": ("LDGSTS",),
 }
-AT_LEAST = ("tensor", "async")
-AT_MOST = ("registers", "stack", "shared", "float64", "local")
+AT_MOST = ("registers", "stack", "local", "double", "generic", "hot_local", "hot_double")
+PRESENT = ("ffma", "hmma", "cp_async")
+HOT_FFMA = 16  # an innermost loop with as many FFMA, or with any HMMA, is hot
 
-Kernels = dict[str, dict[str, dict[str, int]]]  # architecture -> kernel -> quantity -> value
-
-
-def find_cuobjdump() -> str:
-    """The program from PATH or from the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm."""
-    spec = importlib.util.find_spec("nvidia")
-    packages = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-    for folder in (bin for package in packages for bin in package.glob("*/bin")):
-        os.environ["PATH"] += f"{os.pathsep}{folder}"  # cuobjdump calls nvdisasm by name
-    if found := shutil.which("cuobjdump"):
-        return found
-    raise FileNotFoundError("no cuobjdump: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)(\S*)\s*([^;]*);")
 
 
-def parse_usage(text: str) -> Kernels:
-    """Registers, stack and static shared memory from `cuobjdump -res-usage`."""
-    kernels: Kernels = {}
-    arch = kernel = ""
+@dataclass
+class Code:
+    """The instructions of one kernel."""
+
+    instructions: list[tuple[int, str]] = field(default_factory=list)  # address, name
+    loops: list[tuple[int, int]] = field(default_factory=list)  # first address, that of the branch
+
+    def innermost(self) -> list[Counter[str]]:
+        """The instructions of every loop that holds no other."""
+        inner = [
+            (first, last)
+            for first, last in self.loops
+            if not any(first <= f and l <= last and (f, l) != (first, last) for f, l in self.loops)
+        ]
+        return [
+            Counter(name for at, name in self.instructions if first <= at <= last)
+            for first, last in inner
+        ]
+
+
+def count(names: Counter[str], group: str) -> int:
+    return sum(names[name] for name in GROUPS[group])
+
+
+def parse_sass(text: str) -> dict[tuple[str, str], Code]:
+    """(mangled kernel, arch) -> its code, from cuobjdump -sass."""
+    found: dict[tuple[str, str], Code] = {}
+    arch, code = "", Code()
     for line in text.splitlines():
-        if match := re.match(r"arch = (\w+)", line):
-            arch = match[1]
-        elif match := re.match(r"\s*Function (.+):$", line):
-            kernel = match[1]
-        elif match := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+)", line):
-            values = dict(
-                zip(("registers", "stack", "shared"), map(int, match.groups()), strict=True)
-            )
-            kernels.setdefault(arch, {})[kernel] = values
-    return kernels
-
-
-def parse_sass(text: str) -> Kernels:
-    """Number of instructions of each kind from `cuobjdump -sass`."""
-    kernels: Kernels = {}
-    opcodes: Counter[str] = Counter()
-    arch = ""
-    for line in text.splitlines():
-        if match := re.match(r"\s*code for (\w+)", line):
+        if match := re.match(r"\s*code for (sm_\w+)", line):
             arch = match[1]
         elif match := re.match(r"\s*Function : (\S+)", line):
-            opcodes = Counter()
-            kernels.setdefault(arch, {})[match[1]] = opcodes  # filled by the lines that follow
-        elif match := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", line):
-            opcodes[match[1]] += 1
-    return {
-        arch: {
-            kernel: {
-                kind: sum(found[name] for name in names) for kind, names in INSTRUCTIONS.items()
-            }
-            for kernel, found in by_kernel.items()
-        }
-        for arch, by_kernel in kernels.items()
-    }
+            code = found.setdefault((match[1], arch), Code())
+        elif match := INSTRUCTION.match(line):
+            at, name = int(match[1], 16), match[2]
+            code.instructions.append((at, name))
+            target = re.search(r"0x([0-9a-f]+)\s*$", match[4]) if name == "BRA" else None
+            if target and int(target[1], 16) < at:
+                code.loops.append((int(target[1], 16), at))
+    return found
 
 
-def demangle(kernels: Kernels) -> Kernels:
-    """The same with C++ names, without namespace, return type and parameters."""
-    mangled = sorted({name for by_kernel in kernels.values() for name in by_kernel})
+def parse_resources(text: str) -> dict[tuple[str, str], dict[str, int]]:
+    """(mangled kernel, arch) -> registers and stack, from cuobjdump -res-usage."""
+    found, arch, kernel = {}, "", ""
+    for line in text.splitlines():
+        if match := re.match(r"arch = (sm_\w+)", line):
+            arch = match[1]
+        elif match := re.match(r"\s*Function (\S+):$", line):
+            kernel = match[1]
+        elif match := re.match(r"\s*REG:(\d+) STACK:(\d+)", line):
+            found[kernel, arch] = {"registers": int(match[1]), "stack": int(match[2])}
+    return found
+
+
+def summarise(code: Code) -> dict[str, int]:
+    names = Counter(name for _, name in code.instructions)
+    hot: Counter[str] = Counter()
+    for loop in code.innermost():
+        if count(loop, "ffma") >= HOT_FFMA or count(loop, "hmma"):
+            hot += loop
+    numbers = {group: count(names, group) for group in GROUPS}
+    return numbers | {"hot_local": count(hot, "local"), "hot_double": count(hot, "double")}
+
+
+def readable(mangled: list[str]) -> dict[str, str]:
+    """resident_kernel<4, 1, false> for what nvcc made of it."""
     said = subprocess.run(
         ["c++filt"], input="\n".join(mangled), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    short = [re.sub(r"^void |trpo_fast::|\(anonymous namespace\)::", "", name) for name in said]
+    return {m: s.split("(")[0].replace(" >", ">") for m, s in zip(mangled, short, strict=True)}
+
+
+def find_tool(name: str) -> str:
+    if found := shutil.which(name):
+        return found
+    site = Path(sysconfig.get_path("purelib"), "nvidia")
+    for path in sorted(site.glob(f"*/bin/{name}")):
+        return str(path)
+    raise FileNotFoundError(
+        f"no {name} found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
     )
-    names = dict(zip(mangled, map(short_name, said.stdout.splitlines()), strict=True))
-    return {
-        arch: {names[name]: values for name, values in sorted(by_kernel.items())}
-        for arch, by_kernel in kernels.items()
-    }
 
 
-def short_name(demangled: str) -> str:
-    """`void trpo_fast::k<64>(float*)` -> `k<64>`."""
-    name = demangled.removeprefix("void ").replace("trpo_fast::", "")
-    name = name.replace("(anonymous namespace)::", "")
-    depth = 0
-    for index, letter in enumerate(name):
-        depth += (letter == "<") - (letter == ">")
-        if letter == "(" and depth == 0:
-            return name[:index]
-    return name
+def ask(library: Path, option: str) -> str:
+    command = [find_tool("cuobjdump"), option, str(library)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def measure(objects: list[Path]) -> Kernels:
-    """Everything about every kernel of the objects."""
-    cuobjdump = find_cuobjdump()
-    merged: Kernels = {}
-    for path in objects:
-        for option, parse in (("-res-usage", parse_usage), ("-sass", parse_sass)):
-            said = subprocess.run(
-                [cuobjdump, option, path], capture_output=True, text=True, check=True
-            )
-            for arch, by_kernel in demangle(parse(said.stdout)).items():
-                for kernel, values in by_kernel.items():
-                    merged.setdefault(arch, {}).setdefault(kernel, {}).update(values)
-    return merged
+def measure(library: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """kernel -> arch -> what the budget is about."""
+    find_tool("nvdisasm")
+    resources, sass = parse_resources(ask(library, "-res-usage")), parse_sass(ask(library, "-sass"))
+    names = readable(sorted({kernel for kernel, _ in sass}))
+    measured: dict[str, dict[str, dict[str, int]]] = {}
+    for (kernel, arch), code in sorted(sass.items()):
+        if (kernel, arch) in resources:  # device functions that were not inlined have none
+            numbers = resources[kernel, arch] | summarise(code)
+            measured.setdefault(names[kernel], {})[arch] = numbers
+    return measured
 
 
-def compare(found: Kernels, budget: Kernels) -> list[str]:
-    """What breaks the budget, one sentence each."""
-    problems = [f"{arch}: expected kernels, found none" for arch in sorted(ARCHS - set(found))]
-    for arch in sorted(found):
-        recorded = budget.get(arch, {})
-        problems += [
-            f"{arch} {kernel}: in the budget but not in the build"
-            for kernel in sorted(set(recorded) - set(found[arch]))
-        ]
-        for kernel, values in sorted(found[arch].items()):
-            if kernel not in recorded:
-                problems.append(f"{arch} {kernel}: not in the budget")
+def compare(measured: dict, budget: dict) -> list[str]:
+    """A sentence for everything that is over budget, or missing on either side."""
+    wrong = []
+    for kernel in sorted(measured.keys() ^ budget.keys()):
+        where = "budget" if kernel in budget else "extension"
+        wrong.append(f"{kernel}: only in the {where}; run check_cuda.py --update")
+    for kernel in sorted(measured.keys() & budget.keys()):
+        for arch in ARCHS:
+            got, allowed = measured[kernel].get(arch), budget[kernel].get(arch)
+            if got is None or allowed is None:
+                wrong.append(f"{kernel}: no code for {arch} in the extension or the budget")
                 continue
-            problems += [f"{arch} {kernel}: {text}" for text in _excess(values, recorded[kernel])]
-    return problems
+            for key in AT_MOST:
+                if got[key] > allowed[key]:
+                    wrong.append(f"{kernel} {arch}: {key} {got[key]}, budget {allowed[key]}")
+            for key in PRESENT:
+                if allowed[key] and not got[key]:
+                    wrong.append(f"{kernel} {arch}: {key} gone, {allowed[key]} in the budget")
+    return wrong
 
 
-def _excess(values: dict[str, int], limits: dict[str, int]) -> list[str]:
-    high = [name for name in AT_MOST if values[name] > limits[name]]
-    low = [name for name in AT_LEAST if values[name] < limits[name]]
-    texts = [f"{name}: expected at most {limits[name]}, got {values[name]}" for name in high]
-    return texts + [f"{name}: expected at least {limits[name]}, got {values[name]}" for name in low]
+def print_table(measured: dict) -> None:
+    columns = [*AT_MOST, *PRESENT]
+    print(f"{'kernel':44} {'arch':7}" + "".join(f"{c:>11}" for c in columns))
+    for kernel, archs in measured.items():
+        for arch, numbers in archs.items():
+            cells = "".join(f"{numbers[c]:>11}" for c in columns)
+            print(f"{kernel:44} {arch:7}{cells}")
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--record", action="store_true", help="write the budget from this build")
-    record = parser.parse_args(argv).record
-    build = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    if not sources:
-        print("csrc/cuda contains no kernels")
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("library", nargs="?", type=Path, help="default: the one in trpo_fast/")
+    parser.add_argument("--update", action="store_true", help="rewrite the budget")
+    options = parser.parse_args()
+    built = options.library or next((ROOT / "trpo_fast").glob("_C*.so"), None)
+    if built is None:
+        print("no extension in trpo_fast/: build it with TRPO_FAST_CUDA=1", file=sys.stderr)
+        return 2
+    measured = measure(built)
+    print_table(measured)
+    if options.update:
+        BUDGET.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
         return 0
-    objects = [build / "cuda" / f"{source.name}.o" for source in sources]
-    if missing := [path for path in objects if not path.exists()]:
-        print(f"{missing[0]}: not built; TRPO_FAST_CUDA=1 make build", file=sys.stderr)
-        return 1
-    found = measure(objects)
-    if record:
-        BUDGET.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    problems = compare(found, json.loads(BUDGET.read_text()) if BUDGET.exists() else {})
-    kernels = {kernel for by_kernel in found.values() for kernel in by_kernel}
-    print("\n".join(problems) or f"{len(kernels)} kernels within budget on {', '.join(found)}")
-    return 1 if problems else 0
+    budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
+    wrong = compare(measured, budget)
+    if not measured:
+        wrong.append(f"{built.name}: no CUDA kernel in it")
+    if "compute_" not in ask(built, "--list-ptx"):
+        wrong.append(f"{built.name}: no PTX for later architectures")
+    for line in wrong:
+        print(f"over budget: {line}", file=sys.stderr)
+    return bool(wrong)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

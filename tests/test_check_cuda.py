@@ -1,0 +1,92 @@
+"""The parser of check_cuda.py and its verdicts, on listings written by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import check_cuda
+import pytest
+
+SASS = """
+	code for sm_90
+		Function : _Z1kv
+        /*0000*/                   MOV R1, c[0x0][0x28] ;      /* 0x00000a0000017a02 */
+                                                               /* 0x000fe40000000f00 */
+        /*0010*/                   STL.64 [R1], R2 ;
+        /*0020*/                   LDG.E R3, [R4.64] ;
+        /*0030*/              @!P0 LDL R5, [R1] ;
+        /*0040*/                   FFMA R0, R0, R0, R0 ;
+{body}
+        /*0800*/               @P0 BRA 0x40 ;
+        /*0810*/                   LD.E R3, [R4.64] ;
+        /*0820*/                   LDGSTS.E.BYPASS.128 [R3], [R4.64] ;
+        /*0830*/               @P1 BRA 0x10 ;
+        /*0840*/                   BRA 0x840 ;
+"""
+RESOURCES = """
+arch = sm_90
+ Function _Z1kv:
+  REG:96 STACK:16 SHARED:1024 LOCAL:0 CONSTANT[0]:1464
+"""
+
+
+def listing(hot: int, extra: str = "") -> dict[str, int]:
+    lines = [f"        /*{0x50 + 16 * i:04x}*/  FFMA R0, R1, R2, R0 ;" for i in range(hot)]
+    text = SASS.replace("{body}", "\n".join([*lines, extra]))
+    return check_cuda.summarise(check_cuda.parse_sass(text)["_Z1kv", "sm_90"])
+
+
+def test_instructions_are_counted_by_group() -> None:
+    got = listing(3)
+    assert {k: got[k] for k in check_cuda.GROUPS} == {
+        "local": 2,
+        "double": 0,
+        "generic": 1,
+        "ffma": 4,
+        "hmma": 0,
+        "cp_async": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("hot", "extra", "local", "double"),
+    [
+        (20, "", 0, 0),
+        (20, "        /*07f0*/  LDL.128 R8, [R1+0x10] ;", 1, 0),
+        (20, "        /*07f0*/  @P3 DADD R8, R8, R2 ;", 0, 1),
+        (3, "        /*07f0*/  LDL R8, [R1+0x10] ;", 0, 0),
+    ],
+)
+def test_only_innermost_loops_that_multiply_are_hot(hot, extra, local, double) -> None:
+    got = listing(hot, extra)
+    assert (got["hot_local"], got["hot_double"]) == (local, double)
+
+
+def test_resources() -> None:
+    expected = {("_Z1kv", "sm_90"): {"registers": 96, "stack": 16}}
+    assert check_cuda.parse_resources(RESOURCES) == expected
+
+
+def test_kernels_are_named_readably() -> None:
+    mangled = (
+        "_ZN9trpo_fast51_GLOBAL__N__aff63727_18_resident_narrow_cu_27843436"
+        "15resident_kernelINS0_9VariationILi1ELi1ELb0EEEEEvNS_10KernelArgsE"
+    )
+    named = check_cuda.readable([mangled])
+    assert named == {mangled: "resident_kernel<Variation<1, 1, false>>"}
+
+
+def test_budget_is_one_sided() -> None:
+    numbers = dict.fromkeys((*check_cuda.AT_MOST, *check_cuda.PRESENT), 10)
+    budget = {"k": {arch: dict(numbers) for arch in check_cuda.ARCHS}}
+    assert not check_cuda.compare(budget, budget)
+    for key in check_cuda.AT_MOST:
+        worse, better = copy.deepcopy(budget), copy.deepcopy(budget)
+        worse["k"]["sm_90"][key], better["k"]["sm_90"][key] = 11, 9
+        assert check_cuda.compare(worse, budget) == [f"k sm_90: {key} 11, budget 10"]
+        assert not check_cuda.compare(better, budget)
+    for key in check_cuda.PRESENT:
+        gone = copy.deepcopy(budget)
+        gone["k"]["sm_100"][key] = 0
+        assert check_cuda.compare(gone, budget) == [f"k sm_100: {key} gone, 10 in the budget"]
+    assert len(check_cuda.compare({}, budget)) == len(check_cuda.compare(budget, {})) == 1
