@@ -36,6 +36,7 @@ def record(update: int, **changes: Any) -> dict[str, Any]:
         "update": update,
         "steps": 100 * update,
         "rows": 100,
+        "collected": 100,
         "return": 10.0 * update,
         "kl": 0.01,
         "entropy": 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -32,6 +33,7 @@ class HostCollector:
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
         self.episodes = EpisodeLog(layout.envs)
+        self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.env_seconds = 0.0  # of the last rollout, inside the environments
         self.obs: np.ndarray | None = None
         self.mask: np.ndarray | None = None
@@ -55,6 +57,8 @@ class HostCollector:
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         for t, row in enumerate(self._rows):
+            if self.before_step is not None:
+                self.before_step(t)
             self._observe(row, obs)
             if mask is not None:
                 row.mask[...] = mask

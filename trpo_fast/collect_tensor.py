@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -33,6 +34,7 @@ class TensorCollector:
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
         self.final_obs = layout.empty(layout.obs_dim)
+        self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.obs: Tensor | None = None
         self.env_seconds = 0.0
         zeros = torch.zeros(layout.envs, dtype=torch.float64, device=layout.device)
@@ -47,6 +49,8 @@ class TensorCollector:
         assert self.obs is not None, "start() comes before collect()"
         b, self.env_seconds = self.buffers, 0.0
         for t in range(self.layout.steps):
+            if self.before_step is not None:
+                self.before_step(t)
             b.raw_obs[t] = self.obs
             if self.normaliser is not None:
                 b.obs[t] = self.normaliser(b.raw_obs[t])

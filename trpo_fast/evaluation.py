@@ -106,8 +106,7 @@ def _tensor_episodes(
     if name is None:
         if not isinstance(source, tensor.TensorEnv):
             raise ValueError("env: expected a name or one of trpo_fast's tensor environments")
-        env = type(source)(episodes, device=source.device, dtype=source.dtype)
-        env.max_episode_steps = source.max_episode_steps
+        env = source.sized(episodes)
     else:
         env = tensor.make(name, episodes, device=agent.device, **agent.env_options)
     obs = env.reset(seed)

@@ -40,7 +40,7 @@ class ConsoleLogger:
 
     def __call__(self, agent: TRPO, record: Record) -> None:
         if self.first is None:  # a resumed run starts above zero
-            self.first = agent.steps - record["rows"]
+            self.first = agent.steps - record["collected"]
         done = agent.steps - self.first
         rate = done / (time.perf_counter() - self.begin)
         left = max(0, self.goal - done) / rate

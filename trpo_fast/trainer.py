@@ -27,6 +27,7 @@ from .rollout import Rollout
 from .setup import make_collector, make_critic, make_envs, make_policy, pick_device
 from .surrogate import Batch
 from .update import UpdateInfo, npg_update, trpo_update
+from .vine import Vine
 
 WINDOW = 100  # episodes that the reported mean return is over
 
@@ -75,6 +76,7 @@ class TRPO:
         self.recent_returns: deque[float] = deque(maxlen=WINDOW)
         self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
         self.started = False
+        self.vine = Vine(self) if config.sampling == "vine" else None
 
     @property
     def normaliser(self) -> ObservationNormaliser | None:
@@ -119,12 +121,21 @@ class TRPO:
         """One rollout and one update of everything; what happened, as a record."""
         self.start()
         begin = time.perf_counter()
-        rollout = self.collect()
-        collected = time.perf_counter()
-        batch, returns, values = self.estimate(rollout)
+        if self.vine is None:
+            rollout = self.collect()
+            collected = time.perf_counter()
+            batch, returns, values = self.estimate(rollout)
+            path, steps = batch, rollout.rows
+        else:
+            rollout, states = self.vine.collect()
+            path, returns, values = self.estimate(rollout)
+            batch, branched = self.vine.batch(rollout, states)
+            steps = rollout.rows + branched
+            self.steps += branched
+            collected = time.perf_counter()
         info = self.update(batch)
         updated = time.perf_counter()
-        critic_loss = self.critic.fit(batch.obs, returns, generator=self.generator)
+        critic_loss = self.critic.fit(path.obs, returns, generator=self.generator)
         if self.normaliser is not None:
             self.normaliser.update(rollout.raw_obs.flatten(0, 1))
         self.updates += 1
@@ -139,8 +150,9 @@ class TRPO:
             "explained_variance": float(advantage.explained_variance(values, returns)),
             "critic_loss": float(critic_loss),
             "rows": len(batch),
+            "collected": steps,
             "seconds": end - begin,
-            "steps_per_second": rollout.rows / (end - begin),
+            "steps_per_second": steps / (end - begin),
             "env_seconds": self.collector.env_seconds,
             "act_seconds": collected - begin - self.collector.env_seconds,
             "update_seconds": updated - collected,

@@ -94,11 +94,13 @@ class HostEnvs:
             return next((why for why in self.venv.call("unsupported") if why), None)
         return f"{type(self.venv).__name__} does not give access to its environments"
 
-    def state(self) -> list[dict[str, Any]]:
-        """One exact state per copy."""
+    def state(self, copies: list[int] | None = None) -> list[dict[str, Any]]:
+        """One exact state per copy, of all or of the given ones."""
+        indices = range(self.num_envs) if copies is None else copies
         if _is_async(self.venv):
-            return list(self.venv.call("snapshot"))
-        return [snapshot(env) for env in self.venv.envs]
+            states = self.venv.call("snapshot")
+            return [states[i] for i in indices]
+        return [snapshot(self.venv.envs[i]) for i in indices]
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
         if len(states) != self.num_envs:

@@ -9,6 +9,7 @@ sampling only.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -126,6 +127,12 @@ class TensorEnv:
         self.physics = torch.where(done[:, None], self.initial(self.num_envs), state)
         self.elapsed.masked_fill_(done, 0)
         return TensorStep(self.observe(self.physics), rewards, terminated, truncated, final_obs)
+
+    def sized(self, num_envs: int) -> TensorEnv:
+        """The same kind of environment with another number of copies, which are not started yet."""
+        other = copy.copy(self)
+        TensorEnv.__init__(other, num_envs, device=self.device, dtype=self.dtype)
+        return other
 
     def state(self) -> dict[str, Tensor]:
         """Everything the future depends on, the generator included."""
