@@ -300,6 +300,12 @@ class TRPO:
             ) from error
         return agent
 
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""
+        from .export import export
+
+        export(self, path)
+
     def close(self) -> None:
         """End the environments (worker processes, windows)."""
         self.collector.close()

@@ -1,0 +1,124 @@
+"""A trained policy as a file that runs without this package: observations in, actions in the
+environment's units out.
+
+``.pt2`` is a torch.export program (``torch.export.load(path).module()(obs)``), ``.onnx`` an ONNX
+model for any runtime. Normalisation, the most likely action, clipping or squashing and scaling are
+all inside; both files are checked against ``predict`` before the function returns.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+
+class Deployed(nn.Module):
+    """obs [N, O] -> actions [N, ...], on the CPU in float32."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, agent: TRPO) -> None:
+        super().__init__()
+        import copy
+
+        self.net = copy.deepcopy(agent.policy.net).cpu().float()
+        self.head = copy.deepcopy(agent.policy.head).cpu().float()
+        self.action_map = agent.collector.action_map
+        self.clip: float | None = None
+        if agent.normaliser is not None:
+            self.clip = agent.normaliser.clip
+            self.register_buffer("shift", agent.normaliser.shift.cpu().clone())
+            self.register_buffer("scale", agent.normaliser.scale.cpu().clone())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        if self.clip is not None:
+            obs = ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
+        stored = self.head.mode(self.head.distribution_params(self.net(obs)))
+        return self.action_map.device(stored)
+
+
+def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path:
+    """Write the deterministic policy as ``.pt2`` or ``.onnx``, by the path's ending, and check it.
+
+    ``rows`` random observations must give the actions of ``predict``; a file that fails is removed.
+    """
+    path = Path(path)
+    writers = {".pt2": (_write_torch, _run_torch), ".onnx": (_write_onnx, _run_onnx)}
+    if path.suffix not in writers:
+        raise ValueError(f"path: expected an ending of {sorted(writers)}, got {path.name!r}")
+    write, run = writers[path.suffix]
+    module = Deployed(agent).eval()
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(rows, agent.policy.spec.widths[0], generator=generator)
+    if agent.normaliser is not None:  # observations of the size that the policy knows
+        obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
+    try:
+        write(module, obs, path)
+        got, wanted = run(path, obs), torch.as_tensor(agent.predict(obs))
+        _compare(got.reshape(wanted.shape).to(wanted.dtype), wanted, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
+    if wanted.dtype.is_floating_point:
+        same = torch.allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    else:  # two logits may be equal up to rounding
+        same = float((got == wanted).double().mean()) > 0.99
+    if not same:
+        error = float((got.double() - wanted.double()).abs().max())
+        raise RuntimeError(f"the exported policy {path} differs from predict by {error:.2e}")
+
+
+def _write_torch(module: nn.Module, obs: Tensor, path: Path) -> None:
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(module, (obs,), dynamic_shapes=({0: rows},))
+    torch.export.save(program, path)
+
+
+def _run_torch(path: Path, obs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.export.load(path).module()(obs)
+
+
+def _write_onnx(module: nn.Module, obs: Tensor, path: Path) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError("export to .onnx needs onnx: pip install onnx onnxscript") from error
+    rows = torch.export.Dim("rows", min=1)
+    torch.onnx.export(
+        module,
+        (obs,),
+        str(path),
+        input_names=["obs"],
+        output_names=["action"],
+        dynamic_shapes={"obs": {0: rows}},
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _run_onnx(path: Path, obs: Tensor) -> Tensor:
+    """By onnxruntime where it is installed, otherwise by ONNX's own reference evaluator."""
+    try:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"obs": obs.numpy()})[0])
+    except ImportError:
+        from onnx.reference import ReferenceEvaluator
+
+        return torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {"obs": obs.numpy()})[0])
