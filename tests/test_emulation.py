@@ -40,6 +40,7 @@ BUGS = {
     "uninitialised_shared": ("plain", "got -?nan"),
     "overrun_between_shared_arrays": ("address", "use-after-poison"),
     "overrun_of_shared_memory": ("address", "use-after-poison"),
+    "as_shared_of_global_memory": ("plain", r"as_shared of .* at .*cases_bugs.cpp:\d+"),
     "overrun_of_global_memory": ("address", "heap-buffer-overflow"),
     "carver_beyond_the_launch": ("plain", "the carver needs more shared memory"),
     "misaligned_float4": ("address", "store to misaligned address"),

@@ -10,6 +10,8 @@
 //   cp_async<4|8|16>(to, from, valid), cp_async_commit(), cp_async_wait<pending groups>()
 //   mma_m16n8k8_tf32, mma_m16n8k16_fp16, mma_m16n8k16_bf16 (d += a b, fp32 accumulate)
 //   ldmatrix<count, transposed>(out, row address)
+//   as_shared(pointer)                   tells nvcc that it points to shared memory: through structs and
+//                                        branches it forgets, and then loads are slow generic ones
 //   to_tf32, pack_fp16, pack_bf16, unpack_fp16, unpack_bf16
 //   TRPO_SITE_PARAM, TRPO_SITE_ARG       last parameter / argument of a wrapper around a barrier or
 //   TRPO_SITE_ONLY, TRPO_SITE_PASS       collective (the only one): the emulator then reports the
@@ -58,6 +60,11 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size
 __device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
 __device__ __forceinline__ void spin_wait() {}  // polling a flag in L2 paces itself
 __device__ __forceinline__ void check_aligned(const void*, size_t) {}
+template <class T>
+__device__ __forceinline__ T* as_shared(T* pointer) {
+  __builtin_assume(__isShared(pointer));
+  return pointer;
+}
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* flag) {
   unsigned value;

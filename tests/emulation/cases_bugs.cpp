@@ -157,6 +157,10 @@ BUG(carver_beyond_the_launch, 1, 32, carved(16), false) {
   p.out[threadIdx.x] = float(Carve(raw).take<float>(32) != nullptr);
 }
 
+BUG(as_shared_of_global_memory, 1, 32, carved(32), false) {
+  p.out[threadIdx.x] = *as_shared(p.in + threadIdx.x);
+}
+
 BUG(overrun_of_global_memory, 1, 64, 0, false) { p.out[255] = p.in[threadIdx.x + 1]; }
 
 BUG(misaligned_float4, 1, 1, carved(8), false) {

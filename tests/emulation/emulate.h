@@ -159,6 +159,14 @@ __forceinline__ void spin_wait(TRPO_SITE_ONLY) { emulation::yield(site); }
 __forceinline__ void check_aligned(const void* pointer, size_t bytes TRPO_SITE_PARAM) {
   if (reinterpret_cast<uintptr_t>(pointer) % bytes) emulation::fail("misaligned access", site);
 }
+template <class T>
+__forceinline__ T* as_shared(T* pointer TRPO_SITE_PARAM) {
+  const emulation::Thread* me = emulation::current;
+  const auto* byte = reinterpret_cast<const unsigned char*>(pointer);
+  if (byte < me->shared || byte > me->shared + me->shared_bytes)
+    emulation::fail("as_shared of a pointer to something else", site);
+  return pointer;
+}
 __forceinline__ void check_carve(const unsigned char* base, size_t end TRPO_SITE_PARAM) {
   const emulation::Thread* me = emulation::current;
   if (me && base == me->shared && end > me->shared_bytes)
