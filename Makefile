@@ -34,7 +34,7 @@ build: install  ## rebuild what changed under csrc (TRPO_FAST_CUDA=0|1|auto)
 	$(PY) setup.py -q build_ext --inplace
 
 test: build  ## run every test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --durations=10 tests
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .
