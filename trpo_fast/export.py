@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -98,13 +98,14 @@ def _write_onnx(module: nn.Module, obs: Tensor, path: Path) -> None:
     except ImportError as error:
         raise RuntimeError("export to .onnx needs onnx: pip install onnx onnxscript") from error
     rows = torch.export.Dim("rows", min=1)
+    shapes: Any = {"obs": {0: rows}}
     torch.onnx.export(
         module,
         (obs,),
         str(path),
         input_names=["obs"],
         output_names=["action"],
-        dynamic_shapes={"obs": {0: rows}},
+        dynamic_shapes=shapes,
         external_data=False,
         dynamo=True,
         verbose=False,
