@@ -117,9 +117,9 @@ def _run_onnx(path: Path, obs: Tensor) -> Tensor:
     try:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return torch.from_numpy(session.run(None, {"obs": obs.numpy()})[0])
+        runner: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except ImportError:
         from onnx.reference import ReferenceEvaluator
 
-        return torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {"obs": obs.numpy()})[0])
+        runner = ReferenceEvaluator(str(path))
+    return torch.from_numpy(runner.run(None, {"obs": obs.numpy()})[0])
