@@ -9,7 +9,7 @@ import pytest
 
 from trpo_fast.backend import BackendUnavailable, registry
 from trpo_fast.bench import CASES, make_workload, opponents
-from trpo_fast.bench.suites import SUITES, relative_error
+from trpo_fast.bench.suites import SUITES
 
 ITERATIONS = 10
 
@@ -54,7 +54,7 @@ def timed(request, case, contender):
             if reason:
                 pytest.skip(f"{name}: {reason}")
             made = suite.opponent(package, name, workload, precision, ITERATIONS)
-        error = relative_error(made.result(), suite.exact(workload, ITERATIONS))
+        error = suite.error(made, workload, ITERATIONS)
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
     return made, error

@@ -12,6 +12,7 @@ from .func_compile import FuncCompile
 from .gauss_newton import GaussNewton, GaussNewtonGraph
 from .jax_jit import JaxJit
 from .sb3 import Sb3, Sb3Replica
+from .sb3_learner import Sb3Act, Sb3Critic
 from .sb3_update import Sb3Update, Sb3UpdateReplica, UpdateOpponent, UpdateSetup
 
 OPPONENTS: dict[str, type[Opponent]] = {
@@ -31,4 +32,16 @@ UPDATE_OPPONENTS: dict[str, type[UpdateOpponent]] = {
     opponent.name: opponent for opponent in (Sb3Update, Sb3UpdateReplica)
 }
 
-__all__ = ["OPPONENTS", "UPDATE_OPPONENTS", "Opponent", "Setup", "UpdateOpponent", "UpdateSetup"]
+ACT_OPPONENTS: dict[str, type[Sb3Act]] = {Sb3Act.name: Sb3Act}
+CRITIC_OPPONENTS: dict[str, type[Sb3Critic]] = {Sb3Critic.name: Sb3Critic}
+
+__all__ = [
+    "ACT_OPPONENTS",
+    "CRITIC_OPPONENTS",
+    "OPPONENTS",
+    "UPDATE_OPPONENTS",
+    "Opponent",
+    "Setup",
+    "UpdateOpponent",
+    "UpdateSetup",
+]

@@ -11,7 +11,7 @@ import torch
 from .cases import CASES, DEFAULT_CASES
 from .report import machine_name, table, write_json
 from .run import Options, run
-from .suites import SUITES
+from .suites import GROUPS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         description="Time the kernels against other ways to compute the same numbers. Every time "
         "is a median over interleaved calls and stands beside its error against float64.",
     )
-    p.add_argument("suite", choices=list(SUITES))
+    p.add_argument("suite", choices=list(GROUPS))
     p.add_argument("--case", nargs="+", choices=list(CASES), default=list(DEFAULT_CASES))
     p.add_argument(
         "--backend", nargs="+", help="backends of trpo_fast to time (default: all that serve)"
@@ -59,12 +59,14 @@ def main(argv: list[str]) -> int:
     )
     outcome = run(arguments.suite, options, say=lambda line: print(line, file=sys.stderr))
     print(table(outcome.rows))
+    for name, notes in outcome.notes.items():
+        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in notes.items())}")
     for name, reason in outcome.skipped.items():
         print(f"skipped {name}: {reason}")
     if arguments.json is not None:
         path = arguments.json
         if path.suffix != ".json":
             path = path / machine_name(outcome.environment) / f"{arguments.suite}.json"
-        write_json(path, outcome.environment, outcome.rows, outcome.skipped)
+        write_json(path, outcome.environment, outcome.rows, outcome.skipped, outcome.notes)
         print(f"written: {path}")
     return 0 if outcome.rows else 1

@@ -101,23 +101,31 @@ def machine_name(header: Mapping[str, Any]) -> str:
 
 
 def write_json(
-    path: Path, header: Mapping[str, Any], rows: Iterable[Row], skipped: Mapping[str, str]
+    path: Path,
+    header: Mapping[str, Any],
+    rows: Iterable[Row],
+    skipped: Mapping[str, str],
+    notes: Mapping[str, Any],
 ) -> None:
-    """{"environment", "rows", "skipped"}; written beside the target and renamed onto it."""
+    """{"environment", "rows", "skipped", "notes"}, written beside the target and renamed onto
+    it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "environment": dict(header),
         "rows": [asdict(row) for row in rows],
         "skipped": dict(skipped),
+        "notes": dict(notes),
     }
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, path)
 
 
-def read_json(path: Path) -> tuple[dict[str, Any], list[Row], dict[str, str]]:
+def read_json(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """Environment and rows."""
     document = json.loads(path.read_text())
-    return document["environment"], [Row(**row) for row in document["rows"]], document["skipped"]
+    return document["environment"], [Row(**row) for row in document["rows"]]
 
 
 def format_time(microseconds: float) -> str:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend import BackendUnavailable, registry
+from ..backend import BackendUnavailable
 from . import opponents
 from .cases import CASES, DEFAULT_CASES, Workload, make_workload
 from .harness import Contender, busy_neighbours, copy_rate, measure, sgemm, thread_count
 from .report import Row, environment
-from .suites import SUITES, Suite, Timed, relative_error
+from .suite import Suite, Timed
+from .suites import GROUPS, SUITES
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Outcome:
     environment: dict[str, Any]
     rows: list[Row]
     skipped: dict[str, str]
+    notes: dict[str, dict[str, float]]
 
 
 @dataclass
@@ -47,32 +49,30 @@ class _Entry:
     ours: bool
 
 
-def run(suite_name: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
+def run(group: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
     """Every case of ``options`` at every thread count; ``say`` gets a line when one begins."""
-    suite, outcome = SUITES[suite_name], Outcome({}, [], {})
     with thread_count(options.threads[0]):
-        header = environment(
-            options.device, copy_gb_per_s=round(copy_rate(options.device) / 1e9, 1)
-        )
-    outcome.environment = header
+        copy = round(copy_rate(options.device) / 1e9, 1)
+        outcome = Outcome(environment(options.device, copy_gb_per_s=copy), [], {}, {})
     for threads in options.threads:
         with thread_count(threads) as count:
             for name in options.cases:
-                workload = make_workload(CASES[name], options.device, options.rows)
-                size = f"{workload.rows} rows, P = {workload.size}"
-                say(f"{suite_name} {name}: {size}, {count} threads")
-                _run_case(suite, workload, options, count, outcome)
-    rates = [row.peak_flops for row in outcome.rows]
-    header["sgemm_gflops"] = (
-        [round(min(rates) / 1e9, 1), round(max(rates) / 1e9, 1)] if rates else []
-    )
+                for suite in (SUITES[member] for member in GROUPS[group]):
+                    workload = make_workload(
+                        CASES[name], options.device, suite.rows or options.rows
+                    )
+                    size = f"{workload.rows} rows, P = {workload.size}"
+                    say(f"{suite.name} {name}: {size}, {count} threads")
+                    _run_case(suite, workload, options, count, outcome)
+    rates = [row.peak_flops / 1e9 for row in outcome.rows]
+    outcome.environment["sgemm_gflops"] = [round(f(rates), 1) for f in (min, max) if rates]
     return outcome
 
 
 def _run_case(
     suite: Suite, workload: Workload, options: Options, threads: int, outcome: Outcome
 ) -> None:
-    entries = _gather(suite, workload, options, outcome.skipped)
+    entries = _gather(suite, workload, options, outcome)
     peak, peak_flops = sgemm(options.device)
     contenders = [entry.contender for entry in entries] + [peak]
     measure(contenders, seconds=options.seconds, device=options.device)
@@ -88,25 +88,26 @@ def _run_case(
         outcome.rows += _rows(name, suite, workload, options, threads, entries, peak, peak_flops)
 
 
-def _gather(
-    suite: Suite, workload: Workload, options: Options, skipped: dict[str, str]
-) -> list[_Entry]:
-    exact = suite.exact(workload, options.iterations)
+def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome) -> list[_Entry]:
     entries: list[_Entry] = []
 
     def add(name: str, precision: str, ours: bool, make: Callable[[], Timed]) -> None:
-        label = f"{workload.case.name}/{name}/{precision}"
+        label = f"{suite.name}/{workload.case.name}/{name}/{precision}"
         try:
             timed = make()
-            error = relative_error(timed.result(), exact)
+            error = suite.error(timed, workload, options.iterations)
         except BackendUnavailable as reason:
-            skipped[label] = str(reason)
+            outcome.skipped[label] = str(reason)
             return
+        if timed.notes:
+            outcome.notes[label] = timed.notes
         entries.append(_Entry(Contender(name, precision, timed.call, timed.reset), error, ours))
 
-    for name, precision in _own_contenders(options):
-        add(name, precision, True, _bind(suite.own, workload, name, precision, options.iterations))
-    package, chosen = _chosen_opponents(suite, options, skipped)
+    for name, precision in suite.contenders():
+        if options.backends is None or name in options.backends:
+            make = _bind(suite.own, workload, name, precision, options.iterations)
+            add(name, precision, True, make)
+    package, chosen = _chosen_opponents(suite, options, outcome.skipped)
     for name, precision in chosen:
         make = _bind(suite.opponent, package, name, workload, precision, options.iterations)
         add(name, precision, False, make)
@@ -115,12 +116,6 @@ def _gather(
 
 def _bind(function: Callable[..., Timed], *arguments: Any) -> Callable[[], Timed]:
     return lambda: function(*arguments)
-
-
-def _own_contenders(options: Options) -> list[tuple[str, str]]:
-    known = registry()
-    names = list(known) if options.backends is None else options.backends
-    return [(name, precision) for name in names for precision in known[name].precisions]
 
 
 def _chosen_opponents(

@@ -1,0 +1,214 @@
+"""The suites of the rest of a learner.
+
+act       one step of ENVS environments: actions, log-probabilities and values
+critic_M  EPOCHS of Adam on minibatches of M rows; sb3's loop has 128 in both
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..actor import ModuleActor
+from ..critic_module import ModuleCritic
+from ..policy import MLPPolicy, flat_params, write_params
+from .cases import Case, Workload, make_workload
+from .suite import Suite, Timed
+from .update_suites import make_setup
+
+ENVS = 8
+EPOCHS = 10
+WARM_FITS = 5
+SB3_MINIBATCH = 128
+LEARNING_RATES = {128: 1e-3, 1024: 4e-3}
+
+
+def _critic(work: Workload, minibatch: int = SB3_MINIBATCH) -> ModuleCritic:
+    """A critic of the policy's widths with weights drawn from a fixed seed, nothing normalised."""
+    torch.manual_seed(1)
+    critic = ModuleCritic(
+        work.case.obs_dim,
+        work.case.hidden,
+        learning_rate=LEARNING_RATES[minibatch],
+        epochs=EPOCHS,
+        minibatch=minibatch,
+        device=work.obs.device,
+    )
+    if work.obs.dtype == torch.float64:
+        critic.net.double()
+        critic.theta = flat_params(critic.net)
+        critic.moments, critic.mean = critic.moments.double(), critic.mean.double()
+        critic.std = critic.std.double()
+    return critic
+
+
+def _critic_params(net: MLPPolicy) -> list[Tensor]:
+    return [p.detach().clone() for p in net.net.parameters()]
+
+
+def _exact_act(work: Workload, actions: Tensor) -> Tensor:
+    """log-probabilities of the actions that were drawn, and values, in float64."""
+    exact = work.double()
+    critic, policy = _critic(work), exact.policy
+    values = critic.net.double()(exact.obs).mean[:, 0]
+    actions = actions.double() if policy.head.kind == "gaussian" else actions
+    with torch.no_grad():
+        log_probs = policy.head.log_prob(policy.distribution_params(exact.obs), actions)
+    return torch.cat([log_probs, values.detach()])
+
+
+def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+    actor = ModuleActor(work.policy, _critic(work), torch.Generator(work.obs.device))
+    assert work.batch.actions is not None
+    actions = torch.empty_like(work.batch.actions)
+    log_probs, values = torch.empty(2, work.rows, device=work.obs.device)
+
+    def call() -> None:
+        actor.act(work.obs, None, actions, log_probs, values)
+
+    def result() -> Tensor:
+        call()
+        return torch.cat([log_probs, values])
+
+    return Timed(call, result, exact=lambda _: _exact_act(work, actions))
+
+
+def _opponent_act(
+    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
+) -> Timed:
+    setup = make_setup(package, work)
+    opponent = package.ACT_OPPONENTS[name](setup, _critic_params(_critic(work).net))
+
+    def result() -> Tensor:
+        _, values, log_probs = opponent.act()
+        return torch.cat([log_probs, values[:, 0]])
+
+    return Timed(opponent.act, result, exact=lambda _: _exact_act(work, opponent.actions))
+
+
+def _returns(work: Workload, drift: float = 0.0) -> Tensor:
+    """A smooth function of the observation plus noise, of mean 0 and variance 1."""
+    generator = torch.Generator().manual_seed(2)
+    direction = torch.randn(work.case.obs_dim, generator=generator) / work.case.obs_dim**0.5
+    noise = 0.3 * torch.randn(work.rows, generator=generator)
+    returns = torch.sin(2.0 * work.obs.float().cpu() @ direction + drift) + noise
+    return ((returns - returns.mean()) / returns.std(unbiased=False)).to(work.obs)
+
+
+@functools.lru_cache(maxsize=1)
+def _warm_weights(case: Case, rows: int, device: str) -> Tensor:
+    work = make_workload(case, device, rows)
+    critic, generator = _critic(work), torch.Generator(device).manual_seed(4)
+    earlier = _returns(work, drift=0.3)
+    for _ in range(WARM_FITS):
+        critic.fit(work.obs, earlier, generator=generator)
+    return critic.theta
+
+
+def _warm_theta(work: Workload) -> Tensor:
+    """Weights fitted to the returns of an earlier policy: a critic in the middle of training
+    follows a target that moves, and that is the fit to time.
+    """
+    return _warm_weights(work.case, work.rows, work.obs.device.type).to(work.obs)
+
+
+class _Fit:
+    """One fit of our critic, from the same weights and the same shuffles every time."""
+
+    def __init__(self, work: Workload, minibatch: int) -> None:
+        self.work, self.returns = work, _returns(work)
+        self.critic = _critic(work, minibatch)
+        write_params(self.critic.net, self.critic.theta, _warm_theta(work))
+        self.start = self.critic.theta.clone()
+        self.generator = torch.Generator(work.obs.device)
+
+    def reset(self) -> None:
+        write_params(self.critic.net, self.critic.theta, self.start)
+        self.critic.moments.zero_()
+        self.critic.adam_steps = self.critic.fits = 0
+        self.generator.manual_seed(3)
+
+    def fit(self) -> None:
+        self.critic.fit(self.work.obs, self.returns, generator=self.generator)
+
+    def values(self) -> Tensor:
+        """Predictions after one fit."""
+        self.reset()
+        self.fit()
+        return self.critic.values(self.work.obs)
+
+
+def final_loss(values: Tensor, work: Workload) -> float:
+    """Mean squared error over all rows."""
+    return float((values.double() - _returns(work.double())).square().mean())
+
+
+def _own_critic(minibatch: int) -> Any:
+    def own(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+        fit = _Fit(work, minibatch)
+        timed = Timed(fit.fit, fit.values, fit.reset)
+        timed.exact = lambda _: _Fit(work.double(), minibatch).values()
+        timed.notes["final_loss"] = final_loss(fit.values(), work)
+        return timed
+
+    return own
+
+
+def _opponent_critic(
+    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
+) -> Timed:
+    def make(of: Workload) -> Any:
+        weights = _critic_params(_Fit(of, SB3_MINIBATCH).critic.net)
+        opponent = package.CRITIC_OPPONENTS[name]
+        return opponent(make_setup(package, of), weights, _returns(of), EPOCHS, SB3_MINIBATCH)
+
+    opponent = make(work)
+    timed = Timed(opponent.fit, opponent.values, opponent.reset)
+    timed.exact = lambda _: make(work.double()).values()
+    timed.notes["final_loss"] = final_loss(opponent.values(), work)
+    return timed
+
+
+def _act_flops(case: Case, rows: int, iterations: int) -> int:
+    """Policy and critic, which differ in their last map."""
+    return case.forward_flops(rows) + _value_case(case).forward_flops(rows)
+
+
+def _critic_flops(case: Case, rows: int, iterations: int) -> int:
+    value = _value_case(case)
+    return EPOCHS * (value.forward_flops(rows) + value.gradient_flops(rows))
+
+
+def _value_case(case: Case) -> Case:
+    return Case(case.name, case.obs_dim, case.hidden, "gaussian", 1, case.full_rows, case.cpu_rows)
+
+
+def _modules() -> list[tuple[str, str]]:
+    return [("reference", "fp32")]
+
+
+def _critic_suite(minibatch: int) -> Suite:
+    return Suite(
+        f"critic_{minibatch}",
+        _own_critic(minibatch),
+        lambda package: package.CRITIC_OPPONENTS,
+        _opponent_critic,
+        _critic_flops,
+        _modules,
+    )
+
+
+ACT = Suite(
+    "act",
+    _own_act,
+    lambda package: package.ACT_OPPONENTS,
+    _opponent_act,
+    _act_flops,
+    _modules,
+    rows=ENVS,
+)
+CRITIC_128, CRITIC_1024 = _critic_suite(128), _critic_suite(1024)

@@ -1,0 +1,58 @@
+"""What a suite is: how to make a call of ours and of an opponent, and what it must return."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from ..backend import registry
+from .cases import Case, Workload
+
+
+@dataclass
+class Timed:
+    """A call to time and the tensor it computes; ``exact`` where that is not the suite's."""
+
+    call: Callable[[], Any]
+    result: Callable[[], Tensor]
+    reset: Callable[[], None] | None = None
+    exact: Callable[[Tensor], Tensor] | None = None
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+def every_backend() -> list[tuple[str, str]]:
+    """(name, precision) of every backend, whether it can serve or not."""
+    return [(b.name, precision) for b in registry().values() for precision in b.precisions]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """``own`` and ``opponent`` make a call from a workload; ``exact`` is its result in float64."""
+
+    name: str
+    own: Callable[[Workload, str, str, int], Timed]
+    opponents: Callable[[ModuleType], dict[str, Any]]
+    opponent: Callable[[ModuleType, str, Workload, str, int], Timed]
+    flops: Callable[[Case, int, int], int]
+    contenders: Callable[[], Sequence[tuple[str, str]]] = every_backend
+    rows: int | None = None  # of every case, where the suite is not about a whole batch
+
+    def exact(self, workload: Workload, iterations: int) -> Tensor:
+        """The result in float64, by the reference."""
+        return self.own(workload.double(), "reference", "fp32", iterations).result()
+
+    def error(self, timed: Timed, workload: Workload, iterations: int) -> float:
+        """Relative error of what a call computes, against float64."""
+        result = timed.result()
+        exact = timed.exact or (lambda _: self.exact(workload, iterations))
+        return relative_error(result, exact(result))
+
+
+def relative_error(result: Tensor, exact: Tensor) -> float:
+    error = (result.detach().double().to(exact.device) - exact).norm() / exact.norm()
+    return float(error) if math.isfinite(float(error)) else math.inf

@@ -1,0 +1,139 @@
+"""The suites of the policy update: what one call is and how many of its flops are useful.
+
+fvp      F v with the forward already done
+cg       (F + damping I) x = g from (parameters, obs, g) to x, forward and packing included
+update   trpo_update from a batch to the new parameters, in sb3-contrib's KL conventions so that
+         everyone computes the same step
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..fisher import FisherOperator
+from ..policy import flat_params, write_params
+from ..update import trpo_update
+from .cases import Case, Workload
+from .suite import Suite, Timed
+
+MAX_KL = 0.01
+
+
+def make_setup(package: ModuleType, work: Workload) -> Any:
+    return package.Setup(work.params(), work.obs, work.case.head, work.damping)
+
+
+def _own_fvp(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+    operator = FisherOperator(
+        work.policy,
+        work.obs,
+        damping=work.damping,
+        backend=backend,
+        precision=precision,
+        sync=False,
+    )
+    call = lambda: operator @ work.g  # noqa: E731
+    return Timed(call, call)
+
+
+def _opponent_fvp(
+    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
+) -> Timed:
+    product = package.OPPONENTS[name](make_setup(package, work), precision).product()
+    return Timed(lambda: product(work.g), lambda: product(work.g))
+
+
+def _own_cg(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+    def call() -> Tensor:
+        operator = FisherOperator(
+            work.policy,
+            work.obs,
+            damping=work.damping,
+            backend=backend,
+            precision=precision,
+            sync=False,
+        )
+        return operator.solve(work.g, iterations=iterations).x
+
+    return Timed(call, call)
+
+
+def _opponent_cg(
+    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
+) -> Timed:
+    opponent = package.OPPONENTS[name](make_setup(package, work), precision)
+    return Timed(
+        lambda: opponent.timed(work.g, iterations), lambda: opponent.solve(work.g, iterations)
+    )
+
+
+def _own_update(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+    theta, start = flat_params(work.policy), work.theta
+
+    def reset() -> None:
+        write_params(work.policy, theta, start)
+
+    def call() -> None:
+        trpo_update(
+            work.policy,
+            work.batch,
+            max_kl=MAX_KL,
+            damping=work.damping,
+            cg_iterations=iterations,
+            backend=backend,
+            precision=precision,
+            kl_reduction="mean",
+            kl_direction="reverse",
+        )
+
+    def result() -> Tensor:
+        reset()
+        call()
+        moved = theta - start
+        reset()
+        return moved
+
+    return Timed(call, result, reset)
+
+
+def _opponent_update(
+    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
+) -> Timed:
+    batch = work.batch
+    setup = package.UpdateSetup(
+        make_setup(package, work),
+        batch.actions,
+        batch.advantages,
+        batch.log_probs,
+        MAX_KL,
+        iterations,
+    )
+    opponent = package.UPDATE_OPPONENTS[name](setup, precision)
+
+    def result() -> Tensor:
+        opponent.reset()
+        opponent.update()
+        return torch.as_tensor(opponent.theta() - work.theta)
+
+    return Timed(opponent.update, result, opponent.reset)
+
+
+FVP = Suite(
+    "fvp",
+    _own_fvp,
+    lambda package: package.OPPONENTS,
+    _opponent_fvp,
+    lambda case, rows, iterations: case.fvp_flops(rows),
+)
+CG = Suite("cg", _own_cg, lambda package: package.OPPONENTS, _opponent_cg, Case.solve_flops)
+UPDATE = Suite(
+    "update",
+    _own_update,
+    lambda package: package.UPDATE_OPPONENTS,
+    _opponent_update,
+    Case.update_flops,
+)
