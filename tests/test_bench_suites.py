@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from trpo_fast.bench import cli as bench_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,3 +31,19 @@ def test_front_end_times_the_smallest_case(suite, tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "reference-fp32" in result.stdout and "skipped" not in result.stdout
+
+
+def test_tables_come_from_the_json(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("plot", ROOT / "benchmarks" / "plot.py")
+    plot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plot)
+    assert plot.main(["--check"]) == 0, "run python benchmarks/plot.py"
+    arguments = "cg --case tiny --seconds 0.01 --backend reference --opponents gauss_newton"
+    assert bench_cli.main([*arguments.split(), "--json", str(tmp_path)]) == 0
+    monkeypatch.setattr(plot, "RESULTS", tmp_path)
+    text = plot.rewrite("a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n")
+    assert "| tiny, N = 64 | **reference** |" in text and "gauss_newton" in text
+    assert "old" not in text and text.endswith("<!-- results:end -->\nb\n")
+    assert plot.rewrite(text) == text
+    plot.main(["--png", str(tmp_path / "cg.png")])
+    assert (tmp_path / "cg.png").stat().st_size > 1000

@@ -1,0 +1,157 @@
+"""Tables and a chart from the JSON that `trpo-fast bench` wrote; no figure is typed by hand.
+
+python benchmarks/plot.py                  # rewrites the tables between the markers of README.md
+python benchmarks/plot.py --check          # fails if README.md is not what the JSON says
+python benchmarks/plot.py --png FILE       # one bar chart of the CG suite of every machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from trpo_fast.bench.report import Row, format_time, read_json
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+MARKED = re.compile(r"(<!-- results:begin -->\n).*(<!-- results:end -->)", re.DOTALL)
+TITLES = {
+    "fvp": "One Fisher-vector product, forward already done",
+    "cg": "CG solve, 10 iterations, from (parameters, obs, g) to x",
+    "cg_busy": "The same solve beside as many busy processes as cores",
+    "update": "Whole update, from the batch to the new parameters",
+    "act": "One step of 8 environments: actions, log-probabilities, values",
+    "critic_128": "Critic: 10 epochs of Adam, minibatches of 128",
+    "critic_1024": "Critic: 10 epochs of Adam, ours with minibatches of 1024, sb3's of 128",
+}
+OURS = ("cuda", "cpu", "reference", "autograd")
+
+
+def is_ours(row: Row) -> bool:
+    return row.backend in OURS
+
+
+def contender(row: Row) -> str:
+    name = f"**{row.backend}**" if is_ours(row) else row.backend
+    return name if row.precision == "fp32" else f"{name} {row.precision}"
+
+
+def suite_table(rows: Iterable[Row]) -> str:
+    """One line for each case and contender, fastest first."""
+    lines = [
+        "| case | contender | threads | median | of sgemm | error | time over our best |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = list(rows)
+    for case, threads in dict.fromkeys((row.case, row.threads) for row in rows):
+        group = [row for row in rows if (row.case, row.threads) == (case, threads)]
+        best = min((row.median_us for row in group if is_ours(row)), default=None)
+        for row in sorted(group, key=lambda row: row.median_us):
+            factor = f"{row.median_us / best:.2f}x" if best else ""
+            cells = (
+                f"{case}, N = {row.n}",
+                contender(row),
+                str(threads),
+                format_time(row.median_us),
+                f"{row.efficiency:.1%}",
+                f"{row.rel_err:.1e}",
+                factor,
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def header_line(header: dict[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in header["versions"].items() if v)
+    rates = header["sgemm_gflops"]
+    chip = header.get("gpu") or f"{header['cpu']}, {header['cores']} cores"
+    return (
+        f"{chip}; {header['date'][:10]}; {versions}; sgemm {rates[0]}-{rates[1]} GF/s and copy "
+        f"{header['copy_gb_per_s']} GB/s in the same run"
+    )
+
+
+def documents() -> dict[str, list[tuple[str, dict[str, Any], list[Row]]]]:
+    """Machine -> (file, environment, rows) of every JSON file under results/."""
+    found: dict[str, list[tuple[str, dict[str, Any], list[Row]]]] = {}
+    for path in sorted(RESULTS.glob("*/*.json")):
+        header, rows = read_json(path)
+        found.setdefault(path.parent.name, []).append((path.name, header, rows))
+    return found
+
+
+def tables() -> str:
+    parts = []
+    for machine, files in documents().items():
+        parts.append(f"### {machine}\n")
+        for name, header, rows in files:
+            for suite in dict.fromkeys(row.suite for row in rows):
+                parts.append(f"**{TITLES.get(suite, suite)}** (`{machine}/{name}`)\n")
+                parts.append(header_line(header) + "\n")
+                parts.append(suite_table(row for row in rows if row.suite == suite) + "\n")
+    return "\n".join(parts) if parts else "not measured yet\n"
+
+
+def rewrite(text: str) -> str:
+    if not MARKED.search(text):
+        raise ValueError("README.md: expected the markers results:begin and results:end, got none")
+    return MARKED.sub(lambda found: found[1] + tables() + found[2], text)
+
+
+def chart(path: Path) -> None:
+    """Share of sgemm's rate that the useful flops of the CG solve reach."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs = [
+        (machine, [row for row in rows if row.suite == "cg"])
+        for machine, files in documents().items()
+        for _, _, rows in files
+        if any(row.suite == "cg" for row in rows)
+    ]
+    if not runs:
+        raise ValueError("results: expected a cg.json of some machine, got none")
+    figure, axes = plt.subplots(len(runs), figsize=(9, 3.4 * len(runs)), squeeze=False)
+    for axis, (machine, rows) in zip(axes[:, 0], runs, strict=True):
+        names = list(dict.fromkeys(contender(row).strip("*") for row in rows))
+        cases = list(dict.fromkeys(row.case for row in rows))
+        for i, name in enumerate(names):
+            share = {row.case: row.efficiency for row in rows if contender(row).strip("*") == name}
+            places = [j + (i - len(names) / 2) * 0.8 / len(names) for j in range(len(cases))]
+            axis.bar(places, [share.get(c, 0.0) for c in cases], 0.8 / len(names), label=name)
+        axis.axhline(1.0, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(cases)), cases)
+        axis.set_ylabel("useful flops / sgemm")
+        axis.set_title(f"CG solve on {machine}")
+        axis.legend(fontsize=7, ncols=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--png", type=Path)
+    arguments = parser.parse_args(argv)
+    if arguments.png:
+        chart(arguments.png)
+        return 0
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    wanted = rewrite(text)
+    if arguments.check:
+        if text != wanted:
+            print("README.md differs from the JSON: run python benchmarks/plot.py", file=sys.stderr)
+        return int(text != wanted)
+    readme.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
