@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= $(shell nproc)
-EXTRAS ?= test,train,peers,dev
+EXTRAS ?= test,train,peers,export,dev
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.trpo_fast_installed
 CXX_SOURCES = $(shell find csrc tests $(wildcard benchmarks) -name '*.cpp' -o -name '*.h' -o -name '*.inc' \

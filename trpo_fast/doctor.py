@@ -22,6 +22,7 @@ EXTRAS = {
     "envpool": ("envpool",),
     "peers": ("sb3_contrib", "stable_baselines3"),
     "jax": ("jax",),
+    "export": ("onnx", "onnxscript"),
 }
 
 

@@ -96,7 +96,7 @@ def _write_onnx(module: nn.Module, obs: Tensor, path: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise RuntimeError("export to .onnx needs onnx: pip install onnx onnxscript") from error
+        raise RuntimeError("export to .onnx needs onnx: pip install trpo-fast[export]") from error
     rows = torch.export.Dim("rows", min=1)
     shapes: Any = {"obs": {0: rows}}
     torch.onnx.export(
