@@ -54,7 +54,7 @@ def timed(request, case, contender):
             if reason:
                 pytest.skip(f"{name}: {reason}")
             made = suite.opponent(package, name, workload, precision, ITERATIONS)
-        error = suite.error(made, workload, ITERATIONS)
+        error = suite.error(made, lambda: suite.exact(workload, ITERATIONS))
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
     return made, error

@@ -4,6 +4,7 @@ with sgemm among them, and makes the rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,14 +91,20 @@ def _run_case(
 
 def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome) -> list[_Entry]:
     entries: list[_Entry] = []
+    exact = functools.cache(lambda: suite.exact(workload, options.iterations))
 
     def add(name: str, precision: str, ours: bool, make: Callable[[], Timed]) -> None:
         label = f"{suite.name}/{workload.case.name}/{name}/{precision}"
         try:
             timed = make()
-            error = suite.error(timed, workload, options.iterations)
+            error = suite.error(timed, exact)
         except BackendUnavailable as reason:
             outcome.skipped[label] = str(reason)
+            return
+        except Exception as failure:  # out of memory, a compiler that gives up: theirs to have
+            if ours:
+                raise
+            outcome.skipped[label] = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"
             return
         if timed.notes:
             outcome.notes[label] = timed.notes

@@ -46,11 +46,12 @@ class Suite:
         """The result in float64, by the reference."""
         return self.own(workload.double(), "reference", "fp32", iterations).result()
 
-    def error(self, timed: Timed, workload: Workload, iterations: int) -> float:
-        """Relative error of what a call computes, against float64."""
+    def error(self, timed: Timed, exact: Callable[[], Tensor]) -> float:
+        """Relative error of what a call computes; ``exact`` gives the suite's result in
+        float64.
+        """
         result = timed.result()
-        exact = timed.exact or (lambda _: self.exact(workload, iterations))
-        return relative_error(result, exact(result))
+        return relative_error(result, timed.exact(result) if timed.exact else exact())
 
 
 def relative_error(result: Tensor, exact: Tensor) -> float:
