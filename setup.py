@@ -50,10 +50,10 @@ def env_words(name: str) -> list[str]:
 
 def find_program(variable: str, *names: str) -> list[str]:
     """The command in the environment variable if set, else the first of names on PATH."""
-    for command in [env_words(variable)] if variable in os.environ else [[n] for n in names]:
+    for command in [env_words(variable)] if os.environ.get(variable) else [[n] for n in names]:
         if command and shutil.which(command[0]):
             return command
-    raise FileNotFoundError(f"no {os.environ.get(variable, ' or '.join(names))} (see {variable})")
+    raise FileNotFoundError(f"no {os.environ.get(variable) or ' or '.join(names)} (see {variable})")
 
 
 def gencodes(nvcc: list[str]) -> dict[str, str]:
@@ -86,7 +86,7 @@ def ask_nvcc() -> SimpleNamespace:
 class Build(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Without a compiler the package is pure Python, unless native code was asked for."""
-        mode = os.environ.get("TRPO_FAST_CUDA", "auto")
+        mode = os.environ.get("TRPO_FAST_CUDA") or "auto"
         if mode not in ("0", "1", "auto"):
             raise ValueError(f"TRPO_FAST_CUDA: expected 0, 1 or auto, got {mode!r}")
         required = "1" in (mode, os.environ.get("TRPO_FAST_REQUIRE_NATIVE"))

@@ -52,11 +52,14 @@ import trpo_fast
 print(trpo_fast.backends())
 """
 # Asked by distribution: looking up the module pip turns setuptools' distutils off in this process.
-INSTALLED = {distribution.name.lower() for distribution in importlib.metadata.distributions()}
+INSTALLED = {str(found.metadata["Name"]).lower() for found in importlib.metadata.distributions()}
 needs_tools = pytest.mark.skipif(
     not {"pip", "setuptools", "pybind11", "ninja"} <= INSTALLED
     or not (shutil.which("g++") or shutil.which("clang++")),
     reason="building needs a C++ compiler, pip, setuptools, pybind11 and ninja",
+)
+needs_binutils = pytest.mark.skipif(
+    not (shutil.which("nm") and shutil.which("readelf")), reason="no nm or readelf on PATH"
 )
 needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc on PATH")
 needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no source tree")
@@ -225,6 +228,7 @@ def test_make_help_lists_every_target() -> None:
     assert set(listed) == set(declared[1].split())
 
 
+@needs_binutils
 def test_native_half_links_nothing_it_should_not() -> None:
     native = _native.module()
     if native is None:
@@ -240,6 +244,7 @@ def test_native_half_links_nothing_it_should_not() -> None:
     assert not [name for name in names if re.search(r"trpo|cuda|pybind", name, re.IGNORECASE)]
 
 
+@needs_binutils
 @pytest.mark.parametrize("unit", sorted(path.stem for path in ROOT.glob("csrc/cpu/isa_*.cpp")))
 def test_isa_units_have_no_weak_symbols(unit: str) -> None:
     found = sorted(ROOT.glob(f"build/native-*/cpu/{unit}.cpp.o"))
