@@ -115,6 +115,51 @@ TRPO_HOST_DEVICE void head_metric(const NetShape& net, const DistRow& row,
   }
 }
 
+// The metric in two halves, for callers that multiply by it many times at one theta. First what
+// depends on theta alone: the probabilities [Z] of the categorical heads, otherwise the diagonal of
+// the metric in the net's outputs [Z].
+TRPO_HOST_DEVICE void head_metric_factors(const NetShape& net, const DistRow& row,
+                                          Strided<float> factors) {
+  if (is_gaussian(net.head)) {
+    const int actions = action_columns(net);
+    for (int i = 0; i < actions; ++i) {
+      factors[i] = expf(-2.0f * row.second[i]);
+      if (net.head == Head::kGaussianState) factors[actions + i] = 2.0f;
+    }
+    return;
+  }
+  if (net.head == Head::kBernoulli) {
+    const int actions = action_columns(net);
+    for (int i = 0; i < actions; ++i) {
+      factors[i] = sigmoid(row.first[i]) * sigmoid(-row.first[i]);
+    }
+    return;
+  }
+  for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
+    const float normaliser = log_sum_exp(row, begin, net.nvec[f]);
+    for (int i = begin; i < begin + net.nvec[f]; ++i) {
+      factors[i] = allowed(row, i) ? expf(row.first[i] - normaliser) : 0.0f;
+    }
+  }
+}
+
+// Then the product, scaled, in place on a tangent of the net's outputs [Z]. The log_std parameters
+// of kGaussian stand apart: their block of the metric is 2 for every row.
+TRPO_HOST_DEVICE void head_metric_apply(const NetShape& net, Strided<const float> factors,
+                                        float scale, Strided<float> tangent) {
+  if (is_gaussian(net.head) || net.head == Head::kBernoulli) {
+    const int outputs = net.width[net.maps];
+    for (int i = 0; i < outputs; ++i) tangent[i] *= scale * factors[i];
+    return;
+  }
+  for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
+    const int end = begin + net.nvec[f];
+    float mean = 0.0f;
+    for (int i = begin; i < end; ++i) mean += factors[i] * tangent[i];
+    for (int i = begin; i < end; ++i) tangent[i] = scale * factors[i] * (tangent[i] - mean);
+  }
+}
+
 TRPO_HOST_DEVICE float head_log_prob(const NetShape& net, const DistRow& row,
                                      const Action& action) {
   float total = 0.0f;
