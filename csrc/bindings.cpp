@@ -1,8 +1,10 @@
 // The extension module trpo_fast._C: takes raw pointers, sizes and a stream, asserts sizes, calls
 // the cores.
 //
-// One bind_* function per family; a family of kernels names itself in the attribute `families`,
+// One bind_* function per family (bindings.h); a family of kernels names itself in the attribute `families`,
 // which is how trpo_fast/_native.py knows that this build has it.
+#include "bindings.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -86,4 +88,5 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native half of trpo_fast; the public interface is the package.";
   m.attr("families") = py::list();
   trpo_fast::bind_machine(m);
+  trpo_fast::bind_cpu(m);
 }

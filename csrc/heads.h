@@ -67,7 +67,7 @@ TRPO_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 // log(1 + exp(x)) without overflow or loss at either end.
 TRPO_HOST_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
-TRPO_HOST_DEVICE bool allowed(const DistRow& row, int i) { return !row.mask || row.mask[i]; }
+TRPO_HOST_DEVICE bool allowed(const DistRow& row, int64_t i) { return !row.mask || row.mask[i]; }
 
 // log sum exp over the allowed logits begin .. begin + n - 1; -inf when none is.
 TRPO_HOST_DEVICE float log_sum_exp(const DistRow& row, int begin, int n) {
@@ -179,9 +179,10 @@ TRPO_HOST_DEVICE float head_log_prob(const NetShape& net, const DistRow& row,
     return total;
   }
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
-    const int chosen = begin + static_cast<int>(action.choices[f]);
-    const float logit = allowed(row, chosen) ? row.first[chosen] : -INFINITY;
-    total += logit - log_sum_exp(row, begin, net.nvec[f]);
+    const int64_t choice = action.choices[f];  // one out of range has no probability
+    const bool possible = choice >= 0 && choice < net.nvec[f] && allowed(row, begin + choice);
+    total +=
+        (possible ? row.first[begin + choice] : -INFINITY) - log_sum_exp(row, begin, net.nvec[f]);
   }
   return total;
 }

@@ -208,10 +208,12 @@ class Backend(abc.ABC):
 @functools.cache
 def registry() -> dict[str, Backend]:
     """Every backend, fastest first; ``auto`` takes the first that serves."""
+    from .cpu_backend import CpuBackend
     from .module_backend import AutogradBackend
     from .reference_backend import ReferenceBackend
 
-    return {backend.name: backend for backend in (ReferenceBackend(), AutogradBackend())}
+    every = (CpuBackend(), ReferenceBackend(), AutogradBackend())
+    return {backend.name: backend for backend in every}
 
 
 def backends() -> dict[str, str]:

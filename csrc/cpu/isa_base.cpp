@@ -1,0 +1,5 @@
+#define TRPO_ISA_VECTOR 4
+#define TRPO_ISA_PANEL 8
+#define TRPO_ISA_TILE_ROWS 4
+#define TRPO_ISA_SYMBOL trpo_fast_kernels_base
+#include "cpu/kernels.inc"

@@ -1,0 +1,41 @@
+// The table of kernels that every isa_*.cpp fills in: the stages on one block of rows, and the
+// vector operations of CG. C symbols and function pointers only, so that code compiled for one
+// instruction set is reached only through the table chosen at run time.
+#pragma once
+#include "cpu/plan.h"
+
+namespace trpo_fast {
+
+struct CpuKernels {
+  int vector, panel, tile_rows;
+
+  // h_l = act(W_l h_{l-1} + b_l) into block.hidden and block.slope; z into block.outputs.
+  void (*forward)(const Plan&, const float* theta, const Block&);
+  // dh_l = act' (W_l dh_{l-1} + V_l h_{l-1} + v_l) into block.tangent; J v into block.outputs.
+  void (*jvp)(const Plan&, const float* theta, const float* v, const Block&);
+  // outputs <- scale_n M outputs, with the factors of heads.h [padded_rows, ld[L]] (one row of them
+  // for kGaussian). scale [rows], or null for `uniform` everywhere; rows past the end become zero.
+  void (*metric)(const Plan&, const float* factors, const float* scale, float uniform,
+                 const Block&);
+  // Factors of the metric from the outputs z of a block.
+  void (*metric_factors)(const Plan&, const float* theta, const uint8_t* mask, const Block&,
+                         float* factors);
+  // J' outputs, added to `gradient` (packed), or written to it if `first`.
+  void (*vjp)(const Plan&, const Weights&, const Block&, float* gradient, bool first);
+
+  // out[i] = sum of part[lane * stride + i] over lanes, in order; i in [begin, end)
+  void (*sum_lanes)(const float* part, int64_t lanes, int64_t stride, int64_t begin, int64_t end,
+                    float* out);
+  double (*dot)(const float* a, const float* b, int64_t n);
+  void (*axpy)(float alpha, const float* x, float* y, int64_t n);  // y += alpha x
+  void (*xpby)(const float* x, float beta, float* y, int64_t n);   // y = x + beta y
+  bool (*all_finite)(const float* x, int64_t n);
+};
+
+extern "C" {
+const CpuKernels* trpo_fast_kernels_base();
+const CpuKernels* trpo_fast_kernels_avx2();
+const CpuKernels* trpo_fast_kernels_avx512();
+}
+
+}  // namespace trpo_fast

@@ -1,0 +1,147 @@
+// Row sets, blocks and caches.
+#include "cpu/rows.h"
+
+#include <algorithm>
+
+namespace trpo_fast {
+namespace {
+
+// A lane costs one vector of P floats to clear, write and add up; its rows must be worth that.
+int64_t rows_per_lane(const Plan& plan) { return plan.size * 4 > (1 << 18) ? 1024 : 128; }
+constexpr int64_t kMaxLanes = 64;
+
+Lanes cut(const Plan& plan, int64_t count) {
+  Lanes lanes;
+  lanes.blocks = (count + plan.block_rows - 1) / plan.block_rows;
+  const int64_t wanted = std::clamp<int64_t>(count / rows_per_lane(plan), 1, kMaxLanes);
+  lanes.blocks_per_lane = std::max<int64_t>(1, lanes.blocks / wanted);
+  lanes.count = (lanes.blocks + lanes.blocks_per_lane - 1) / lanes.blocks_per_lane;
+  return lanes;
+}
+
+}  // namespace
+
+Workspace::Workspace(const Plan& plan) {
+  const int64_t rows = plan.block_rows, maps = plan.net.maps;
+  obs = Array<float>(rows * plan.ld[0]);
+  mask = Array<uint8_t>(plan.net.factors ? rows * plan.net.width[maps] : 0);
+  outputs = Array<float>::zeros(rows * plan.ld[maps]);
+  before = Array<float>::zeros(rows * plan.ld[maps]);
+  factors = Array<float>(rows * plan.ld[maps]);
+  second = Array<float>(2 * plan.log_std_count);
+  for (int l = 1; l < maps; ++l) {
+    hidden[l] = Array<float>(rows * plan.ld[l]);
+    tangent[l] = Array<float>(rows * plan.ld[l]);
+    if (needs_slope_plane(plan.net.activation)) slope[l] = Array<float>(rows * plan.ld[l]);
+  }
+}
+
+int64_t Workspace::bytes() const {
+  int64_t total = obs.bytes() + mask.bytes() + outputs.bytes() + before.bytes() + factors.bytes() +
+                  second.bytes();
+  for (int l = 0; l < kMaxMaps; ++l) {
+    total += hidden[l].bytes() + slope[l].bytes() + tangent[l].bytes();
+  }
+  return total;
+}
+
+RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count)
+    : plan_(plan), rows_(rows), block_rows_(plan.block_rows) {
+  if (subset || rows.weights) {
+    select(subset, subset_count);
+  } else {
+    count_ = rows.count;
+    total_ = static_cast<double>(count_);
+  }
+  lanes_ = cut(plan, count_);
+  if (rows.weights && total_ > 0) {
+    scale_ = Array<float>(count_);
+    for (int64_t i = 0; i < count_; ++i) scale_[i] = static_cast<float>(weight(i) / total_);
+  }
+}
+
+// Keeps the indices only where some row of the batch is left out.
+void RowSet::select(const int64_t* subset, int64_t subset_count) {
+  const int64_t candidates = subset ? subset_count : rows_.count;
+  Array<int64_t> index(candidates);
+  for (int64_t i = 0; i < candidates; ++i) {
+    const int64_t n = subset ? subset[i] : i;
+    const double w = rows_.weights ? rows_.weights[n] : 1.0;
+    if (!(w > 0.0)) continue;
+    index[count_++] = n;
+    total_ += w;
+  }
+  if (count_ < rows_.count) index_ = std::move(index);
+}
+
+void RowSet::allocate_cache() {
+  if (cached_) return;
+  const NetShape& net = plan_.net;
+  const int64_t rows = lanes_.blocks * block_rows_;
+  for (int l = 1; l < net.maps; ++l) {
+    hidden_[l] = Array<float>(rows * plan_.ld[l]);
+    if (needs_slope_plane(net.activation)) slope_[l] = Array<float>(rows * plan_.ld[l]);
+  }
+  outputs_ = Array<float>::zeros(rows * plan_.ld[net.maps]);
+  const bool one_row = net.head == Head::kGaussian;
+  factors_ = Array<float>((one_row ? 1 : rows) * plan_.ld[net.maps]);
+  cached_ = true;
+}
+
+const float* RowSet::block_obs(int64_t b, int rows, Workspace& work) const {
+  const int64_t width = plan_.ld[0], first = b * block_rows_;
+  if (index_.size() == 0 && rows == block_rows_) return rows_.obs + first * width;
+  float* to = work.obs.data();
+  for (int m = 0; m < rows; ++m) {
+    std::copy_n(rows_.obs + row(first + m) * width, width, to + m * width);
+  }
+  std::fill_n(to + rows * width, (block_rows_ - rows) * width, 0.0f);
+  return to;
+}
+
+Block RowSet::block(int64_t b, Workspace& work, bool fresh) const {
+  Block block{};
+  const int64_t left = count_ - b * block_rows_;
+  block.rows = static_cast<int>(std::min<int64_t>(left, block_rows_));
+  block.padded_rows = (block.rows + plan_.tile_rows - 1) / plan_.tile_rows * plan_.tile_rows;
+  block.obs = block_obs(b, block.rows, work);
+  const bool own = fresh || !cached_;
+  for (int l = 1; l < plan_.net.maps; ++l) {
+    const int64_t at = b * block_rows_ * plan_.ld[l];
+    block.hidden[l] = own ? work.hidden[l].data() : hidden_[l].data() + at;
+    block.slope[l] = own ? work.slope[l].data() : slope_[l].data() + at;
+    block.tangent[l] = work.tangent[l].data();
+  }
+  block.outputs = work.outputs.data();
+  return block;
+}
+
+float* RowSet::outputs(int64_t b, Workspace& work) const {
+  if (!cached_) return work.before.data();
+  return outputs_.data() + b * block_rows_ * plan_.ld[plan_.net.maps];
+}
+
+float* RowSet::factors(int64_t b, Workspace& work) const {
+  if (!cached_) return work.factors.data();
+  const bool one_row = plan_.net.head == Head::kGaussian;
+  return factors_.data() + (one_row ? 0 : b * block_rows_ * plan_.ld[plan_.net.maps]);
+}
+
+const uint8_t* RowSet::mask(int64_t b, Workspace& work) const {
+  if (!rows_.mask) return nullptr;
+  const int64_t width = plan_.net.width[plan_.net.maps], first = b * block_rows_;
+  if (index_.size() == 0) return rows_.mask + first * width;
+  const int64_t rows = std::min<int64_t>(count_ - first, block_rows_);
+  for (int64_t m = 0; m < rows; ++m) {
+    std::copy_n(rows_.mask + row(first + m) * width, width, work.mask.data() + m * width);
+  }
+  return work.mask.data();
+}
+
+int64_t RowSet::bytes() const {
+  int64_t total = index_.bytes() + scale_.bytes() + outputs_.bytes() + factors_.bytes();
+  for (int l = 0; l < kMaxMaps; ++l) total += hidden_[l].bytes() + slope_[l].bytes();
+  return total;
+}
+
+}  // namespace trpo_fast
