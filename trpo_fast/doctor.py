@@ -90,7 +90,7 @@ def _native_lines(native: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("native code", f"version {native['version']}, built by {native['compiler']}"),
         ("kernels", ", ".join(native["families"]) or "none in this build"),
-        ("CPU kernels use", isa),
+        ("instruction set", isa),
         ("CUDA build", f"for compute capability {archs}" if archs else "none in this build"),
     ]
 
