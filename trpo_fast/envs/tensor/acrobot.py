@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import TensorEnv, box, wrap_angle
+from .base import TensorEnv, box, columns, wrap_angle
 
 DT, GRAVITY, CENTRE, INERTIA = 0.2, 9.8, 0.5, 1.0  # links of length 1 and mass 1
 MAX_SPEED_1, MAX_SPEED_2 = 4 * math.pi, 9 * math.pi
@@ -34,7 +34,7 @@ def _rates(state: Tensor, torque: Tensor) -> Tensor:
     turn2 = torque + d2 / d1 * phi1 - CENTRE * speed1.square() * sin2 - phi2
     turn2 = turn2 / (CENTRE**2 + INERTIA - d2.square() / d1)
     turn1 = -(d2 * turn2 + phi1) / d1
-    return torch.stack((speed1, speed2, turn1, turn2), dim=-1)
+    return columns(speed1, speed2, turn1, turn2)
 
 
 class Acrobot(TensorEnv):
@@ -71,9 +71,9 @@ class Acrobot(TensorEnv):
         angle1, angle2 = wrap_angle(new[:, 0]), wrap_angle(new[:, 1])
         terminated = -torch.cos(angle1) - torch.cos(angle1 + angle2) > 1.0
         rewards = terminated.to(state.dtype) - 1.0
-        return torch.stack((angle1, angle2, speed1, speed2), dim=-1), rewards, terminated
+        return columns(angle1, angle2, speed1, speed2), rewards, terminated
 
     def observe(self, state: Tensor) -> Tensor:
-        angles = state[:, :2]
-        trig = torch.stack((torch.cos(angles), torch.sin(angles)), dim=-1).flatten(1)
-        return torch.cat((trig, state[:, 2:]), dim=-1)
+        angle1, angle2, speed1, speed2 = state.unbind(-1)
+        first = torch.cos(angle1), torch.sin(angle1)
+        return columns(*first, torch.cos(angle2), torch.sin(angle2), speed1, speed2)

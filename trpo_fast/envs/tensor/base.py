@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+CONTIGUOUS = torch.contiguous_format
+
 
 @dataclass(frozen=True)
 class TensorStep:
@@ -71,7 +73,7 @@ class TensorEnv:
         self.dtype = dtype
         self.generator = torch.Generator(self.device)
         self.generator.manual_seed(seed)
-        self.physics = torch.zeros(num_envs, self.state_size, dtype=dtype, device=self.device)
+        self.physics = torch.zeros(self.state_size, num_envs, dtype=dtype, device=self.device).T
         self.elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
 
     @property
@@ -98,8 +100,8 @@ class TensorEnv:
 
     def uniform(self, count: int, low: float, high: float, size: int) -> Tensor:
         """Draws [count, size] from the environment's own generator."""
-        draws = torch.empty(count, size, dtype=self.dtype, device=self.device)
-        return draws.uniform_(low, high, generator=self.generator)
+        draws = torch.empty(size, count, dtype=self.dtype, device=self.device)
+        return draws.uniform_(low, high, generator=self.generator).T
 
     def reset(self, seed: int | None = None) -> Tensor:
         """Start every copy anew and return the observations [E, O]."""
@@ -150,7 +152,7 @@ class TensorEnv:
         wanted, got = list(self.physics.shape), list(physics.shape)
         if wanted != got:
             raise ValueError(f"state: expected physics of shape {wanted}, got {got}")
-        self.physics = physics.to(self.device, self.dtype, copy=True)
+        self.physics = physics.to(self.device, self.dtype).T.clone(memory_format=CONTIGUOUS).T
         self.elapsed = state["elapsed"].to(self.device, copy=True)
         if "generator" in state:
             self.generator.set_state(state["generator"].cpu())
@@ -164,6 +166,14 @@ def box(low: Any, high: Any, size: int) -> Any:
 
     bounds = [np.broadcast_to(np.asarray(b, np.float32), (size,)).copy() for b in (low, high)]
     return Box(*bounds, dtype=np.float32)
+
+
+def columns(*parts: Tensor) -> Tensor:
+    """Columns [E] side by side as [E, S], stored column by column.
+
+    Interleaving them into rows took half the time of a whole step on a CPU.
+    """
+    return torch.stack(parts).T
 
 
 def wrap_angle(angle: Tensor) -> Tensor:

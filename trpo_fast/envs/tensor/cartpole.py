@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import TensorEnv, box
+from .base import TensorEnv, box, columns
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 TOTAL = CART + POLE
@@ -47,7 +47,7 @@ class CartPole(TensorEnv):
         inertia = HALF_LENGTH * (4.0 / 3.0 - POLE * cos.square() / TOTAL)
         turn = (GRAVITY * sin - cos * push) / inertia
         shove = push - POLE_MOMENT * turn * cos / TOTAL
-        rates = torch.stack((state[:, 1], shove, spin, turn), dim=-1)
+        rates = columns(state[:, 1], shove, spin, turn)
         new = torch.add(state, rates, alpha=TAU)
         terminated = (new[:, 0].abs() > MAX_X) | (new[:, 2].abs() > MAX_ANGLE)
         return new, torch.ones_like(angle), terminated

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import TensorEnv, box
+from .base import TensorEnv, box, columns
 
 POWER, SLOPE, MAX_SPEED = 0.0015, 0.0025, 0.07
 MIN_X, MAX_X, GOAL = -1.2, 0.6, 0.45
@@ -30,8 +30,8 @@ class MountainCarContinuous(TensorEnv):
         return box(-1.0, 1.0, 1)
 
     def initial(self, count: int) -> Tensor:
-        position = self.uniform(count, -0.6, -0.4, 1)
-        return torch.cat((position, torch.zeros_like(position)), dim=-1)
+        position = self.uniform(count, -0.6, -0.4, 1)[:, 0]
+        return columns(position, torch.zeros_like(position))
 
     def dynamics(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         action = actions[:, 0].to(state.dtype)
@@ -41,7 +41,7 @@ class MountainCarContinuous(TensorEnv):
         velocity = torch.where(position <= MIN_X, velocity.clamp_min(0.0), velocity)
         terminated = (position >= GOAL) & (velocity >= 0.0)
         rewards = 100.0 * terminated - 0.1 * action.square()
-        return torch.stack((position, velocity), dim=-1), rewards.to(state.dtype), terminated
+        return columns(position, velocity), rewards.to(state.dtype), terminated
 
     def observe(self, state: Tensor) -> Tensor:
         return state

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import TensorEnv, box, wrap_angle
+from .base import TensorEnv, box, columns, wrap_angle
 
 GRAVITY, MASS, LENGTH, DT = 10.0, 1.0, 1.0, 0.05
 MAX_SPEED, MAX_TORQUE = 8.0, 2.0
@@ -33,7 +33,7 @@ class Pendulum(TensorEnv):
 
     def initial(self, count: int) -> Tensor:
         unit = self.uniform(count, -1.0, 1.0, 2)
-        return torch.stack((unit[:, 0] * math.pi, unit[:, 1]), dim=-1)
+        return columns(unit[:, 0] * math.pi, unit[:, 1])
 
     def dynamics(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         angle, speed = state[:, 0], state[:, 1]
@@ -42,8 +42,8 @@ class Pendulum(TensorEnv):
         gain = 3.0 * GRAVITY / (2.0 * LENGTH) * torch.sin(angle)
         speed = speed + (gain + 3.0 / (MASS * LENGTH**2) * torque) * DT
         speed = speed.clamp(-MAX_SPEED, MAX_SPEED)
-        return torch.stack((angle + speed * DT, speed), dim=-1), -cost, None
+        return columns(angle + speed * DT, speed), -cost, None
 
     def observe(self, state: Tensor) -> Tensor:
         angle = state[:, 0]
-        return torch.stack((torch.cos(angle), torch.sin(angle), state[:, 1]), dim=-1)
+        return columns(torch.cos(angle), torch.sin(angle), state[:, 1])
