@@ -148,6 +148,15 @@ def test_command_writes_rows_with_every_column(tmp_path, capsys):
     assert "gauss_newton" in capsys.readouterr().out
 
 
+def test_append_replaces_a_case_and_keeps_the_others(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    arguments = "--seconds 0.01 --turns 1 --backend reference --opponents none --json".split()
+    for cases in (["tiny"], ["cartpole"], ["tiny"]):
+        more = ["--append", "--rows", "8", "--case", *cases]
+        assert bench_cli.main(["fvp", *arguments, str(path), *more]) == 0
+    assert [row.case for row in read_json(path)[1]] == ["tiny", "cartpole"]
+
+
 def test_command_without_a_checkout_says_why(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(opponents, "folder", lambda: None)
     monkeypatch.delitem(opponents.sys.modules, opponents._NAME)

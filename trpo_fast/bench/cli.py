@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import torch
 
 from .cases import CASES, DEFAULT_CASES
-from .report import machine_name, table, write_json
-from .run import Options, run
+from .report import machine_name, merge, read_json, sgemm_range, table, write_json
+from .run import Options, Outcome, run
 from .suites import GROUPS
 
 
@@ -33,8 +34,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--rows", type=int, help="cap on the rows of every case")
     p.add_argument("--seconds", type=float, default=2.0, help="time per contender and case")
+    p.add_argument("--turns", type=int, default=5, help="turns per contender, at least")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--json", type=Path, help="file to write, or a folder: MACHINE/SUITE.json in it")
+    p.add_argument(
+        "--append", action="store_true", help="keep the rows of other cases in the JSON file"
+    )
     return p
 
 
@@ -55,6 +60,7 @@ def main(argv: list[str]) -> int:
         busy=arguments.busy,
         rows=arguments.rows,
         seconds=arguments.seconds,
+        turns=arguments.turns,
         device=arguments.device,
     )
     outcome = run(arguments.suite, options, say=lambda line: print(line, file=sys.stderr))
@@ -64,9 +70,19 @@ def main(argv: list[str]) -> int:
     for name, reason in outcome.skipped.items():
         print(f"skipped {name}: {reason}")
     if arguments.json is not None:
-        path = arguments.json
-        if path.suffix != ".json":
-            path = path / machine_name(outcome.environment) / f"{arguments.suite}.json"
-        write_json(path, outcome.environment, outcome.rows, outcome.skipped, outcome.notes)
-        print(f"written: {path}")
+        _write(arguments.json, arguments.suite, outcome, append=arguments.append)
     return 0 if outcome.rows else 1
+
+
+def _write(path: Path, suite: str, outcome: Outcome, *, append: bool) -> None:
+    if path.suffix != ".json":
+        path = path / machine_name(outcome.environment) / f"{suite}.json"
+    rows, skipped, notes = outcome.rows, outcome.skipped, outcome.notes
+    if append and path.exists():
+        document = json.loads(path.read_text())
+        rows = merge(read_json(path)[1], rows)
+        skipped = {**document["skipped"], **skipped}
+        notes = {**document["notes"], **notes}
+    outcome.environment["sgemm_gflops"] = sgemm_range(rows)
+    write_json(path, outcome.environment, rows, skipped, notes)
+    print(f"written: {path}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .._version import __version__
+from .cases import CASES
 
 
 @dataclass
@@ -126,6 +127,21 @@ def read_json(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """Environment and rows."""
     document = json.loads(path.read_text())
     return document["environment"], [Row(**row) for row in document["rows"]]
+
+
+def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """``new`` after what is left of ``old``: a case that was run again replaces its rows."""
+    new = list(new)
+    again = {(row.suite, row.case, row.threads) for row in new}
+    kept = [row for row in old if (row.suite, row.case, row.threads) not in again]
+    order = list(CASES)
+    return sorted(kept + new, key=lambda row: (row.suite, order.index(row.case), row.threads))
+
+
+def sgemm_range(rows: Iterable[Row]) -> list[float]:
+    """Slowest and fastest sgemm beside which the rows were measured, in GF/s."""
+    rates = [row.peak_flops / 1e9 for row in rows]
+    return [round(f(rates), 1) for f in (min, max) if rates]
 
 
 def format_time(microseconds: float) -> str:

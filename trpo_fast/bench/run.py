@@ -13,7 +13,7 @@ from ..backend import BackendUnavailable
 from . import opponents
 from .cases import CASES, DEFAULT_CASES, Workload, make_workload
 from .harness import Contender, busy_neighbours, copy_rate, measure, sgemm, thread_count
-from .report import Row, environment
+from .report import Row, environment, sgemm_range
 from .suite import Suite, Timed
 from .suites import GROUPS, SUITES
 
@@ -30,6 +30,7 @@ class Options:
     busy: int = 0
     rows: int | None = None
     seconds: float = 2.0
+    turns: int = 5
     device: str = "cpu"
 
 
@@ -65,8 +66,7 @@ def run(group: str, options: Options, say: Callable[[str], None] = print) -> Out
                     size = f"{workload.rows} rows, P = {workload.size}"
                     say(f"{suite.name} {name}: {size}, {count} threads")
                     _run_case(suite, workload, options, count, outcome)
-    rates = [row.peak_flops / 1e9 for row in outcome.rows]
-    outcome.environment["sgemm_gflops"] = [round(f(rates), 1) for f in (min, max) if rates]
+    outcome.environment["sgemm_gflops"] = sgemm_range(outcome.rows)
     return outcome
 
 
@@ -76,17 +76,27 @@ def _run_case(
     entries = _gather(suite, workload, options, outcome)
     peak, peak_flops = sgemm(options.device)
     contenders = [entry.contender for entry in entries] + [peak]
-    measure(contenders, seconds=options.seconds, device=options.device)
+    _measure(contenders, options, warm_up=2)
     outcome.rows += _rows(suite.name, suite, workload, options, threads, entries, peak, peak_flops)
     if options.busy:
         alone = peak.median
         for contender in contenders:
             contender.times.clear()
         with busy_neighbours(options.busy):
-            measure(contenders, seconds=options.seconds, device=options.device, warm_up=1)
+            _measure(contenders, options, warm_up=1)
         peak.times[:] = [alone]  # the roofline is the machine's, not what the neighbours left
         name = f"{suite.name}_busy"
         outcome.rows += _rows(name, suite, workload, options, threads, entries, peak, peak_flops)
+
+
+def _measure(contenders: list[Contender], options: Options, warm_up: int) -> None:
+    measure(
+        contenders,
+        seconds=options.seconds,
+        least=options.turns,
+        device=options.device,
+        warm_up=warm_up,
+    )
 
 
 def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome) -> list[_Entry]:
