@@ -89,4 +89,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("families") = py::list();
   trpo_fast::bind_machine(m);
   trpo_fast::bind_cpu(m);
+  trpo_fast::bind_act(m);
+  trpo_fast::bind_critic(m);
 }

@@ -15,6 +15,21 @@
 namespace py = pybind11;
 
 namespace trpo_fast {
+
+NetShape net_shape(const std::vector<int>& widths, int activation, int head,
+                   const std::vector<int>& nvec) {
+  NetShape net{};
+  net.maps = static_cast<int>(widths.size()) - 1;
+  TRPO_CHECK(net.maps >= 1 && net.maps <= kMaxMaps, "1 to 8 linear maps", net.maps);
+  TRPO_CHECK(nvec.size() <= kMaxFactors, "at most 64 factors", nvec.size());
+  std::copy(widths.begin(), widths.end(), net.width);
+  net.activation = static_cast<Activation>(activation);
+  net.head = static_cast<Head>(head);
+  net.factors = static_cast<int>(nvec.size());
+  std::copy(nvec.begin(), nvec.end(), net.nvec);
+  return net;
+}
+
 namespace {
 
 template <class T>
@@ -53,20 +68,6 @@ void run(int threads, const F& f) {
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
-}
-
-NetShape net_shape(const std::vector<int>& widths, int activation, int head,
-                   const std::vector<int>& nvec) {
-  NetShape net{};
-  net.maps = static_cast<int>(widths.size()) - 1;
-  TRPO_CHECK(net.maps >= 1 && net.maps <= kMaxMaps, "1 to 8 linear maps", net.maps);
-  TRPO_CHECK(nvec.size() <= kMaxFactors, "at most 64 factors", nvec.size());
-  std::copy(widths.begin(), widths.end(), net.width);
-  net.activation = static_cast<Activation>(activation);
-  net.head = static_cast<Head>(head);
-  net.factors = static_cast<int>(nvec.size());
-  std::copy(nvec.begin(), nvec.end(), net.nvec);
-  return net;
 }
 
 std::unique_ptr<CpuOperator> make_operator(

@@ -6,6 +6,12 @@
 
 namespace trpo_fast {
 
+struct AdamStep {
+  float beta1, beta2, eps;
+  float rate;                // learning rate / (1 - beta1^t)
+  float inverse_correction;  // 1 / (1 - beta2^t)
+};
+
 struct CpuKernels {
   int vector, panel, tile_rows;
 
@@ -30,6 +36,16 @@ struct CpuKernels {
   void (*axpy)(float alpha, const float* x, float* y, int64_t n);  // y += alpha x
   void (*xpby)(const float* x, float beta, float* y, int64_t n);   // y = x + beta y
   bool (*all_finite)(const float* x, int64_t n);
+
+  // The whole net on `vectors` (1 or 2) times `vector` rows: obs [O, rows] and all planes have a row
+  // in each column, theta is flat, the planes hold the widest layer each. Returns the outputs
+  // [Z, rows], in one of the planes.
+  const float* (*forward_columns)(const NetShape& net, const float* theta, const float* obs,
+                                  float* const* planes, int vectors);
+  // One step of Adam with g[i] = sum of part[lane * stride + i] over lanes, in order; n whole
+  // vectors.
+  void (*adam)(const AdamStep& step, const float* part, int64_t lanes, int64_t stride, float* theta,
+               float* m, float* v, int64_t n);
 };
 
 extern "C" {

@@ -1,0 +1,61 @@
+// Bindings of the critic's fit: raw addresses and sizes in, the loss out.
+#include <pybind11/pybind11.h>
+
+#include "bindings.h"
+#include "check.h"
+#include "cpu/critic.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace trpo_fast {
+namespace {
+
+template <typename T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+CriticBatch batch_of(const NetShape& net, uintptr_t obs, uintptr_t targets, uintptr_t weights,
+                     int64_t count) {
+  TRPO_CHECK_EQ("critic: outputs", net.width[net.maps], 1);
+  TRPO_CHECK(count > 0, "at least one row", count);
+  return {count, at<const float>(obs), at<const float>(targets), at<const float>(weights)};
+}
+
+void check_signals() {
+  py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+double loss(const NetShape& net, uintptr_t theta, uintptr_t gradient, uintptr_t obs,
+            uintptr_t targets, uintptr_t weights, int64_t count, int threads) {
+  const CriticBatch batch = batch_of(net, obs, targets, weights, count);
+  const CpuKernels& kernels = kernels_for(selected_isa());
+  py::gil_scoped_release release;
+  return CriticFit(net, batch, kernels).loss(at<const float>(theta), at<float>(gradient), threads);
+}
+
+double adam(const NetShape& net, uintptr_t theta, uintptr_t first, uintptr_t second,
+            uintptr_t order, int epochs, int64_t minibatch, int64_t steps, float learning_rate,
+            float beta1, float beta2, float eps, uintptr_t obs, uintptr_t targets,
+            uintptr_t weights, int64_t count, int threads) {
+  TRPO_CHECK(minibatch > 0, "a positive minibatch", minibatch);
+  const CriticBatch batch = batch_of(net, obs, targets, weights, count);
+  const AdamParams params = {
+      at<const int64_t>(order), epochs, minibatch, steps, learning_rate, beta1, beta2, eps};
+  const CpuKernels& kernels = kernels_for(selected_isa());
+  py::gil_scoped_release release;
+  return CriticFit(net, batch, kernels)
+      .adam(params, at<float>(theta), at<float>(first), at<float>(second), threads, check_signals);
+}
+
+}  // namespace
+
+void bind_critic(py::module_& m) {
+  m.def("critic_loss", &loss);
+  m.def("critic_adam", &adam);
+  m.attr("families").cast<py::list>().append("critic");
+}
+
+}  // namespace trpo_fast

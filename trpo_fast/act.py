@@ -1,0 +1,168 @@
+"""Acting in one native call: observations of all environments to actions, log-probabilities and
+values.
+
+    z = policy(o),  a = sample(z, noise),  log pi(a | o),  V(o) = mean + std v(o)
+
+with o clipped and normalised on the way in if a normaliser is given. The noise is drawn from
+torch's generator in one call, exactly as ``head.sample`` draws it, so both ways of acting choose
+the same actions from the same seed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import _native
+from .heads import KINDS
+from .policy import ACTIVATIONS, MLPPolicy, NetSpec, flat_params
+
+if TYPE_CHECKING:
+    from .normalize import ObservationNormaliser
+
+
+def native_shape(spec: NetSpec) -> Any:
+    """The kernels' description of a net."""
+    native = _native.module()
+    assert native is not None
+    activation, head = ACTIVATIONS.index(spec.activation), KINDS.index(spec.head)
+    return native.NetShape(list(spec.widths), activation, head, list(spec.nvec))
+
+
+def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
+    """Why the native call cannot serve this policy and critic; empty if it can."""
+    native = _native.module()
+    if native is None:
+        return _native.problem()
+    if "act" not in native.families:
+        return "this build cannot act"
+    for name, net in (("policy", policy), ("critic", getattr(critic, "net", None))):
+        if net is None:
+            continue
+        if not isinstance(net, MLPPolicy):
+            return f"{name}: expected an MLPPolicy, got {type(net).__name__}"
+        kinds = {(p.device.type, p.dtype) for p in net.parameters()}
+        if kinds != {("cpu", torch.float32)}:
+            return f"{name}: expected float32 parameters on the CPU, got {sorted(map(str, kinds))}"
+        if not all(p.requires_grad for p in net.parameters()):
+            return f"{name}: expected no frozen parameters"
+    return ""
+
+
+class _Net:
+    """The address of a net's flat parameters, looked up again when they have moved."""
+
+    def __init__(self, net: MLPPolicy) -> None:
+        self.net = net
+        self.first = next(net.parameters())
+        self.address = 0
+
+    def pointer(self) -> int:
+        address = self.first.data_ptr()
+        if address != self.address:
+            reason = unavailable(self.net)
+            if reason:
+                raise RuntimeError(f"the policy changed under its actor: {reason}")
+            self.flat = flat_params(self.net)
+            self.first = next(self.net.parameters())
+            address = self.address = self.flat.data_ptr()
+        return address
+
+
+class NativeActor:
+    """Acts through ``_C``: for float32 MLPs on the CPU. Observations are float32 and contiguous."""
+
+    def __init__(
+        self,
+        policy: MLPPolicy,
+        critic: Any,
+        generator: torch.Generator | None = None,
+        *,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        reason = unavailable(policy, critic)
+        if reason:
+            raise RuntimeError(reason)
+        native = _native.module()
+        assert native is not None
+        self.policy, self.critic, self.generator = policy, critic, generator
+        self.normaliser = normaliser
+        self._native = native.Act(native_shape(policy.spec), native_shape(critic.net.spec))
+        self._act = self._native.act
+        self._shift: Tensor | None = None
+        self._policy, self._critic = _Net(policy), _Net(critic.net)
+        self._normal = policy.spec.head.startswith("gaussian")
+        self._outputs = policy.spec.widths[-1]
+        self._noise = policy.head.action_shape[0] if self._normal else self._outputs
+        self._threads = 1
+
+    def act(
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        *,
+        seen: Tensor | None = None,
+    ) -> None:
+        """Write actions, log-probabilities and values for observations [E, O] into the given
+        tensors, and into ``seen`` the observations as the nets saw them.
+        """
+        count = obs.shape[0]
+        noise = torch.empty(count, self._noise)
+        if self._normal:
+            noise.normal_(generator=self.generator)
+        else:
+            noise.uniform_(generator=self.generator)
+        if self.normaliser is not None:
+            self._follow_normaliser()
+        critic = self.critic
+        self._act(
+            self._policy.pointer(),
+            self._critic.pointer(),
+            critic.mean.data_ptr(),
+            critic.std.data_ptr(),
+            obs.data_ptr(),
+            0 if seen is None else seen.data_ptr(),
+            0 if mask is None else mask.data_ptr(),
+            noise.data_ptr(),
+            actions.data_ptr(),
+            log_probs.data_ptr(),
+            values.data_ptr(),
+            count,
+            1 if count < 256 else torch.get_num_threads(),
+        )
+
+    def values(self, obs: Tensor) -> Tensor:
+        """Values [N] of observations [N, O]."""
+        obs = obs.contiguous()
+        out = obs.new_empty(obs.shape[0])
+        if self.normaliser is not None:
+            self._follow_normaliser()
+        critic, rows = self.critic, obs.shape[0]
+        self._act(
+            0,
+            self._critic.pointer(),
+            critic.mean.data_ptr(),
+            critic.std.data_ptr(),
+            obs.data_ptr(),
+            0,
+            0,
+            0,
+            0,
+            0,
+            out.data_ptr(),
+            rows,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def _follow_normaliser(self) -> None:
+        assert self.normaliser is not None
+        shift, scale = self.normaliser.shift, self.normaliser.scale
+        if shift is not self._shift:
+            self._shift, self._scale = shift, scale  # kept alive: the native half has addresses
+            self._native.normalise(shift.data_ptr(), scale.data_ptr(), self.normaliser.clip)
