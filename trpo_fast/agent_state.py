@@ -19,7 +19,7 @@ def pack(agent: TRPO) -> dict[str, Any]:
         "config": agent.config.as_dict(),
         "env_options": agent.env_options,
         "policy": dict(agent.policy.state_dict()),
-        "critic": agent.critic.state_dict(),
+        "critic": dict(agent.critic.state_dict()),
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),
         "penalty": agent.penalty.state_dict(),

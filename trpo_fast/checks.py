@@ -278,3 +278,25 @@ def _raise_for_choices(head: Head, batch: Batch) -> None:
             raise fail(
                 "actions", "choices that action_mask allows", f"a forbidden one in row {row}"
             )
+
+
+def check_critic_batch(
+    theta: Tensor, obs_dim: int, obs: Any, targets: Any, weights: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A critic's rows; rows of weight zero are left out and may hold anything."""
+    obs = check_tensor("obs", obs, theta, (None, obs_dim))
+    if obs.shape[0] == 0:
+        raise fail("obs", "at least one row", f"shape {list(obs.shape)}")
+    targets = check_tensor("targets", targets, theta, (obs.shape[0],))
+    if weights is not None:
+        weights = check_tensor("weights", weights, theta, (obs.shape[0],))
+        if not bool((weights >= 0).all() & weights.isfinite().all()):
+            raise fail("weights", "finite values of at least zero", "others")
+        kept = weights > 0
+        if not bool(kept.any()):
+            raise fail("weights", "a positive total", 0.0)
+        obs, targets, weights = obs[kept], targets[kept], weights[kept]
+    if not bool(targets.isfinite().all()):
+        bad = int((~targets.isfinite()).nonzero()[0])
+        raise fail("targets", "finite values", f"{float(targets[bad])} in row {bad}")
+    return obs, targets, weights

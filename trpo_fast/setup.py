@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .act import NativeActor, unavailable
 from .actor import ModuleActor
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
-from .critic_module import ModuleCritic
+from .critic import Critic
 from .envs import tensor
 from .envs.actions import ActionMap
 from .envs.host import HostEnvs, make_host
@@ -76,11 +77,9 @@ def make_policy(
     return MLPPolicy(size, head, config.hidden, config.activation, device=device)
 
 
-def make_critic(
-    envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
-) -> ModuleCritic:
+def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device) -> Critic:
     observations, _ = spaces_of(envs)
-    return ModuleCritic(
+    return Critic(
         int(torch.Size(observations.shape).numel()),
         config.critic_hidden,
         config.activation,
@@ -122,5 +121,8 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
 
 
-def make_actor(agent: TRPO) -> ModuleActor:
-    return ModuleActor(agent.policy, agent.critic, agent.generator)
+def make_actor(agent: TRPO) -> NativeActor | ModuleActor:
+    """The native call where it serves; other backends act through the torch modules."""
+    policy, critic = agent.policy, agent.critic
+    native = agent.config.backend in ("auto", "cpu") and not unavailable(policy, critic)
+    return (NativeActor if native else ModuleActor)(policy, critic, agent.generator)

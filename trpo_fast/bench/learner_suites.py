@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..act import NativeActor, unavailable
 from ..actor import ModuleActor
-from ..critic_module import ModuleCritic
-from ..policy import MLPPolicy, flat_params, write_params
+from ..critic import Critic
+from ..heads import Gaussian
+from ..policy import MLPPolicy, write_params
 from .cases import Case, Workload, make_workload
 from .suite import Suite, Timed
 from .update_suites import make_setup
@@ -27,23 +29,19 @@ SB3_MINIBATCH = 128
 LEARNING_RATES = {128: 1e-3, 1024: 4e-3}
 
 
-def _critic(work: Workload, minibatch: int = SB3_MINIBATCH) -> ModuleCritic:
+def _critic(work: Workload, minibatch: int = SB3_MINIBATCH, backend: str = "reference") -> Critic:
     """A critic of the policy's widths with weights drawn from a fixed seed, nothing normalised."""
     torch.manual_seed(1)
-    critic = ModuleCritic(
+    critic = Critic(
         work.case.obs_dim,
         work.case.hidden,
         learning_rate=LEARNING_RATES[minibatch],
         epochs=EPOCHS,
         minibatch=minibatch,
+        backend=backend,
         device=work.obs.device,
     )
-    if work.obs.dtype == torch.float64:
-        critic.net.double()
-        critic.theta = flat_params(critic.net)
-        critic.moments, critic.mean = critic.moments.double(), critic.mean.double()
-        critic.std = critic.std.double()
-    return critic
+    return critic.to(work.obs.dtype)
 
 
 def _critic_params(net: MLPPolicy) -> list[Tensor]:
@@ -62,7 +60,8 @@ def _exact_act(work: Workload, actions: Tensor) -> Tensor:
 
 
 def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
-    actor = ModuleActor(work.policy, _critic(work), torch.Generator(work.obs.device))
+    kind = NativeActor if backend == "cpu" else ModuleActor
+    actor = kind(work.policy, _critic(work), torch.Generator(work.obs.device))
     assert work.batch.actions is not None
     actions = torch.empty_like(work.batch.actions)
     log_probs, values = torch.empty(2, work.rows, device=work.obs.device)
@@ -119,9 +118,9 @@ def _warm_theta(work: Workload) -> Tensor:
 class _Fit:
     """One fit of our critic, from the same weights and the same shuffles every time."""
 
-    def __init__(self, work: Workload, minibatch: int) -> None:
+    def __init__(self, work: Workload, minibatch: int, backend: str = "reference") -> None:
         self.work, self.returns = work, _returns(work)
-        self.critic = _critic(work, minibatch)
+        self.critic = _critic(work, minibatch, backend)
         write_params(self.critic.net, self.critic.theta, _warm_theta(work))
         self.start = self.critic.theta.clone()
         self.generator = torch.Generator(work.obs.device)
@@ -149,7 +148,7 @@ def final_loss(values: Tensor, work: Workload) -> float:
 
 def _own_critic(minibatch: int) -> Any:
     def own(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
-        fit = _Fit(work, minibatch)
+        fit = _Fit(work, minibatch, backend)
         timed = Timed(fit.fit, fit.values, fit.reset)
         timed.exact = lambda _: _Fit(work.double(), minibatch).values()
         timed.notes["final_loss"] = final_loss(fit.values(), work)
@@ -188,7 +187,8 @@ def _value_case(case: Case) -> Case:
 
 
 def _modules() -> list[tuple[str, str]]:
-    return [("reference", "fp32")]
+    native = not unavailable(MLPPolicy(1, Gaussian(1)))
+    return [("reference", "fp32"), *([("cpu", "fp32")] if native else [])]
 
 
 def _critic_suite(minibatch: int) -> Suite:

@@ -1,0 +1,148 @@
+"""Acting in one native call against acting through the torch modules."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from cases import HEADS, HIDDEN
+from torch import Tensor
+
+from trpo_fast import Gaussian, MLPPolicy, act
+from trpo_fast.actor import ModuleActor
+from trpo_fast.critic import Critic
+from trpo_fast.normalize import ObservationNormaliser
+from trpo_fast.policy import ACTIVATIONS
+
+pytestmark = pytest.mark.skipif(
+    bool(act.unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
+)
+Outputs = tuple[Tensor, Tensor, Tensor]
+
+
+def make(
+    head: str, hidden: tuple[int, ...] = (8, 5), activation: str = "tanh", obs_dim: int = 5
+) -> tuple[MLPPolicy, Critic]:
+    torch.manual_seed(3)
+    policy = MLPPolicy(obs_dim, HEADS[head](), hidden, activation, output_gain=1.0)
+    critic = Critic(obs_dim, hidden[:1] or (7, 3), activation)
+    with torch.no_grad():
+        for p in (*policy.parameters(), *critic.net.parameters()):
+            p.add_(0.1 * torch.randn(p.shape))
+        critic.mean.fill_(3.0)
+        critic.std.fill_(2.5)
+    return policy, critic
+
+
+def room(policy: MLPPolicy, count: int) -> Outputs:
+    kind = torch.int64 if policy.head.nvec else torch.float32
+    return (
+        torch.zeros(count, *policy.head.action_shape, dtype=kind),
+        torch.zeros(count),
+        torch.zeros(count),
+    )
+
+
+def both(
+    policy: MLPPolicy, critic: Critic, obs: Tensor, mask: Tensor | None = None
+) -> tuple[Outputs, Outputs]:
+    """(native, modules), from generators with one seed."""
+    results = []
+    for kind in (act.NativeActor, ModuleActor):
+        actor = kind(policy, critic, torch.Generator().manual_seed(7))
+        out = room(policy, len(obs))
+        actor.act(obs, mask, *out)
+        results.append(out)
+    return results[0], results[1]
+
+
+def assert_equal(got: Outputs, want: Outputs) -> None:
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("count", [1, 8, 33, 300])
+def test_heads(monkeypatch: pytest.MonkeyPatch, isa: str, head: str, count: int) -> None:
+    monkeypatch.setenv("TRPO_FAST_ISA", isa)
+    policy, critic = make(head)
+    try:
+        assert_equal(*both(policy, critic, torch.randn(count, 5)))
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("activation", "hidden"), [*product(ACTIVATIONS, [*HIDDEN, (129, 17)])])
+def test_nets(activation: str, hidden: tuple[int, ...]) -> None:
+    policy, critic = make("gaussian", hidden, activation, obs_dim=17)
+    assert_equal(*both(policy, critic, torch.randn(33, 17)))
+
+
+@pytest.mark.parametrize("head", ["categorical", "multicategorical"])
+def test_masks(head: str) -> None:
+    policy, critic = make(head)
+    mask = torch.rand(200, policy.head.outputs) < 0.5
+    for begin, n in zip((0, 2, 5), policy.head.nvec, strict=False):
+        mask[:, begin + n - 1] = True
+    native, modules = both(policy, critic, torch.randn(200, 5), mask)
+    assert_equal(native, modules)
+    first = native[0].reshape(200, -1)[:, :1]
+    assert mask.gather(1, first).all()
+
+
+def test_normalises_on_the_way_in() -> None:
+    policy, critic = make("gaussian")
+    normaliser = ObservationNormaliser(5, clip=1.5)
+    for round_ in range(2):  # the second time with statistics that have moved
+        normaliser.update(torch.randn(50, 5) * 3.0 + 2.0 + round_)
+        obs, seen = torch.randn(9, 5) * 4.0, torch.zeros(9, 5)
+        if round_ == 0:
+            actor = act.NativeActor(
+                policy, critic, torch.Generator().manual_seed(7), normaliser=normaliser
+            )
+        actor.generator.manual_seed(7)
+        out = room(policy, 9)
+        actor.act(obs, None, *out, seen=seen)
+        torch.testing.assert_close(seen, normaliser(obs))
+        assert_equal(out, both(policy, critic, normaliser(obs))[1])
+        torch.testing.assert_close(actor.values(obs), critic.values(normaliser(obs)))
+
+
+def test_threads_change_no_bit() -> None:
+    policy, critic = make("gaussian", (64, 64))
+    obs, results = torch.randn(1000, 5), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(both(policy, critic, obs)[0])
+    torch.set_num_threads(1)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_follows_parameters() -> None:
+    """Values written in place, a loaded state, and parameters that moved to another buffer."""
+    policy, critic = make("gaussian")
+    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    obs, out = torch.randn(4, 5), room(policy, 4)
+    state = {name: value + 0.1 for name, value in policy.state_dict().items()}
+    changes = (
+        lambda: policy.load_state_dict(state),
+        lambda: [p.data.mul_(0.5) for p in policy.parameters()],
+        lambda: policy.double().float(),
+        lambda: critic.mean.fill_(-4.0),
+    )
+    for change in changes:
+        change()
+        actor.generator.manual_seed(7)
+        actor.act(obs, None, *out)
+        assert_equal(out, both(policy, critic, obs)[1])
+
+
+def test_says_why_not() -> None:
+    policy, critic = make("gaussian")
+    assert "float32" in act.unavailable(policy.double(), critic)
+    assert "MLPPolicy" in act.unavailable(torch.nn.Linear(2, 2))
+    with pytest.raises(RuntimeError, match="float32 parameters on the CPU"):
+        act.NativeActor(policy, critic)

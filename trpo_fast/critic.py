@@ -1,0 +1,201 @@
+"""The critic: a net for normalised returns, fitted by Adam over minibatches or by Gauss-Newton.
+
+    V(s) = mean + std v(s),     v is fitted to (R - mean) / std
+
+mean and std follow the targets; when they move, the last layer is rescaled so that V does not. The
+net is a Gaussian policy of unit variance, so its Gauss-Newton matrix is that policy's Fisher matrix
+and the policy's kernels solve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _native, checks
+from .act import unavailable
+from .backend import BackendUnavailable
+from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
+from .heads import Gaussian
+from .policy import MLPPolicy, flat_params, mark_written
+
+METHODS = ("adam", "gauss_newton")
+BACKENDS = ("auto", "reference", "autograd", "cpu", "cuda")
+TARGET_RATE = 0.1  # of the running mean and deviation of the targets, per fit
+SMALLEST_STD = 1e-4
+
+
+@dataclass(frozen=True)
+class CriticInfo:
+    """What a fit reports. ``loss`` is in normalised units, 0-d on the critic's device: the mean of
+    the last epoch's minibatches for Adam, on every row for Gauss-Newton.
+    """
+
+    loss: Tensor
+    steps: int  # of Adam, or of Gauss-Newton that were accepted
+    backend: str  # "cpu": the native fit; "reference": plain PyTorch
+
+    def __float__(self) -> float:
+        return float(self.loss)
+
+
+class Critic(nn.Module):
+    """A value function with its optimiser and target statistics; ``state_dict`` holds all of it.
+
+    >>> critic = Critic(11, hidden=(64, 64))
+    >>> info = critic.fit(torch.randn(256, 11), torch.randn(256))
+    >>> critic.values(torch.randn(5, 11)).shape
+    torch.Size([5])
+    """
+
+    mean: Tensor
+    std: Tensor
+    moments: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        *,
+        method: str = "adam",
+        learning_rate: float = 4e-3,
+        epochs: int = 10,
+        minibatch: int = 1024,
+        steps: int = 3,
+        cg_iterations: int = 10,
+        damping: float = 0.01,
+        fraction: float = 0.2,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.method = checks.check_choice("critic", method, METHODS)
+        self.backend = checks.check_choice("backend", backend, BACKENDS)
+        self.learning_rate = checks.check_number("learning_rate", learning_rate, above=0.0)
+        self.epochs = checks.check_count("epochs", epochs)
+        self.minibatch = checks.check_count("minibatch", minibatch)
+        self.steps = checks.check_count("steps", steps)
+        self.cg_iterations = checks.check_count("cg_iterations", cg_iterations)
+        self.damping = checks.check_number("damping", damping, least=0.0)
+        self.fraction = checks.check_number("fraction", fraction, above=0.0)
+        self.net = MLPPolicy(
+            obs_dim, Gaussian(1), hidden, activation, output_gain=1.0, device=device
+        )
+        theta = flat_params(self.net)
+        self.register_buffer("moments", torch.zeros(2, theta.numel(), device=theta.device))
+        self.register_buffer("mean", torch.zeros((), device=theta.device))
+        self.register_buffer("std", torch.ones((), device=theta.device))
+        self.adam_steps = 0
+        self.fits = 0
+
+    @property
+    def theta(self) -> Tensor:
+        """The flat parameters [P] of the net, a view."""
+        return flat_params(self.net)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Predicted returns [N] for observations [N, O], with gradients."""
+        return torch.addcmul(self.mean, self.net.net(obs)[:, 0], self.std)
+
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        """Predicted returns [N] for observations [N, O]."""
+        return self(obs)
+
+    def fit(
+        self,
+        obs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> CriticInfo:
+        """Move the values at obs [N, O] towards targets [N], rows counted with weights [N] >= 0.
+
+        Values that are not finite raise ``ValueError`` and leave the critic as it was.
+        """
+        obs, targets, weights = checks.check_critic_batch(
+            self.theta, self.net.spec.widths[0], obs, targets, weights
+        )
+        native = self._use_native()
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        try:
+            self._renormalise(targets, weights)
+            normalised = Targets(obs, (targets - self.mean) / self.std, weights)
+            fit: Fit = (NativeFit if native else ReferenceFit)(self.net, normalised)
+            loss, steps = self._run(fit, normalised, generator)
+            if not bool(loss.isfinite()):
+                raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
+        except BaseException:  # Ctrl-C in the middle of a fit as well
+            self.load_state_dict(before)
+            raise
+        finally:
+            mark_written(self.net)
+        return CriticInfo(loss, steps, "cpu" if native else "reference")
+
+    def _run(
+        self, fit: Fit, targets: Targets, generator: torch.Generator | None
+    ) -> tuple[Tensor, int]:
+        if self.method == "gauss_newton":
+            return fit_gauss_newton(
+                fit,
+                self.net,
+                targets,
+                steps=self.steps,
+                cg_iterations=self.cg_iterations,
+                damping=self.damping,
+                fraction=min(self.fraction, 1.0),
+                backend=self.backend,
+                generator=generator,
+            )
+        loss = fit_adam(
+            fit,
+            AdamState(self.moments[0], self.moments[1], self.adam_steps),
+            targets.obs,
+            epochs=self.epochs,
+            minibatch=self.minibatch,
+            learning_rate=self.learning_rate,
+            generator=generator,
+        )
+        steps = self.epochs * -(-len(targets.obs) // self.minibatch)
+        self.adam_steps += steps
+        return loss, steps
+
+    def _use_native(self) -> bool:
+        if self.backend not in ("auto", "cpu"):
+            return False
+        reason = unavailable(self.net)
+        native = _native.module()
+        if not reason and native is not None and "critic" not in native.families:
+            reason = "this build cannot fit critics"
+        if reason and self.backend == "cpu":
+            raise BackendUnavailable(f"backend 'cpu' cannot fit this critic: {reason}")
+        return not reason
+
+    @torch.no_grad()
+    def _renormalise(self, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Let mean and std follow the targets, and rescale the output so that V stays as it was."""
+        rate = TARGET_RATE if self.fits else 1.0
+        share = 1.0 / len(targets) if weights is None else weights / weights.sum()
+        centre = (share * targets).sum()
+        spread = (share * (targets - centre).square()).sum().sqrt()
+        mean = torch.lerp(self.mean, centre, rate)
+        std = torch.lerp(self.std, spread.clamp_min(SMALLEST_STD), rate)
+        last: Any = self.net.net[-1]
+        if self.fits:
+            last.weight.mul_(self.std / std)
+            last.bias.mul_(self.std / std).add_((self.mean - mean) / std)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.fits += 1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.adam_steps, self.fits])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.adam_steps, self.fits = (int(count) for count in state)
