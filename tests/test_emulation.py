@@ -6,12 +6,14 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 
 import pytest
 from emulation import build as builder
-from emulation import memory_report
+from emulation import hardware_check, memory_report
 
 build = cache(builder.build)
 needs_tools = pytest.mark.skipif(
@@ -167,3 +169,19 @@ def test_memory_budget_holds() -> None:
     assert not memory_report.over_budget(measured, budget)
     worse = {"memory_padded_transpose": {"cases_memory.cpp": {"shared": 1.1}}}
     assert memory_report.over_budget(measured | worse, budget)
+
+
+def test_hardware_check_compares_every_word() -> None:
+    ours = hardware_check.emulated()
+    assert len(ours.strip().splitlines()) == 64
+    assert not hardware_check.differences(ours, ours)
+    changed = ours.replace(" ", " f", 40).replace(": f", ": ", 1)
+    assert hardware_check.differences(ours, changed)
+    first = ours.strip().splitlines()[0].split(":")[1].split()
+    assert first[48:51] == ["43f80000", "40000000", "41a00000"]  # 496.0, 2.0, 20.0
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc to compile with")
+def test_hardware_check_compiles_for_a_device(tmp_path: Path) -> None:
+    hardware_check.compile_for_device(tmp_path / "check", "sm_80")
+    assert (tmp_path / "check").exists()

@@ -5,6 +5,7 @@
     python tests/emulation/build.py thread     the cases under TSan, one TSan fiber per CUDA thread
     python tests/emulation/build.py plain      the cases, optimised
     python tests/emulation/build.py memory     the cases, every access counted (memory_report.py)
+    python tests/emulation/build.py hardware   the emulator's half of hardware_check.py
     python tests/emulation/build.py ucontext   the primitives' cases without the assembly switch
 
 Prints the path of what it built. Ninja keeps depfiles and command lines, so only what changed is
@@ -77,6 +78,7 @@ VARIANTS = {
         "",
         "cases*.cpp",
     ),
+    "hardware": Variant("hardware_check", "", "-O1 -g", "", "", kernels=False),
     "ucontext": Variant(
         "cases_ucontext",
         "-O2",
@@ -97,6 +99,8 @@ def sources(variant: Variant) -> dict[Path, str]:
     found |= {HERE / name: variant.runtime_flags for name in RUNTIME}
     if variant.cases:
         found |= {path: variant.kernel_flags for path in sorted(HERE.glob(variant.cases))}
+    if variant is VARIANTS["hardware"]:
+        found |= {HERE / "hardware_check.cu": "-O1 -x c++"}
     if variant is VARIANTS["memory"]:
         found |= {HERE / "memory.cpp": "-O2"}
     return found
