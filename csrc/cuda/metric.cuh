@@ -1,0 +1,169 @@
+// Stage metric: M J v row by row, and what else a row's distribution decides: the cotangent of the
+// surrogate for the gradient, and KL, surrogate and entropy of a candidate. One thread per row, all
+// formulas from heads.h.
+#pragma once
+#include "cuda/forward.cuh"
+
+namespace trpo_fast {
+namespace {
+
+// Distribution of one row: outputs of the net and, for kGaussian, log_std of packed weights.
+__device__ __forceinline__ DistRow dist_row(const KernelArgs& a, const float* outputs,
+                                            const float* weights, int64_t n) {
+  const Layout& l = a.layout;
+  const float* second = l.head == Head::kGaussian ? weights + l.log_std : outputs + l.actions;
+  return {{outputs, 1}, {second, 1}, a.rows.mask ? a.rows.mask + n * l.outputs : nullptr};
+}
+
+__device__ __forceinline__ DistVector dist_vector(const Layout& l, float* row) {
+  return {{row, 1}, {row + l.actions, 1}};
+}
+
+__device__ __forceinline__ Action row_action(const KernelArgs& a, int64_t n) {
+  return {a.rows.actions ? a.rows.actions + n * a.layout.actions : nullptr,
+          a.rows.choices ? a.rows.choices + n * a.layout.actions : nullptr};
+}
+
+__device__ __forceinline__ void scale_row(float* row, int count, float factor) {
+  for (int i = 0; i < count; ++i) row[i] *= factor;
+}
+
+// J v -> w kl_scale M J v in the last work plane; the total weight divides after the reduction.
+// Rows of weight zero become zeros. Closes with a barrier.
+__device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& set, int64_t number,
+                                             const Block& b, const float* tile) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  if (r < l.rows) {
+    float* row = b.work + m.tangent + r * m.stride_tangent;
+    const float w = tile[l.row_weights + r];
+    if (w > 0.0f) {
+      const int64_t n = row_number(set, number * l.rows + r);
+      const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
+      DistVector tangent = dist_vector(l, row);
+      if (l.log_std >= 0) tangent.second = {b.direction + l.log_std, 1};
+      head_metric(a.net, dist, tangent, dist_vector(l, row));
+      scale_row(row, l.parameters, w * a.kl_scale);
+    } else {
+      for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
+    }
+  }
+  __syncthreads();  // deltas of the outputs are complete
+}
+
+// What one block adds up over its rows.
+struct RowSums {
+  double kl, surrogate, entropy, bad;
+  float max_kl;
+};
+
+// Choices name columns of the logits, so they are looked at before anything is indexed with them.
+__device__ __forceinline__ bool choices_in_range(const KernelArgs& a, int64_t n) {
+  bool fine = true;
+  for (int f = 0; a.rows.choices && f < a.net.factors; ++f) {
+    const int64_t choice = a.rows.choices[n * a.net.factors + f];
+    fine = fine && choice >= 0 && choice < a.net.nvec[f];
+  }
+  return fine;
+}
+
+// Every factor allows something, and what was chosen.
+__device__ __forceinline__ bool mask_allows(const KernelArgs& a, int64_t n) {
+  if (!a.rows.mask) return true;
+  const uint8_t* mask = a.rows.mask + n * a.layout.outputs;
+  bool fine = true;
+  for (int f = 0; f < a.net.factors; mask += a.net.nvec[f], ++f) {
+    bool some = false;
+    for (int i = 0; i < a.net.nvec[f]; ++i) some = some || mask[i];
+    fine = fine && some && (!a.rows.choices || mask[a.rows.choices[n * a.net.factors + f]]);
+  }
+  return fine;
+}
+
+// Whether an update can use what the batch says of a row, its observation apart.
+__device__ __forceinline__ bool usable(const KernelArgs& a, int64_t n) {
+  bool fine = isfinite(a.rows.advantages[n]) && choices_in_range(a, n) && mask_allows(a, n);
+  if (a.rows.log_probs) fine = fine && isfinite(a.rows.log_probs[n]);
+  for (int i = 0; a.rows.actions && i < a.layout.actions; ++i)
+    fine = fine && isfinite(a.rows.actions[n * a.layout.actions + i]);
+  return fine;
+}
+
+// pi_theta(a | s) / pi_old(a | s) of a row, the old policy's log-probability being that of `old`
+// where the batch does not bring it.
+__device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const DistRow& old,
+                                           const DistRow& now) {
+  if (!choices_in_range(a, n)) return NAN;
+  const Action action = row_action(a, n);
+  const float before = a.rows.log_probs ? a.rows.log_probs[n] : head_log_prob(a.net, old, action);
+  return expf(head_log_prob(a.net, now, action) - before);
+}
+
+// What the gradient's pass needs beside the rows, and what it adds up.
+struct Scores {
+  const float* groups;  // [groups, 2]: W_g / sum w rho and S_g, null without groups
+  RowSums sums;
+};
+
+// d surrogate / d parameters of every row into the last work plane, not yet divided by the total
+// weight. Opens and closes with a barrier.
+__device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number, const Block& b,
+                                            const float* tile, Scores& score) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  __syncthreads();  // readers of the last tile's deltas are done
+  const int64_t n = number * l.rows + r;
+  const float w = r < l.rows ? tile[l.row_weights + r] : 0.0f;
+  const bool used = w > 0.0f && usable(a, n);
+  if (w > 0.0f && !used) score.sums.bad += 1;
+  if (r < l.rows) {
+    float* row = b.work + m.tangent + r * m.stride_tangent;
+    if (used) {
+      const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
+      const float ratio = row_ratio(a, n, dist, dist), advantage = a.rows.advantages[n];
+      float slope = w * ratio * advantage;
+      score.sums.surrogate += score.groups ? 0.0 : double{slope};
+      if (score.groups) {
+        const float* group = score.groups + n / a.rows.group_size * 2;
+        slope = __ldcg(group) * w * ratio * (advantage - __ldcg(group + 1));
+      }
+      score.sums.entropy += double{w} * head_entropy(a.net, dist);
+      head_score(a.net, dist, row_action(a, n), slope, dist_vector(l, row));
+    } else {
+      for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
+    }
+  }
+  __syncthreads();  // deltas of the outputs are complete
+}
+
+// Sums of the rows of a tile under a candidate: its outputs are in the last work plane, its packed
+// parameters in b.direction. With groups, w rho of each row goes to `ratios` [N] instead.
+__device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t number, const Block& b,
+                                              const float* tile, float* ratios, RowSums& sums) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  const int64_t n = number * l.rows + r;
+  if (r >= l.rows || n >= a.rows.count) return;
+  const float w = tile[l.row_weights + r];
+  if (ratios) ratios[n] = 0.0f;
+  if (!(w > 0.0f)) return;
+  const DistRow old = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
+  const DistRow now = dist_row(a, b.work + m.tangent + r * m.stride_tangent, b.direction, n);
+  const float kl =
+      a.kl_scale * (a.search.reverse_kl ? head_kl(a.net, now, old) : head_kl(a.net, old, now));
+  sums.kl += double{w} * kl;
+  sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
+  sums.entropy += double{w} * head_entropy(a.net, now);
+  if (!a.rows.advantages) return;
+  const float mass = w * row_ratio(a, n, old, now);
+  if (ratios)
+    ratios[n] = mass;
+  else
+    sums.surrogate += double{mass} * a.rows.advantages[n];
+}
+
+}  // namespace
+}  // namespace trpo_fast

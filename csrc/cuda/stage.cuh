@@ -1,0 +1,224 @@
+// What every stage of the resident kernel shares: its arguments, its view of memory, and the
+// register-tiled products of a tile of rows with a packed map.
+//
+// A block has 256 threads. Over a plane of 16 M rows its lanes form patches of M rows (16 apart)
+// by 1 or 4 columns: a warp covers 4 rows x 8 columns of patches, so that a quad of eight packed
+// rows is read without bank conflict and quads of activations are broadcasts. All accumulation is
+// fp32, along k in order.
+#pragma once
+#include "cuda/config.h"
+#include "cuda/prims/copy.cuh"
+#include "cuda/prims/grid_sync.cuh"
+#include "cuda/prims/reduce.cuh"
+#include "heads.h"
+
+#if defined(__CUDACC__)
+#define TRPO_NOINLINE __noinline__
+#else
+#define TRPO_NOINLINE __attribute__((noinline))
+#endif
+
+namespace trpo_fast {
+
+enum Program : int {
+  kProgramFvp,
+  kProgramGradient,
+  kProgramSolve,
+  kProgramUpdate,
+  kProgramEvaluate
+};
+
+// Passed by value; read from the constant bank.
+struct KernelArgs {
+  Program program;
+  NetShape net;
+  Layout layout;
+  Plan plan;
+  Rows rows;
+  const int64_t* fvp_rows;  // [fvp_count] or null
+  int64_t fvp_count;
+  float damping, kl_scale;
+  CgParams cg;
+  SearchParams search;
+  float learning_rate;  // of x itself; not positive: the KL-normalised step
+  bool atomics;         // fast mode: one barrier per product, sums in any order
+  int columns;          // right-hand sides K
+  const float* theta;   // [P]
+  float* theta_out;     // [P], written only if the update is accepted
+  const float* in;      // [K, P] v or g; [P] candidate parameters
+  float* out;           // [K, P] F v or x; [P] gradient
+  double* stats;        // what the program reports
+  unsigned char* scratch;
+};
+
+namespace {
+
+// Rows [begin, begin + rows of a tile) of the batch, or of the rows the products see.
+struct RowSet {
+  int64_t count;
+  const int64_t* index;  // null: every row of the batch
+  bool kept;             // its tiles are resident or cached
+};
+
+// A block's view of memory, the same in every thread.
+struct Block {
+  float* weights;     // packed theta
+  float* direction;   // packed p (or v, or a candidate's theta)
+  float* residual;    // packed r
+  float* work;        // planes of tangents and deltas
+  float* tiles;       // resident tiles, then the work tile
+  float* reduce;      // [kReduceFloats]
+  double* scalars;    // [kScalars], totals that all blocks agree on
+  float* partials;    // [grid, packed] in global memory
+  float* reduced;     // packed A p; three of them for atomics
+  float* gradient;    // packed g
+  float* solution;    // packed x
+  double* published;  // [kScalarRegions, grid, kScalars]
+  int index, grid;    // of this block
+};
+
+enum Region : int { kRegionSetup, kRegionDots, kRegionSearch };  // the last twice
+
+template <bool kStreamed>
+__device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* shared) {
+  const Layout& l = a.layout;
+  Carve carve(shared);
+  Block b;
+  b.index = blockIdx.x;
+  b.grid = gridDim.x;
+  b.scalars = carve.take<double>(kScalars);
+  b.reduce = carve.take<float>(kReduceFloats);
+  b.work = carve.take<float>(l.work);
+  b.tiles = carve.take<float>((a.plan.resident_tiles + a.plan.work_tile) * l.tile);
+  const Scratch& s = a.plan.scratch;
+  const auto at = [&](int64_t offset) { return reinterpret_cast<float*>(a.scratch + offset); };
+  const int64_t own = int64_t{b.index} * l.packed;
+  if constexpr (kStreamed) {
+    b.weights = at(s.weights);
+    b.direction = at(s.directions) + own;
+  } else {
+    b.weights = carve.take<float>(l.packed);
+    b.direction = carve.take<float>(l.packed);
+  }
+  b.residual = a.plan.residual_on_chip ? carve.take<float>(l.packed) : at(s.residuals) + own;
+  b.partials = at(s.partials);
+  b.reduced = at(s.vectors);
+  b.gradient = b.reduced + 3 * l.packed;
+  b.solution = b.reduced + 4 * l.packed;
+  b.published = reinterpret_cast<double*>(a.scratch + s.scalars);
+  return b;
+}
+
+// The bytes make_block carves, red zones of the emulator included.
+inline size_t block_bytes(const Layout& l, const Plan& p) {
+  Carve carve;
+  carve.take<double>(kScalars);
+  carve.take<float>(kReduceFloats);
+  carve.take<float>(l.work);
+  carve.take<float>((p.resident_tiles + p.work_tile) * l.tile);
+  const int vectors = p.path == Path::kResident ? 2 + p.residual_on_chip : 0;
+  for (int i = 0; i < vectors; ++i) carve.take<float>(l.packed);
+  return carve.bytes;
+}
+
+__device__ __forceinline__ void fused(float& acc, float4 a, float4 b) {
+  acc = fmaf(a.x, b.x, acc);
+  acc = fmaf(a.y, b.y, acc);
+  acc = fmaf(a.z, b.z, acc);
+  acc = fmaf(a.w, b.w, acc);
+}
+
+// kM x kC outputs of one thread: rows row + 16 i, columns column + step j.
+template <int kM, int kC>
+struct Patch {
+  int row, column, step, width;
+  float value[kM][kC];
+
+  template <class Store>  // store(row, column, value)
+  __device__ __forceinline__ void each(Store store) const {
+#pragma unroll
+    for (int i = 0; i < kM; ++i)
+#pragma unroll
+      for (int j = 0; j < kC; ++j)
+        if (column + j * step < width) store(row + kRowGroups * i, column + j * step, value[i][j]);
+  }
+};
+
+// One product of a plane [rows, k] with a packed map [outputs, k].
+struct Product {
+  const float* plane;
+  const float* map;
+  int stride_plane, stride_map, quads;
+};
+
+// patch += rows of the plane times rows of the map.
+template <int kM, int kC>
+__device__ __forceinline__ void accumulate(Patch<kM, kC>& patch, const Product& p) {
+  const float* rows = p.plane + patch.row * p.stride_plane;
+  const int row_step = kRowGroups * p.stride_plane;
+  const float* maps[kC];
+#pragma unroll
+  for (int j = 0; j < kC; ++j)  // columns past the last compute what nobody stores
+    maps[j] = p.map + min(patch.column + j * patch.step, patch.width - 1) * p.stride_map;
+#pragma unroll 2
+  for (int q = 0; q < 4 * p.quads; q += 4) {
+    float4 x[kM], w[kC];
+#pragma unroll
+    for (int i = 0; i < kM; ++i) x[i] = load4(rows + i * row_step + q);
+#pragma unroll
+    for (int j = 0; j < kC; ++j) w[j] = load4(maps[j] + q);
+#pragma unroll
+    for (int i = 0; i < kM; ++i)
+#pragma unroll
+      for (int j = 0; j < kC; ++j) fused(patch.value[i][j], x[i], w[j]);
+  }
+}
+
+// Calls finish(patch) for every patch of a plane [16 kM, width]; fill(patch) computes its values.
+// A narrow plane takes one column per thread, so that more threads share it.
+template <int kM, class Fill, class Finish>
+__device__ __forceinline__ void block_patches(int width, Fill fill, Finish finish) {
+  constexpr int kColumns = kThreads / kRowGroups;
+  const int lane = lane_index(), warp = warp_index();
+  const int row = (warp & 3) * 4 + (lane >> 3), first = (warp >> 2) * 8 + (lane & 7);
+  if (width <= kColumns) {
+    if (first >= width) return;
+    Patch<kM, 1> patch = {row, first, 1, width, {}};
+    fill(patch);
+    finish(patch);
+    return;
+  }
+  const int groups = ceil_div(width, 4);
+  for (int column = first; column < groups; column += kColumns) {
+    Patch<kM, 4> patch = {row, column, groups, width, {}};
+    fill(patch);
+    finish(patch);
+  }
+}
+
+// Every row of every packed map, one warp each: visit(packed row, flat row of W, flat b, inputs,
+// stride). Shared among `count` warps.
+template <class Visit>
+__device__ __forceinline__ void each_packed_row(const Layout& l, int warp, int count, Visit visit) {
+  for (int i = 0; i < l.maps; ++i) {
+    const MapLayout& m = l.map[i];
+    for (int o = warp; o < m.out; o += count)
+      visit(m.weights + o * m.stride_in, m.flat + o * m.in, m.flat + m.out * m.in + o, m.in,
+            m.stride_in);
+  }
+}
+
+// packed <- flat [P]; padding becomes zero. No barrier.
+__device__ __forceinline__ void pack(const Layout& l, const float* flat, float* packed, int warp,
+                                     int count) {
+  each_packed_row(l, warp, count, [&](int row, int weights, int bias, int in, int stride) {
+    for (int k = lane_index(); k < stride; k += 32)
+      packed[row + k] = k < in ? flat[weights + k] : k == in ? flat[bias] : 0.0f;
+  });
+  if (l.log_std < 0 || warp != 0) return;
+  for (int i = lane_index(); i < padded(l.actions); i += 32)
+    packed[l.log_std + i] = i < l.actions ? flat[l.flat_log_std + i] : 0.0f;
+}
+
+}  // namespace
+}  // namespace trpo_fast
