@@ -1,0 +1,95 @@
+// The table of entries: device guard, kernel arguments from a call, and the choice of unit.
+#include "cuda/api.h"
+#include "cuda/resident.h"
+
+namespace trpo_fast {
+namespace {
+
+// Makes a device current for one call and puts the caller's back.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    error_ = cudaGetDevice(&before_);
+    if (error_ == cudaSuccess && before_ != device) {
+      error_ = cudaSetDevice(device);
+      changed_ = error_ == cudaSuccess;
+    }
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+  cudaError_t error() const { return error_; }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+  cudaError_t error_;
+};
+
+KernelArgs kernel_args(const ResidentCall& call, Program program) {
+  KernelArgs a{};
+  a.program = program;
+  a.net = call.fvp.net;
+  a.layout = make_layout(call.fvp.net, kRowGroups * call.plan.row_step);
+  a.plan = call.plan;
+  a.rows = call.fvp.rows;
+  a.fvp_rows = call.fvp.fvp_rows;
+  a.fvp_count = call.fvp.fvp_rows ? call.fvp.fvp_count : call.fvp.rows.count;
+  a.damping = call.fvp.damping;
+  a.kl_scale = call.fvp.kl_scale;
+  a.cg = call.cg;
+  a.search = call.search;
+  a.learning_rate = call.learning_rate;
+  a.atomics = call.atomics && (program == kProgramSolve || program == kProgramUpdate);
+  a.columns = program == kProgramFvp || program == kProgramSolve ? call.columns : 1;
+  if (program == kProgramEvaluate) a.search.search = false;
+  a.theta = call.fvp.theta;
+  a.theta_out = call.theta_out;
+  a.in = call.in;
+  a.out = call.out;
+  a.stats = call.stats;
+  a.scratch = static_cast<unsigned char*>(call.scratch);
+  return a;
+}
+
+template <Program kProgram>
+int run(const ResidentCall& call) {
+  const DeviceGuard guard(call.device);
+  if (guard.error() != cudaSuccess) return guard.error();
+  const KernelArgs args = kernel_args(call, kProgram);
+  const size_t shared = block_bytes(args.layout, args.plan);
+  const auto stream = static_cast<cudaStream_t>(call.stream);
+  const cudaError_t error = call.plan.slots == 1 ? launch_resident_narrow(args, shared, stream)
+                                                 : launch_resident_wide(args, shared, stream);
+  if (error != cudaSuccess) cudaGetLastError();  // it must not surface in a later, unrelated call
+  return error;
+}
+
+int device_limits(int device, DeviceLimits* limits) {
+  int major = 0, minor = 0;
+  const auto ask = [device](int* value, cudaDeviceAttr which) {
+    return cudaDeviceGetAttribute(value, which, device);
+  };
+  cudaError_t error = ask(&limits->multiprocessors, cudaDevAttrMultiProcessorCount);
+  if (!error) error = ask(&limits->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  if (!error) error = ask(&major, cudaDevAttrComputeCapabilityMajor);
+  if (!error) error = ask(&minor, cudaDevAttrComputeCapabilityMinor);
+  limits->arch = 10 * major + minor;
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
+const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+}  // namespace
+}  // namespace trpo_fast
+
+extern "C" const trpo_fast::CudaApi* trpo_fast_cuda_api() {
+  using namespace trpo_fast;
+  static const CudaApi api = {device_limits,      error_string,          run<kProgramFvp>,
+                              run<kProgramSolve>, run<kProgramGradient>, run<kProgramEvaluate>,
+                              run<kProgramUpdate>};
+  return &api;
+}

@@ -1,0 +1,123 @@
+// Stages step and line_search: theta + beta c^j x, evaluated a batch of candidates at a time between
+// two grid barriers, the first acceptable one taken by all blocks alike.
+#pragma once
+#include "cuda/gradient.cuh"
+
+namespace trpo_fast {
+namespace {
+
+struct Evaluation {
+  double kl, max_kl, surrogate, entropy;
+};
+
+// What a block publishes of one candidate.
+enum CandidateScalar : int { kKl, kMaxKl, kGain, kCandidateEntropy, kCandidateScalars };
+static_assert(kMaxSearchBatch * kCandidateScalars <= kScalars);
+
+// Sums of this block's rows under the packed parameters in b.direction, published as candidate c.
+template <class V>
+__device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block& b, int region,
+                                               int c) {
+  const Layout& l = a.layout;
+  const RowSet set = batch_set(a);
+  RowSums sums = {0, 0, 0, 0, 0};
+  int bad = 0;
+  each_tile(a, b, set, [&](int64_t number, int64_t place) {
+    float* tile = block_fetch<V>(a, b, set, number, place, &bad);
+    block_forward<V>(l, b.direction, tile, b.work);
+    block_compare(a, number, b, tile, ratio_row(a, c), sums);
+  });
+  double parts[3] = {sums.kl, sums.surrogate, sums.entropy}, most[1] = {sums.max_kl};
+  double* scratch = reinterpret_cast<double*>(b.reduce);
+  block_reduce(parts, scratch);
+  block_reduce(most, scratch, Max{});
+  __syncthreads();  // scratch and b.direction may be written again
+  if (threadIdx.x != 0) return;
+  double* to = published(b, region) + b.index * kScalars + c * kCandidateScalars;
+  to[kKl] = parts[0];
+  to[kMaxKl] = most[0];
+  to[kGain] = parts[1];
+  to[kCandidateEntropy] = parts[2];
+}
+
+// Grid barriers that complete `count` published candidates: one, and one more with groups.
+__device__ __forceinline__ void block_complete_candidates(const KernelArgs& a, const Block& b,
+                                                          int region, int count) {
+  if (a.rows.group_size && a.rows.advantages) {
+    grid_sync();  // w rho of every row and candidate is written
+    for (int c = 0; c < count; ++c) {
+      const double gain = block_groups(a, b, ratio_row(a, c), nullptr);
+      if (threadIdx.x == 0)
+        published(b, region)[b.index * kScalars + c * kCandidateScalars + kGain] = gain;
+    }
+  }
+  grid_sync();  // every block's sums are published
+}
+
+__device__ __forceinline__ Evaluation collect_candidate(const Block& b, int region, int c,
+                                                        double weight) {
+  const int at = c * kCandidateScalars;
+  return {collect(b, region, at + kKl) / weight, collect(b, region, at + kMaxKl, Max{}),
+          collect(b, region, at + kGain) / weight,
+          collect(b, region, at + kCandidateEntropy) / weight};
+}
+
+// One quad of theta + step x.
+__device__ __forceinline__ float4 candidate_quad(const Block& b, int quad, float step) {
+  return axpy4(step, load4_global(b.solution + 4 * quad), load4(b.weights + 4 * quad));
+}
+
+struct Search {
+  int backtracks;  // the j accepted, or the number of candidates
+  bool found;
+  double step;  // factor on x of the accepted candidate
+  Evaluation after;
+};
+
+__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Evaluation& e,
+                                           double before) {
+  if (!isfinite(e.kl)) return false;
+  if (!a.search.search) return e.surrogate > -INFINITY;
+  return e.kl <= a.search.max_kl && e.surrogate > before;
+}
+
+// Candidate number j: theta + full_step c^j x or, to evaluate a given policy, the parameters there.
+__device__ __forceinline__ void block_candidate(const KernelArgs& a, const Block& b, double step) {
+  if (a.program == kProgramEvaluate) {
+    pack(a.layout, a.in, b.direction, warp_index(), kThreads / 32);
+    return;
+  }
+  for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
+    store4(b.direction + 4 * q, candidate_quad(b, q, static_cast<float>(step)));
+}
+
+// `totals` are collected here if they are not known yet.
+template <class V>
+__device__ __forceinline__ Search block_line_search(const KernelArgs& a, const Block& b,
+                                                    Totals* totals, double full_step) {
+  const int steps = a.search.search ? a.search.backtrack_steps : 1;
+  Search s = {steps, false, 0, {}};
+  double next = full_step;
+  for (int j = 0, parity = 0; j < steps && !s.found; j += a.plan.search_batch, parity ^= 1) {
+    const int count = min(a.plan.search_batch, steps - j), region = kRegionSearch + parity;
+    double tried = next;
+    for (int c = 0; c < count; ++c, next *= a.search.backtrack_ratio) {
+      block_candidate(a, b, next);
+      block_evaluate<V>(a, b, region, c);
+    }
+    block_complete_candidates(a, b, region, count);
+    if (!totals->known) *totals = collect_totals(b);
+    const double before = totals->surrogate / totals->weight;
+    for (int c = 0; c < count && !s.found; ++c, tried *= a.search.backtrack_ratio) {
+      s.after = collect_candidate(b, region, c, totals->weight);
+      s.found = acceptable(a, s.after, before);
+      s.step = tried;
+      s.backtracks = j + c;
+    }
+  }
+  if (!s.found) s.backtracks = steps;
+  return s;
+}
+
+}  // namespace
+}  // namespace trpo_fast

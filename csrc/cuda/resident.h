@@ -1,0 +1,11 @@
+// Host entries of the resident kernel's units, so that they compile side by side.
+#pragma once
+#include "cuda/stage.cuh"
+
+namespace trpo_fast {
+
+cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
+                                   cudaStream_t stream);
+cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+
+}  // namespace trpo_fast
