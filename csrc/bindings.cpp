@@ -91,4 +91,5 @@ PYBIND11_MODULE(_C, m) {
   trpo_fast::bind_cpu(m);
   trpo_fast::bind_act(m);
   trpo_fast::bind_critic(m);
+  trpo_fast::bind_cuda(m);
 }

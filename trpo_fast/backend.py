@@ -209,10 +209,11 @@ class Backend(abc.ABC):
 def registry() -> dict[str, Backend]:
     """Every backend, fastest first; ``auto`` takes the first that serves."""
     from .cpu_backend import CpuBackend
+    from .cuda_backend import CudaBackend
     from .module_backend import AutogradBackend
     from .reference_backend import ReferenceBackend
 
-    every = (CpuBackend(), ReferenceBackend(), AutogradBackend())
+    every = (CpuBackend(), CudaBackend(), ReferenceBackend(), AutogradBackend())
     return {backend.name: backend for backend in every}
 
 

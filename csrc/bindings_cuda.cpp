@@ -1,0 +1,259 @@
+// The CUDA core's part of trpo_fast._C. It calls the kernels through the table of csrc/cuda/api.h:
+// the one linked into this module, or that of the emulation library, whichever is connected.
+#include <dlfcn.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "bindings.h"
+#include "cuda/api.h"
+
+namespace py = pybind11;
+
+namespace trpo_fast {
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+const CudaApi* connected = nullptr;
+
+// Connects the table of a library or, without a path, the module's own.
+void connect(const std::string& path) {
+  if (path.empty()) {
+#ifdef TRPO_FAST_WITH_CUDA
+    connected = trpo_fast_cuda_api();
+    return;
+#else
+    throw std::runtime_error("built without CUDA kernels");
+#endif
+  }
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) throw std::runtime_error(dlerror());
+  using Entry = const CudaApi* (*)();
+  const auto entry = reinterpret_cast<Entry>(dlsym(library, "trpo_fast_cuda_api"));
+  if (!entry) throw std::runtime_error(path + " has no trpo_fast_cuda_api");
+  connected = entry();
+}
+
+const CudaApi& api() {
+  if (!connected) throw std::logic_error("cuda_connect has not been called");
+  return *connected;
+}
+
+void check_status(int error) {
+  if (error) throw std::runtime_error(api().error_string(error));
+}
+
+DeviceLimits device_limits(int device) {
+  DeviceLimits limits{};
+  check_status(api().device_limits(device, &limits));
+  return limits;
+}
+
+const char* path_name(Path path) {
+  switch (path) {
+    case Path::kResident:
+      return "resident";
+    case Path::kStreamed:
+      return "streamed";
+    default:
+      return "none";
+  }
+}
+
+py::dict plan_dict(const Plan& p) {
+  py::dict d;
+  d["path"] = path_name(p.path);
+  d["refusal"] = p.refusal ? py::object(py::str(p.refusal)) : py::object(py::none());
+  d["tile_rows"] = kRowGroups * p.row_step;
+  d["register_tiles"] = p.slots;
+  d["threads"] = kThreads;
+  d["grid"] = p.grid;
+  d["tiles"] = p.fvp_tiles;
+  d["resident_tiles"] = p.resident_tiles;
+  d["residual_on_chip"] = p.residual_on_chip;
+  d["cached"] = p.cached;
+  d["search_batch"] = p.search_batch;
+  d["shared_bytes"] = p.shared_bytes;
+  d["scratch_bytes"] = p.scratch.total;
+  return d;
+}
+
+PlanRequest plan_request(const FvpParams& f, int grid) {
+  const bool subset = f.fvp_rows != nullptr;
+  return {f.net,  f.rows.count, subset ? f.fvp_count : f.rows.count,
+          subset, f.chunk_rows, f.rows.group_size,
+          grid};
+}
+
+py::dict cuda_plan(const std::vector<int>& widths, int activation, int head,
+                   const std::vector<int>& nvec, int64_t rows, int64_t fvp_count,
+                   int64_t chunk_rows, int multiprocessors, int shared_bytes, int arch) {
+  const bool subset = fvp_count != rows;
+  const PlanRequest request = {
+      net_shape(widths, activation, head, nvec), rows, fvp_count, subset, chunk_rows, 0, 0};
+  return plan_dict(make_plan(request, {multiprocessors, shared_bytes, arch}));
+}
+
+py::dict cuda_limits(int device) {
+  const DeviceLimits limits = device_limits(device);
+  py::dict d;
+  d["multiprocessors"] = limits.multiprocessors;
+  d["shared_bytes"] = limits.shared_bytes;
+  d["arch"] = limits.arch;
+  return d;
+}
+
+// A policy at one theta on its rows. Everything it points to stays alive on the Python side.
+class CudaOperator {
+ public:
+  CudaOperator(int device, const FvpParams& params, bool atomics, bool reverse_kl, int grid) {
+    call_.device = device;
+    call_.fvp = params;
+    call_.atomics = atomics;
+    call_.search.reverse_kl = reverse_kl;
+    call_.columns = 1;
+    call_.plan = make_plan(plan_request(params, grid), device_limits(device));
+    if (call_.plan.path == Path::kNone) throw std::runtime_error(call_.plan.refusal);
+  }
+
+  const Plan& plan() const { return call_.plan; }
+
+  ResidentCall call(uintptr_t scratch, uintptr_t stream) const {
+    ResidentCall c = call_;
+    TRPO_CHECK(scratch && scratch % 256 == 0, "scratch aligned to 256 bytes", scratch);
+    c.scratch = pointer<void>(scratch);
+    c.stream = pointer<void>(stream);
+    return c;
+  }
+
+ private:
+  ResidentCall call_{};
+};
+
+CudaOperator make_operator(const std::vector<int>& widths, int activation, int head,
+                           const std::vector<int>& nvec, uintptr_t theta, int64_t rows,
+                           uintptr_t obs, uintptr_t weights, uintptr_t mask, uintptr_t actions,
+                           uintptr_t choices, uintptr_t advantages, uintptr_t log_probs,
+                           int64_t group_size, uintptr_t fvp_rows, int64_t fvp_count,
+                           int64_t chunk_rows, float damping, float kl_scale, bool reverse_kl,
+                           int device, bool atomics, int grid) {
+  TRPO_CHECK(rows > 0, "at least one row", rows);
+  FvpParams params{};
+  params.net = net_shape(widths, activation, head, nvec);
+  params.theta = pointer<const float>(theta);
+  params.rows = {rows,
+                 pointer<const float>(obs),
+                 pointer<const float>(weights),
+                 pointer<const uint8_t>(mask),
+                 pointer<const float>(actions),
+                 pointer<const int64_t>(choices),
+                 pointer<const float>(advantages),
+                 pointer<const float>(log_probs),
+                 group_size};
+  params.fvp_rows = pointer<const int64_t>(fvp_rows);
+  params.fvp_count = fvp_count;
+  params.chunk_rows = chunk_rows;
+  params.damping = damping;
+  params.kl_scale = kl_scale;
+  return CudaOperator(device, params, atomics, reverse_kl, grid);
+}
+
+void launch(int (*entry)(const ResidentCall&), const ResidentCall& call) {
+  int error = 0;
+  {
+    py::gil_scoped_release release;
+    error = entry(call);
+  }
+  check_status(error);
+}
+
+void operator_fvp(const CudaOperator& op, uintptr_t v, uintptr_t out, int columns,
+                  uintptr_t scratch, uintptr_t stream) {
+  ResidentCall c = op.call(scratch, stream);
+  c.in = pointer<const float>(v);
+  c.out = pointer<float>(out);
+  c.columns = columns;
+  launch(api().fvp, c);
+}
+
+void operator_solve(const CudaOperator& op, uintptr_t g, uintptr_t x, uintptr_t stats, int columns,
+                    int iterations, float tol, uintptr_t scratch, uintptr_t stream) {
+  ResidentCall c = op.call(scratch, stream);
+  c.in = pointer<const float>(g);
+  c.out = pointer<float>(x);
+  c.stats = pointer<double>(stats);
+  c.columns = columns;
+  c.cg = {iterations, tol};
+  launch(api().solve, c);
+}
+
+void operator_gradient(const CudaOperator& op, uintptr_t g, uintptr_t stats, uintptr_t scratch,
+                       uintptr_t stream) {
+  ResidentCall c = op.call(scratch, stream);
+  c.out = pointer<float>(g);
+  c.stats = pointer<double>(stats);
+  launch(api().gradient, c);
+}
+
+void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats, uintptr_t scratch,
+                       uintptr_t stream) {
+  ResidentCall c = op.call(scratch, stream);
+  c.in = pointer<const float>(theta);
+  c.stats = pointer<double>(stats);
+  launch(api().evaluate, c);
+}
+
+void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, int iterations,
+                     float tol, float max_kl, float ratio, int steps, bool search,
+                     float learning_rate, uintptr_t scratch, uintptr_t stream) {
+  ResidentCall c = op.call(scratch, stream);
+  c.theta_out = pointer<float>(theta);
+  c.stats = pointer<double>(stats);
+  c.cg = {iterations, tol};
+  c.search = {max_kl, ratio, steps, c.search.reverse_kl, search};
+  c.learning_rate = learning_rate;
+  launch(api().update, c);
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  m.attr("families").cast<py::list>().append("cuda");
+  m.def("cuda_connect", &connect, py::arg("path"),
+        "Use the kernels of this module (empty path) or of an emulation library.");
+  m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("widths"), py::arg("activation"),
+        py::arg("head"), py::arg("nvec"), py::arg("rows"), py::arg("fvp_count"),
+        py::arg("chunk_rows"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("arch"),
+        "What config.h chooses for these shapes on such a device; needs no GPU.");
+  m.def("cuda_limits", &cuda_limits, py::arg("device"),
+        "What cuda_plan wants to know of a device.");
+  py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")
+      .def(py::init(&make_operator), py::kw_only(), py::arg("widths"), py::arg("activation"),
+           py::arg("head"), py::arg("nvec"), py::arg("theta"), py::arg("rows"), py::arg("obs"),
+           py::arg("weights"), py::arg("mask"), py::arg("actions"), py::arg("choices"),
+           py::arg("advantages"), py::arg("log_probs"), py::arg("group_size"), py::arg("fvp_rows"),
+           py::arg("fvp_count"), py::arg("chunk_rows"), py::arg("damping"), py::arg("kl_scale"),
+           py::arg("reverse_kl"), py::arg("device"), py::arg("atomics"), py::arg("grid"))
+      .def("fvp", &operator_fvp, py::kw_only(), py::arg("v"), py::arg("out"), py::arg("columns"),
+           py::arg("scratch"), py::arg("stream"))
+      .def("solve", &operator_solve, py::kw_only(), py::arg("g"), py::arg("x"), py::arg("stats"),
+           py::arg("columns"), py::arg("iterations"), py::arg("tol"), py::arg("scratch"),
+           py::arg("stream"))
+      .def("gradient", &operator_gradient, py::kw_only(), py::arg("g"), py::arg("stats"),
+           py::arg("scratch"), py::arg("stream"))
+      .def("evaluate", &operator_evaluate, py::kw_only(), py::arg("theta"), py::arg("stats"),
+           py::arg("scratch"), py::arg("stream"))
+      .def("update", &operator_update, py::kw_only(), py::arg("theta"), py::arg("stats"),
+           py::arg("iterations"), py::arg("tol"), py::arg("max_kl"), py::arg("ratio"),
+           py::arg("steps"), py::arg("search"), py::arg("learning_rate"), py::arg("scratch"),
+           py::arg("stream"))
+      .def("plan", [](const CudaOperator& op) { return plan_dict(op.plan()); })
+      .def_property_readonly("scratch_bytes",
+                             [](const CudaOperator& op) { return op.plan().scratch.total; });
+}
+
+}  // namespace trpo_fast

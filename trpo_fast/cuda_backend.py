@@ -1,0 +1,275 @@
+"""``backend="cuda"``: a product, a solve or a whole update in one cooperative launch.
+
+The kernels get raw pointers and the current stream; scratch comes from torch's allocator, nothing
+waits for the device. With TRPO_FAST_EMULATE set (1, or the path of the library) the same kernels
+run on the host, on CPU tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _native
+from .backend import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
+from .heads import KINDS
+from .policy import ACTIVATIONS, MLPPolicy, NetSpec
+from .reference import Solution
+from .surrogate import Batch, Evaluation
+
+_EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
+_SOLVE = 4  # quad, residual norm, iterations, first curvature
+
+
+def emulation_library() -> str:
+    """The path TRPO_FAST_EMULATE names; for 1, the library built from the checkout's sources."""
+    asked = os.environ.get("TRPO_FAST_EMULATE", "")
+    if asked != "1":
+        return asked
+    builder = Path(__file__).resolve().parents[1] / "tests" / "emulation" / "build.py"
+    if not builder.exists():
+        raise BackendUnavailable(
+            "TRPO_FAST_EMULATE=1 builds the emulated kernels from a checkout, and this package is "
+            "not in one; set it to the path of libtrpo_fast_emulated.so"
+        )
+    spec = importlib.util.spec_from_file_location("trpo_fast_emulation_build", builder)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    importlib.sys.modules[spec.name] = module  # type: ignore[attr-defined]
+    spec.loader.exec_module(module)
+    return str(module.build("library"))
+
+
+@functools.cache
+def _connected() -> Any:
+    """The native module with the kernels' table connected."""
+    native = _native.module()
+    assert native is not None
+    with _explained():
+        native.cuda_connect(emulation_library() if _native.emulating() else "")
+    return native
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """The CUDA runtime's sentence as the reason why this backend cannot serve."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if isinstance(error, BackendUnavailable):
+            raise
+        raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
+
+
+def net_arguments(spec: NetSpec) -> dict[str, Any]:
+    """How the binding wants a net's shape."""
+    return {
+        "widths": list(spec.widths),
+        "activation": ACTIVATIONS.index(spec.activation),
+        "head": KINDS.index(spec.head),
+        "nvec": list(spec.nvec),
+    }
+
+
+def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: int) -> dict[str, Any]:
+    """Path, tile, shared memory and grid that the kernels would use; needs no GPU.
+
+    ``limits``: multiprocessors, shared_bytes (one block may ask for) and arch (such as 90).
+    """
+    native = _native.module()
+    if native is None:
+        raise BackendUnavailable(_native.problem())
+    given = {"fvp_count": rows, "chunk_rows": 0, **options}
+    return dict(native.cuda_plan(**net_arguments(spec), rows=rows, **given, **limits))
+
+
+def _index(device: torch.device) -> int:
+    return device.index or 0  # the emulated device is number 0
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _contiguous(batch: Batch) -> Batch:
+    def tidy(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.contiguous()
+
+    return Batch(
+        batch.obs.contiguous(),
+        tidy(batch.actions),
+        tidy(batch.advantages),
+        tidy(batch.log_probs),
+        tidy(batch.weights),
+        tidy(batch.action_mask),
+        batch.group_size,
+    )
+
+
+class CudaOperator(Operator):
+    """Owns contiguous inputs for as long as the native operator points to them.
+
+    ``atomics`` trades equal bits from run to run for one grid barrier less per product; ``grid``
+    fixes the number of blocks (0: as config.h chooses).
+    """
+
+    def __init__(self, problem: Problem, *, atomics: bool = False, grid: int = 0) -> None:
+        super().__init__(problem)
+        policy, batch = problem.policy, _contiguous(problem.batch)
+        assert isinstance(policy, MLPPolicy)
+        choices = bool(policy.head.nvec)
+        index = problem.fvp_rows
+        self._inputs = (batch, index)
+        self._device = problem.theta.device
+        with _explained():
+            self._op = _connected().CudaOperator(
+                **net_arguments(policy.spec),
+                theta=self.theta.data_ptr(),
+                rows=len(batch),
+                obs=batch.obs.data_ptr(),
+                weights=_address(batch.weights),
+                mask=_address(batch.action_mask),
+                actions=0 if choices else _address(batch.actions),
+                choices=_address(batch.actions) if choices else 0,
+                advantages=_address(batch.advantages),
+                log_probs=_address(batch.log_probs),
+                group_size=batch.group_size or 0,
+                fvp_rows=_address(index),
+                fvp_count=0 if index is None else index.numel(),
+                chunk_rows=problem.chunk_rows or 0,
+                damping=problem.damping,
+                kl_scale=problem.kl_scale,
+                reverse_kl=problem.reverse_kl,
+                device=_index(self._device),
+                atomics=atomics,
+                grid=grid,
+            )
+
+    def plan(self) -> dict[str, Any]:
+        return dict(self._op.plan())
+
+    def _launch(self, entry: str, **arguments: Any) -> None:
+        """One launch on the current stream; the scratch goes back to torch's allocator, which hands
+        it to later work of the same stream only.
+        """
+        stream = 0
+        if self._device.type == "cuda":
+            stream = torch.cuda.current_stream(self._device).cuda_stream
+        with _explained():
+            size = self._op.scratch_bytes + 256
+            scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
+            aligned = (scratch.data_ptr() + 255) // 256 * 256
+            getattr(self._op, entry)(**arguments, scratch=aligned, stream=stream)
+
+    def _doubles(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float64, device=self._device)
+
+    def fvp(self, v: Tensor) -> Tensor:
+        v = v.contiguous()
+        out = torch.empty_like(v)
+        columns = 1 if v.ndim == 1 else v.shape[0]
+        self._launch("fvp", v=v.data_ptr(), out=out.data_ptr(), columns=columns)
+        return out
+
+    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+        g = g.contiguous()
+        x = torch.empty_like(g)
+        columns = 1 if g.ndim == 1 else g.shape[0]
+        stats = self._doubles(columns, _SOLVE)
+        self._launch(
+            "solve",
+            g=g.data_ptr(),
+            x=x.data_ptr(),
+            stats=stats.data_ptr(),
+            columns=columns,
+            iterations=iterations,
+            tol=tol,
+        )
+        quad, residual, used, curvature = stats.reshape(*g.shape[:-1], _SOLVE).unbind(-1)
+        return Solution(x, quad, residual, used.long(), curvature)
+
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        g, stats = self._gradient()
+        return g, self._evaluation(stats)
+
+    def _gradient(self) -> tuple[Tensor, Tensor]:
+        g, stats = torch.empty_like(self.theta), self._doubles(_EVALUATION)
+        self._launch("gradient", g=g.data_ptr(), stats=stats.data_ptr())
+        return g, stats
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        theta, stats = theta.contiguous(), self._doubles(_EVALUATION)
+        self._launch("evaluate", theta=theta.data_ptr(), stats=stats.data_ptr())
+        return self._evaluation(stats)
+
+    def _evaluation(self, stats: Tensor) -> Evaluation:
+        kl, max_kl, surrogate, entropy, _ = stats.to(self.theta.dtype).unbind()
+        return Evaluation(kl, max_kl, surrogate, entropy)
+
+    def update(self, config: UpdateConfig) -> Tensor:
+        stats = self._doubles(len(STATS))
+        self._launch(
+            "update",
+            theta=self.problem.theta.data_ptr(),
+            stats=stats.data_ptr(),
+            iterations=config.cg_iterations,
+            tol=config.cg_tol,
+            max_kl=config.max_kl,
+            ratio=config.backtrack_ratio,
+            steps=config.backtrack_steps,
+            search=config.search,
+            learning_rate=config.learning_rate or 0.0,
+        )
+        return stats
+
+    def bad_values(self) -> Tensor:
+        return self._gradient()[1][-1] != 0
+
+    @property
+    def scratch_bytes(self) -> int:
+        return int(self._op.scratch_bytes)
+
+
+@functools.cache
+def _missing(emulating: bool) -> str | None:
+    """Why there are no kernels to run; asked once, the probe takes a tenth of a millisecond."""
+    reason = _native.availability()["cuda"]
+    return None if reason == "ok" else reason
+
+
+class CudaBackend(Backend):
+    """Fused kernels for float32 ``MLPPolicy`` up to 128 wide, on a CUDA device."""
+
+    name = "cuda"
+
+    def unavailable(self) -> str | None:
+        return _missing(_native.emulating())
+
+    def refuses(self, problem: Problem) -> str | None:
+        policy, device = problem.policy, problem.theta.device
+        if not isinstance(policy, MLPPolicy):
+            return "the kernels know MLPPolicy only; use backend='reference' for other modules"
+        if device.type != ("cpu" if _native.emulating() else "cuda"):
+            return f"the policy is on {device}; move it with policy.to('cuda')"
+        if problem.theta.dtype != torch.float32:
+            return f"the kernels compute in float32, the policy is {problem.theta.dtype}"
+        if problem.fisher != "analytic":
+            return "fisher='empirical' exists in backend='reference' only"
+        if policy.spec.maps > 8 or len(policy.spec.nvec) > 64:
+            return "at most seven hidden layers and 64 factors; use backend='reference'"
+        with _explained():
+            limits = _connected().cuda_limits(_index(device))
+        subset = {} if problem.fvp_rows is None else {"fvp_count": problem.fvp_rows.numel()}
+        refusal = plan(policy.spec, len(problem.batch), limits, **subset)["refusal"]
+        return f"{refusal}; use backend='reference'" if refusal else None
+
+    def operator(self, problem: Problem) -> CudaOperator:
+        return CudaOperator(problem)
