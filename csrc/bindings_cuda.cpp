@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings.h"
+#include "check.h"
 #include "cuda/api.h"
 
 namespace py = pybind11;
