@@ -100,16 +100,14 @@ def check_passes(variant: str, words: str, names: list[str]) -> None:
 @pytest.mark.parametrize("words", [*SCHEDULES, PREEMPTED])
 @pytest.mark.parametrize("variant", ["plain", "address", "thread", "ucontext"])
 def test_primitives_pass(variant: str, words: str) -> None:
-    names = [name for name in listed(variant, "case") if not name.startswith("kernel_")]
+    names = [name for name in listed(variant, "case") if "kernel_" not in name]
     check_passes(variant, words, names)
 
 
 @pytest.mark.parametrize("variant", ["address", "thread"])
 def test_kernels_pass_under_sanitizers(variant: str) -> None:
     """Every case of the CUDA core; each compares the bits of three schedules by itself."""
-    if not list(builder.ROOT.glob("csrc/cuda/*.cu")):
-        pytest.skip("no kernels in csrc/cuda")
-    names = [name for name in listed(variant, "case") if name.startswith("kernel_")]
+    names = [name for name in listed(variant, "case") if "kernel_" in name]
     check_passes(variant, "--order random --seed 5", names)
 
 
@@ -156,7 +154,7 @@ def memory_costs():
 
 def test_memory_report_counts_wavefronts_and_sectors() -> None:
     files = memory_report.by_file(memory_costs())
-    ratios = {case: spaces["cases_memory.cpp"] for case, spaces in files.items()}
+    ratios = {case: spaces.get("cases_memory.cpp") for case, spaces in files.items()}
     assert ratios["memory_padded_transpose"] == {"shared": 1.0, "global": 1.0}
     assert ratios["memory_conflicting_transpose"] == {"shared": 16.5, "global": 1.0}  # 1 and 32
     assert ratios["memory_wide_rows"] == {"shared": 1.0, "global": 2.4}  # 48 / 20

@@ -204,7 +204,11 @@ struct Carve {
   template <class T>
   __host__ __device__ T* take(size_t count, size_t align = 16) {
     bytes = (bytes + align - 1) / align * align;
-    T* start = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + bytes);
+#if defined(__CUDA_ARCH__)
+    T* start = reinterpret_cast<T*>(base + bytes);  // by way of an integer nvcc would forget what
+#else                                               // memory this is
+    T* start = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + bytes);  // base may be null
+#endif
     bytes += count * sizeof(T);
 #if !defined(__CUDACC__)
     if (base) {

@@ -117,13 +117,13 @@ EMULATION_CASE(kernel_update_in_chunks) {
 }
 
 // For the memory report: the shapes of the benchmark cases, a few rows of each.
-EMULATION_CASE(memory_fvp_of_64_64) {
+EMULATION_CASE(memory_kernel_fvp_of_64_64) {
   check_product({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
 }
-EMULATION_CASE(memory_fvp_of_128_128) {
+EMULATION_CASE(memory_kernel_fvp_of_128_128) {
   check_product({{17, 128, 128, 6}, kTanh, Head::kGaussian, {}, 32, 1});
 }
-EMULATION_CASE(memory_update_of_64_64) {
+EMULATION_CASE(memory_kernel_update_of_64_64) {
   check_update({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
 }
 
