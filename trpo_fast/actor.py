@@ -21,12 +21,20 @@ class ModuleActor:
 
     @torch.no_grad()
     def act(
-        self, obs: Tensor, mask: Tensor | None, actions: Tensor, log_probs: Tensor, values: Tensor
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        seen: Tensor | None = None,
     ) -> None:
         """Write actions, log-probabilities and values for observations [E, O] into the given
         tensors.
         """
         obs = obs.to(self.device)
+        if seen is not None:
+            seen.copy_(obs)
         params = self.policy.distribution_params(
             obs, None if mask is None else mask.to(self.device)
         )

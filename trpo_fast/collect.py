@@ -40,7 +40,9 @@ class HostCollector:
         self.just_ended = np.zeros(
             layout.envs, bool
         )  # next-step autoreset: the coming row is a reset
-        self._rows = [_Row(self.buffers, t) for t in range(layout.steps)]
+        # An actor with the normaliser takes raw observations and leaves what its nets saw.
+        self.fused = getattr(actor, "normaliser", None) is not None
+        self._rows = [_Row(self.buffers, t, self.fused) for t in range(layout.steps)]
 
     def start(self, seed: int | list[int] | None) -> None:
         """Reset every copy; the next rollout begins there."""
@@ -55,6 +57,7 @@ class HostCollector:
         self.env_seconds = 0.0
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
+        act = self.actor.act
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         for t, row in enumerate(self._rows):
             if self.before_step is not None:
@@ -62,7 +65,7 @@ class HostCollector:
             self._observe(row, obs)
             if mask is not None:
                 row.mask[...] = mask
-            self.actor.act(row.obs, row.mask_tensor, row.actions, row.log_probs, row.values)
+            act(*row.arguments)
             actions = self.action_map.host(row.actions_array)
             begin = perf_counter()
             obs, rewards, terminated, truncated, infos = self.envs.step(actions)
@@ -90,7 +93,7 @@ class HostCollector:
         # path.
         if not math.isfinite(row.flat.dot(row.flat)):
             self._refuse_non_finite(row)
-        if self.normaliser is not None:
+        if self.normaliser is not None and not self.fused:
             shown, clip = row.shown, self.normaliser.clip
             np.subtract(row.raw, self.normaliser.host_shift, out=shown)
             np.multiply(shown, self.normaliser.host_scale, out=shown)
@@ -133,7 +136,9 @@ class HostCollector:
 
     def _shown(self, obs: Any) -> Tensor:
         tensor = torch.as_tensor(np.array(obs, np.float32)).to(self.layout.dtype)
-        return tensor if self.normaliser is None else self.normaliser(tensor)
+        if self.normaliser is None or self.fused:
+            return tensor
+        return self.normaliser(tensor)
 
     def _mask_of(self, infos: dict[str, Any]) -> np.ndarray | None:
         if not self.layout.mask_width:
@@ -184,17 +189,17 @@ class _Row:
     them.
     """
 
-    def __init__(self, buffers: Buffers, t: int) -> None:
+    def __init__(self, buffers: Buffers, t: int, fused: bool) -> None:
         self.time = t
         self.raw: np.ndarray = buffers.raw_obs[t].numpy()
         self.flat = self.raw.reshape(-1)
-        self.obs = buffers.obs[t]
-        self.shown: np.ndarray = self.obs.numpy()
-        self.actions, self.log_probs = buffers.actions[t], buffers.log_probs[t]
-        self.actions_array: np.ndarray = self.actions.numpy()
-        self.values = buffers.values[t]
+        self.shown: np.ndarray = buffers.obs[t].numpy()
+        self.actions_array: np.ndarray = buffers.actions[t].numpy()
         self.rewards: np.ndarray = buffers.rewards[t].numpy()
         self.terminated: np.ndarray = buffers.terminated[t].numpy()
         self.truncated: np.ndarray = buffers.truncated[t].numpy()
-        self.mask_tensor = None if buffers.mask is None else buffers.mask[t]
-        self.mask: Any = None if self.mask_tensor is None else self.mask_tensor.numpy()
+        mask = None if buffers.mask is None else buffers.mask[t]
+        self.mask: Any = None if mask is None else mask.numpy()
+        obs, seen = (buffers.raw_obs[t], buffers.obs[t]) if fused else (buffers.obs[t], None)
+        chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
+        self.arguments = (obs, mask, *chosen, *((seen,) if fused else ()))

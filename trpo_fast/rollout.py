@@ -21,7 +21,13 @@ class Actor(Protocol):
     """
 
     def act(
-        self, obs: Tensor, mask: Tensor | None, actions: Tensor, log_probs: Tensor, values: Tensor
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        seen: Tensor | None = None,
     ) -> None: ...
 
     def values(self, obs: Tensor) -> Tensor: ...
