@@ -105,7 +105,6 @@ class NativeActor:
         actions: Tensor,
         log_probs: Tensor,
         values: Tensor,
-        *,
         seen: Tensor | None = None,
     ) -> None:
         """Write actions, log-probabilities and values for observations [E, O] into the given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from .envs.actions import ActionMap
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
 from .rollout import Actor, Buffers, EpisodeLog, Layout, Rollout
+from .threads import OneThread
 
 
 class TensorCollector:
@@ -33,6 +35,7 @@ class TensorCollector:
         self.env, self.actor, self.layout, self.action_map = env, actor, layout, action_map
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
+        self.fused = getattr(actor, "normaliser", None) is not None
         self.final_obs = layout.empty(layout.obs_dim)
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.obs: Tensor | None = None
@@ -52,9 +55,13 @@ class TensorCollector:
             if self.before_step is not None:
                 self.before_step(t)
             b.raw_obs[t] = self.obs
-            if self.normaliser is not None:
-                b.obs[t] = self.normaliser(b.raw_obs[t])
-            self.actor.act(b.obs[t], None, b.actions[t], b.log_probs[t], b.values[t])
+            chosen = b.actions[t], b.log_probs[t], b.values[t]
+            if self.fused:
+                self.actor.act(b.raw_obs[t], None, *chosen, b.obs[t])
+            else:
+                if self.normaliser is not None:
+                    b.obs[t] = self.normaliser(b.raw_obs[t])
+                self.actor.act(b.obs[t], None, *chosen)
             actions = self.action_map.device(b.actions[t])
             begin = perf_counter()
             step = self.env.step(actions)
@@ -62,7 +69,8 @@ class TensorCollector:
             self.obs = step.obs
             b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
             b.terminated[t], b.truncated[t] = step.terminated, step.truncated
-        return self._finish()
+        with OneThread() if self.layout.device.type == "cpu" else nullcontext():
+            return self._finish()
 
     def _finish(self) -> Rollout:
         b = self.buffers
@@ -83,7 +91,7 @@ class TensorCollector:
 
     def _shown(self, obs: Tensor) -> Tensor:
         obs = obs.to(self.layout.dtype)
-        return obs if self.normaliser is None else self.normaliser(obs)
+        return obs if self.normaliser is None or self.fused else self.normaliser(obs)
 
     def episodes(self) -> tuple[list[float], list[int]]:
         """Returns and lengths of the episodes that ended in the last rollout; waits for the

@@ -116,13 +116,14 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     normaliser = None
     if config.normalize_observations:
         normaliser = ObservationNormaliser(obs_dim, clip=config.observation_clip, device=device)
-    actor = make_actor(agent)
+    actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
     return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
 
 
-def make_actor(agent: TRPO) -> NativeActor | ModuleActor:
-    """The native call where it serves; other backends act through the torch modules."""
+def make_actor(agent: TRPO, normaliser: ObservationNormaliser | None) -> NativeActor | ModuleActor:
+    """The native call, which normalises as well, where it serves; otherwise the torch modules."""
     policy, critic = agent.policy, agent.critic
-    native = agent.config.backend in ("auto", "cpu") and not unavailable(policy, critic)
-    return (NativeActor if native else ModuleActor)(policy, critic, agent.generator)
+    if agent.config.backend in ("auto", "cpu") and not unavailable(policy, critic):
+        return NativeActor(policy, critic, agent.generator, normaliser=normaliser)
+    return ModuleActor(policy, critic, agent.generator)

@@ -26,6 +26,7 @@ from .policy import MLPPolicy
 from .rollout import Rollout
 from .setup import make_collector, make_critic, make_envs, make_policy, pick_device
 from .surrogate import Batch
+from .threads import OneThread
 from .update import UpdateInfo, npg_update, trpo_update
 from .vine import Vine
 
@@ -124,11 +125,13 @@ class TRPO:
         if self.vine is None:
             rollout = self.collect()
             collected = time.perf_counter()
-            batch, returns, values = self.estimate(rollout)
+            with OneThread():
+                batch, returns, values = self.estimate(rollout)
             path, steps = batch, rollout.rows
         else:
             rollout, states = self.vine.collect()
-            path, returns, values = self.estimate(rollout)
+            with OneThread():
+                path, returns, values = self.estimate(rollout)
             batch, branched = self.vine.batch(rollout, states)
             steps = rollout.rows + branched
             self.steps += branched
@@ -136,8 +139,10 @@ class TRPO:
         info = self.update(batch)
         updated = time.perf_counter()
         critic_loss = self.critic.fit(path.obs, returns, generator=self.generator)
-        if self.normaliser is not None:
-            self.normaliser.update(rollout.raw_obs.flatten(0, 1))
+        with OneThread():
+            if self.normaliser is not None:
+                self.normaliser.update(rollout.raw_obs.flatten(0, 1))
+            explained = float(advantage.explained_variance(values, returns))
         self.updates += 1
         end = time.perf_counter()
         return {
@@ -147,7 +152,7 @@ class TRPO:
             "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
             "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
             **info.as_dict(),
-            "explained_variance": float(advantage.explained_variance(values, returns)),
+            "explained_variance": explained,
             "critic_loss": float(critic_loss),
             "rows": len(batch),
             "collected": steps,

@@ -17,6 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ...threads import OneThread
+
+MANY = 32768  # copies from which an operator on them is worth several threads
 CONTIGUOUS = torch.contiguous_format
 
 
@@ -115,6 +118,12 @@ class TensorEnv:
         """Move every copy by one action; copies that finish start a new episode in the same
         call.
         """
+        if self.device.type != "cpu" or self.num_envs > MANY:
+            return self._step(actions)
+        with OneThread():
+            return self._step(actions)
+
+    def _step(self, actions: Tensor) -> TensorStep:
         state, rewards, terminated = self.dynamics(self.physics, actions)
         self.elapsed += 1
         late = self.elapsed >= self.max_episode_steps
