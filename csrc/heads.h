@@ -69,18 +69,23 @@ TRPO_HOST_DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-
 
 TRPO_HOST_DEVICE bool allowed(const DistRow& row, int64_t i) { return !row.mask || row.mask[i]; }
 
-// log sum exp over the allowed logits begin .. begin + n - 1; -inf when none is.
-TRPO_HOST_DEVICE float log_sum_exp(const DistRow& row, int begin, int n) {
-  float top = -INFINITY;
+// The soft-max over the allowed logits begin .. begin + n - 1. Kept as largest logit and sum, never as
+// their log-sum-exp: subtracting that from a large logit would cost digits of every probability.
+struct Softmax {
+  float top, sum;
+  TRPO_HOST_DEVICE float log_prob(float logit) const { return (logit - top) - logf(sum); }
+  TRPO_HOST_DEVICE float prob(float logit) const { return expf(logit - top) / sum; }
+};
+
+TRPO_HOST_DEVICE Softmax softmax_of(const DistRow& row, int begin, int n) {
+  Softmax s = {-INFINITY, 0.0f};
   for (int i = begin; i < begin + n; ++i) {
-    if (allowed(row, i)) top = fmaxf(top, row.first[i]);
+    if (allowed(row, i)) s.top = fmaxf(s.top, row.first[i]);
   }
-  if (top == -INFINITY) return top;
-  float sum = 0.0f;
   for (int i = begin; i < begin + n; ++i) {
-    if (allowed(row, i)) sum += expf(row.first[i] - top);
+    if (allowed(row, i)) s.sum += expf(row.first[i] - s.top);
   }
-  return top + logf(sum);
+  return s;
 }
 
 // Fisher information of the row times a tangent; `out` may be the tangent itself.
@@ -103,14 +108,14 @@ TRPO_HOST_DEVICE void head_metric(const NetShape& net, const DistRow& row,
   }
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
     const int end = begin + net.nvec[f];
-    const float normaliser = log_sum_exp(row, begin, net.nvec[f]);
+    const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
     float mean = 0.0f;
     for (int i = begin; i < end; ++i) {
-      if (allowed(row, i)) mean += expf(row.first[i] - normaliser) * tangent.first[i];
+      if (allowed(row, i)) mean += softmax.prob(row.first[i]) * tangent.first[i];
     }
     for (int i = begin; i < end; ++i) {
       out.first[i] =
-          allowed(row, i) ? expf(row.first[i] - normaliser) * (tangent.first[i] - mean) : 0.0f;
+          allowed(row, i) ? softmax.prob(row.first[i]) * (tangent.first[i] - mean) : 0.0f;
     }
   }
 }
@@ -136,9 +141,9 @@ TRPO_HOST_DEVICE void head_metric_factors(const NetShape& net, const DistRow& ro
     return;
   }
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
-    const float normaliser = log_sum_exp(row, begin, net.nvec[f]);
+    const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
     for (int i = begin; i < begin + net.nvec[f]; ++i) {
-      factors[i] = allowed(row, i) ? expf(row.first[i] - normaliser) : 0.0f;
+      factors[i] = allowed(row, i) ? softmax.prob(row.first[i]) : 0.0f;
     }
   }
 }
@@ -181,8 +186,8 @@ TRPO_HOST_DEVICE float head_log_prob(const NetShape& net, const DistRow& row,
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
     const int64_t choice = action.choices[f];  // one out of range has no probability
     const bool possible = choice >= 0 && choice < net.nvec[f] && allowed(row, begin + choice);
-    total +=
-        (possible ? row.first[begin + choice] : -INFINITY) - log_sum_exp(row, begin, net.nvec[f]);
+    total += possible ? softmax_of(row, begin, net.nvec[f]).log_prob(row.first[begin + choice])
+                      : -INFINITY;
   }
   return total;
 }
@@ -209,10 +214,10 @@ TRPO_HOST_DEVICE void head_score(const NetShape& net, const DistRow& row, const 
     return;
   }
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
-    const float normaliser = log_sum_exp(row, begin, net.nvec[f]);
+    const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
     const int chosen = begin + static_cast<int>(action.choices[f]);
     for (int i = begin; i < begin + net.nvec[f]; ++i) {
-      const float p = allowed(row, i) ? expf(row.first[i] - normaliser) : 0.0f;
+      const float p = allowed(row, i) ? softmax.prob(row.first[i]) : 0.0f;
       out.first[i] = scale * ((i == chosen ? 1.0f : 0.0f) - p);
     }
   }
@@ -240,12 +245,12 @@ TRPO_HOST_DEVICE float head_kl(const NetShape& net, const DistRow& p, const Dist
     return total;
   }
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
-    const float log_p = log_sum_exp(p, begin, net.nvec[f]);
-    const float log_q = log_sum_exp(q, begin, net.nvec[f]);
+    const Softmax of_p = softmax_of(p, begin, net.nvec[f]);
+    const Softmax of_q = softmax_of(q, begin, net.nvec[f]);
     for (int i = begin; i < begin + net.nvec[f]; ++i) {
       if (!allowed(p, i)) continue;
-      const float a = p.first[i] - log_p;
-      total += expf(a) * (a - (q.first[i] - log_q));
+      const float a = of_p.log_prob(p.first[i]);
+      total += expf(a) * (a - of_q.log_prob(q.first[i]));
     }
   }
   return total;
@@ -266,10 +271,10 @@ TRPO_HOST_DEVICE float head_entropy(const NetShape& net, const DistRow& row) {
     return total;
   }
   for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
-    const float normaliser = log_sum_exp(row, begin, net.nvec[f]);
+    const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
     for (int i = begin; i < begin + net.nvec[f]; ++i) {
       if (!allowed(row, i)) continue;
-      const float log_p = row.first[i] - normaliser;
+      const float log_p = softmax.log_prob(row.first[i]);
       total -= expf(log_p) * log_p;
     }
   }

@@ -84,7 +84,7 @@ Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
 }
 
 void pack(const Plan& plan, const float* flat, float* packed) {
-  std::memset(packed, 0, sizeof(float) * static_cast<size_t>(plan.size));
+  std::fill_n(packed, plan.size, 0.0f);
   walk(plan, [&](int64_t from, int64_t to, int64_t step, int count) {
     for (int i = 0; i < count; ++i) packed[to + i * step] = flat[from + i];
   });
@@ -97,7 +97,7 @@ void unpack(const Plan& plan, const float* packed, float* flat) {
 }
 
 void pack_back(const Plan& plan, const float* flat, float* back) {
-  std::memset(back, 0, sizeof(float) * static_cast<size_t>(plan.back_size));
+  std::fill_n(back, plan.back_size, 0.0f);
   for (int l = 0; l < plan.net.maps; ++l) {
     const MapPlan& map = plan.map[l];
     if (l > 0 && !map.narrow) {

@@ -1,0 +1,156 @@
+// Runs the whole CPU core over small nets for the sanitizers: every instruction set this CPU has,
+// heads, activations, weights, masks, groups, chunks and several threads. Prints "ok", or which
+// result depended on the number of threads. Compiled by test_cpu_build.py.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/operator.h"
+#include "heads.h"
+
+using namespace trpo_fast;
+
+namespace {
+
+struct Random {
+  uint32_t state = 1;
+  float next() {  // in [-1, 1)
+    state = state * 1664525u + 1013904223u;
+    return static_cast<float>(state >> 8) / (1 << 23) - 1.0f;
+  }
+  std::vector<float> floats(int64_t n) {
+    std::vector<float> made(static_cast<size_t>(n));
+    for (float& x : made) x = next();
+    return made;
+  }
+};
+
+NetShape net_of(std::vector<int> widths, Activation activation, Head head) {
+  NetShape net{};
+  net.maps = static_cast<int>(widths.size()) - 1;
+  std::copy(widths.begin(), widths.end(), net.width);
+  net.activation = activation;
+  net.head = head;
+  if (head == Head::kCategorical) net.factors = 1, net.nvec[0] = widths.back();
+  if (head == Head::kMultiCategorical) {
+    net.factors = 2, net.nvec[0] = 1, net.nvec[1] = widths.back() - 1;
+  }
+  return net;
+}
+
+// Exactly sized arrays, so that reading past an end is seen.
+struct Problem {
+  NetShape net;
+  int64_t count;
+  std::vector<float> theta, obs, weights, actions, advantages;
+  std::vector<int64_t> choices, some;
+  std::vector<uint8_t> mask;
+
+  Problem(const NetShape& shape, int64_t rows, Random& random) : net(shape), count(rows) {
+    int64_t parameters = net.head == Head::kGaussian ? net.width[net.maps] : 0;
+    for (int l = 0; l < net.maps; ++l) parameters += (net.width[l] + 1) * net.width[l + 1];
+    theta = random.floats(parameters);
+    for (float& t : theta) t *= 0.3f;
+    obs = random.floats(rows * net.width[0]);
+    advantages = random.floats(rows);
+    weights = random.floats(rows);
+    for (float& w : weights) w = std::max(w, 0.0f);
+    weights[0] = 1.0f;
+    for (int64_t i = 0; i < rows; i += 3) some.push_back(i);
+    if (net.factors) {
+      choices.assign(static_cast<size_t>(rows * net.factors), 0);
+      mask.assign(static_cast<size_t>(rows * net.width[net.maps]), 1);
+    } else {
+      actions = random.floats(rows * action_columns(net));
+      if (net.head == Head::kBernoulli) {
+        for (float& a : actions) a = a > 0 ? 1.0f : 0.0f;
+      }
+    }
+  }
+
+  FvpParams params(bool weighted, bool subset, int64_t chunk, int64_t group) const {
+    FvpParams p{};
+    p.net = net;
+    p.theta = theta.data();
+    p.rows = {count,
+              obs.data(),
+              weighted ? weights.data() : nullptr,
+              mask.empty() ? nullptr : mask.data(),
+              actions.empty() ? nullptr : actions.data(),
+              choices.empty() ? nullptr : choices.data(),
+              advantages.data(),
+              nullptr,
+              group};
+    if (subset) p.fvp_rows = some.data(), p.fvp_count = static_cast<int64_t>(some.size());
+    p.chunk_rows = chunk;
+    p.damping = 0.1f;
+    p.kl_scale = 1.0f;
+    return p;
+  }
+};
+
+// Everything the core computes, as one vector.
+std::vector<float> everything(const Problem& problem, const FvpParams& params,
+                              const CpuKernels& kernels, int threads) {
+  const CallOptions call{threads, {}};
+  CpuOperator op(params, false, kernels);
+  const int64_t size = op.plan().flat_size, d = dist_params(problem.net);
+  std::vector<float> out(static_cast<size_t>(6 * size + 3 * problem.count * d), 0.0f);
+  float *at = out.data(), *rows = at + 6 * size;
+  const std::vector<float> v(problem.theta.rbegin(), problem.theta.rend());
+  op.forward(rows, call);
+  op.jvp(v.data(), rows + problem.count * d, call);
+  op.metric(rows + problem.count * d, rows + 2 * problem.count * d, call);
+  op.vjp(rows + 2 * problem.count * d, at, call);
+  op.gradient(at + size, call);
+  op.fvp(at, 2, at + 2 * size, call);
+  Solved solved;
+  op.solve(v.data(), 1, {4, 0.0f}, at + 4 * size, &solved, call);
+  std::copy(problem.theta.begin(), problem.theta.end(), at + 5 * size);
+  double stats[kStatCount];
+  UpdateParams update{{4, 0.0f}, {0.01f, 0.8f, 5, false, true}, 0.0};
+  op.update(update, at + 5 * size, stats, call);
+  return out;
+}
+
+bool check(const Problem& problem, const FvpParams& params, const CpuKernels& kernels) {
+  const auto one = everything(problem, params, kernels, 1);
+  const auto three = everything(problem, params, kernels, 3);
+  return std::memcmp(one.data(), three.data(), one.size() * sizeof(float)) == 0;
+}
+
+bool check_isa(Isa isa) {
+  Random random;
+  const CpuKernels& kernels = kernels_for(isa);
+  const std::vector<std::vector<int>> shapes = {
+      {5, 3}, {1, 7, 4}, {11, 33, 17, 6}, {17, 64, 20, 2}};
+  bool good = true;
+  for (int i = 0; i < 20; ++i) {
+    auto shape = shapes[static_cast<size_t>(i) % shapes.size()];
+    const Head head = static_cast<Head>(i % 5);
+    if (head == Head::kGaussianState || shape.back() < 2) shape.back() = 2 * (shape.back() / 2 + 1);
+    const NetShape net = net_of(shape, static_cast<Activation>(i % 6), head);
+    const Problem problem(net, i % 3 == 0 ? 301 : i + 1, random);
+    for (int k = 0; k < 4; ++k) {
+      const auto params = problem.params(k & 1, k & 2, k == 3 ? 16 : 0, k == 2 ? 1 : 0);
+      if (check(problem, params, kernels)) continue;
+      std::printf("%s, net %d, options %d: bits depend on threads\n", isa_name(isa), i, k);
+      good = false;
+    }
+  }
+  return good;
+}
+
+}  // namespace
+
+int main() {
+  bool good = true;
+  for (int isa = 0; isa <= std::min(static_cast<int>(detected_isa()), 2); ++isa) {
+    good = check_isa(static_cast<Isa>(isa)) && good;
+  }
+  if (good) std::puts("ok");
+  return good ? 0 : 1;
+}
