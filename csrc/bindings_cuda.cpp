@@ -1,6 +1,7 @@
 // The CUDA core's part of trpo_fast._C. It calls the kernels through the table of csrc/cuda/api.h:
 // the one linked into this module, or that of the emulation library, whichever is connected.
 #include <dlfcn.h>
+#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
