@@ -35,8 +35,8 @@ __device__ TRPO_NOINLINE float activate(Activation activation, float z, float* s
 template <class Body>
 __device__ __forceinline__ void with_slope(Activation activation, const MapLayout& m,
                                            const float* tile, Body body) {
-  const float* h = tile + m.output;
-  const float* cached = tile + m.slope;
+  const float* h = on_chip(tile + m.output);
+  const float* cached = on_chip(tile + m.slope);
   const int stride = m.stride_out;
   switch (activation) {
     case Activation::kTanh:

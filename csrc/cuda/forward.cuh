@@ -41,16 +41,16 @@ __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet
 
 // One map: outputs from inputs by packed weights; hidden outputs are activated. With a slope plane
 // (silu, gelu; null elsewhere) act' is kept beside them.
-template <int kM>
+template <class V>
 __device__ __forceinline__ void block_forward_map(const Layout& l, const MapLayout& m, bool hidden,
                                                   const Product& product, float* output, int stride,
                                                   float* slopes) {
-  block_patches<kM>(
-      m.out, [&](auto& patch) { accumulate(patch, product); },
+  block_patches<V::kM>(
+      m.out, [&](auto& patch) { accumulate<V>(patch, product); },
       [&](const auto& patch) {
         patch.each([&](int r, int c, float z) {
           float slope = 0.0f;
-          output[r * stride + c] = hidden ? activate(l.activation, z, &slope) : z;
+          on_chip(output)[r * stride + c] = hidden ? activate(l.activation, z, &slope) : z;
           if (slopes) slopes[r * stride + c] = slope;
         });
       });
@@ -69,9 +69,9 @@ __device__ TRPO_NOINLINE void block_forward(const Layout& l, const float* weight
     __syncthreads();  // the inputs of this map are written, readers of its outputs are done
     const float* input = i == 0 || !work ? tile + m.input : work + l.map[i - 1].tangent;
     const Product product = {input, weights + m.weights, m.stride_in, m.stride_in, row_quads(m.in)};
-    block_forward_map<V::kM>(
-        l, m, i < l.maps - 1, product, work ? work + m.tangent : tile + m.output,
-        work ? m.stride_tangent : m.stride_out, !work && m.slope >= 0 ? tile + m.slope : nullptr);
+    block_forward_map<V>(l, m, i < l.maps - 1, product, work ? work + m.tangent : tile + m.output,
+                         work ? m.stride_tangent : m.stride_out,
+                         !work && m.slope >= 0 ? tile + m.slope : nullptr);
   }
   __syncthreads();  // the outputs are complete
 }

@@ -6,7 +6,7 @@ namespace trpo_fast {
 namespace {
 
 // Tangents of every map's outputs, into the work planes. Opens and closes with a barrier.
-template <int kM>
+template <class V>
 __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
                                           const float* direction, const float* tile, float* work) {
   for (int i = 0; i < l.maps; ++i) {
@@ -15,19 +15,19 @@ __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
     const Product moved = {tile + m.input, direction + m.weights, m.stride_in, m.stride_in, quads};
     const float* carried_plane = i == 0 ? nullptr : work + l.map[i - 1].tangent;
     const Product carried = {carried_plane, weights + m.weights, m.stride_in, m.stride_in, quads};
-    float* out = work + m.tangent;
+    float* out = on_chip(work + m.tangent);
     const int stride = m.stride_tangent;
     const auto fill = [&](auto& patch) {
-      accumulate(patch, moved);
-      if (i > 0) accumulate(patch, carried);
+      accumulate<V>(patch, moved);
+      if (i > 0) accumulate<V>(patch, carried);
     };
     const Activation activation = i == l.maps - 1 ? Activation::kIdentity : l.activation;
     __syncthreads();  // tangents of the inputs are written; the last tile's readers are done
-    block_patches<kM>(
+    block_patches<V::kM>(
         m.out,
         [&](auto& patch) {
-          accumulate(patch, moved);
-          if (i > 0) accumulate(patch, carried);
+          accumulate<V>(patch, moved);
+          if (i > 0) accumulate<V>(patch, carried);
         },
         [&](const auto& patch) {
           with_slope(activation, m, tile, [&](auto slope) {

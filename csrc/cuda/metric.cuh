@@ -82,7 +82,7 @@ __device__ __forceinline__ bool mask_allows(const KernelArgs& a, int64_t n) {
 }
 
 // Whether an update can use what the batch says of a row, its observation apart.
-__device__ __forceinline__ bool usable(const KernelArgs& a, int64_t n) {
+__device__ TRPO_NOINLINE bool usable(const KernelArgs& a, int64_t n) {
   bool fine = isfinite(a.rows.advantages[n]) && choices_in_range(a, n) && mask_allows(a, n);
   if (a.rows.log_probs) fine = fine && isfinite(a.rows.log_probs[n]);
   for (int i = 0; a.rows.actions && i < a.layout.actions; ++i)
@@ -90,14 +90,18 @@ __device__ __forceinline__ bool usable(const KernelArgs& a, int64_t n) {
   return fine;
 }
 
+// Not inlined: the formulas of every head are long and their callers many.
+__device__ TRPO_NOINLINE float row_log_prob(const KernelArgs& a, int64_t n, const DistRow& dist) {
+  return head_log_prob(a.net, dist, row_action(a, n));
+}
+
 // pi_theta(a | s) / pi_old(a | s) of a row, the old policy's log-probability being that of `old`
 // where the batch does not bring it.
 __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const DistRow& old,
                                            const DistRow& now) {
   if (!choices_in_range(a, n)) return NAN;
-  const Action action = row_action(a, n);
-  const float before = a.rows.log_probs ? a.rows.log_probs[n] : head_log_prob(a.net, old, action);
-  return expf(head_log_prob(a.net, now, action) - before);
+  const float before = a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old);
+  return expf(row_log_prob(a, n, now) - before);
 }
 
 // What the gradient's pass needs beside the rows, and what it adds up.
@@ -152,8 +156,8 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   if (!(w > 0.0f)) return;
   const DistRow old = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
   const DistRow now = dist_row(a, b.work + m.tangent + r * m.stride_tangent, b.direction, n);
-  const float kl =
-      a.kl_scale * (a.search.reverse_kl ? head_kl(a.net, now, old) : head_kl(a.net, old, now));
+  const bool reverse = a.search.reverse_kl;
+  const float kl = a.kl_scale * head_kl(a.net, reverse ? now : old, reverse ? old : now);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
   sums.entropy += double{w} * head_entropy(a.net, now);

@@ -121,6 +121,26 @@ inline size_t block_bytes(const Layout& l, const Plan& p) {
   return carve.bytes;
 }
 
+// The same pointer, known to lie in shared memory: the compiler loses track of that on the way
+// through structs and lambdas, and a load that does not know its memory is slower.
+template <class T>
+__device__ __forceinline__ T* on_chip(T* pointer) {
+#if defined(__CUDACC__)
+  size_t address;
+  asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(pointer));
+  return static_cast<T*>(__cvta_shared_to_generic(address));
+#else
+  return pointer;
+#endif
+}
+
+// Packed weights or a packed direction: on chip unless this variation streams them.
+template <class V, class T>
+__device__ __forceinline__ T* packed_at(T* pointer) {
+  if constexpr (V::kStreamed) return pointer;
+  return on_chip(pointer);
+}
+
 __device__ __forceinline__ void fused(float& acc, float4 a, float4 b) {
   acc = fmaf(a.x, b.x, acc);
   acc = fmaf(a.y, b.y, acc);
@@ -144,6 +164,14 @@ struct Patch {
   }
 };
 
+// How the kernel is compiled, once for each of config.h's variants.
+template <int kRowStep, int kSlotCount, bool kStreamedPath>
+struct Variation {
+  static constexpr int kM = kRowStep;        // rows of a patch
+  static constexpr int kSlots = kSlotCount;  // register tiles of weight gradient per thread
+  static constexpr bool kStreamed = kStreamedPath;
+};
+
 // One product of a plane [rows, k] with a packed map [outputs, k].
 struct Product {
   const float* plane;
@@ -152,14 +180,15 @@ struct Product {
 };
 
 // patch += rows of the plane times rows of the map.
-template <int kM, int kC>
+template <class V, int kM, int kC>
 __device__ __forceinline__ void accumulate(Patch<kM, kC>& patch, const Product& p) {
-  const float* rows = p.plane + patch.row * p.stride_plane;
+  const float* rows = on_chip(p.plane + patch.row * p.stride_plane);
   const int row_step = kRowGroups * p.stride_plane;
   const float* maps[kC];
 #pragma unroll
   for (int j = 0; j < kC; ++j)  // columns past the last compute what nobody stores
-    maps[j] = p.map + min(patch.column + j * patch.step, patch.width - 1) * p.stride_map;
+    maps[j] =
+        packed_at<V>(p.map + min(patch.column + j * patch.step, patch.width - 1) * p.stride_map);
 #pragma unroll 2
   for (int q = 0; q < 4 * p.quads; q += 4) {
     float4 x[kM], w[kC];

@@ -8,13 +8,6 @@
 namespace trpo_fast {
 namespace {
 
-template <int kRowStep, int kSlotCount, bool kStreamedPath>
-struct Variation {
-  static constexpr int kM = kRowStep;        // rows of a patch
-  static constexpr int kSlots = kSlotCount;  // register tiles of weight gradient per thread
-  static constexpr bool kStreamed = kStreamedPath;
-};
-
 __device__ __forceinline__ RowSet fvp_set(const KernelArgs& a) {
   return {a.fvp_count, a.fvp_rows, true};
 }
@@ -124,10 +117,10 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
     if (score) {
       block_score(a, number, b, tile, *score);
     } else {
-      block_jvp<V::kM>(l, b.weights, b.direction, tile, b.work);
+      block_jvp<V>(l, b.weights, b.direction, tile, b.work);
       block_metric(a, set, number, b, tile);
     }
-    block_deltas<V::kM>(l, b.weights, tile, b.work);
+    block_deltas<V>(l, b.weights, tile, b.work);
     block_weight_gradients(l, tile, b.work, rows_of(a, set, number), to, gradients);
   });
   if (score) score->sums.bad += bad;

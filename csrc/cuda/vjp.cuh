@@ -49,19 +49,20 @@ __device__ __forceinline__ void accumulate_back(float4 (&sum)[kM], const float* 
 
 // delta_{l-1} = act'(h_{l-1}) * (W_l' delta_l), from the outputs down; overwrites the tangents.
 // Closes with a barrier.
-template <int kM>
+template <class V>
 __device__ __forceinline__ void block_deltas(const Layout& l, const float* weights,
                                              const float* tile, float* work) {
+  constexpr int kM = V::kM;
   const int lane = lane_index(), warp = warp_index();
   const int row = (warp & 3) * 4 + (lane >> 3), first = (warp >> 2) * 8 + (lane & 7);
   for (int i = l.maps - 1; i > 0; --i) {
     const MapLayout &m = l.map[i], &below = l.map[i - 1];
-    float* out = work + below.tangent;
+    float* out = on_chip(work + below.tangent);
     const int stride = below.stride_tangent;
     for (int q = 4 * first; q < m.in; q += 4 * kThreads / kRowGroups) {
       float4 sum[kM] = {};
-      accumulate_back<kM>(sum, work + m.tangent + row * m.stride_tangent, m.stride_tangent,
-                          weights + m.weights + q, m.stride_in, m.out);
+      accumulate_back<kM>(sum, on_chip(work + m.tangent + row * m.stride_tangent), m.stride_tangent,
+                          packed_at<V>(weights + m.weights + q), m.stride_in, m.out);
       with_slope(l.activation, below, tile, [&](auto slope) {
 #pragma unroll
         for (int k = 0; k < kM; ++k) {
@@ -115,8 +116,8 @@ __device__ __forceinline__ void accumulate_tile(TileSum& sum, const TilePlace& p
   const bool wide = p.outputs > 4;  // otherwise the second quad may lie past the plane
 #pragma unroll 2
   for (int r = 0; r < rows; ++r) {
-    const float4 h = load4(p.inputs + r * p.stride_inputs);
-    const float* d = p.deltas + r * p.stride_deltas;
+    const float4 h = load4(on_chip(p.inputs) + r * p.stride_inputs);
+    const float* d = on_chip(p.deltas) + r * p.stride_deltas;
     const float4 low = load4(d), high = wide ? load4(d + 4) : make_float4(0, 0, 0, 0);
     fused4(sum[0], low.x, h);
     fused4(sum[1], low.y, h);
@@ -197,7 +198,7 @@ __device__ __forceinline__ void block_weight_gradients(const Layout& l, const fl
   const int column = kThreads - 1 - threadIdx.x;
   if (l.log_std >= 0 && column < l.actions) {
     const MapLayout& m = l.map[l.maps - 1];
-    const float* deltas = work + m.tangent + l.actions + column;
+    const float* deltas = on_chip(work + m.tangent + l.actions + column);
 #pragma unroll 4
     for (int r = 0; r < rows; ++r) g.log_std += deltas[r * m.stride_tangent];
   }
