@@ -86,6 +86,8 @@ class Config:
     critic_learning_rate: float = 4e-3
     critic_epochs: int = 10
     critic_minibatch: int = 1024
+    critic_rows: float = 1.0
+    """share of the rows that the critic is fitted to, drawn anew for every update"""
     critic_steps: int = 3
     """gauss_newton: second-order steps per update"""
     critic_cg_iterations: int = 10
@@ -141,6 +143,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "critic_learning_rate": (1e-12, math.inf),
     "critic_epochs": (1, math.inf),
     "critic_minibatch": (1, math.inf),
+    "critic_rows": (1e-6, 1.0),
     "critic_steps": (1, math.inf),
     "critic_cg_iterations": (1, math.inf),
     "critic_damping": (0.0, math.inf),

@@ -22,6 +22,7 @@ from .backend import BackendUnavailable
 from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
 from .heads import Gaussian
 from .policy import MLPPolicy, flat_params, mark_written
+from .threads import OneThread
 
 METHODS = ("adam", "gauss_newton")
 BACKENDS = ("auto", "reference", "autograd", "cpu", "cuda")
@@ -119,14 +120,16 @@ class Critic(nn.Module):
 
         Values that are not finite raise ``ValueError`` and leave the critic as it was.
         """
-        obs, targets, weights = checks.check_critic_batch(
-            self.theta, self.net.spec.widths[0], obs, targets, weights
-        )
+        with OneThread():
+            obs, targets, weights = checks.check_critic_batch(
+                self.theta, self.net.spec.widths[0], obs, targets, weights
+            )
         native = self._use_native()
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
-            self._renormalise(targets, weights)
-            normalised = Targets(obs, (targets - self.mean) / self.std, weights)
+            with OneThread():
+                self._renormalise(targets, weights)
+                normalised = Targets(obs, (targets - self.mean) / self.std, weights)
             fit: Fit = (NativeFit if native else ReferenceFit)(self.net, normalised)
             loss, steps = self._run(fit, normalised, generator)
             if not bool(loss.isfinite()):

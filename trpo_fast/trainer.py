@@ -138,7 +138,7 @@ class TRPO:
             collected = time.perf_counter()
         info = self.update(batch)
         updated = time.perf_counter()
-        critic_loss = self.critic.fit(path.obs, returns, generator=self.generator)
+        critic_loss = self.fit_critic(path.obs, returns)
         with OneThread():
             if self.normaliser is not None:
                 self.normaliser.update(rollout.raw_obs.flatten(0, 1))
@@ -153,7 +153,7 @@ class TRPO:
             "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
             **info.as_dict(),
             "explained_variance": explained,
-            "critic_loss": float(critic_loss),
+            "critic_loss": critic_loss,
             "rows": len(batch),
             "collected": steps,
             "seconds": end - begin,
@@ -230,6 +230,15 @@ class TRPO:
             rate = c.npg_learning_rate
             return npg_update(self.policy, batch, learning_rate=rate, max_kl=c.max_kl, **shared)
         return trpo_update(self.policy, batch, max_kl=c.max_kl, **search, **shared)
+
+    def fit_critic(self, obs: Tensor, returns: Tensor) -> float:
+        """Move the critic towards returns [N] at obs [N, O], or a random part of them; its loss."""
+        if self.config.critic_rows < 1.0:
+            count = max(1, round(self.config.critic_rows * len(obs)))
+            with OneThread():
+                order = torch.randperm(len(obs), generator=self.generator, device=self.device)
+                obs, returns = obs[order[:count]], returns[order[:count]]
+        return float(self.critic.fit(obs, returns, generator=self.generator))
 
     def start(self) -> None:
         """Reset the environments, once."""
