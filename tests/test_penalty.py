@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import Case, relative_error
@@ -99,3 +101,14 @@ def test_a_runaway_step_is_not_taken():
     theta = flat_params(policy).clone()
     info = pg_update(policy, batch, learning_rate=1e300)
     assert info.reason == "non_finite" and torch.equal(flat_params(policy), theta)
+
+
+def test_an_optimizer_survives_a_gradient_that_is_not_finite():
+    policy, batch = setup()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+    before = flat_params(policy).clone()
+    broken = replace(batch, advantages=torch.full_like(batch.advantages, torch.nan))
+    assert pg_update(policy, broken, optimizer=optimizer, sync=False).reason == "bad_values"
+    assert torch.equal(flat_params(policy), before)
+    assert all(p.grad is None for p in policy.parameters())
+    assert pg_update(policy, batch, optimizer=optimizer).accepted

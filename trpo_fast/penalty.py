@@ -28,7 +28,9 @@ class Penalty:
 
     fixed      lambda stays
     adaptive   doubles when KL > 1.5 target_kl, halves when KL < target_kl / 1.5
-    dual       ascent on the dual: lambda <- max(0, lambda + rate (KL - target_kl) / target_kl)
+    dual       ascent on the dual: lambda <- lambda + rate (KL - target_kl) / target_kl
+
+    lambda stays within [least, most].
     """
 
     value: float = 1.0
@@ -127,6 +129,8 @@ def pg_update(
 ) -> UpdateInfo:
     """Plain policy gradient: theta <- theta + learning_rate g, or one step of ``optimizer`` on the
     policy's parameters.
+
+    A gradient that no update can use reaches the optimiser as zeros: NaN would stay in its moments.
     """
     checks.check_number("learning_rate", learning_rate, above=0.0)
     if max_grad_norm is not None:
@@ -141,7 +145,8 @@ def pg_update(
     if optimizer is None:
         report.propose(operator.theta + learning_rate * g, learning_rate)
     else:
-        report.propose(_optimizer_step(policy, problem, g, optimizer), 1.0)
+        usable = torch.where(report.reason == 0, g, 0.0)
+        report.propose(_optimizer_step(policy, problem, usable, optimizer), 1.0)
     mark_written(policy)
     return finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
 
@@ -253,13 +258,17 @@ def _optimizer_step(
     policy: nn.Module, problem: Problem, g: Tensor, optimizer: torch.optim.Optimizer
 ) -> Tensor:
     """Where the optimiser would go; the policy's parameters are put back until the step is
-    accepted.
+    accepted, and the caller's gradients for good.
     """
-    before, offset = problem.theta.clone(), 0
-    for p in trainable(policy):
-        p.grad = -g[offset : offset + p.numel()].view_as(p)
-        offset += p.numel()
-    optimizer.step()
-    proposed = problem.theta.clone()
-    problem.theta.copy_(before)
-    return proposed
+    before, parameters, offset = problem.theta.clone(), trainable(policy), 0
+    gradients = [p.grad for p in parameters]
+    try:
+        for p in parameters:
+            p.grad = -g[offset : offset + p.numel()].view_as(p)
+            offset += p.numel()
+        optimizer.step()
+        return problem.theta.clone()
+    finally:
+        problem.theta.copy_(before)
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient
