@@ -134,3 +134,12 @@ def test_bad_structure_raises(name):
     argument, spoil = BAD[name]
     with pytest.raises(ValueError, match=f"^{argument}: expected .* got "):
         ops.fvp(*spoil([theta, batch.obs, v, *net(policy)]))
+
+
+def test_operators_leave_the_global_generator_alone():
+    policy, batch, theta, v = problem(Case(hidden=(3, 4)))
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    ops.fvp(theta, batch.obs, v, *net(policy))
+    assert torch.equal(torch.rand(1), expected)
