@@ -212,8 +212,12 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
         TRPO.load(tmp_path / "shape")
     agent = TRPO("CartPole-v1", **SMALL)
-    with pytest.raises(ValueError, match="obs: expected observations of 4 numbers"):
-        agent.predict([1.0, 2.0])
+    for obs in ([1.0, 2.0], np.zeros(8), np.zeros((4, 2)), np.zeros((0, 4)), {"a": 1}):
+        with pytest.raises(ValueError, match="obs: expected "):
+            agent.predict(obs)
+    assert np.shape(agent.predict(np.zeros((1, 4)))) == (1,) and not np.shape(
+        agent.predict([0] * 4)
+    )
     with pytest.raises(ValueError, match="total_steps: expected at least 0"):
         agent.learn(-1)
     with pytest.raises(ValueError, match="episodes: expected at least 1"):

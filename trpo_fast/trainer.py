@@ -24,7 +24,7 @@ from .normalize import ObservationNormaliser, RewardScaler
 from .penalty import Penalty, kl_penalty_update, pg_update
 from .policy import MLPPolicy
 from .rollout import Rollout
-from .setup import make_collector, make_critic, make_envs, make_policy, pick_device
+from .setup import make_collector, make_critic, make_envs, make_policy, pick_device, spaces_of
 from .surrogate import Batch
 from .threads import OneThread
 from .update import UpdateInfo, npg_update, trpo_update
@@ -262,14 +262,19 @@ class TRPO:
         Tensors give tensors on their device, anything else gives arrays.
         """
         given = isinstance(obs, Tensor)
-        dim = self.policy.spec.widths[0]
+        if isinstance(obs, dict):
+            raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
         rows = torch.as_tensor(np.asarray(obs) if not given else obs, dtype=torch.float32)
-        if rows.numel() == 0 or rows.numel() % dim:
-            raise ValueError(f"obs: expected observations of {dim} numbers, got {list(rows.shape)}")
-        single = (rows.numel() == dim and rows.shape[:1] != (1,)) or rows.ndim < 2
-        rows = rows.reshape(-1, dim).to(self.device)
-        if self.normaliser is not None:
-            rows = self.normaliser(rows)
+        dim = self.policy.spec.widths[0]
+        shapes = (tuple(spaces_of(self.envs)[0].shape), (dim,))
+        single = tuple(rows.shape) in shapes
+        if rows.numel() == 0 or not (single or tuple(rows.shape[1:]) in shapes):
+            wanted = f"one observation of shape {list(shapes[0])}, or several"
+            raise ValueError(f"obs: expected {wanted}, got shape {list(rows.shape)}")
+        rows = rows.reshape(-1, dim)
+        if self.normaliser is not None:  # it lives where rollouts do, the policy may not
+            rows = self.normaliser(rows.to(self.normaliser.shift.device))
+        rows = rows.to(self.device)
         mask = None
         if action_mask is not None:
             mask = torch.as_tensor(action_mask, device=self.device).bool().reshape(len(rows), -1)
