@@ -8,7 +8,16 @@ from cases import relative_error
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, Poisson
 
-from trpo_fast import Batch, FisherOperator, SquashedGaussian, flat_params, trpo_update
+from trpo_fast import (
+    BackendUnavailable,
+    Batch,
+    FisherOperator,
+    Gaussian,
+    MLPPolicy,
+    SquashedGaussian,
+    flat_params,
+    trpo_update,
+)
 from trpo_fast.heads import MultiCategoricalDistribution
 
 
@@ -78,3 +87,65 @@ def test_unknown_distributions_are_named():
     obs = torch.randn(5, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"policy: expected .* Normal.*Poisson"):
         FisherOperator(policy, obs) @ torch.randn(flat_params(policy).numel(), dtype=torch.float64)
+
+
+class OneNumber(nn.Module):
+    """An action of one number a row, as [N] or [N, 1]."""
+
+    def __init__(self, column):
+        super().__init__()
+        self.out, self.column = nn.Linear(4, 1), column
+
+    def forward(self, obs):
+        mean = self.out(obs) if self.column else self.out(obs)[:, 0]
+        return Normal(mean, torch.ones_like(mean))
+
+
+def test_actions_of_one_number_may_lack_their_column():
+    torch.manual_seed(0)
+    obs, advantages = torch.randn(9, 4), torch.randn(9)
+    actions, moved = torch.randn(9), []
+    for column in (False, True):
+        torch.manual_seed(1)
+        policy = OneNumber(column)
+        given = actions[:, None] if column else actions
+        assert trpo_update(policy, Batch(obs, given, advantages)).accepted
+        moved.append(flat_params(policy).clone())
+    torch.testing.assert_close(*moved)
+
+
+class Masked(Custom):
+    def forward(self, obs, mask):
+        return Categorical(logits=torch.where(mask, self.out(self.trunk(obs)), -1e30))
+
+
+def test_masks_reach_a_module_and_impossible_actions_are_named():
+    torch.manual_seed(0)
+    policy, obs = Masked(None), torch.randn(7, 4)
+    mask = torch.tensor([True, True, True, False]).expand(7, -1)
+    before = flat_params(policy).clone()
+    for actions, words in (([9] * 7, "choices from 0"), ([3] * 7, "action_mask allows")):
+        batch = Batch(obs, torch.tensor(actions), torch.randn(7), action_mask=mask)
+        with pytest.raises(ValueError, match=f"actions: expected .*{words}"):
+            trpo_update(policy, batch)
+    with pytest.raises(ValueError, match="actions: expected dtype"):
+        trpo_update(policy, Batch(obs, torch.zeros(7), torch.randn(7), action_mask=mask))
+    assert torch.equal(flat_params(policy), before)
+    batch = Batch(obs, torch.zeros(7, dtype=torch.long), torch.randn(7), action_mask=mask)
+    assert trpo_update(policy, batch, kl_reduction="mean").accepted
+
+
+@pytest.mark.parametrize("frozen", ["net.0.weight", "head.log_std"])
+@pytest.mark.parametrize("backend", ["auto", "autograd"])
+def test_frozen_parameters_of_an_mlp_stay(frozen, backend):
+    torch.manual_seed(0)
+    policy = MLPPolicy(4, Gaussian(2), (5,))
+    fixed = policy.get_parameter(frozen).requires_grad_(False)
+    kept, obs = fixed.clone(), torch.randn(17, 4)
+    F = FisherOperator(policy, obs, backend=backend)
+    v = torch.randn(F.shape[0])
+    assert relative_error((F @ v).double(), F.dense() @ v.double()) < 1e-5
+    info = trpo_update(policy, Batch(obs, torch.randn(17, 2), torch.randn(17)), backend=backend)
+    assert info.accepted and torch.equal(fixed, kept)
+    with pytest.raises(BackendUnavailable, match=r"frozen|not working|without|native"):
+        FisherOperator(policy, obs, backend="cpu")

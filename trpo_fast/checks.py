@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .backend import Problem
 from .heads import Head
+from .module_backend import head_of
 from .policy import MLPPolicy, flat_params
 from .surrogate import Batch
 
@@ -146,7 +147,7 @@ def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
         log_probs = check_tensor("log_probs", log_probs, theta, (rows,))
     return Batch(
         checked.obs,
-        check_actions(policy, theta, batch.actions, rows),
+        check_actions(policy, theta, batch.actions, checked),
         advantages,
         log_probs,
         checked.weights,
@@ -155,17 +156,17 @@ def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
     )
 
 
-def check_actions(policy: nn.Module, theta: Tensor, actions: Any, rows: int) -> Tensor:
+def check_actions(policy: nn.Module, theta: Tensor, actions: Any, batch: Batch) -> Tensor:
+    """The actions of a checked batch's rows, in the form that the head's formulas take."""
+    rows = len(batch)
     if actions is None:
         raise fail("actions", f"a tensor with {rows} rows", "None")
-    if not isinstance(policy, MLPPolicy):
-        if not isinstance(actions, Tensor) or actions.shape[:1] != (rows,):
-            raise fail(
-                "actions", f"a tensor with {rows} rows", getattr(actions, "shape", type(actions))
-            )
-        return actions.detach()
-    head = policy.head
+    head = head_of(policy, batch)
     shape = (rows, *head.action_shape)
+    # A module's own distribution may shape a row's action differently, say [N] for one number.
+    own = not isinstance(policy, MLPPolicy) and isinstance(actions, Tensor)
+    if own and actions.shape[:1] == (rows,) and actions.numel() == math.prod(shape):
+        actions = actions.reshape(shape)
     if head.nvec:
         return check_tensor("actions", actions, theta, shape, dtypes=CHOICE_DTYPES).long()
     if head.kind == "bernoulli":
@@ -208,16 +209,10 @@ def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
     check_choice("kl_reduction", kl_reduction, ("sum", "mean"))
     if kl_reduction == "sum":
         return 1.0
-    if isinstance(policy, MLPPolicy):
-        return policy.head.mean_scale()
-    from .module_backend import head_and_params
-
-    with torch.no_grad():
-        head, _ = head_and_params(policy(batch.obs[:1]))
-    return head.mean_scale()
+    return head_of(policy, batch).mean_scale()
 
 
-def raise_for_values(problem: Problem, head: Head | None = None) -> None:
+def raise_for_values(problem: Problem) -> None:
     """Look at every value on the host and raise for the first that no update can use; silent if all
     are fine.
     """
@@ -233,8 +228,7 @@ def raise_for_values(problem: Problem, head: Head | None = None) -> None:
             if bool(bad.any()):
                 where = tuple(int(i) for i in bad.nonzero()[0])
                 raise fail(name, "finite values", f"{float(value[where])} at index {list(where)}")
-    if isinstance(problem.policy, MLPPolicy):
-        _raise_for_choices(problem.policy.head, clean)
+    _raise_for_choices(head_of(problem.policy, clean), clean)
 
 
 def _raise_for_weights(weights: Tensor) -> None:

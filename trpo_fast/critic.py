@@ -132,7 +132,7 @@ class Critic(nn.Module):
                 normalised = Targets(obs, (targets - self.mean) / self.std, weights)
             fit: Fit = (NativeFit if native else ReferenceFit)(self.net, normalised)
             loss, steps = self._run(fit, normalised, generator)
-            if not bool(loss.isfinite()):
+            if not bool(loss.isfinite() & self.theta.isfinite().all()):
                 raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
         except BaseException:  # Ctrl-C in the middle of a fit as well
             self.load_state_dict(before)

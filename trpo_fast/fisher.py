@@ -95,7 +95,7 @@ class FisherOperator:
             policy, theta, Batch(obs, weights=weights, action_mask=action_mask)
         )
         if actions is not None:
-            taken = checks.check_actions(policy, theta, actions, len(batch))
+            taken = checks.check_actions(policy, theta, actions, batch)
             batch = Batch(batch.obs, taken, weights=batch.weights, action_mask=batch.action_mask)
         problem = make_problem(
             policy,

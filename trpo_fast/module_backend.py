@@ -59,16 +59,30 @@ def head_and_params(distribution: Distribution) -> tuple[Head, Tensor]:
     )
 
 
+def head_of(policy: nn.Module, batch: Batch) -> Head:
+    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the first rows'
+    distribution obeys.
+    """
+    if isinstance(policy, MLPPolicy):
+        return policy.head
+    first = batch.rows(slice(0, 2)).without_padding()
+    inputs = (first.obs,) if first.action_mask is None else (first.obs, first.action_mask)
+    with torch.no_grad():
+        return head_and_params(policy(*inputs))[0]
+
+
 def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tuple[Head, Tensor]]:
     """theta [P] -> (head, distribution parameters [N, D]), differentiable in theta."""
     names = [name for name, p in policy.named_parameters() if p.requires_grad]
     shapes = [p.shape for p in policy.parameters() if p.requires_grad]
     sizes = [shape.numel() for shape in shapes]
+    frozen = {name: p.detach() for name, p in policy.named_parameters() if not p.requires_grad}
     inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
 
     def params(theta: Tensor) -> tuple[Head, Tensor]:
         parts = theta.split(sizes)
         state = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        state |= {n: p.to(theta.dtype) for n, p in frozen.items()}
         if isinstance(policy, MLPPolicy):
             return policy.head, _mlp_params(policy, state, batch)
         return head_and_params(functional_call(policy, state, inputs))
