@@ -6,7 +6,7 @@ namespace trpo_fast {
 namespace {
 
 constexpr int kColumnsAtOnce = 8;     // right-hand sides that share one pass over the rows
-constexpr int64_t kSumPiece = 2048;   // floats of a piece when lanes are added up
+constexpr int64_t kSumPiece = 512;    // floats of a piece when lanes are added up
 constexpr int64_t kDotPiece = 16384;  // floats of a piece of a dot product
 
 }  // namespace

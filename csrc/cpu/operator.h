@@ -101,8 +101,7 @@ class CpuOperator {
   void for_blocks(Team& team, const RowSet& rows, const PerBlock& f) {
     const Lanes& lanes = rows.lanes();
     team.lanes(lanes.count, [&](int64_t lane, int worker) {
-      const int64_t begin = lane * lanes.blocks_per_lane;
-      const int64_t end = std::min(begin + lanes.blocks_per_lane, lanes.blocks);
+      const int64_t begin = lanes.begin(lane), end = lanes.begin(lane + 1);
       for (int64_t b = begin; b < end; ++b) {
         f(lane, b, *work_[static_cast<size_t>(worker)], b == begin);
       }

@@ -6,16 +6,30 @@
 namespace trpo_fast {
 namespace {
 
-// A lane costs one vector of P floats to clear, write and add up; its rows must be worth that.
-int64_t rows_per_lane(const Plan& plan) { return plan.size * 4 > (1 << 18) ? 1024 : 128; }
-constexpr int64_t kMaxLanes = 64;
+// A lane costs one vector of P floats to write and to add up. Its rows must be worth that: few rows
+// will do while all lanes' vectors stay in a cache.
+constexpr int64_t kCachedBytes = 1 << 20;
+constexpr int64_t kRowsCached = 170, kRowsUncached = 1024;
+constexpr int64_t kMaxLanes = 48;
+
+// At most `most`, and a number that 2, 3, 4 and 6 threads divide where there are enough.
+int64_t even_number(int64_t most) {
+  if (most >= 12) return most / 12 * 12;
+  for (int64_t lanes : {8, 6, 4, 2}) {
+    if (most >= lanes) return lanes;
+  }
+  return 1;
+}
 
 Lanes cut(const Plan& plan, int64_t count) {
   Lanes lanes;
   lanes.blocks = (count + plan.block_rows - 1) / plan.block_rows;
-  const int64_t wanted = std::clamp<int64_t>(count / rows_per_lane(plan), 1, kMaxLanes);
-  lanes.blocks_per_lane = std::max<int64_t>(1, lanes.blocks / wanted);
-  lanes.count = (lanes.blocks + lanes.blocks_per_lane - 1) / lanes.blocks_per_lane;
+  int64_t most = std::min(count / kRowsCached, kMaxLanes);
+  const int64_t bytes = plan.size * static_cast<int64_t>(sizeof(float));
+  if (most * bytes > kCachedBytes) {
+    most = std::min(most, std::max(kCachedBytes / bytes, count / kRowsUncached));
+  }
+  lanes.count = count ? std::min(even_number(most), lanes.blocks) : 0;
   return lanes;
 }
 

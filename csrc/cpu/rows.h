@@ -23,7 +23,8 @@ struct Workspace {
 // A lane is a run of blocks whose sums one thread makes. The cut depends on shapes alone, so that
 // the bits of a sum do not depend on the number of threads.
 struct Lanes {
-  int64_t blocks = 0, blocks_per_lane = 1, count = 0;
+  int64_t blocks = 0, count = 0;
+  int64_t begin(int64_t lane) const { return lane * blocks / count; }  // first block
 };
 
 class RowSet {
