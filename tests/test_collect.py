@@ -132,13 +132,25 @@ def test_episode_log_against_a_loop() -> None:
         np.testing.assert_allclose(returns, wanted, atol=1e-12)
 
 
+class MaskedByList(Masked):
+    def _mask(self) -> Any:
+        return super()._mask().tolist()
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_action_masks_reach_the_actor_at_every_step(kind: str) -> None:
-    envs = make_host(Masked, 2, engine=kind)
+@pytest.mark.parametrize("env", [Masked, MaskedByList])
+def test_action_masks_reach_the_actor_at_every_step(env: Any, kind: str) -> None:
+    envs = make_host(env, 2, engine=kind)
     rollout = collector(envs, 29, mask_width=3).collect()
     envs.close()
     assert rollout.mask is not None and rollout.mask.sum(-1).eq(1).all()
     assert torch.equal(rollout.actions, rollout.obs[..., 1].long() % 3)
+
+
+def test_a_mask_of_another_width_is_a_sentence() -> None:
+    envs = make_host(Masked, 2)
+    with pytest.raises(EnvError, match="expected 4 choices for each of 2 copies"):
+        collector(envs, 3, mask_width=4)
 
 
 @pytest.mark.parametrize(

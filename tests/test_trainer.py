@@ -115,7 +115,9 @@ def boxed(action_space: Any) -> Any:
         spaces.Box(0, 1, (2, 2), np.float64),
         spaces.Discrete(3, start=2),
         spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([[2, 3], [1, 2]], start=[[1, 0], [0, 1]]),
         spaces.MultiBinary(3),
+        spaces.MultiBinary([2, 2]),
     ],
     ids=str,
 )
@@ -207,10 +209,13 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match="expected an agent's checkpoint"):
         TRPO.load(tmp_path / "other")
     tree = TRPO("CartPole-v1", **SMALL).state()
-    tree["policy"]["net.0.weight"] = torch.zeros(3, 3)
-    checkpoint.save(tmp_path / "shape", tree)
-    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
-        TRPO.load(tmp_path / "shape")
+    obs = {**tree["collector"], "obs": np.zeros((1, 4))}
+    weights = {**tree["policy"], "net.0.weight": torch.zeros(3, 3)}
+    parts = {"policy": weights, "recent": [], "counters": [1], "envs": [{}], "collector": obs}
+    for name, part in parts.items():
+        checkpoint.save(tmp_path / name, {**tree, name: part})
+        with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+            TRPO.load(tmp_path / name)
     agent = TRPO("CartPole-v1", **SMALL)
     for obs in ([1.0, 2.0], np.zeros(8), np.zeros((4, 2)), np.zeros((0, 4)), {"a": 1}):
         with pytest.raises(ValueError, match="obs: expected "):

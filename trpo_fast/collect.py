@@ -143,16 +143,7 @@ class HostCollector:
     def _mask_of(self, infos: dict[str, Any]) -> np.ndarray | None:
         if not self.layout.mask_width:
             return None
-        if "action_mask" not in infos:
-            raise EnvError(
-                f"{self.envs.label()} gave no action_mask in its info, as it did at first"
-            )
-        mask = np.asarray(infos["action_mask"], bool).reshape(self.layout.envs, -1)
-        if not mask.any(1).all():
-            raise EnvError(
-                f"{self.envs.label()} masks every action of copy {int(mask.any(1).argmin())}"
-            )
-        return mask
+        return self.envs.masks(infos, self.layout.mask_width)
 
     def state(self) -> dict[str, Any]:
         """What collecting goes on from, the environments' own states apart."""
@@ -166,7 +157,11 @@ class HostCollector:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.obs, self.mask = state["obs"], state["mask"]
+        obs = np.asarray(state["obs"], np.float32)
+        wanted = (self.layout.envs, self.layout.obs_dim)
+        if obs.shape != wanted:
+            raise ValueError(f"state: expected observations {list(wanted)}, got {list(obs.shape)}")
+        self.obs, self.mask = obs, state["mask"]
         self.just_ended = state["just_ended"]
         self.episodes.returns, self.episodes.lengths = state["returns"], state["lengths"]
 

@@ -82,9 +82,9 @@ def _host_episodes(
     done: list[list[tuple[float, int]]] = [[] for _ in share]
     total, steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
     obs, infos = envs.reset(seed)
-    masked = bool(agent.collector.layout.mask_width)
+    width = agent.collector.layout.mask_width
     while any(len(ended) < wanted for ended, wanted in zip(done, share, strict=True)):
-        mask = infos["action_mask"] if masked else None
+        mask = envs.masks(infos, width) if width else None
         actions = agent.predict(obs.copy(), deterministic=deterministic, action_mask=mask)
         obs, rewards, terminated, truncated, infos = envs.step(np.asarray(actions))
         total, steps = total + rewards, steps + 1

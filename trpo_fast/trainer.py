@@ -313,7 +313,7 @@ class TRPO:
             config = from_dict(values | ({"device": device} if device else {}))
             agent = cls(env or config.env, config=config, env_options=tree["env_options"])
             unpack(agent, tree)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.CheckpointError(
                 f"path: {path} does not fit this environment and version: {error}"
             ) from error

@@ -46,10 +46,12 @@ class ActionMap:
     def host(self, actions: np.ndarray) -> np.ndarray:
         """Actions [E, A] or [E] as an array that the vector environment takes."""
         if not self.continuous:
+            if len(self.space.shape) > 1:
+                actions = actions.reshape(-1, *self.space.shape)
             if self.start is not None:
                 return actions + self.start
             if self.space.dtype == np.int8:  # MultiBinary
-                return actions.astype(np.int8).reshape(-1, *self.space.shape)
+                return actions.astype(np.int8)
             return actions
         if self.mode == "clip":
             result = np.minimum(np.maximum(actions, self.low), self.high)
@@ -66,7 +68,7 @@ class ActionMap:
         if not self.continuous:
             if self.start is None:
                 return actions
-            return actions + torch.as_tensor(self.start, device=actions.device)
+            return actions + torch.as_tensor(self.start.reshape(-1), device=actions.device)
         low = torch.as_tensor(self.low, device=actions.device)
         high = torch.as_tensor(self.high, device=actions.device)
         if self.mode == "clip":

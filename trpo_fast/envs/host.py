@@ -79,6 +79,22 @@ class HostEnvs:
         """
         return np.asarray(infos["final_obs"][index], np.float32).reshape(-1)
 
+    def masks(self, infos: dict[str, Any], width: int) -> np.ndarray:
+        """Every copy's ``action_mask`` [E, Z]; gymnasium stacks arrays, but not lists or tuples."""
+        given = infos.get("action_mask", ())
+        if isinstance(given, np.ndarray) and given.dtype == object:
+            given = list(given)
+        try:
+            masks = np.asarray(given, bool).reshape(self.num_envs, width)
+        except ValueError as error:
+            raise EnvError(
+                f"{self.label()} gave action_mask {given!r} in its info, expected {width} choices "
+                f"for each of {self.num_envs} copies"
+            ) from error
+        if not masks.any(1).all():
+            raise EnvError(f"{self.label()} masks every action of copy {masks.any(1).argmin()}")
+        return masks
+
     def label(self) -> str:
         return f"environment {self.name}" if self.name else f"environment {self.venv}"
 
