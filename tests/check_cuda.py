@@ -36,7 +36,16 @@ GROUPS = {
     "hmma": ("HMMA",),
     "cp_async": ("LDGSTS",),
 }
-AT_MOST = ("registers", "stack", "local", "double", "generic", "hot_local", "hot_double")
+# What may grow by a tenth or by so many, whichever is more, before it counts: the compiler's moods.
+AT_MOST = {
+    "registers": 8,
+    "stack": 32,
+    "local": 16,
+    "double": 16,
+    "generic": 16,
+    "hot_local": 0,
+    "hot_double": 4,
+}
 PRESENT = ("ffma", "hmma", "cp_async")
 HOT_FFMA = 16  # an innermost loop with as many FFMA, or with any HMMA, is hot
 
@@ -158,8 +167,8 @@ def compare(measured: dict, budget: dict) -> list[str]:
             if got is None or allowed is None:
                 wrong.append(f"{kernel}: no code for {arch} in the extension or the budget")
                 continue
-            for key in AT_MOST:
-                if got[key] > allowed[key]:
+            for key, free in AT_MOST.items():
+                if got[key] > allowed[key] + max(free, allowed[key] // 10):
                     wrong.append(f"{kernel} {arch}: {key} {got[key]}, budget {allowed[key]}")
             for key in PRESENT:
                 if allowed[key] and not got[key]:

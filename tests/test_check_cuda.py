@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import check_cuda
 import pytest
@@ -77,16 +78,27 @@ def test_kernels_are_named_readably() -> None:
 
 
 def test_budget_is_one_sided() -> None:
-    numbers = dict.fromkeys((*check_cuda.AT_MOST, *check_cuda.PRESENT), 10)
+    numbers = dict.fromkeys((*check_cuda.AT_MOST, *check_cuda.PRESENT), 200)
     budget = {"k": {arch: dict(numbers) for arch in check_cuda.ARCHS}}
     assert not check_cuda.compare(budget, budget)
-    for key in check_cuda.AT_MOST:
-        worse, better = copy.deepcopy(budget), copy.deepcopy(budget)
-        worse["k"]["sm_90"][key], better["k"]["sm_90"][key] = 11, 9
-        assert check_cuda.compare(worse, budget) == [f"k sm_90: {key} 11, budget 10"]
-        assert not check_cuda.compare(better, budget)
+    for key, free in check_cuda.AT_MOST.items():
+        most = 200 + max(20, free)
+        for value, expected in ((9, []), (most, []), (most + 1, [f"k sm_90: {key} {most + 1}"])):
+            changed = copy.deepcopy(budget)
+            changed["k"]["sm_90"][key] = value
+            said = check_cuda.compare(changed, budget)
+            assert [line.split(",")[0] for line in said] == expected
     for key in check_cuda.PRESENT:
         gone = copy.deepcopy(budget)
         gone["k"]["sm_100"][key] = 0
-        assert check_cuda.compare(gone, budget) == [f"k sm_100: {key} gone, 10 in the budget"]
+        assert check_cuda.compare(gone, budget) == [f"k sm_100: {key} gone, 200 in the budget"]
     assert len(check_cuda.compare({}, budget)) == len(check_cuda.compare(budget, {})) == 1
+
+
+def test_recorded_budget_spills_in_no_hot_loop() -> None:
+    budget = json.loads(check_cuda.BUDGET.read_text())
+    assert budget
+    for archs in budget.values():
+        assert set(archs) == set(check_cuda.ARCHS)
+        for numbers in archs.values():
+            assert numbers["hot_local"] == 0 and numbers["ffma"] > 0 and numbers["cp_async"] > 0
