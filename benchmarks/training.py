@@ -1,5 +1,6 @@
 """Training throughput against sb3-contrib's TRPO: the same environment, copies, batch and threads,
-interleaved in one process; medians of whole ``learn`` calls.
+interleaved in one process; medians of whole ``learn`` calls. On a machine that is not idle, read
+the ratio of CPU times with --threads 1: what else runs there hardly touches it.
 
     python benchmarks/training.py --out benchmarks/results/MACHINE/training.json
 """
@@ -58,16 +59,18 @@ def measure(
 
     sb3 = None if settings["engine"] == "tensor" else make_sb3(env, copies, rows)
     rates: dict[str, list[float]] = {"ours": [], "sb3": []}
+    costs: dict[str, list[float]] = {"ours": [], "sb3": []}  # CPU seconds a step, all threads
     for repeat in range(repeats + 1):  # the first is a warm-up
         for who, call in (("ours", learn), ("sb3", sb3)):
             if call is None:
                 continue
-            before, begin = ours.steps, time.perf_counter()
+            before, begin, cpu = ours.steps, time.perf_counter(), time.process_time()
             call(updates * rows)
-            seconds = time.perf_counter() - begin
+            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
             done = ours.steps - before if who == "ours" else updates * rows
             if repeat:
                 rates[who].append(done / seconds)
+                costs[who].append(cpu / done)
     ours.close()
     late = records[updates:]
     row: dict[str, Any] = {
@@ -79,13 +82,16 @@ def measure(
         "backend": late[-1]["backend"],
         "threads": torch.get_num_threads(),
         "steps_per_second": statistics.median(rates["ours"]),
+        "steps_per_cpu_second": 1.0 / statistics.median(costs["ours"]),
         "learner_share": statistics.median(r["learner_share"] for r in late),
     }
     for part in ("env", "act", "update", "critic"):
         row[f"{part}_ms"] = 1e3 * statistics.median(r[f"{part}_seconds"] for r in late)
     if rates["sb3"]:
         row["sb3_steps_per_second"] = statistics.median(rates["sb3"])
+        row["sb3_steps_per_cpu_second"] = 1.0 / statistics.median(costs["sb3"])
         row["ratio"] = {"sb3": row["steps_per_second"] / row["sb3_steps_per_second"]}
+        row["cpu_ratio"] = {"sb3": row["steps_per_cpu_second"] / row["sb3_steps_per_cpu_second"]}
     return row
 
 
@@ -104,7 +110,9 @@ def main() -> None:
         if options.case and case[0] not in options.case:
             continue
         row = measure(case, options.updates, options.repeats)
-        ratio = f"{row['ratio']['sb3']:5.1f}x sb3" if "ratio" in row else ""
+        ratio = ""
+        if "ratio" in row:
+            ratio = f"{row['ratio']['sb3']:5.1f}x sb3 ({row['cpu_ratio']['sb3']:.1f}x by CPU time)"
         print(
             f"{row['case']:<16}{row['steps_per_second']:>12,.0f} steps/s  "
             f"learner {100 * row['learner_share']:3.0f} %  env {row['env_ms']:.1f}  "

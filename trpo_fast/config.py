@@ -76,7 +76,7 @@ class Config:
 
     npg_learning_rate: float | None = None
     """npg: a fixed step on the natural gradient; without it the step is normalised to max_kl"""
-    pg_learning_rate: float = 1e-2
+    pg_learning_rate: float = 0.1
     penalty: float = 1.0
     """kl-penalty: the first value of lambda"""
     penalty_rule: Literal["fixed", "adaptive", "dual"] = "adaptive"
