@@ -1,13 +1,18 @@
 // Arrays of the core: aligned for whole vectors, allocated when an operator is made or first used,
 // never inside an iteration; every byte is counted for scratch_bytes.
+//
+// Every update makes an operator of the same size. Fresh memory would cost a page fault for every
+// 4 KiB, a fifth of a small solve, so large arrays that are freed wait for the next (memory.cpp).
 #pragma once
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 namespace trpo_fast {
+
+void* take_memory(size_t bytes);  // aligned to 64; throws std::bad_alloc
+void give_memory(void* memory, size_t bytes);
 
 template <class T>
 class Array {
@@ -15,16 +20,16 @@ class Array {
   Array() = default;
   explicit Array(int64_t count) : count_(count) {
     if (count == 0) return;
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
-    if (!data_) throw std::bad_alloc();
+    data_ = static_cast<T*>(take_memory(static_cast<size_t>(count) * sizeof(T)));
   }
   Array(Array&& other) noexcept { swap(other); }
   Array& operator=(Array&& other) noexcept {
     swap(other);
     return *this;
   }
-  ~Array() { std::free(data_); }
+  ~Array() {
+    if (data_) give_memory(data_, static_cast<size_t>(bytes()));
+  }
 
   static Array zeros(int64_t count) {
     Array made(count);
