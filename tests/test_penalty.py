@@ -103,6 +103,16 @@ def test_a_runaway_step_is_not_taken():
     assert info.reason == "non_finite" and torch.equal(flat_params(policy), theta)
 
 
+def test_lambda_stays_where_nothing_was_tried():
+    policy, batch = setup()
+    penalty = Penalty(2.0)
+    idle = replace(batch, advantages=torch.zeros_like(batch.advantages))
+    broken = replace(batch, advantages=torch.full_like(batch.advantages, torch.inf))
+    assert kl_penalty_update(policy, idle, penalty).reason == "zero_gradient"
+    assert kl_penalty_update(policy, broken, penalty, sync=False).reason == "bad_values"
+    assert penalty.value == 2.0
+
+
 def test_an_optimizer_survives_a_gradient_that_is_not_finite():
     policy, batch = setup()
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)

@@ -111,8 +111,10 @@ def kl_penalty_update(
         _penalised_adam(report, penalty.value, adam_steps, learning_rate)
     mark_written(policy)
     info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
-    if penalty.rule != "fixed":
-        penalty.observe(info.kl if info.accepted else 2.0 * penalty.target_kl)
+    if penalty.rule != "fixed" and info.accepted:
+        penalty.observe(info.kl)
+    elif penalty.rule != "fixed" and info.reason == "line_search_failed":
+        penalty.observe(2.0 * penalty.target_kl)  # every step was too long
     return info
 
 
