@@ -28,7 +28,8 @@ from trpo_fast.config import Config
 from trpo_fast.envs import tensor
 from trpo_fast.envs.host import EnvError
 from trpo_fast.evaluation import evaluate
-from trpo_fast.policy import flat_params
+from trpo_fast.heads import Categorical, Gaussian
+from trpo_fast.policy import MLPPolicy, flat_params
 from trpo_fast.trainer import TRPO
 
 SMALL: dict[str, Any] = {
@@ -231,6 +232,27 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
         TRPO("CartPole-v1", config=Config(), gamma=0.5)
     with pytest.raises(ValueError, match="device: expected one that works here"):
         TRPO("CartPole-v1", device="cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (lambda: MLPPolicy(40, Categorical(2)), "policy: expected 4 numbers in .*, got 40"),
+        (lambda: MLPPolicy(4, Categorical(5)), "policy: expected 4 numbers in and the head Cat"),
+        (lambda: MLPPolicy(4, Gaussian(2)), "policy: expected .*, got 4 and Gaussian"),
+        (lambda: MLPPolicy(4, Categorical(2), dtype=torch.float64), "policy: expected float32"),
+        (lambda: torch.nn.Linear(4, 2), "policy: expected an MLPPolicy, got Linear"),
+    ],
+)
+def test_a_policy_must_fit_its_environment(policy: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TRPO("CartPole-v1", policy=policy(), **SMALL)
+
+
+def test_the_number_of_copies_is_the_environment_s() -> None:
+    venv = gymnasium.make_vec("CartPole-v1", 1, vectorization_mode="sync")
+    with pytest.raises(ValueError, match="num_envs: expected the environment's 1, got 4"):
+        TRPO(venv, config=Config(num_envs=4))
 
 
 def test_no_warnings_in_an_ordinary_run() -> None:

@@ -77,6 +77,30 @@ def make_policy(
     return MLPPolicy(size, head, config.hidden, config.activation, device=device)
 
 
+def check_fits(
+    policy: MLPPolicy, envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
+) -> None:
+    """Environments of the config's number, and a policy of their shapes on the agent's device."""
+    if envs.num_envs != config.num_envs:
+        raise ValueError(
+            f"num_envs: expected the environment's {envs.num_envs}, got {config.num_envs}"
+        )
+    if not isinstance(policy, MLPPolicy):
+        raise ValueError(f"policy: expected an MLPPolicy, got {type(policy).__name__}")
+    observations, actions = spaces_of(envs)
+    size, head = int(torch.Size(observations.shape).numel()), head_for_space(actions)
+    got = (policy.spec.widths[0], policy.head.action_shape, policy.head.nvec)
+    if got != (size, head.action_shape, head.nvec):
+        wanted = f"{size} numbers in and the head {head}"
+        raise ValueError(f"policy: expected {wanted}, got {got[0]} and {policy.head}")
+    device = torch.empty(0, device=device).device  # "cuda" stands for one of several
+    kinds = {(p.dtype, p.device) for p in policy.parameters()}
+    if kinds != {(torch.float32, device)}:
+        raise ValueError(
+            f"policy: expected float32 parameters on {device}, got {sorted(map(str, kinds))}"
+        )
+
+
 def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device) -> Critic:
     observations, _ = spaces_of(envs)
     return Critic(

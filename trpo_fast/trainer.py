@@ -24,7 +24,15 @@ from .normalize import ObservationNormaliser, RewardScaler
 from .penalty import Penalty, kl_penalty_update, pg_update
 from .policy import MLPPolicy
 from .rollout import Rollout
-from .setup import make_collector, make_critic, make_envs, make_policy, pick_device, spaces_of
+from .setup import (
+    check_fits,
+    make_collector,
+    make_critic,
+    make_envs,
+    make_policy,
+    pick_device,
+    spaces_of,
+)
 from .surrogate import Batch
 from .threads import OneThread
 from .update import UpdateInfo, npg_update, trpo_update
@@ -69,6 +77,7 @@ class TRPO:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.envs = make_envs(env, config, self.device, self.env_options)
         self.policy = policy or make_policy(self.envs, config, self.device)
+        check_fits(self.policy, self.envs, config, self.device)
         self.critic = make_critic(self.envs, config, self.device)
         self.collector = make_collector(self)
         self.penalty = Penalty(config.penalty, config.penalty_rule, target_kl=config.max_kl)
