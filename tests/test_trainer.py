@@ -148,6 +148,29 @@ def test_a_tensor_environment_of_the_user_and_a_vector_environment_train() -> No
     assert agent.config.num_envs == 3 and 100 <= agent.steps < 166
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_envpool_trains_without_its_reset_rows(tmp_path: Path) -> None:
+    pytest.importorskip("envpool")
+    agent = TRPO("CartPole-v1", engine="envpool", **SMALL)
+    records = [agent.train_once() for _ in range(4)]
+    resets = 4 * 64 - agent.steps
+    assert sum(record["rows"] for record in records) == agent.steps and resets >= agent.episodes - 2
+    assert evaluate(agent, episodes=2).mean > 5
+    agent.save(tmp_path / "c")
+    with pytest.warns(UserWarning, match="EnvPool keeps its states to itself"):
+        assert TRPO.load(tmp_path / "c").steps == agent.steps
+
+
+def test_the_critic_may_be_fitted_to_a_part_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, seen = TRPO("CartPole-v1", critic_rows=0.25, **SMALL), []
+    fit = agent.critic.fit
+    monkeypatch.setattr(
+        agent.critic, "fit", lambda o, r, **k: seen.append(len(o)) or fit(o, r, **k)
+    )
+    agent.learn(128)
+    assert seen == [16, 16]
+
+
 def test_learn_again_callbacks_and_early_stop() -> None:
     agent, seen = TRPO("CartPole-v1", **SMALL), []
     agent.learn(128, callbacks=[lambda a, record: seen.append(record["steps"])])

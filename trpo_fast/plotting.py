@@ -48,10 +48,7 @@ def band(
 def group_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, list[dict[str, Any]]]:
     """Runs by label: those whose settings differ in the seed only share one."""
     settings = [_settings(Path(path)) for path in paths]
-    names = sorted(set().union(*settings))
-    varying = [
-        name for name in names if len({repr(s.get(name)) for s in settings}) > 1 and name != "seed"
-    ]
+    varying = _telling(settings)
     groups: dict[str, list[dict[str, Any]]] = {}
     for path, setting in zip(paths, settings, strict=True):
         label = ", ".join(f"{n}={setting.get(n)}" for n in varying) or str(setting.get("env", path))
@@ -59,6 +56,18 @@ def group_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, list[dict[s
             label = Path(path).name
         groups.setdefault(label, []).append(read_progress(path))
     return groups
+
+
+def _telling(settings: list[dict[str, Any]]) -> list[str]:
+    """Names of the settings that tell the runs apart, one alone where one is enough."""
+    names = sorted(set().union(*settings) - {"seed"})
+    values = {name: [repr(setting.get(name)) for setting in settings] for name in names}
+    varying = [name for name in names if len(set(values[name])) > 1]
+    kinds = len(set(zip(*(values[name] for name in varying), strict=True)))
+    alone = [name for name in varying if len(set(values[name])) == kinds]
+    # The name of an algorithm says more than the learning rate that goes with it.
+    alone.sort(key=lambda name: name not in ("algorithm", "sampling", "critic", "env"))
+    return alone[:1] or varying
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -88,7 +97,8 @@ def plot_runs(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[st
         axis.set_title(title)
         axis.set_xlabel("environment steps")
         axis.grid(alpha=0.3)
-    axes[1, 0].set_ylim(bottom=max(-1.0, axes[1, 0].get_ylim()[0]))
+    axes[0, 1].set_ylim(bottom=0.0)
+    axes[1, 0].set_ylim(-1.0, 1.05)
     axes[0, 0].legend(fontsize=8)
     _draw_times(axes[1, 1], groups)
     figure.savefig(out, dpi=120)
