@@ -170,7 +170,8 @@ class CudaOperator(Operator):
             getattr(self._op, entry)(**arguments, scratch=aligned, stream=stream)
 
     def _doubles(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float64, device=self._device)
+        with _explained():
+            return torch.empty(shape, dtype=torch.float64, device=self._device)
 
     def fvp(self, v: Tensor) -> Tensor:
         v = v.contiguous()

@@ -137,11 +137,38 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
 
 
+def _case_plan(name: str) -> dict[str, Any]:
+    """What the CUDA kernels would do with a benchmark case, here or else on an H200."""
+    from .bench.cases import CASES
+    from .cuda_backend import plan
+    from .policy import NetSpec
+
+    case, devices = CASES[name], _cuda_report()["devices"]
+    limits = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
+    if devices:
+        major, minor = devices[0]["capability"]
+        limits = {
+            "multiprocessors": devices[0]["multiprocessors"],
+            "shared_bytes": devices[0]["shared_memory_optin"],
+            "arch": 10 * major + minor,
+        }
+    nvec = (case.actions,) if case.head == "categorical" else ()
+    spec = NetSpec((case.obs_dim, *case.hidden, case.actions), "tanh", case.head, nvec)
+    return {"device": limits, **plan(spec, case.full_rows, limits)}
+
+
 def main(argv: list[str]) -> int:
-    """Print the report; the exit status is 0 whatever it says."""
+    """Print the report, or the CUDA plan of a case; the exit status is 0 whatever it says."""
     parser = argparse.ArgumentParser(prog="trpo-fast doctor", description=__doc__)
+    plan = "how the CUDA kernels would run this benchmark case, here or else on an H200"
     parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--case", choices=("cartpole", "C1", "C2", "C3", "C4", "C5"), help=plan)
+    arguments = parser.parse_args(argv)
+    if arguments.case is not None:
+        found = _case_plan(arguments.case)
+        lines = "\n".join(f"{key:<18}{value}" for key, value in found.items())
+        print(json.dumps(found, indent=2) if arguments.json else lines)
+        return 0
     report = collect()
-    as_json = parser.parse_args(argv).json
-    print(json.dumps(report, indent=2) if as_json else render(report))
+    print(json.dumps(report, indent=2) if arguments.json else render(report))
     return 0

@@ -1,0 +1,205 @@
+"""Builds, tests, measures and writes it all down, on a machine with a GPU.
+
+    benchmarks/gpu_check.sh [--rehearse] [--seconds 570] [--json FILE]
+
+Steps, each with a time limit: environment, build for this GPU alone, CUDA tests, the emulator's
+model of the hardware against the hardware, compute-sanitizer, barriers and sums, the suites `cg`
+and `update` against the opponents. A step that cannot run here is skipped by name with the reason.
+Needs torch, pybind11, ninja, pytest and pytest-benchmark, a checkout and no package registry.
+``--rehearse`` runs the same steps on the host: emulated kernels, few rows, no timing worth keeping.
+Exit status 1 if a step failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+TAIL = 4000  # characters of a step's output that the report keeps
+
+
+@dataclass
+class Step:
+    """One command. ``skip`` is the reason why it cannot run here, if there is one."""
+
+    name: str
+    command: list[str]
+    limit: float = 120.0
+    skip: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    name: str
+    status: str  # passed, failed, skipped, out of time
+    seconds: float
+    said: str
+
+
+def environment() -> dict[str, object]:
+    """What the numbers depend on."""
+    commit = _said(["git", "rev-parse", "HEAD"])
+    dirty = bool(_said(["git", "status", "--porcelain", "--untracked-files=no"]))
+    query = "--query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total"
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "nvcc": _said([os.environ.get("NVCC", "nvcc"), "--version"]).splitlines()[-1:],
+        "gpu": _said(["nvidia-smi", query, "--format=csv,noheader"]) or None,
+        "host": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _said(command: list[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def architecture() -> str:
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}{minor}"
+
+
+def steps(rehearse: bool, results: Path, scratch: Path) -> list[Step]:
+    python = sys.executable
+    missing = "no device: this is a rehearsal" if rehearse else None
+    arch = "90" if rehearse else architecture()
+    emulate = {"TRPO_FAST_EMULATE": "1"} if rehearse else {}
+    build = {"TRPO_FAST_CUDA": "0" if rehearse else "1", "TRPO_FAST_CUDA_ARCHS": arch}
+    small = ["tests/test_cuda_update.py", "-k", "learning_through"]
+    tests = ["tests/test_cuda_update.py"] if rehearse else _cuda_tests()
+    sanitizer = shutil.which("compute-sanitizer")
+    nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
+    primitives = str(scratch / "primitives")
+    includes = ["-Icsrc", "-Icsrc/cuda"]
+    compiler = [nvcc or "nvcc", "-std=c++20", "-O3", f"-arch=sm_{arch}", *includes]
+    return [
+        Step("build", [python, "setup.py", "build_ext", "--inplace"], 240, env=build),
+        Step("tests", [python, "-m", "pytest", "-q", *tests], 150, env=emulate),
+        Step(
+            "emulator against hardware",
+            [python, "-m", "tests.emulation.hardware_check", "--arch", f"sm_{arch}"],
+            60,
+            missing,
+        ),
+        Step(
+            "compute-sanitizer",
+            [sanitizer or "", "--error-exitcode", "9", python, "-m", "pytest", "-q", *small],
+            120,
+            missing or (None if sanitizer else "compute-sanitizer is not installed"),
+        ),
+        Step(
+            "barriers and sums: compile",
+            [*compiler, "benchmarks/primitives.cu", "-o", primitives],
+            90,
+            None if nvcc else "nvcc is not installed",
+        ),
+        Step("barriers and sums", [primitives], 60, missing),
+        *[_suite(python, suite, rehearse, results, emulate) for suite in ("cg", "update")],
+    ]
+
+
+def _cuda_tests() -> list[str]:
+    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests").glob("test_cuda_*.py"))]
+
+
+def _suite(python: str, suite: str, rehearse: bool, results: Path, env: dict[str, str]) -> Step:
+    command = [python, "-m", "trpo_fast.cli", "bench", suite, "--json", str(results)]
+    if rehearse:
+        fast = ["--rows", "64", "--seconds", "0.05", "--turns", "1", "--opponents", "none"]
+        command += ["--device", "cpu", "--backend", "cuda", "--case", "C1", *fast]
+    else:
+        command += ["--device", "cuda", "--case", "C1", "C2", "cartpole", "--seconds", "1"]
+    return Step(f"bench {suite}", command, 150, env=env)
+
+
+def run(step: Step, left: float) -> Result:
+    """One step within its limit and the time left."""
+    if step.skip:
+        return Result(step.name, "skipped", 0.0, step.skip)
+    if left < 5:
+        return Result(step.name, "skipped", 0.0, "no time left")
+    start = time.monotonic()
+    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    env = {**os.environ, "PYTHONPATH": paths, **step.env}
+    try:
+        done = subprocess.run(
+            step.command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=min(step.limit, left),
+        )
+    except subprocess.TimeoutExpired as error:
+        said = (error.stdout or b"").decode(errors="replace") if error.stdout else ""
+        return Result(step.name, "out of time", time.monotonic() - start, said[-TAIL:])
+    except OSError as error:
+        return Result(step.name, "failed", time.monotonic() - start, str(error))
+    status = _status(step, done.returncode, done.stdout)
+    return Result(step.name, status, time.monotonic() - start, done.stdout[-TAIL:])
+
+
+def _status(step: Step, code: int, said: str) -> str:
+    refused = "not supported" in said or "insufficient permission" in said.lower()
+    if step.name == "compute-sanitizer" and code != 0 and code != 9 and refused:
+        return "skipped"  # the machine refuses it
+    return "passed" if code == 0 else "failed"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="the emulator instead of a device")
+    parser.add_argument("--seconds", type=float, default=570.0, help="time for all steps together")
+    parser.add_argument(
+        "--json", type=Path, help="the report (default: beside the suites' results)"
+    )
+    arguments = parser.parse_args()
+    if not arguments.rehearse and not torch.cuda.is_available():
+        print("no CUDA device that torch can use; --rehearse runs on the host", file=sys.stderr)
+        return 2
+    end = time.monotonic() + arguments.seconds
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch) if arguments.rehearse else ROOT / "benchmarks" / "results"
+        report = {"rehearsal": arguments.rehearse, "environment": environment(), "steps": []}
+        failed = False
+        for step in steps(arguments.rehearse, results, Path(scratch)):
+            result = run(step, end - time.monotonic())
+            print(f"{result.name}: {result.status} ({result.seconds:.0f} s)", flush=True)
+            if result.status not in ("passed", "skipped"):
+                print(result.said, flush=True)
+                failed = True
+            report["steps"].append(asdict(result))
+    target = arguments.json
+    if target is None and not arguments.rehearse:
+        name = torch.cuda.get_device_name().lower().replace(" ", "-")
+        target = results / f"gpu_check-{name}.json"
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"written: {target}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""config.h: shapes and device limits to path, tile, shared memory and grid, without a GPU."""
+
+from __future__ import annotations
+
+import pytest
+from cuda_support import kernels  # noqa: F401
+
+from trpo_fast import cli, cuda_backend
+from trpo_fast.policy import NetSpec
+
+A100 = {"multiprocessors": 108, "shared_bytes": 163 * 1024, "arch": 80}
+H200 = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
+B200 = {"multiprocessors": 148, "shared_bytes": 227 * 1024, "arch": 100}
+DEVICES = (A100, H200, B200)
+
+C1 = NetSpec((11, 64, 64, 3), "tanh", "gaussian"), 2048
+C2 = NetSpec((17, 64, 64, 6), "tanh", "gaussian"), 25000
+WIDE = NetSpec((17, 128, 128, 6), "tanh", "gaussian"), 25000
+HUMANOID = NetSpec((348, 128, 128, 17), "tanh", "gaussian"), 25000
+SHAPES = (C1, C2, WIDE, HUMANOID, (NetSpec((1, 1), "relu", "categorical", (1,)), 1))
+
+# Net, device, and what is expected of the plan.
+TABLE = [
+    (C1, A100, {"path": "resident", "tile_rows": 16, "grid": 108, "resident_tiles": 2}),
+    (C1, H200, {"path": "resident", "tile_rows": 16, "grid": 128, "resident_tiles": 1}),
+    (C1, B200, {"path": "resident", "tile_rows": 16, "grid": 128, "cached": False}),
+    (C2, H200, {"path": "resident", "tile_rows": 64, "resident_tiles": 3, "cached": False}),
+    (C2, A100, {"path": "resident", "register_tiles": 1, "cached": True}),
+    (WIDE, H200, {"path": "resident", "register_tiles": 3, "cached": True}),
+    (HUMANOID, H200, {"path": "streamed", "tile_rows": 16, "grid": 132}),
+    (HUMANOID, A100, {"path": "streamed", "tile_rows": 16, "grid": 108}),
+]
+
+
+def plan(shape, device, **options):
+    return cuda_backend.plan(*shape, device, **options)
+
+
+@pytest.mark.parametrize(("shape", "device", "expected"), TABLE, ids=str)
+def test_plan(shape, device, expected):
+    got = plan(shape, device)
+    print(got)
+    assert got | expected == got and got["refusal"] is None
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=lambda d: f"sm_{d['arch']}")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 33, 10**4, 10**6])
+def test_every_plan_is_possible(shape, device, rows):
+    got = plan((shape[0], rows), device)
+    assert got["path"] != "none" and 1 <= got["grid"] <= device["multiprocessors"]
+    assert got["shared_bytes"] <= device["shared_bytes"]
+    assert got["grid"] * got["resident_tiles"] >= got["tiles"] or got["cached"]
+    assert (got["tiles"] - 1) * got["tile_rows"] < rows <= got["tiles"] * got["tile_rows"]
+
+
+def test_chunks_keep_scratch_from_growing_with_the_rows():
+    sizes = [plan((C1[0], n), H200, chunk_rows=4096)["scratch_bytes"] for n in (10**5, 10**6)]
+    assert sizes[0] == sizes[1] < 16 * 2**20
+    assert plan((C1[0], 10**6), H200)["scratch_bytes"] < 2**30
+
+
+@pytest.mark.parametrize(
+    ("widths", "words"),
+    [((17, 129, 3), "up to 128 wide"), ((9000, 64, 3), "does not fit in a block's shared memory")],
+)
+def test_refusals_are_sentences(widths, words):
+    got = plan((NetSpec(widths, "tanh", "gaussian"), 100), H200)
+    assert got["path"] == "none" and words in got["refusal"]
+
+
+@pytest.mark.parametrize(("case", "path"), [("C2", "resident"), ("C5", "none")])
+def test_doctor_prints_the_plan_of_a_case(case, path, capsys):
+    assert cli.main(["doctor", "--case", case]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert f"{'path':<18}{path}" in printed

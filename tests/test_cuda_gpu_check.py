@@ -1,0 +1,62 @@
+"""benchmarks/gpu_check.py: its steps, what it says of one that fails, hangs or cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def gpu_check():
+    path = ROOT / "benchmarks" / "gpu_check.py"
+    spec = importlib.util.spec_from_file_location("gpu_check", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("command", "limit", "skip", "status", "words"),
+    [
+        (python("print('fine')"), 60, None, "passed", "fine"),
+        (python("print('why'); exit(3)"), 60, None, "failed", "why"),
+        (python("import time; time.sleep(60)"), 1, None, "out of time", ""),
+        (["/no/such/program"], 60, None, "failed", "No such file"),
+        (["/no/such/program"], 60, "no device", "skipped", "no device"),
+    ],
+)
+def test_what_becomes_of_a_step(gpu_check, command, limit, skip, status, words):
+    result = gpu_check.run(gpu_check.Step("step", command, limit, skip), left=100)
+    assert result.status == status and words in result.said
+
+
+def test_steps_fit_into_ten_minutes_and_name_what_exists(gpu_check, tmp_path):
+    steps = gpu_check.steps(True, tmp_path, tmp_path)
+    assert len({step.name for step in steps}) == len(steps)
+    assert all(step.limit <= 300 for step in steps)
+    skipped = {step.name for step in steps if step.skip}
+    assert {"emulator against hardware", "compute-sanitizer", "barriers and sums"} <= skipped
+    for step in steps:
+        for word in step.command:
+            assert not word.startswith(("tests/", "benchmarks/")) or (ROOT / word).exists()
+
+
+def test_needs_a_device_unless_it_rehearses():
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    script = [str(ROOT / "benchmarks" / "gpu_check.sh")]
+    env = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(script, capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and "no CUDA device" in done.stderr
