@@ -126,7 +126,7 @@ def test_threads_change_no_bit(method: str) -> None:
     state = Critic(3, (64, 64)).state_dict()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        critic = Critic(3, (64, 64), method=method, minibatch=256, epochs=3)
+        critic = Critic(3, (64, 64), method=method, minibatch=600, epochs=3)
         critic.load_state_dict(state)
         loss = critic.fit(obs, returns, generator=seeded(0)).loss
         results.append((loss, critic.theta.clone()))

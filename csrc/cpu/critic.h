@@ -56,6 +56,7 @@ class CriticFit {
 
   void cut_parameters();
   void prepare(const float* theta, int64_t largest, int threads);
+  int useful_threads(int64_t rows, int threads) const;
   double weight_of(const int64_t* rows, int64_t count) const;
   int64_t block_rows(int64_t count) const;
   int64_t blocks_in(int64_t count) const;
