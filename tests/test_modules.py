@@ -14,10 +14,13 @@ from trpo_fast import (
     FisherOperator,
     Gaussian,
     MLPPolicy,
+    Penalty,
     SquashedGaussian,
     flat_params,
+    kl_penalty_update,
     trpo_update,
 )
+from trpo_fast.act import unavailable
 from trpo_fast.heads import MultiCategoricalDistribution
 
 
@@ -149,3 +152,43 @@ def test_frozen_parameters_of_an_mlp_stay(frozen, backend):
     assert info.accepted and torch.equal(fixed, kept)
     with pytest.raises(BackendUnavailable, match=r"frozen|not working|without|native"):
         FisherOperator(policy, obs, backend="cpu")
+
+
+class Scaled(MLPPolicy):
+    def distribution_params(self, obs, action_mask=None):
+        return super().distribution_params(3.0 * obs, action_mask)
+
+
+def edited():
+    policy = MLPPolicy(4, Gaussian(2), (5,))
+    policy.net[1] = nn.ReLU()
+    return policy
+
+
+@pytest.mark.parametrize("make", [lambda: Scaled(4, Gaussian(2), (5,)), edited])
+def test_what_an_mlp_policy_was_turned_into_is_what_counts(make):
+    torch.manual_seed(0)
+    policy, obs = make().double(), torch.randn(17, 4, dtype=torch.float64)
+    F = FisherOperator(policy, obs)
+    v = torch.randn(F.shape[0], dtype=torch.float64)
+    mean = torch.func.jacrev(lambda p: torch.func.functional_call(policy, p, (obs,)).mean)
+    parts = mean({name: p.detach() for name, p in policy.named_parameters()})
+    J = torch.cat([part.flatten(2) for part in parts.values()], -1)[..., :-2].flatten(0, 1)
+    free = torch.cat([J.T @ (J @ v[:-2]) / 17, 2.0 * v[-2:]])  # unit variance, then log_std
+    assert F.backend == "reference" and relative_error(F @ v, free + 0.1 * v) < 1e-10
+    with pytest.raises(BackendUnavailable):
+        FisherOperator(policy, obs, backend="cpu")
+
+
+@torch.no_grad()
+def test_autograd_works_where_gradients_are_off():
+    policy, obs = MLPPolicy(4, Gaussian(2), (5,)), torch.randn(9, 4)
+    batch = Batch(obs, torch.randn(9, 2), torch.randn(9))
+    assert trpo_update(policy, batch, backend="autograd").accepted
+    assert kl_penalty_update(policy, batch, Penalty(rule="fixed"), inner="adam").accepted
+
+
+def test_no_kernel_takes_an_mlp_that_was_edited():
+    for policy in (edited(), Scaled(4, Gaussian(2), (5,))):
+        assert FisherOperator(policy, torch.randn(3, 4)).backend == "reference"
+        assert unavailable(policy)

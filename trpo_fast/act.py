@@ -46,8 +46,8 @@ def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
         kinds = {(p.device.type, p.dtype) for p in net.parameters()}
         if kinds != {("cpu", torch.float32)}:
             return f"{name}: expected float32 parameters on the CPU, got {sorted(map(str, kinds))}"
-        if not all(p.requires_grad for p in net.parameters()):
-            return f"{name}: expected no frozen parameters"
+        if not net.follows_spec():
+            return f"{name}: expected no frozen or replaced parts"
     return ""
 
 

@@ -168,8 +168,8 @@ class CpuBackend(Backend):
         policy = problem.policy
         if not isinstance(policy, MLPPolicy):
             return f"its kernels are for MLPPolicy, not {type(policy).__name__}"
-        if problem.theta.numel() != policy.spec.size:
-            return "the policy has frozen parameters; use backend='reference'"
+        if not policy.follows_spec():
+            return "the policy has frozen or replaced parts; use backend='reference'"
         if problem.theta.device.type != "cpu":
             return f"the policy is on {problem.theta.device}"
         if problem.theta.dtype != torch.float32:

@@ -258,8 +258,8 @@ class CudaBackend(Backend):
         policy, device = problem.policy, problem.theta.device
         if not isinstance(policy, MLPPolicy):
             return "the kernels know MLPPolicy only; use backend='reference' for other modules"
-        if problem.theta.numel() != policy.spec.size:
-            return "the policy has frozen parameters; use backend='reference'"
+        if not policy.follows_spec():
+            return "the policy has frozen or replaced parts; use backend='reference'"
         if device.type != ("cpu" if _native.emulating() else "cuda"):
             return f"the policy is on {device}; move it with policy.to('cuda')"
         if problem.theta.dtype != torch.float32:

@@ -76,6 +76,7 @@ def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tup
     names = [name for name, p in policy.named_parameters() if p.requires_grad]
     shapes = [p.shape for p in policy.parameters() if p.requires_grad]
     sizes = [shape.numel() for shape in shapes]
+    mlp = policy if isinstance(policy, MLPPolicy) and not policy.overridden() else None
     frozen = {name: p.detach() for name, p in policy.named_parameters() if not p.requires_grad}
     inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
 
@@ -83,8 +84,8 @@ def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tup
         parts = theta.split(sizes)
         state = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
         state |= {n: p.to(theta.dtype) for n, p in frozen.items()}
-        if isinstance(policy, MLPPolicy):
-            return policy.head, _mlp_params(policy, state, batch)
+        if mlp is not None:
+            return mlp.head, _mlp_params(mlp, state, batch)
         return head_and_params(functional_call(policy, state, inputs))
 
     return params
@@ -139,6 +140,7 @@ class AutogradOperator(ReferenceOperator):
         self._leaf: Tensor | None = None
         self._kl_gradient: Tensor | None = None
 
+    @torch.enable_grad()
     def _graph(self) -> tuple[Tensor, Tensor]:
         if self._leaf is None or self._kl_gradient is None:
             batch = self._fisher_batch
@@ -149,6 +151,7 @@ class AutogradOperator(ReferenceOperator):
             (self._kl_gradient,) = torch.autograd.grad(kl, self._leaf, create_graph=True)
         return self._leaf, self._kl_gradient
 
+    @torch.enable_grad()
     def fvp(self, v: Tensor) -> Tensor:
         if v.ndim > 1:
             return torch.stack([self.fvp(column) for column in v])
@@ -156,6 +159,7 @@ class AutogradOperator(ReferenceOperator):
         (product,) = torch.autograd.grad(kl_gradient @ v, leaf, retain_graph=True)
         return product + self.problem.damping * v
 
+    @torch.enable_grad()
     def gradient(self) -> tuple[Tensor, Evaluation]:
         leaf = self.theta.detach().requires_grad_()
         head, params = functional_params(self.problem.policy, self.batch)(leaf)

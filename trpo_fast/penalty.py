@@ -224,6 +224,7 @@ def _penalised_natural(
     report.settle(chosen, ratio ** used.double() / multiplier)
 
 
+@torch.enable_grad()
 def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rate: float) -> None:
     """Full-batch Adam on surrogate - lambda KL by autograd; the result counts only if it is finite
     and better.

@@ -129,6 +129,22 @@ class MLPPolicy(nn.Module):
         head = head_for_space(action_space, std=std, squash=squash)
         return cls(flatdim(observation_space), head, hidden, activation, **options)
 
+    def overridden(self) -> bool:
+        """Whether a subclass computes its distribution in a way of its own."""
+        names = ("forward", "distribution_params")
+        return any(getattr(type(self), name) is not getattr(MLPPolicy, name) for name in names)
+
+    def follows_spec(self) -> bool:
+        """Whether ``spec`` says all that ``forward`` does: nothing overridden, replaced or
+        frozen. The stages and kernels compute from the spec.
+        """
+        between = [_MODULES[self.spec.activation], nn.Linear] * (self.spec.maps - 1)
+        return (
+            not self.overridden()
+            and [type(module) for module in self.net] == [nn.Linear, *between]
+            and all(p.requires_grad for p in self.parameters())
+        )
+
     def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """Distribution parameters [N, D]."""
         return self.head.distribution_params(self.net(obs), mask=action_mask)

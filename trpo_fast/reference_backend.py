@@ -88,8 +88,7 @@ class ReferenceOperator(Operator):
 
     def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
         policy = self.problem.policy
-        # The hand-written stages know whole nets only; torch.func takes one with frozen parameters.
-        if isinstance(policy, MLPPolicy) and theta.numel() == policy.spec.size:
+        if isinstance(policy, MLPPolicy) and policy.follows_spec():
             return MLPLinearization(policy.spec, policy.head, theta, batch)
         from .module_backend import ModuleLinearization
 
