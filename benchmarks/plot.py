@@ -79,6 +79,8 @@ def documents() -> dict[str, list[tuple[str, dict[str, Any], list[Row]]]]:
     """Machine -> (file, environment, rows) of every JSON file under results/."""
     found: dict[str, list[tuple[str, dict[str, Any], list[Row]]]] = {}
     for path in sorted(RESULTS.glob("*/*.json")):
+        if path.stem not in TITLES and path.stem != "critic":
+            continue  # another program's results
         header, rows = read_json(path)
         found.setdefault(path.parent.name, []).append((path.name, header, rows))
     return found
