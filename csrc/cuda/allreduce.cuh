@@ -78,14 +78,20 @@ __device__ __forceinline__ void publish(const Block& b, int region, const double
   for (int i = 0; i < kCount; ++i) published(b, region)[b.index * kScalars + i] = value[i];
 }
 
+// Total of one scalar of every block: a warp's work, the same in all its lanes. Not inlined: long
+// code with many callers.
+template <class Op>
+__device__ TRPO_NOINLINE double warp_total(const double* first, int blocks) {
+  double total = 0;
+  for (int i = lane_index(); i < blocks; i += 32) total = Op{}(total, __ldcg(first + i * kScalars));
+  return warp_reduce<32>(total, Op{});
+}
+
 // Total of one published scalar, the same in every thread of every block. Max instead of a sum
 // where asked for. Every warp works it out for itself: no barrier.
 template <class Op = Add>
-__device__ __forceinline__ double collect(const Block& b, int region, int which, Op op = {}) {
-  double total = 0;
-  for (int i = lane_index(); i < b.grid; i += 32)
-    total = op(total, __ldcg(published(b, region) + i * kScalars + which));
-  return warp_reduce<32>(total, op);
+__device__ __forceinline__ double collect(const Block& b, int region, int which, Op = {}) {
+  return warp_total<Op>(published(b, region) + which, b.grid);
 }
 
 }  // namespace

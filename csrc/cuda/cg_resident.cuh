@@ -17,7 +17,7 @@ struct Totals {
   bool known;
 };
 
-__device__ TRPO_NOINLINE Totals collect_totals(const Block& b) {
+__device__ __forceinline__ Totals collect_totals(const Block& b) {
   return {collect(b, kRegionSetup, kWeight),  collect(b, kRegionSetup, kFvpWeight),
           collect(b, kRegionSetup, kBad),     collect(b, kRegionSetup, kSurrogate),
           collect(b, kRegionSetup, kEntropy), true};

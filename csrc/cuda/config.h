@@ -66,7 +66,7 @@ constexpr Variant kStreamedVariant = {1, 3, 1.0f};
 inline int64_t shared_floats(const Layout& l, const Plan& p) {
   const int64_t vectors = p.path == Path::kResident ? 2 + p.residual_on_chip : 0;
   return vectors * l.packed + l.work + (p.resident_tiles + p.work_tile) * int64_t{l.tile} +
-         kReduceFloats + 2 * 2 * kScalars;
+         kReduceFloats;
 }
 
 inline int64_t tile_count(int64_t rows, int rows_per_tile) {

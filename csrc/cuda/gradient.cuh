@@ -61,8 +61,8 @@ __device__ __forceinline__ double block_group_gradient(const KernelArgs& a, cons
     if (r >= l.rows || n >= set.count) return;
     const float w = tile[l.row_weights + r];
     if (w > 0.0f) {
-      const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
-      ratio_row(a, 0)[n] = w * row_ratio(a, n, dist, dist);
+      const float* outputs = tile + m.output + r * m.stride_out;
+      ratio_row(a, 0)[n] = w * row_ratio(a, n, outputs, b.weights, outputs, b.weights);
     }
   });
   grid_sync();  // w rho of every row is written

@@ -90,18 +90,22 @@ __device__ TRPO_NOINLINE bool usable(const KernelArgs& a, int64_t n) {
   return fine;
 }
 
-// Not inlined: the formulas of every head are long and their callers many.
-__device__ TRPO_NOINLINE float row_log_prob(const KernelArgs& a, int64_t n, const DistRow& dist) {
-  return head_log_prob(a.net, dist, row_action(a, n));
+// log pi(a | s) of a row under the distribution of these outputs. Not inlined: the formulas of every
+// head are long and their callers many.
+__device__ TRPO_NOINLINE float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
+                                            const float* weights) {
+  return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
 }
 
-// pi_theta(a | s) / pi_old(a | s) of a row, the old policy's log-probability being that of `old`
-// where the batch does not bring it.
-__device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const DistRow& old,
-                                           const DistRow& now) {
+// pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of the old
+// outputs where the batch does not bring it; packed weights hold log_std.
+__device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const float* old_outputs,
+                                           const float* old_weights, const float* outputs,
+                                           const float* weights) {
   if (!choices_in_range(a, n)) return NAN;
-  const float before = a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old);
-  return expf(row_log_prob(a, n, now) - before);
+  const float before =
+      a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old_outputs, old_weights);
+  return expf(row_log_prob(a, n, outputs, weights) - before);
 }
 
 // What the gradient's pass needs beside the rows, and what it adds up.
@@ -125,8 +129,10 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
   if (r < l.rows) {
     float* row = b.work + m.tangent + r * m.stride_tangent;
     if (used) {
-      const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
-      const float ratio = row_ratio(a, n, dist, dist), advantage = a.rows.advantages[n];
+      const float* outputs = tile + m.output + r * m.stride_out;
+      const DistRow dist = dist_row(a, outputs, b.weights, n);
+      const float ratio = row_ratio(a, n, outputs, b.weights, outputs, b.weights);
+      const float advantage = a.rows.advantages[n];
       float slope = w * ratio * advantage;
       score.sums.surrogate += score.groups ? 0.0 : double{slope};
       if (score.groups) {
@@ -154,15 +160,20 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   const float w = tile[l.row_weights + r];
   if (ratios) ratios[n] = 0.0f;
   if (!(w > 0.0f)) return;
-  const DistRow old = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
-  const DistRow now = dist_row(a, b.work + m.tangent + r * m.stride_tangent, b.direction, n);
+  const float* outputs = tile + m.output + r * m.stride_out;
+  const float* candidate = b.work + m.tangent + r * m.stride_tangent;
+  const DistRow now = dist_row(a, candidate, b.direction, n);
   const bool reverse = a.search.reverse_kl;
-  const float kl = a.kl_scale * head_kl(a.net, reverse ? now : old, reverse ? old : now);
+  const DistRow first =
+      dist_row(a, reverse ? candidate : outputs, reverse ? b.direction : b.weights, n);
+  const DistRow second =
+      dist_row(a, reverse ? outputs : candidate, reverse ? b.weights : b.direction, n);
+  const float kl = a.kl_scale * head_kl(a.net, first, second);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
   sums.entropy += double{w} * head_entropy(a.net, now);
   if (!a.rows.advantages) return;
-  const float mass = w * row_ratio(a, n, old, now);
+  const float mass = w * row_ratio(a, n, outputs, b.weights, candidate, b.direction);
   if (ratios)
     ratios[n] = mass;
   else

@@ -27,11 +27,11 @@ __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) 
 
 // Writes one quad of a packed vector to its flat place.
 __device__ __forceinline__ void put_flat(const Layout& l, int quad, float4 value, float* flat) {
-  const float part[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll 1
   for (int i = 0; i < 4; ++i) {
     const int at = flat_index(l, 4 * quad + i);
-    if (at >= 0) flat[at] = part[i];
+    const float part = i == 0 ? value.x : i == 1 ? value.y : i == 2 ? value.z : value.w;
+    if (at >= 0) flat[at] = part;
   }
 }
 
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // ---- gradient, and every product of fvp and cg
   while (wanted) {
     float* sum = scoring ? nullptr : product_sum(a, b, run.cg);
-    block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring ? &score : nullptr);
+    block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, score);
     wanted = scoring ? block_use_gradient(a, b, run, score, group_surrogate)
                      : block_use_product(a, b, run);
     scoring = false;

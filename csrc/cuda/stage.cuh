@@ -68,7 +68,6 @@ struct Block {
   float* work;        // planes of tangents and deltas
   float* tiles;       // resident tiles, then the work tile
   float* reduce;      // [kReduceFloats]
-  double* scalars;    // [kScalars], totals that all blocks agree on
   float* partials;    // [grid, packed] in global memory
   float* reduced;     // packed A p; three of them for atomics
   float* gradient;    // packed g
@@ -86,7 +85,6 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   Block b;
   b.index = blockIdx.x;
   b.grid = gridDim.x;
-  b.scalars = carve.take<double>(kScalars);
   b.reduce = carve.take<float>(kReduceFloats);
   b.work = carve.take<float>(l.work);
   b.tiles = carve.take<float>((a.plan.resident_tiles + a.plan.work_tile) * l.tile);
@@ -112,7 +110,6 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
 // The bytes make_block carves, red zones of the emulator included.
 inline size_t block_bytes(const Layout& l, const Plan& p) {
   Carve carve;
-  carve.take<double>(kScalars);
   carve.take<float>(kReduceFloats);
   carve.take<float>(l.work);
   carve.take<float>((p.resident_tiles + p.work_tile) * l.tile);

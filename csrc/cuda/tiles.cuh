@@ -102,11 +102,11 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
 }
 
 // One pass over the rows of a set: deltas of the outputs, back through the net, weight gradients. The
-// cotangent is M J v for v = b.direction or, with `score`, the surrogate's slope (block_score). The
+// cotangent is M J v for v = b.direction or, when scoring, the surrogate's slope (block_score). The
 // result goes to the block's partial vector, or is added into `sum` by atomics where that is given.
 template <class V>
 __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, const RowSet& set,
-                                           float* sum, Scores* score) {
+                                           float* sum, bool scoring, Scores& score) {
   const Layout& l = a.layout;
   const Destination to = {b.partials + int64_t{b.index} * l.packed, sum};
   int bad = 0;
@@ -114,8 +114,8 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
   gradients.clear();
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     const float* tile = block_fetch<V>(a, b, set, number, place, &bad);
-    if (score) {
-      block_score(a, number, b, tile, *score);
+    if (scoring) {
+      block_score(a, number, b, tile, score);
     } else {
       block_jvp<V>(l, b.weights, b.direction, tile, b.work);
       block_metric(a, set, number, b, tile);
@@ -123,7 +123,7 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
     block_deltas<V>(l, b.weights, tile, b.work);
     block_weight_gradients(l, tile, b.work, rows_of(a, set, number), to, gradients);
   });
-  if (score) score->sums.bad += bad;
+  score.sums.bad += bad;  // read after the gradient's pass only
   block_put_gradients(l, gradients, to);
 }
 
