@@ -82,7 +82,7 @@ __device__ __forceinline__ bool mask_allows(const KernelArgs& a, int64_t n) {
 }
 
 // Whether an update can use what the batch says of a row, its observation apart.
-__device__ TRPO_NOINLINE bool usable(const KernelArgs& a, int64_t n) {
+__device__ __forceinline__ bool usable(const KernelArgs& a, int64_t n) {
   bool fine = isfinite(a.rows.advantages[n]) && choices_in_range(a, n) && mask_allows(a, n);
   if (a.rows.log_probs) fine = fine && isfinite(a.rows.log_probs[n]);
   for (int i = 0; a.rows.actions && i < a.layout.actions; ++i)
@@ -90,10 +90,10 @@ __device__ TRPO_NOINLINE bool usable(const KernelArgs& a, int64_t n) {
   return fine;
 }
 
-// log pi(a | s) of a row under the distribution of these outputs. Not inlined: the formulas of every
-// head are long and their callers many.
-__device__ TRPO_NOINLINE float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
-                                            const float* weights) {
+// log pi(a | s) of a row under the distribution of these outputs. Inlined, long as it is: behind a
+// call the compiler would not know which memory the pointers are to.
+__device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
+                                              const float* weights) {
   return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
 }
 
