@@ -56,6 +56,7 @@ def test_instructions_are_counted_by_group() -> None:
         (20, "        /*07f0*/  LDL.128 R8, [R1+0x10] ;", 1, 0),
         (20, "        /*07f0*/  @P3 DADD R8, R8, R2 ;", 0, 1),
         (3, "        /*07f0*/  LDL R8, [R1+0x10] ;", 0, 0),
+        (20, "\n".join(["        /*07f0*/  LDL R8, [R1+0x10] ;"] * 25), 0, 0),
     ],
 )
 def test_only_innermost_loops_that_multiply_are_hot(hot, extra, local, double) -> None:
