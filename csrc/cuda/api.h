@@ -39,4 +39,10 @@ struct CudaApi {
 
 }  // namespace trpo_fast
 
-extern "C" __attribute__((visibility("default"))) const trpo_fast::CudaApi* trpo_fast_cuda_api();
+// Visible in the emulation library, which is opened by its path; the extension keeps it to itself.
+#ifndef __CUDACC__
+#define TRPO_FAST_API_VISIBLE __attribute__((visibility("default")))
+#else
+#define TRPO_FAST_API_VISIBLE
+#endif
+extern "C" TRPO_FAST_API_VISIBLE const trpo_fast::CudaApi* trpo_fast_cuda_api();
