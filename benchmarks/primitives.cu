@@ -24,7 +24,7 @@ struct Args {
   float* sums;        // [3, size]
   unsigned* counter;  // of the hand-written barrier
   int size, rounds;
-  bool by_hand;       // the barrier by a counter instead of cooperative groups'
+  bool by_hand;  // the barrier by a counter instead of cooperative groups'
 };
 
 __device__ void barrier(const Args& a) {
