@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backend import Problem
+from .backend import Problem, UpdateConfig
 from .heads import Head
 from .module_backend import head_of
 from .policy import MLPPolicy, flat_params
@@ -54,6 +54,19 @@ def check_count(argument: str, value: Any, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise fail(argument, f"an integer of at least {least}", repr(value))
     return value
+
+
+def check_search(
+    max_kl: Any, cg_iterations: Any, cg_tol: Any, backtrack_ratio: Any, backtrack_steps: Any
+) -> UpdateConfig:
+    """The settings of a trust-region step with its line search."""
+    return UpdateConfig(
+        max_kl=check_number("max_kl", max_kl, above=0.0),
+        cg_iterations=check_count("cg_iterations", cg_iterations),
+        cg_tol=check_number("cg_tol", cg_tol, least=0.0, below=1.0),
+        backtrack_ratio=check_number("backtrack_ratio", backtrack_ratio, above=0.0, below=1.0),
+        backtrack_steps=check_count("backtrack_steps", backtrack_steps),
+    )
 
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:

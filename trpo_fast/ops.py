@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .backend import STATS, Operator, Problem, UpdateConfig, resolve
+from .backend import STATS, Operator, Problem, resolve
 from .fisher import make_problem
 from .heads import KINDS, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
 from .policy import ACTIVATIONS, MLPPolicy
@@ -270,15 +270,7 @@ def update(
         chunk_rows=chunk_rows,
         precision=precision,
     )
-    config = UpdateConfig(
-        max_kl=checks.check_number("max_kl", max_kl, above=0.0),
-        cg_iterations=checks.check_count("cg_iterations", cg_iterations),
-        cg_tol=checks.check_number("cg_tol", cg_tol, least=0.0, below=1.0),
-        backtrack_ratio=checks.check_number(
-            "backtrack_ratio", backtrack_ratio, above=0.0, below=1.0
-        ),
-        backtrack_steps=checks.check_count("backtrack_steps", backtrack_steps),
-    )
+    config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
     stats = _operator(problem, backend).update(config)
     return problem.theta, stats
 

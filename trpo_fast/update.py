@@ -123,15 +123,7 @@ def trpo_update(
     waiting for the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
     precision, as for ``FisherOperator``.
     """
-    config = UpdateConfig(
-        max_kl=checks.check_number("max_kl", max_kl, above=0.0),
-        cg_iterations=checks.check_count("cg_iterations", cg_iterations),
-        cg_tol=checks.check_number("cg_tol", cg_tol, least=0.0, below=1.0),
-        backtrack_ratio=checks.check_number(
-            "backtrack_ratio", backtrack_ratio, above=0.0, below=1.0
-        ),
-        backtrack_steps=checks.check_count("backtrack_steps", backtrack_steps),
-    )
+    config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
     return _natural_update(policy, batch, config, damping, sync, backend, options)
 
 
