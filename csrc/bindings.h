@@ -17,4 +17,13 @@ void bind_cuda(pybind11::module_& m);
 NetShape net_shape(const std::vector<int>& widths, int activation, int head,
                    const std::vector<int>& nvec);
 
+// A problem from the fields of trpo_fast.native_problem.NativeProblem, whose tensors the caller
+// keeps alive.
+FvpParams fvp_params(const pybind11::dict& problem);
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
 }  // namespace trpo_fast

@@ -16,11 +16,6 @@ namespace {
 
 constexpr int64_t kRowsWithGil = 64;  // fewer rows take less time than handing the GIL over
 
-template <typename T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 class ActBinding {
  public:
   ActBinding(const NetShape& policy, const NetShape& critic)
@@ -40,25 +35,25 @@ class ActBinding {
            uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
            uintptr_t log_probs, uintptr_t values, int64_t count, int threads) const {
     ActParams p{};
-    p.policy = {policy_, at<const float>(theta)};
-    p.critic = {critic_, at<const float>(critic_theta)};
-    p.value_shift = at<const float>(value_shift);
-    p.value_scale = at<const float>(value_scale);
+    p.policy = {policy_, pointer<const float>(theta)};
+    p.critic = {critic_, pointer<const float>(critic_theta)};
+    p.value_shift = pointer<const float>(value_shift);
+    p.value_scale = pointer<const float>(value_scale);
     p.count = count;
-    p.obs = at<const float>(obs);
-    p.shift = at<const float>(shift_);
-    p.scale = at<const float>(scale_);
+    p.obs = pointer<const float>(obs);
+    p.shift = pointer<const float>(shift_);
+    p.scale = pointer<const float>(scale_);
     p.clip = clip_;
-    p.seen = at<float>(seen);
-    p.mask = at<const uint8_t>(mask);
-    p.noise = at<const float>(noise);
+    p.seen = pointer<float>(seen);
+    p.mask = pointer<const uint8_t>(mask);
+    p.noise = pointer<const float>(noise);
     if (policy_.factors > 0) {
-      p.choices = at<int64_t>(actions);
+      p.choices = pointer<int64_t>(actions);
     } else {
-      p.actions = at<float>(actions);
+      p.actions = pointer<float>(actions);
     }
-    p.log_probs = at<float>(log_probs);
-    p.values = at<float>(values);
+    p.log_probs = pointer<float>(log_probs);
+    p.values = pointer<float>(values);
     if (count < kRowsWithGil) return trpo_fast::act(p, kernels_, threads);
     py::gil_scoped_release release;
     trpo_fast::act(p, kernels_, threads);
@@ -74,7 +69,9 @@ class ActBinding {
 }  // namespace
 
 void bind_act(py::module_& m) {
-  py::class_<NetShape>(m, "NetShape").def(py::init(&net_shape));
+  py::class_<NetShape>(m, "NetShape")
+      .def(py::init(&net_shape), py::arg("widths"), py::arg("activation"), py::arg("head"),
+           py::arg("nvec"));
   py::class_<ActBinding>(m, "Act")
       .def(py::init<const NetShape&, const NetShape&>())
       .def("normalise", &ActBinding::normalise)

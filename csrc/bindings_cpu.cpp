@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
-#include <string>
 #include <vector>
 
 #include "bindings.h"
@@ -15,27 +14,7 @@
 namespace py = pybind11;
 
 namespace trpo_fast {
-
-NetShape net_shape(const std::vector<int>& widths, int activation, int head,
-                   const std::vector<int>& nvec) {
-  NetShape net{};
-  net.maps = static_cast<int>(widths.size()) - 1;
-  TRPO_CHECK(net.maps >= 1 && net.maps <= kMaxMaps, "1 to 8 linear maps", net.maps);
-  TRPO_CHECK(nvec.size() <= kMaxFactors, "at most 64 factors", nvec.size());
-  std::copy(widths.begin(), widths.end(), net.width);
-  net.activation = static_cast<Activation>(activation);
-  net.head = static_cast<Head>(head);
-  net.factors = static_cast<int>(nvec.size());
-  std::copy(nvec.begin(), nvec.end(), net.nvec);
-  return net;
-}
-
 namespace {
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // Asks Python for signals now and then: taking the interpreter lock at every iteration would wait
 // for whichever thread holds it.
@@ -70,33 +49,9 @@ void run(int threads, const F& f) {
   }
 }
 
-std::unique_ptr<CpuOperator> make_operator(
-    const std::vector<int>& widths, int activation, int head, const std::vector<int>& nvec,
-    uintptr_t theta, int64_t parameters, uintptr_t obs, int64_t count, uintptr_t weights,
-    uintptr_t mask, uintptr_t actions, uintptr_t choices, uintptr_t advantages, uintptr_t log_probs,
-    int64_t group_size, uintptr_t fvp_rows, int64_t fvp_count, int64_t chunk_rows, double damping,
-    double kl_scale, bool reverse_kl) {
-  FvpParams params{};
-  params.net = net_shape(widths, activation, head, nvec);
-  params.theta = pointer<const float>(theta);
-  TRPO_CHECK(count > 0, "at least one row", count);
-  params.rows = {count,
-                 pointer<const float>(obs),
-                 pointer<const float>(weights),
-                 pointer<const uint8_t>(mask),
-                 pointer<const float>(actions),
-                 pointer<const int64_t>(choices),
-                 pointer<const float>(advantages),
-                 pointer<const float>(log_probs),
-                 group_size};
-  params.fvp_rows = pointer<const int64_t>(fvp_rows);
-  params.fvp_count = fvp_count;
-  params.chunk_rows = chunk_rows;
-  params.damping = static_cast<float>(damping);
-  params.kl_scale = static_cast<float>(kl_scale);
-  auto op = std::make_unique<CpuOperator>(params, reverse_kl, kernels_for(selected_isa()));
-  TRPO_CHECK_EQ("theta: length", parameters, op->plan().flat_size);
-  return op;
+std::unique_ptr<CpuOperator> make_operator(const py::dict& problem, bool reverse_kl) {
+  return std::make_unique<CpuOperator>(fvp_params(problem), reverse_kl,
+                                       kernels_for(selected_isa()));
 }
 
 py::tuple as_tuple(const Evaluated& e) {
@@ -183,12 +138,7 @@ void bind_fused(py::class_<CpuOperator>& type) {
 
 void bind_cpu(py::module_& m) {
   py::class_<CpuOperator> type(m, "CpuOperator");
-  type.def(py::init(&make_operator), py::kw_only(), py::arg("widths"), py::arg("activation"),
-           py::arg("head"), py::arg("nvec"), py::arg("theta"), py::arg("parameters"),
-           py::arg("obs"), py::arg("count"), py::arg("weights"), py::arg("mask"),
-           py::arg("actions"), py::arg("choices"), py::arg("advantages"), py::arg("log_probs"),
-           py::arg("group_size"), py::arg("fvp_rows"), py::arg("fvp_count"), py::arg("chunk_rows"),
-           py::arg("damping"), py::arg("kl_scale"), py::arg("reverse_kl"));
+  type.def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("reverse_kl"));
   bind_stages(type);
   bind_fused(type);
   m.attr("families").attr("append")("cpu");

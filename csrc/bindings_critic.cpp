@@ -11,16 +11,12 @@ namespace py = pybind11;
 namespace trpo_fast {
 namespace {
 
-template <typename T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 CriticBatch batch_of(const NetShape& net, uintptr_t obs, uintptr_t targets, uintptr_t weights,
                      int64_t count) {
   TRPO_CHECK_EQ("critic: outputs", net.width[net.maps], 1);
   TRPO_CHECK(count > 0, "at least one row", count);
-  return {count, at<const float>(obs), at<const float>(targets), at<const float>(weights)};
+  return {count, pointer<const float>(obs), pointer<const float>(targets),
+          pointer<const float>(weights)};
 }
 
 void check_signals() {
@@ -33,7 +29,8 @@ double loss(const NetShape& net, uintptr_t theta, uintptr_t gradient, uintptr_t 
   const CriticBatch batch = batch_of(net, obs, targets, weights, count);
   const CpuKernels& kernels = kernels_for(selected_isa());
   py::gil_scoped_release release;
-  return CriticFit(net, batch, kernels).loss(at<const float>(theta), at<float>(gradient), threads);
+  return CriticFit(net, batch, kernels)
+      .loss(pointer<const float>(theta), pointer<float>(gradient), threads);
 }
 
 double adam(const NetShape& net, uintptr_t theta, uintptr_t first, uintptr_t second,
@@ -43,11 +40,12 @@ double adam(const NetShape& net, uintptr_t theta, uintptr_t first, uintptr_t sec
   TRPO_CHECK(minibatch > 0, "a positive minibatch", minibatch);
   const CriticBatch batch = batch_of(net, obs, targets, weights, count);
   const AdamParams params = {
-      at<const int64_t>(order), epochs, minibatch, steps, learning_rate, beta1, beta2, eps};
+      pointer<const int64_t>(order), epochs, minibatch, steps, learning_rate, beta1, beta2, eps};
   const CpuKernels& kernels = kernels_for(selected_isa());
   py::gil_scoped_release release;
   return CriticFit(net, batch, kernels)
-      .adam(params, at<float>(theta), at<float>(first), at<float>(second), threads, check_signals);
+      .adam(params, pointer<float>(theta), pointer<float>(first), pointer<float>(second), threads,
+            check_signals);
 }
 
 }  // namespace

@@ -15,11 +15,6 @@ namespace py = pybind11;
 namespace trpo_fast {
 namespace {
 
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 const CudaApi* connected = nullptr;
 
 // Connects the table of a library or, without a path, the module's own.
@@ -136,32 +131,9 @@ class CudaOperator {
   ResidentCall call_{};
 };
 
-CudaOperator make_operator(const std::vector<int>& widths, int activation, int head,
-                           const std::vector<int>& nvec, uintptr_t theta, int64_t rows,
-                           uintptr_t obs, uintptr_t weights, uintptr_t mask, uintptr_t actions,
-                           uintptr_t choices, uintptr_t advantages, uintptr_t log_probs,
-                           int64_t group_size, uintptr_t fvp_rows, int64_t fvp_count,
-                           int64_t chunk_rows, float damping, float kl_scale, bool reverse_kl,
-                           int device, bool atomics, int grid) {
-  TRPO_CHECK(rows > 0, "at least one row", rows);
-  FvpParams params{};
-  params.net = net_shape(widths, activation, head, nvec);
-  params.theta = pointer<const float>(theta);
-  params.rows = {rows,
-                 pointer<const float>(obs),
-                 pointer<const float>(weights),
-                 pointer<const uint8_t>(mask),
-                 pointer<const float>(actions),
-                 pointer<const int64_t>(choices),
-                 pointer<const float>(advantages),
-                 pointer<const float>(log_probs),
-                 group_size};
-  params.fvp_rows = pointer<const int64_t>(fvp_rows);
-  params.fvp_count = fvp_count;
-  params.chunk_rows = chunk_rows;
-  params.damping = damping;
-  params.kl_scale = kl_scale;
-  return CudaOperator(device, params, atomics, reverse_kl, grid);
+CudaOperator make_operator(const py::dict& problem, bool reverse_kl, int device, bool atomics,
+                           int grid) {
+  return CudaOperator(device, fvp_params(problem), atomics, reverse_kl, grid);
 }
 
 void launch(int (*entry)(const ResidentCall&), const ResidentCall& call) {
@@ -234,12 +206,8 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_limits", &cuda_limits, py::arg("device"),
         "What cuda_plan wants to know of a device.");
   py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")
-      .def(py::init(&make_operator), py::kw_only(), py::arg("widths"), py::arg("activation"),
-           py::arg("head"), py::arg("nvec"), py::arg("theta"), py::arg("rows"), py::arg("obs"),
-           py::arg("weights"), py::arg("mask"), py::arg("actions"), py::arg("choices"),
-           py::arg("advantages"), py::arg("log_probs"), py::arg("group_size"), py::arg("fvp_rows"),
-           py::arg("fvp_count"), py::arg("chunk_rows"), py::arg("damping"), py::arg("kl_scale"),
-           py::arg("reverse_kl"), py::arg("device"), py::arg("atomics"), py::arg("grid"))
+      .def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("reverse_kl"),
+           py::arg("device"), py::arg("atomics"), py::arg("grid"))
       .def("fvp", &operator_fvp, py::kw_only(), py::arg("v"), py::arg("out"), py::arg("columns"),
            py::arg("scratch"), py::arg("stream"))
       .def("solve", &operator_solve, py::kw_only(), py::arg("g"), py::arg("x"), py::arg("stats"),

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .heads import KINDS
-from .policy import ACTIVATIONS, MLPPolicy, NetSpec, flat_params
+from .native_problem import net_arguments
+from .policy import MLPPolicy, NetSpec, flat_params
 
 if TYPE_CHECKING:
     from .normalize import ObservationNormaliser
@@ -27,8 +27,7 @@ def native_shape(spec: NetSpec) -> Any:
     """The kernels' description of a net."""
     native = _native.module()
     assert native is not None
-    activation, head = ACTIVATIONS.index(spec.activation), KINDS.index(spec.head)
-    return native.NetShape(list(spec.widths), activation, head, list(spec.nvec))
+    return native.NetShape(**net_arguments(spec))
 
 
 def unavailable(policy: MLPPolicy, critic: Any = None) -> str:

@@ -6,15 +6,13 @@ Threads follow ``torch.get_num_threads()`` at each call; the bits do not depend 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, Operator, Problem, UpdateConfig
-from .heads import KINDS
-from .policy import ACTIVATIONS, MLPPolicy
+from .native_problem import NativeProblem, address
+from .policy import MLPPolicy
 from .reference import Solution
 from .surrogate import Evaluation
 
@@ -22,78 +20,40 @@ MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/params.h
 MAX_FACTORS = 64
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 class CpuOperator(Operator):
     """The native operator, and the tensors whose memory it reads."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        policy, batch = problem.policy, problem.batch
-        assert isinstance(policy, MLPPolicy)
-        categorical = bool(policy.head.nvec)
-        self._rows: dict[str, Tensor | None] = {
-            "obs": batch.obs,
-            "weights": batch.weights,
-            "mask": batch.action_mask,
-            "actions": None if categorical else batch.actions,
-            "choices": batch.actions if categorical else None,
-            "advantages": batch.advantages,
-            "log_probs": batch.log_probs,
-            "fvp_rows": problem.fvp_rows,
-        }
-        for name, value in self._rows.items():
-            if value is not None:
-                self._rows[name] = value.detach().contiguous()
-        self._native = self._make(policy, problem)
-
-    def _make(self, policy: MLPPolicy, problem: Problem) -> Any:
-        spec, batch = policy.spec, problem.batch
         native = _native.module()
         assert native is not None
-        return native.CpuOperator(
-            widths=list(spec.widths),
-            activation=ACTIVATIONS.index(spec.activation),
-            head=KINDS.index(spec.head),
-            nvec=list(policy.head.nvec),
-            theta=_address(self.theta),
-            parameters=self.theta.numel(),
-            count=len(batch),
-            group_size=batch.group_size or 0,
-            fvp_count=0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
-            chunk_rows=problem.chunk_rows or 0,
-            damping=problem.damping,
-            kl_scale=problem.kl_scale,
-            reverse_kl=problem.reverse_kl,
-            **{name: _address(value) for name, value in self._rows.items()},
-        )
+        self._inputs = NativeProblem(problem, self.theta)
+        self._native = native.CpuOperator(self._inputs.fields, reverse_kl=problem.reverse_kl)
 
     # ---- stages, for tests and study
 
     def forward(self) -> Tensor:
         """Distribution parameters [N, D]; zero where a row has no weight."""
         out = self._per_row()
-        self._native.forward(_address(out), torch.get_num_threads())
+        self._native.forward(address(out), torch.get_num_threads())
         return out
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v [N, D]."""
         out, v = self._per_row(), v.contiguous()
-        self._native.jvp(_address(v), _address(out), torch.get_num_threads())
+        self._native.jvp(address(v), address(out), torch.get_num_threads())
         return out
 
     def metric(self, tangent: Tensor) -> Tensor:
         """M tangent [N, D]."""
         out, tangent = self._per_row(), tangent.contiguous()
-        self._native.metric(_address(tangent), _address(out), torch.get_num_threads())
+        self._native.metric(address(tangent), address(out), torch.get_num_threads())
         return out
 
     def vjp(self, delta: Tensor) -> Tensor:
         """J' delta summed over rows [P]."""
         out, delta = torch.empty_like(self.theta), delta.contiguous()
-        self._native.vjp(_address(delta), _address(out), torch.get_num_threads())
+        self._native.vjp(address(delta), address(out), torch.get_num_threads())
         return out
 
     def _per_row(self) -> Tensor:
@@ -106,14 +66,14 @@ class CpuOperator(Operator):
     def fvp(self, v: Tensor) -> Tensor:
         out, v = torch.empty_like(v), v.contiguous()
         columns = v.shape[0] if v.ndim == 2 else 1
-        self._native.fvp(_address(v), columns, _address(out), torch.get_num_threads())
+        self._native.fvp(address(v), columns, address(out), torch.get_num_threads())
         return out
 
     def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
         g, x = g.contiguous(), torch.empty_like(g)
         columns = g.shape[0] if g.ndim == 2 else 1
         solved = self._native.solve(
-            _address(g), columns, iterations, tol, _address(x), torch.get_num_threads()
+            address(g), columns, iterations, tol, address(x), torch.get_num_threads()
         )
         table = torch.tensor(solved, dtype=torch.float64).reshape(*g.shape[:-1], 4)
         quad, residual, used, curvature = table.unbind(-1)
@@ -121,11 +81,11 @@ class CpuOperator(Operator):
 
     def gradient(self) -> tuple[Tensor, Evaluation]:
         g = torch.empty_like(self.theta)
-        return g, _evaluation(self._native.gradient(_address(g), torch.get_num_threads()))
+        return g, _evaluation(self._native.gradient(address(g), torch.get_num_threads()))
 
     def evaluate(self, theta: Tensor) -> Evaluation:
         theta = theta.contiguous()
-        return _evaluation(self._native.evaluate(_address(theta), torch.get_num_threads()))
+        return _evaluation(self._native.evaluate(address(theta), torch.get_num_threads()))
 
     def bad_values(self) -> Tensor:
         return torch.tensor(self._native.bad_values(torch.get_num_threads()))
@@ -137,8 +97,8 @@ class CpuOperator(Operator):
     def update(self, config: UpdateConfig) -> Tensor:
         stats = torch.zeros(len(STATS), dtype=torch.float64)
         self._native.update(
-            _address(self.problem.theta),
-            _address(stats),
+            address(self.problem.theta),
+            address(stats),
             config.cg_iterations,
             config.cg_tol,
             config.max_kl,

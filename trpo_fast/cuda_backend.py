@@ -20,10 +20,10 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
-from .heads import KINDS
-from .policy import ACTIVATIONS, MLPPolicy, NetSpec
+from .native_problem import NativeProblem, net_arguments
+from .policy import MLPPolicy, NetSpec
 from .reference import Solution
-from .surrogate import Batch, Evaluation
+from .surrogate import Evaluation
 
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
 _SOLVE = 4  # quad, residual norm, iterations, first curvature
@@ -69,16 +69,6 @@ def _explained() -> Iterator[None]:
         raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
 
 
-def net_arguments(spec: NetSpec) -> dict[str, Any]:
-    """How the binding wants a net's shape."""
-    return {
-        "widths": list(spec.widths),
-        "activation": ACTIVATIONS.index(spec.activation),
-        "head": KINDS.index(spec.head),
-        "nvec": list(spec.nvec),
-    }
-
-
 def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: int) -> dict[str, Any]:
     """Path, tile, shared memory and grid that the kernels would use; needs no GPU.
 
@@ -95,25 +85,6 @@ def _index(device: torch.device) -> int:
     return device.index or 0  # the emulated device is number 0
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _contiguous(batch: Batch) -> Batch:
-    def tidy(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.contiguous()
-
-    return Batch(
-        batch.obs.contiguous(),
-        tidy(batch.actions),
-        tidy(batch.advantages),
-        tidy(batch.log_probs),
-        tidy(batch.weights),
-        tidy(batch.action_mask),
-        batch.group_size,
-    )
-
-
 class CudaOperator(Operator):
     """Owns contiguous inputs for as long as the native operator points to them.
 
@@ -123,30 +94,11 @@ class CudaOperator(Operator):
 
     def __init__(self, problem: Problem, *, atomics: bool = False, grid: int = 0) -> None:
         super().__init__(problem)
-        policy, batch = problem.policy, _contiguous(problem.batch)
-        assert isinstance(policy, MLPPolicy)
-        choices = bool(policy.head.nvec)
-        index = problem.fvp_rows
-        self._inputs = (batch, index)
         self._device = problem.theta.device
         with _explained():
+            self._inputs = NativeProblem(problem, self.theta)
             self._op = _connected().CudaOperator(
-                **net_arguments(policy.spec),
-                theta=self.theta.data_ptr(),
-                rows=len(batch),
-                obs=batch.obs.data_ptr(),
-                weights=_address(batch.weights),
-                mask=_address(batch.action_mask),
-                actions=0 if choices else _address(batch.actions),
-                choices=_address(batch.actions) if choices else 0,
-                advantages=_address(batch.advantages),
-                log_probs=_address(batch.log_probs),
-                group_size=batch.group_size or 0,
-                fvp_rows=_address(index),
-                fvp_count=0 if index is None else index.numel(),
-                chunk_rows=problem.chunk_rows or 0,
-                damping=problem.damping,
-                kl_scale=problem.kl_scale,
+                self._inputs.fields,
                 reverse_kl=problem.reverse_kl,
                 device=_index(self._device),
                 atomics=atomics,

@@ -1,0 +1,59 @@
+"""A problem as both native cores take it: sizes, numbers and addresses under the names that
+csrc/bindings_problem.cpp reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .backend import Problem
+from .heads import KINDS
+from .policy import ACTIVATIONS, MLPPolicy, NetSpec
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def net_arguments(spec: NetSpec) -> dict[str, Any]:
+    """How the binding wants a net's shape."""
+    return {
+        "widths": list(spec.widths),
+        "activation": ACTIVATIONS.index(spec.activation),
+        "head": KINDS.index(spec.head),
+        "nvec": list(spec.nvec),
+    }
+
+
+class NativeProblem:
+    """The description of a problem at ``theta``; owns the tensors whose addresses it holds."""
+
+    def __init__(self, problem: Problem, theta: Tensor) -> None:
+        policy, batch = problem.policy, problem.batch
+        assert isinstance(policy, MLPPolicy)
+        choices = bool(policy.head.nvec)
+        rows = {
+            "obs": batch.obs,
+            "weights": batch.weights,
+            "mask": batch.action_mask,
+            "actions": None if choices else batch.actions,
+            "choices": batch.actions if choices else None,
+            "advantages": batch.advantages,
+            "log_probs": batch.log_probs,
+            "fvp_rows": problem.fvp_rows,
+        }
+        self.tensors = {n: None if t is None else t.contiguous() for n, t in rows.items()}
+        self.tensors["theta"] = theta
+        self.fields: dict[str, Any] = {
+            **net_arguments(policy.spec),
+            **{name: address(tensor) for name, tensor in self.tensors.items()},
+            "parameters": theta.numel(),
+            "count": len(batch),
+            "group_size": batch.group_size or 0,
+            "fvp_count": 0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
+            "chunk_rows": problem.chunk_rows or 0,
+            "damping": problem.damping,
+            "kl_scale": problem.kl_scale,
+        }
