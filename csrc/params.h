@@ -69,7 +69,7 @@ struct SearchParams {
   float backtrack_ratio;
   int backtrack_steps;
   bool reverse_kl;  // search on KL(new || old) instead of KL(old || new)
-  bool search;      // false: natural policy gradient, take the KL-normalised step as it is
+  bool search;      // false: natural policy gradient, the one step is taken if it is finite
 };
 
 // What an update reports, as doubles in one array (trpo_fast.update.STATS has the same order).

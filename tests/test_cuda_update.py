@@ -169,6 +169,17 @@ def test_no_step_from_such_a_batch(change, reason):
     assert torch.equal(flat_params(policy), before)
 
 
+@pytest.mark.parametrize("head", ["gaussian", "categorical"])
+def test_a_step_past_all_numbers(head):
+    for search, reason in ((False, "non_finite"), (True, "line_search_failed")):
+        t = Trio(Case(head, (8, 5), activation="tanh", rows=33))
+        before = t.kernels.problem.theta.clone()
+        config = replace(CONFIG, max_kl=1e300, search=search, backtrack_steps=3)
+        stats = numbers(t.kernels.update(config))
+        assert REASONS[int(stats["reason"])] == reason and stats["step_size"] == stats["kl"] == 0
+        assert torch.equal(t.kernels.problem.theta, before)
+
+
 def test_padding_and_missing_log_probs():
     case = Case("multicategorical", (8, 5), rows=33, weights=True, masks=True)
     t, padded = Trio(case), Trio(case)

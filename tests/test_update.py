@@ -8,8 +8,8 @@ import pytest
 import torch
 from cases import Case, few, poison, relative_error
 
-from trpo_fast import FisherOperator, flat_params, npg_update, trpo_update
-from trpo_fast.backend import STATS
+from trpo_fast import FisherOperator, flat_params, npg_update, pg_update, trpo_update
+from trpo_fast.backend import STATS, registry
 from trpo_fast.reference import line_search
 
 
@@ -160,6 +160,27 @@ def test_natural_gradient_steps():
     assert info.step_size == 0.05 and scaled.backtracks == 0
     assert relative_error(normalised / scaled.step_size, fixed / 0.05) < 1e-9
     assert scaled.step_size == pytest.approx((2 * 0.02 / scaled.quad) ** 0.5)
+
+
+TOO_FAR = [
+    (npg_update, {"learning_rate": 3e38, "damping": 0.0}, "non_finite"),
+    (npg_update, {"max_kl": 1e300}, "non_finite"),
+    (pg_update, {"learning_rate": 1e300}, "non_finite"),
+    (trpo_update, {"max_kl": 1e300, "backtrack_steps": 3}, "line_search_failed"),
+]
+
+
+@pytest.mark.parametrize("backend", [n for n, b in registry().items() if b.unavailable() is None])
+@pytest.mark.parametrize("hidden", [(8, 5), ()], ids=str)
+@pytest.mark.parametrize("update, options, reason", TOO_FAR, ids=str)
+def test_a_step_past_all_numbers(update, options, reason, hidden, backend):
+    for head in ("gaussian", "categorical"):
+        policy, batch = setup(Case(head, hidden, dtype=torch.float32))
+        before = flat_params(policy).clone()
+        info = update(policy, batch, backend=backend, **options)
+        assert info.reason == reason and info.step_size == 0 and info.kl == 0
+        assert info.surrogate_after == info.surrogate_before
+        assert torch.equal(flat_params(policy), before)
 
 
 def test_info_stays_a_tensor_until_read():

@@ -146,7 +146,8 @@ class Operator(abc.ABC):
             ratio=ratio,
             steps=steps if config.search else 1,
         )
-        reason = self._reason(g, solution, found)
+        failed = "line_search_failed" if config.search else "non_finite"
+        reason = self._reason(g, solution, failed, ~found)
         accepted = reason == REASONS.index("accepted")
         theta = torch.where(accepted, candidate, self.theta)
         after = self.evaluate(theta)
@@ -168,7 +169,7 @@ class Operator(abc.ABC):
         }
         return torch.stack([values[name].double() for name in STATS])
 
-    def _reason(self, g: Tensor, solution: Solution, found: Tensor) -> Tensor:
+    def _reason(self, g: Tensor, solution: Solution, failed: str, no_step: Tensor) -> Tensor:
         """Index into REASONS; the first that applies, worst first."""
         curvature = solution.first_curvature
         finite = (
@@ -179,7 +180,7 @@ class Operator(abc.ABC):
             ("non_finite", ~finite),
             ("zero_gradient", (g == 0).all()),
             ("negative_curvature", curvature <= 0),
-            ("line_search_failed", ~found),
+            (failed, no_step),
         )
         reason = torch.zeros((), dtype=torch.int64, device=g.device)
         for name, applies in reversed(conditions):

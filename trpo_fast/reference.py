@@ -188,7 +188,8 @@ def line_search(
     ratio: float,
     steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """theta + c^j step for the first j with KL <= max_kl and a surrogate above ``before``.
+    """theta + c^j step for the first j with KL <= max_kl and a surrogate above ``before``, all of
+    them finite.
 
     ``evaluate(theta)`` returns (KL, surrogate). Returns (j, theta_j, found); on a GPU every
     candidate is evaluated so that the host never waits, and j is ``steps`` where none was
@@ -199,7 +200,8 @@ def line_search(
     for j in range(steps):
         candidate = theta + ratio**j * full_step
         kl, surrogate = evaluate(candidate)
-        good = torch.isfinite(kl) & (kl <= max_kl) & (surrogate > before) & (chosen == steps)
+        finite = torch.isfinite(candidate).all() & torch.isfinite(kl) & torch.isfinite(surrogate)
+        good = finite & (kl <= max_kl) & (surrogate > before) & (chosen == steps)
         chosen = torch.where(good, j, chosen)
         accepted = torch.where(good, candidate, accepted)
         if theta.device.type == "cpu" and bool(good):

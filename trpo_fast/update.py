@@ -38,8 +38,13 @@ class UpdateInfo:
 
     @property
     def reason(self) -> str:
-        """accepted, zero_gradient, non_finite, bad_values, negative_curvature or
-        line_search_failed.
+        """accepted, or why no parameter moved:
+
+        bad_values           the batch holds what no update can use
+        zero_gradient        there is nothing to gain
+        non_finite           the gradient, the solution or the only step tried is NaN or infinite
+        negative_curvature   p'Fp <= 0 in the first iteration of CG
+        line_search_failed   no step tried was within the limits and better
         """
         return REASONS[int(self._read("reason"))]
 
@@ -143,7 +148,8 @@ def npg_update(
     """Natural policy gradient: theta <- theta + learning_rate x, or the KL-normalised sqrt(2 max_kl
     / x'Ax) x without one.
 
-    No line search: the step is taken if it is finite.
+    No line search: the step is taken if it, its KL and its surrogate are finite (else
+    ``non_finite``).
     """
     if learning_rate is not None:
         learning_rate = checks.check_number("learning_rate", learning_rate, above=0.0)

@@ -95,13 +95,14 @@ Reason CpuOperator::line_search(Team& team, const UpdateParams& params, double s
     const double factor = scale * std::pow(static_cast<double>(search.backtrack_ratio), j);
     std::copy_n(theta_.data(), size, candidate_.data());
     kernels_.axpy(static_cast<float>(factor), x, candidate_.data(), size);
-    *after = evaluate_packed(team, candidate_.data());
     *backtracks = j;
-    const bool good = std::isfinite(after->kl) && after->kl <= max_kl && after->surrogate > least;
-    if (good) return kAccepted;
+    if (!kernels_.all_finite(candidate_.data(), size)) continue;
+    *after = evaluate_packed(team, candidate_.data());
+    const bool finite = std::isfinite(after->kl) && std::isfinite(after->surrogate);
+    if (finite && after->kl <= max_kl && after->surrogate > least) return kAccepted;
   }
   *backtracks = steps;
-  return kLineSearchFailed;
+  return search.search ? kLineSearchFailed : kNonFinite;
 }
 
 void CpuOperator::update(const UpdateParams& params, float* theta, double* stats,

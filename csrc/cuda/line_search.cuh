@@ -15,12 +15,13 @@ enum CandidateScalar : int { kKl, kMaxKl, kGain, kCandidateEntropy, kCandidateSc
 static_assert(kMaxSearchBatch * kCandidateScalars <= kScalars);
 
 // Sums of this block's rows under the packed parameters in b.direction, published as candidate c.
+// `taint` joins the KL: NaN where a parameter is not finite.
 template <class V>
 __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block& b, int region,
-                                               int c) {
+                                               int c, float taint) {
   const Layout& l = a.layout;
   const RowSet set = batch_set(a);
-  RowSums sums = {0, 0, 0, 0, 0};
+  RowSums sums = {taint, 0, 0, 0, 0};
   int bad = 0;
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     float* tile = block_fetch<V>(a, b, set, number, place, &bad);
@@ -76,19 +77,24 @@ struct Search {
 
 __device__ __forceinline__ bool acceptable(const KernelArgs& a, const Evaluation& e,
                                            double before) {
-  if (!isfinite(e.kl)) return false;
-  if (!a.search.search) return e.surrogate > -INFINITY;
-  return e.kl <= a.search.max_kl && e.surrogate > before;
+  if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
+  return !a.search.search || (e.kl <= a.search.max_kl && e.surrogate > before);
 }
 
 // Candidate number j: theta + full_step c^j x or, to evaluate a given policy, the parameters there.
-__device__ __forceinline__ void block_candidate(const KernelArgs& a, const Block& b, double step) {
+// Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
+__device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
   if (a.program == kProgramEvaluate) {
     pack(a.layout, a.in, b.direction, warp_index(), kThreads / 32);
-    return;
+    return 0;
   }
-  for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
-    store4(b.direction + 4 * q, candidate_quad(b, q, static_cast<float>(step)));
+  float taint = 0;
+  for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads) {
+    const float4 quad = candidate_quad(b, q, static_cast<float>(step));
+    store4(b.direction + 4 * q, quad);
+    taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
+  }
+  return taint;
 }
 
 // `totals` are collected here if they are not known yet.
@@ -102,8 +108,7 @@ __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const B
     const int count = min(a.plan.search_batch, steps - j), region = kRegionSearch + parity;
     double tried = next;
     for (int c = 0; c < count; ++c, next *= a.search.backtrack_ratio) {
-      block_candidate(a, b, next);
-      block_evaluate<V>(a, b, region, c);
+      block_evaluate<V>(a, b, region, c, block_candidate(a, b, next));
     }
     block_complete_candidates(a, b, region, count);
     if (!totals->known) *totals = collect_totals(b);

@@ -160,7 +160,7 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
     const float step = static_cast<float>(s.step);
     block_unpack(a.layout, b, a.theta_out, [&](int q) { return candidate_quad(b, q, step); });
   } else {
-    if (reason == kAccepted) reason = kLineSearchFailed;
+    if (reason == kAccepted) reason = a.search.search ? kLineSearchFailed : kNonFinite;
     s.after = {0, 0, before, t.entropy / t.weight};
     s.step = 0;
   }
