@@ -145,6 +145,28 @@ def test_snapshot_raises_once_parameters_moved():
         F @ v
 
 
+WRITES = {
+    "obs": lambda batch: batch.obs[:3].mul_(2.0),
+    "weights": lambda batch: batch.weights.zero_(),
+    "action_mask": lambda batch: batch.action_mask.fill_(True),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("backend", ["auto", "reference", "autograd"])
+def test_writing_the_rows_raises(backend, name):
+    case = Case("categorical", rows=33, weights=True, masks=True, dtype=torch.float32)
+    policy, batch = case.policy(), case.batch(case.policy())
+    F = operator(policy, batch, backend=backend)
+    v = random_vector(policy)
+    before = F @ v
+    assert torch.equal(F @ v, before)
+    WRITES[name](batch)
+    for use in (lambda: F @ v, lambda: F.solve(v), F.dense):
+        with pytest.raises(RuntimeError, match=f"{name} has been written since"):
+            use()
+
+
 def test_snapshot_sees_writes_past_autograd():
     policy = Case().policy()
     F = operator(policy, Case().batch(policy))

@@ -65,8 +65,10 @@ class FisherOperator:
     """F = sum_n w_n J_n' M_n J_n / sum_n w_n + damping I at the policy's present parameters.
 
     J_n [D, P] is the Jacobian of row n's distribution parameters and M_n [D, D] their Fisher
-    information. The operator is a snapshot: once the parameters have changed, using it raises
-    ``RuntimeError``.
+    information. The operator is the matrix at one moment and reads its rows where they lie: once
+    the parameters, ``obs`` or another of its tensors have been written, using it raises
+    ``RuntimeError``. Writes that torch does not see, through a NumPy array that shares the memory,
+    go unnoticed in the rows: give ``obs.clone()`` if such a buffer is to be filled again.
 
     >>> F = FisherOperator(policy, obs, damping=0.1)
     >>> F @ v                          # [P], or [P, K] for K right-hand sides
@@ -99,7 +101,7 @@ class FisherOperator:
             batch = Batch(batch.obs, taken, weights=batch.weights, action_mask=batch.action_mask)
         problem = make_problem(
             policy,
-            batch,
+            batch.tracked(),
             theta=theta,
             damping=damping,
             kl_reduction=kl_reduction,
@@ -115,6 +117,7 @@ class FisherOperator:
         self.damping = problem.damping
         self._sync = sync
         self._snapshot = Snapshot(policy)
+        self._rows = _Rows(problem)
         self._operator: Operator = chosen.operator(problem)
 
     @property
@@ -165,10 +168,34 @@ class FisherOperator:
                 "FisherOperator: the policy's parameters have changed since it was made; "
                 "make a new one"
             )
+        if name := self._rows.written():
+            raise RuntimeError(
+                f"FisherOperator: {name} has been written since it was made, and it reads {name} "
+                f"in place; make a new one, or give it a copy that stays"
+            )
 
     def __repr__(self) -> str:
         options = f"damping={self.damping:g}, backend={self.backend!r}"
         return f"FisherOperator(shape={self.shape}, {options})"
+
+
+class _Rows:
+    """The tensors a problem reads in place, each with torch's count of the writes it has seen."""
+
+    def __init__(self, problem: Problem) -> None:
+        tensors = {**vars(problem.batch), "fvp_rows": problem.fvp_rows}
+        self._seen = {
+            name: (value, value._version)
+            for name, value in tensors.items()
+            if isinstance(value, Tensor) and not value.is_inference()
+        }
+
+    def written(self) -> str | None:
+        """The name of a tensor written since."""
+        for name, (tensor, version) in self._seen.items():
+            if tensor._version != version:
+                return name
+        return None
 
 
 def _columns_last(result: Tensor, given: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ gradient across CG iterations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,7 @@ class AutogradOperator(ReferenceOperator):
     """Double backward through the mean KL; the graph of its gradient is built once and kept."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
+        super().__init__(replace(problem, batch=problem.batch.tracked()))
         self._leaf: Tensor | None = None
         self._kl_gradient: Tensor | None = None
 
@@ -177,6 +178,8 @@ class AutogradBackend(Backend):
     def refuses(self, problem: Problem) -> str | None:
         if problem.fisher != "analytic":
             return "fisher='empirical' exists in backend='reference' only"
+        if torch.is_inference_mode_enabled():
+            return "it differentiates, which torch.inference_mode() forbids; leave that block"
         if problem.chunk_rows is not None:
             return "chunk_rows needs a forward per chunk; use backend='reference'"
         return None

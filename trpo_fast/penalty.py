@@ -92,6 +92,8 @@ def kl_penalty_update(
     checks.check_choice("inner", inner, ("natural", "adam"))
     if not isinstance(penalty, Penalty):
         raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
+    if inner == "adam" and torch.is_inference_mode_enabled():
+        raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
     checks.check_count("cg_iterations", cg_iterations)
     checks.check_count("adam_steps", adam_steps)
     checks.check_count("backtrack_steps", backtrack_steps)
@@ -230,7 +232,7 @@ def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rat
     and better.
     """
     problem = report.operator.problem
-    batch = problem.batch.without_padding()
+    batch = problem.batch.tracked().without_padding()
     function = functional_params(problem.policy, batch)
     total = total_weight(batch, report.g.dtype)
     with torch.no_grad():

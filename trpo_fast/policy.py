@@ -204,6 +204,11 @@ def flat_params(module: nn.Module) -> Tensor:
         raise ValueError(
             f"module: expected parameters of one dtype on one device, got {sorted(map(str, kinds))}"
         )
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "module: expected parameters that can be trained, got some made under "
+            "torch.inference_mode()"
+        )
     size = sum(p.numel() for p in parameters)
     if not _contiguous_chain(parameters):
         flat = torch.cat([p.detach().reshape(-1) for p in parameters])

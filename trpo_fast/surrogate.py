@@ -46,6 +46,19 @@ class Batch:
         }
         return replace(self, **tensors)
 
+    def tracked(self) -> Batch:
+        """The batch with copies of what was made under ``torch.inference_mode()``: torch does not
+        count the writes to such tensors, nor let gradients pass through them.
+        """
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        with torch.inference_mode(False):
+            untracked = {
+                name: value.clone()
+                for name, value in tensors.items()
+                if isinstance(value, Tensor) and value.is_inference()
+            }
+        return replace(self, **untracked) if untracked else self
+
     def without_padding(self) -> Batch:
         """Zero-weight rows filled with harmless values, so that 0 * NaN never happens."""
         if self.weights is None:
