@@ -57,7 +57,7 @@ def test_updates(update, backend):
         with pytest.raises(ValueError, match=r"inner: expected 'natural' within torch.infer"):
             result(update, made_inside, True, backend)
     elif backend == "autograd":
-        with pytest.raises(BackendUnavailable, match="differentiates.*inference_mode.*leave"):
+        with pytest.raises(BackendUnavailable, match=r"differentiates.*inference_mode.*leave"):
             result(update, made_inside, True, backend)
     else:
         assert torch.equal(result(update, made_inside, True, backend), expected)

@@ -52,7 +52,7 @@ class Batch:
         """
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         with torch.inference_mode(False):
-            untracked = {
+            untracked: dict[str, Any] = {
                 name: value.clone()
                 for name, value in tensors.items()
                 if isinstance(value, Tensor) and value.is_inference()
