@@ -95,6 +95,28 @@ def test_the_time_limit_and_wrappers_are_part_of_the_state() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("name", ["step", "spec", "render_fps_of_nobody"])
+def test_a_state_reaches_only_what_the_adapter_lists(name: str) -> None:
+    env = make("CartPole-v1")
+    env.reset(seed=0)
+    for part in ("core", "wrapper"):
+        saved = snapshot(env)
+        owner = saved["core"] if part == "core" else saved["wrappers"][0]
+        owner[name] = "planted"
+        with pytest.raises(ValueError, match=f"expected attributes .* got '{name}'"):
+            restore(env, saved)
+    assert env.step(0)
+
+
+def test_a_state_reaches_only_the_derived_fields_of_mujoco() -> None:
+    env = make("Hopper-v5")
+    env.reset(seed=0)
+    saved = snapshot(env)
+    saved["mujoco"]["ctrl"] = np.full(3, 7.0)
+    restore(env, saved)
+    assert not (env.unwrapped.data.ctrl == 7.0).any()
+
+
 class Counter(gym.Env):
     """An environment with a state adapter of its own."""
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("gymnasium")
+
+from envs_for_tests import Masked
+from gymnasium import spaces
 
 from trpo_fast.export import export
 from trpo_fast.trainer import TRPO
@@ -38,6 +42,41 @@ def test_a_torch_program_equals_predict(env: str, settings: dict[str, Any], tmp_
         torch.testing.assert_close(program(obs), torch.as_tensor(agent.predict(obs)))
 
 
+class MaskedPairs(Masked):
+    """The same mask for both halves of an action."""
+
+    action_space = spaces.MultiDiscrete([3, 3])
+
+    def _mask(self) -> np.ndarray:
+        return np.tile(super()._mask(), 2)
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action[0])
+        return obs, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("env", [Masked, MaskedPairs])
+def test_a_masked_policy_takes_the_mask_as_an_input(env: Any, tmp_path: Path) -> None:
+    agent = TRPO(env, **SMALL).learn(64)
+    program = torch.export.load(export(agent, tmp_path / "policy.pt2")).module()
+    width = agent.collector.layout.mask_width
+    for rows, allowed in ((1, 0), (5, 1), (33, 2)):
+        obs, mask = torch.randn(rows, 2), torch.zeros(rows, width // 3, 3, dtype=torch.bool)
+        mask[..., allowed] = True
+        actions = program(obs, mask.flatten(1))
+        assert (actions == allowed).all()
+        wanted = torch.as_tensor(agent.predict(obs, action_mask=mask.flatten(1)))
+        assert torch.equal(actions, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_onnx_model_has_the_mask_as_well(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    model = onnx.load(export(TRPO(Masked, **SMALL).learn(64), tmp_path / "policy.onnx"))
+    assert [value.name for value in model.graph.input] == ["obs", "mask"]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_an_onnx_model_equals_predict(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
@@ -52,7 +91,7 @@ def test_a_policy_that_does_not_match_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = TRPO("Pendulum-v1", **SMALL).learn(64)
-    monkeypatch.setattr(agent, "predict", lambda obs: torch.full((len(obs), 1), 7.0))
+    monkeypatch.setattr(agent, "predict", lambda obs, **_: torch.full((len(obs), 1), 7.0))
     with pytest.raises(RuntimeError, match="differs from predict"):
         export(agent, tmp_path / "policy.pt2")
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -24,6 +25,7 @@ from envs_for_tests import Counting, Failing, Masked
 from gymnasium import spaces
 
 from trpo_fast import checkpoint
+from trpo_fast.checkpoint import CheckpointError
 from trpo_fast.config import Config
 from trpo_fast.envs import tensor
 from trpo_fast.envs.host import EnvError
@@ -282,3 +284,42 @@ def test_no_warnings_in_an_ordinary_run() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TRPO("CartPole-v1", **SMALL).learn(64)
+
+
+MODULE = """
+from pathlib import Path
+import gymnasium
+Path("imported").touch()
+cartpole = "gymnasium.envs.classic_control:CartPoleEnv"
+gymnasium.register("Planted-v0", cartpole, max_episode_steps=9)
+"""
+
+
+def test_a_checkpoint_imports_no_module_unless_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gymnasium imports the module of "module:Id"; a file alone must not bring that about."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    agent, mark = TRPO("CartPole-v1", **SMALL).learn(64), Path("imported")
+    agent.config.env = "planted_module:Planted-v0"
+    agent.save("c")
+    Path("planted_module.py").write_text(MODULE)
+    with pytest.raises(CheckpointError, match=r"env: expected an id that imports nothing, .*trust"):
+        TRPO.load("c")
+    given = TRPO.load("c", "CartPole-v1")
+    assert given.config.env == "CartPole-v1" and not mark.exists()
+    assert TRPO.load("c", lambda: gymnasium.make("CartPole-v1")).config.env
+    assert not mark.exists()
+    assert TRPO.load("c", trust_env=True).steps == 64 and mark.exists()
+
+
+@pytest.mark.parametrize("package", ["gymnasium", "safetensors"])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    agent = TRPO("CartPole-v1", **SMALL)
+    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf'needs {package}: pip install "trpo-fast\[train\]"'):
+        TRPO("CartPole-v1", **SMALL) if package == "gymnasium" else agent.save(tmp_path / "c")

@@ -154,6 +154,16 @@ def test_training_with_vine_counts_every_simulator_step(env: str, settings: dict
     agent.close()
 
 
+@pytest.mark.parametrize("engine", ["sync", "tensor"])
+def test_the_simulator_of_the_branches_is_not_the_learners_time(engine: str) -> None:
+    agent = TRPO("Pendulum-v1", **SMALL, engine=engine)
+    record = agent.train_once()
+    assert agent.vine is not None and agent.vine.env_seconds > 0.0
+    assert record["env_seconds"] == agent.collector.env_seconds + agent.vine.env_seconds
+    share = 1.0 - record["env_seconds"] / record["seconds"]
+    assert record["learner_share"] == pytest.approx(share) and record["act_seconds"] > 0.0
+
+
 @pytest.mark.parametrize(
     "head", [Gaussian(2), Categorical(3), MultiCategorical([2, 3]), Bernoulli(2)]
 )

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .extras import require
+
 FORMAT = "trpo_fast checkpoint"
 VERSION = 1
 MAX_BYTES = 16 * 2**30
@@ -35,7 +37,7 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
     """Write a tree of dicts, lists, numbers, strings, tensors and arrays under ``path``, all or
     nothing.
     """
-    from safetensors.numpy import save as serialise
+    serialise = require("safetensors.numpy", "a checkpoint", "train").save
 
     path = Path(path)
     arrays: dict[str, np.ndarray] = {}
@@ -65,7 +67,7 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The tree that ``save`` wrote, tensors on the CPU; ``CheckpointError`` for anything else."""
-    from safetensors import SafetensorError, safe_open
+    safetensors = require("safetensors", "a checkpoint", "train")
 
     path = Path(path)
     if not path.is_file():
@@ -75,11 +77,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"path: expected at most {MAX_BYTES} bytes, got {path.stat().st_size}"
         )
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             _check_header(path, header)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"path: expected a whole safetensors file, got {path} ({error}): "
             "it is truncated, damaged or not a checkpoint"

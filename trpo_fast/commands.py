@@ -45,6 +45,12 @@ class RunOptions:
 
 
 @dataclass
+class ResumeOptions(RunOptions):
+    trust_env: bool = False
+    """import the module of a "module:Id" that the checkpoint names"""
+
+
+@dataclass
 class Arguments:
     """All flags of ``train``: the run's and the config's, side by side."""
 
@@ -88,11 +94,11 @@ def resume(argv: list[str]) -> int:
     interrupted.
     """
     argv, directory = _positional(argv, None)
-    run = tyro.cli(RunOptions, args=argv, prog="trpo-fast resume RUN")
+    run = tyro.cli(ResumeOptions, args=argv, prog="trpo-fast resume RUN")
 
     def go() -> int:
         out = _directory(directory)
-        agent = TRPO.load(out / CHECKPOINT)
+        agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env)
         print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
         return _run(agent, run, out)
 
@@ -135,6 +141,8 @@ class EvalOptions:
     """sample actions in place of the most likely ones"""
     render: Path | None = None
     """record one episode into this GIF"""
+    trust_env: bool = False
+    """import the module of a "module:Id" that the checkpoint names"""
 
 
 def evaluate(argv: list[str]) -> int:
@@ -149,7 +157,8 @@ def evaluate(argv: list[str]) -> int:
             warnings.simplefilter(
                 "ignore"
             )  # that training episodes start anew does not matter here
-            agent = TRPO.load(_directory(directory) / CHECKPOINT)
+            path = _directory(directory) / CHECKPOINT
+            agent = TRPO.load(path, trust_env=options.trust_env)
         result = evaluate_agent(
             agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
         )

@@ -1,5 +1,5 @@
 """A trained policy as a file that runs without this package: observations in, actions in the
-environment's units out.
+environment's units out. Where the environment masks actions, the mask is a second input.
 
 ``.pt2`` is a torch.export program (``torch.export.load(path).module()(obs)``), ``.onnx`` an ONNX
 model for any runtime. Normalisation, the most likely action, clipping or squashing and scaling are
@@ -9,6 +9,7 @@ all inside; both files are checked against ``predict`` before the function retur
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Deployed(nn.Module):
-    """obs [N, O] -> actions [N, ...], on the CPU in float32."""
+    """obs [N, O] (and mask [N, Z] where actions are masked) -> actions [N, ...], in float32 on
+    the CPU.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -38,10 +41,11 @@ class Deployed(nn.Module):
             self.register_buffer("shift", agent.normaliser.shift.cpu().clone())
             self.register_buffer("scale", agent.normaliser.scale.cpu().clone())
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.clip is not None:
             obs = ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
-        stored = self.head.mode(self.head.distribution_params(self.net(obs)))
+        params = self.head.distribution_params(self.net(obs), mask=mask)
+        stored = self.head.mode(params)
         return self.action_map.device(stored)
 
 
@@ -57,17 +61,34 @@ def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path
     write, run = writers[path.suffix]
     module = Deployed(agent).eval()
     generator = torch.Generator().manual_seed(0)
-    obs = torch.randn(rows, agent.policy.spec.widths[0], generator=generator)
-    if agent.normaliser is not None:  # observations of the size that the policy knows
-        obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
+    inputs = {"obs": _observations(agent, rows, generator)}
+    if agent.collector.layout.mask_width:
+        inputs["mask"] = _masks(agent.policy.head.nvec, rows, generator)
     try:
-        write(module, obs, path)
-        got, wanted = run(path, obs), torch.as_tensor(agent.predict(obs))
+        write(module, inputs, path)
+        wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
+        got, wanted = run(path, inputs), torch.as_tensor(wanted)
         _compare(got.reshape(wanted.shape).to(wanted.dtype), wanted, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _observations(agent: TRPO, rows: int, generator: torch.Generator) -> Tensor:
+    obs = torch.randn(rows, agent.policy.spec.widths[0], generator=generator)
+    if agent.normaliser is not None:  # observations of the size that the policy knows
+        obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
+    return obs
+
+
+def _masks(nvec: Sequence[int], rows: int, generator: torch.Generator) -> Tensor:
+    """[rows, Z] bool, about half of the choices of every component allowed, and one for certain."""
+    parts = []
+    for choices in nvec:
+        draws = torch.rand(rows, choices, generator=generator)
+        parts.append((draws < 0.5) | (draws == draws.amin(1, keepdim=True)))
+    return torch.cat(parts, 1)
 
 
 def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
@@ -80,30 +101,31 @@ def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
         raise RuntimeError(f"the exported policy {path} differs from predict by {error:.2e}")
 
 
-def _write_torch(module: nn.Module, obs: Tensor, path: Path) -> None:
+def _write_torch(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     rows = torch.export.Dim("rows", min=1)
-    program = torch.export.export(module, (obs,), dynamic_shapes=({0: rows},))
+    given, shapes = tuple(inputs.values()), tuple({0: rows} for _ in inputs)
+    program = torch.export.export(module, given, dynamic_shapes=shapes)
     torch.export.save(program, path)
 
 
-def _run_torch(path: Path, obs: Tensor) -> Tensor:
+def _run_torch(path: Path, inputs: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        return torch.export.load(path).module()(obs)
+        return torch.export.load(path).module()(*inputs.values())
 
 
-def _write_onnx(module: nn.Module, obs: Tensor, path: Path) -> None:
+def _write_onnx(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RuntimeError("export to .onnx needs onnx: pip install trpo-fast[export]") from error
     rows = torch.export.Dim("rows", min=1)
-    shapes: Any = {"obs": {0: rows}}
+    shapes: Any = {name: {0: rows} for name in inputs}
     torch.onnx.export(
         module,
-        (obs,),
+        tuple(inputs.values()),
         str(path),
-        input_names=["obs"],
+        input_names=list(inputs),
         output_names=["action"],
         dynamic_shapes=shapes,
         external_data=False,
@@ -112,7 +134,7 @@ def _write_onnx(module: nn.Module, obs: Tensor, path: Path) -> None:
     )
 
 
-def _run_onnx(path: Path, obs: Tensor) -> Tensor:
+def _run_onnx(path: Path, inputs: dict[str, Tensor]) -> Tensor:
     """By onnxruntime where it is installed, otherwise by ONNX's own reference evaluator."""
     try:
         import onnxruntime
@@ -122,4 +144,5 @@ def _run_onnx(path: Path, obs: Tensor) -> Tensor:
         from onnx.reference import ReferenceEvaluator
 
         runner = ReferenceEvaluator(str(path))
-    return torch.from_numpy(runner.run(None, {"obs": obs.numpy()})[0])
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    return torch.from_numpy(runner.run(None, arrays)[0])

@@ -8,6 +8,7 @@ import torch
 
 from .act import NativeActor, unavailable
 from .actor import ModuleActor
+from .checkpoint import CheckpointError
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 def is_tensor_env(env: Any) -> bool:
     return not isinstance(env, str) and isinstance(getattr(env, "device", None), torch.device)
+
+
+def env_name(env: Any) -> str:
+    """What the config calls an environment: its id, or the name of the function or class."""
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+
+
+def check_imports_nothing(name: str) -> None:
+    """Refuse a checkpoint's "module:Id": gymnasium imports the module, which runs its code."""
+    if ":" in name:
+        raise CheckpointError(
+            f"env: expected an id that imports nothing, got {name!r} in the checkpoint; give the "
+            f"environment itself, TRPO.load(path, env=...), or trust_env=True (--trust-env)"
+        )
 
 
 def pick_device(config: Config, env: Any) -> torch.device:

@@ -20,12 +20,15 @@ from torch import Tensor
 from . import advantage, checkpoint
 from .agent_state import pack, unpack
 from .config import Config, from_dict, make_config
+from .extras import require
 from .normalize import ObservationNormaliser, RewardScaler
 from .penalty import Penalty, kl_penalty_update, pg_update
 from .policy import MLPPolicy
 from .rollout import Rollout
 from .setup import (
     check_fits,
+    check_imports_nothing,
+    env_name,
     make_collector,
     make_critic,
     make_envs,
@@ -61,12 +64,12 @@ class TRPO:
         env_options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        require("gymnasium", "TRPO", "train")
         self.env_source, self.env_options = env, env_options or {}
-        name = env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
         if config is None:
             if hasattr(env, "num_envs"):
                 settings["num_envs"] = env.num_envs
-            config = make_config(name, **settings)
+            config = make_config(env_name(env), **settings)
         elif settings:
             raise ValueError(
                 f"config: expected a Config or settings, got both ({sorted(settings)})"
@@ -133,17 +136,19 @@ class TRPO:
         begin = time.perf_counter()
         if self.vine is None:
             rollout = self.collect()
-            collected = time.perf_counter()
+            collected, env_seconds = time.perf_counter(), self.collector.env_seconds
             with OneThread():
                 batch, returns, values = self.estimate(rollout)
             path, steps = batch, rollout.rows
         else:
             rollout, states = self.vine.collect()
+            env_seconds = self.collector.env_seconds
             with OneThread():
                 path, returns, values = self.estimate(rollout)
             batch, branched = self.vine.batch(rollout, states)
             steps = rollout.rows + branched
             self.steps += branched
+            env_seconds += self.vine.env_seconds
             collected = time.perf_counter()
         info = self.update(batch)
         updated = time.perf_counter()
@@ -167,11 +172,11 @@ class TRPO:
             "collected": steps,
             "seconds": end - begin,
             "steps_per_second": steps / (end - begin),
-            "env_seconds": self.collector.env_seconds,
-            "act_seconds": collected - begin - self.collector.env_seconds,
+            "env_seconds": env_seconds,
+            "act_seconds": collected - begin - env_seconds,
             "update_seconds": updated - collected,
             "critic_seconds": end - updated,
-            "learner_share": 1.0 - self.collector.env_seconds / (end - begin),
+            "learner_share": 1.0 - env_seconds / (end - begin),
         }
 
     def collect(self) -> Rollout:
@@ -309,19 +314,33 @@ class TRPO:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], env: Any = None, *, device: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        env: Any = None,
+        *,
+        device: str | None = None,
+        trust_env: bool = False,
     ) -> TRPO:
         """The agent of a checkpoint. Environments made by a function must be given again as
-        ``env``.
+        ``env``; one that is named "module:Id" as well, unless ``trust_env`` says that whoever
+        wrote the checkpoint may have that module imported.
         """
         tree = checkpoint.load(path)
         if tree.get("kind") != "TRPO":
             raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
         try:
             values = dict(tree["config"])
+            if env is not None:
+                values["env"] = env_name(env)
+            elif not trust_env:
+                check_imports_nothing(values["env"])
             config = from_dict(values | ({"device": device} if device else {}))
-            agent = cls(env or config.env, config=config, env_options=tree["env_options"])
+            agent = cls(
+                config.env if env is None else env, config=config, env_options=tree["env_options"]
+            )
             unpack(agent, tree)
+        except checkpoint.CheckpointError:
+            raise
         except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.CheckpointError(
                 f"path: {path} does not fit this environment and version: {error}"

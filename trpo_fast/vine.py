@@ -14,6 +14,7 @@ A small action set is summed exactly, sum_a pi_theta(a | s_n) Q(s_n, a), as rows
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,11 @@ class Vine:
         self.branches = self.head.outputs if self.exact else agent.config.vine_branches
         host = isinstance(agent.collector, HostCollector)
         self.runner: Any = _HostRunner(agent, self.branches) if host else _TensorRunner(agent)
+
+    @property
+    def env_seconds(self) -> float:
+        """Seconds of the last branches inside the simulator: going back to states, and steps."""
+        return self.runner.env_seconds
 
     def collect(self) -> tuple[Rollout, RolloutSet]:
         """A path, and the states of it that branches will start from."""
@@ -162,6 +168,7 @@ class _TensorRunner:
 
     def __init__(self, agent: TRPO) -> None:
         self.agent = agent
+        self.env_seconds = 0.0
 
     def watch(self, times: Tensor, copies: Tensor) -> list[Any]:
         """Save states as the path passes them; the list fills while it is collected."""
@@ -185,16 +192,21 @@ class _TensorRunner:
         agent, (count, width) = self.agent, actions.shape[:2]
         agent.collector.before_step = None
         env: Any = agent.envs
+        begin = perf_counter()
         env = env.sized(count * width)
         physics, elapsed = (torch.cat(parts) for parts in zip(*saved, strict=True))
         state = {"physics": physics, "elapsed": elapsed}
         env.load_state({name: rows.repeat_interleave(width, 0) for name, rows in state.items()})
+        self.env_seconds = perf_counter() - begin
         alive = live.flatten().to(agent.device)
         total = torch.zeros(count * width, device=agent.device)
         steps = torch.zeros((), dtype=torch.int64, device=agent.device)
         discount, chosen = 1.0, actions.flatten(0, 1)
         for length in range(len(noise) + 1):
-            step = env.step(agent.collector.action_map.device(chosen))
+            moves = agent.collector.action_map.device(chosen)
+            begin = perf_counter()
+            step = env.step(moves)
+            self.env_seconds += perf_counter() - begin
             steps += alive.sum()
             total += torch.where(alive, discount * step.rewards, 0.0)
             discount *= agent.config.gamma
@@ -217,6 +229,7 @@ class _HostRunner:
 
     def __init__(self, agent: TRPO, width: int) -> None:
         self.agent, self.width = agent, width
+        self.env_seconds = 0.0
         if hasattr(agent.env_source, "num_envs"):
             raise ValueError(
                 "env: expected a gymnasium id or a function with sampling='vine', "
@@ -247,6 +260,7 @@ class _HostRunner:
     ) -> tuple[Tensor, int]:
         """(Q [N, K], simulator steps) of actions [N, K, ...] taken in the saved states."""
         self.agent.collector.before_step = None
+        self.env_seconds = 0.0
         values, steps = [], 0
         for first in range(0, len(saved), STATES):
             part = slice(first, first + STATES)
@@ -260,13 +274,17 @@ class _HostRunner:
     ) -> tuple[Tensor, int]:
         agent = self.agent
         slots = np.flatnonzero(live.cpu().numpy())  # branch k of state n lives in copy n K + k
+        begin = perf_counter()
         for slot in slots:
             restore(self.envs[slot], saved[slot // self.width])
+        self.env_seconds += perf_counter() - begin
         total, steps, discount = torch.zeros(live.numel()), 0, 1.0
         chosen = actions.flatten(0, 1)[slots]
         for length in range(len(noise) + 1):
             moves = agent.collector.action_map.host(chosen.cpu().numpy())
+            begin = perf_counter()
             came = [self.envs[i].step(move) for i, move in zip(slots, moves, strict=True)]
+            self.env_seconds += perf_counter() - begin
             total[slots] += discount * torch.tensor([float(c[1]) for c in came])
             terminated, truncated = (np.array([bool(c[j]) for c in came]) for j in (2, 3))
             steps, discount = steps + len(slots), discount * agent.config.gamma

@@ -123,9 +123,9 @@ def _load_mujoco(core: Any, saved: dict[str, np.ndarray]) -> None:
             f"state: expected {size} numbers of MuJoCo state, got {saved['integration'].shape}"
         )
     mujoco.mj_setState(core.model, core.data, saved["integration"], kind)
-    for name, value in saved.items():
-        if name != "integration":
-            getattr(core.data, name)[:] = value
+    for name in DERIVED:  # the file names nothing: what it holds beyond these stays unread
+        if name in saved:
+            getattr(core.data, name)[:] = saved[name]
 
 
 def _plain(value: Any) -> bool:
@@ -166,8 +166,17 @@ def _attributes(owner: Any) -> dict[str, Any]:
 
 
 def _assign(owner: Any, saved: dict[str, Any]) -> None:
+    """Set the attributes that ``_attributes`` lists of the live object, and no others: a file
+    must not reach whatever else the object has.
+    """
+    listed = _attributes(owner)
     for name, value in saved.items():
-        present = vars(owner).get(name)
+        if name not in listed:
+            raise ValueError(
+                f"state: expected attributes that {type(owner).__name__} has and that can be "
+                f"saved ({', '.join(sorted(listed))}), got {name!r}"
+            )
+        present = vars(owner)[name]
         if _is_moments(present):
             _assign(present, value)
         elif isinstance(present, deque) and isinstance(value, list):
