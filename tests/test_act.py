@@ -140,6 +140,56 @@ def test_follows_parameters() -> None:
         assert_equal(out, both(policy, critic, obs)[1])
 
 
+def test_bound_tensors_are_read_at_every_call() -> None:
+    policy, critic = make("gaussian")
+    obs, out = torch.zeros(4, 5), room(policy, 4)
+    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    bound = actor.bind(obs, None, *out)
+    for _ in range(3):
+        obs.normal_()
+        actor.generator.manual_seed(7)
+        bound()
+        assert_equal(out, both(policy, critic, obs)[1])
+
+
+STRIDED = torch.zeros(9, 8).T
+UNFIT = {
+    "obs": [
+        torch.zeros(9, 4),
+        torch.zeros(5),
+        torch.zeros(9, 5).double(),
+        [[0.0] * 5] * 9,
+        torch.zeros(5, 9).T,
+        torch.zeros(9, 5, device="meta"),
+    ],
+    "mask": [torch.ones(8, 4).bool(), torch.ones(9, 3).bool(), torch.ones(9, 4)],
+    "actions": [
+        torch.zeros(8).long(),
+        torch.zeros(9, 1).long(),
+        torch.zeros(9),
+        torch.zeros(9, 2).long()[:, 0],
+    ],
+    "log_probs": [torch.zeros(8), torch.zeros(9, 1), torch.zeros(9).double(), None, STRIDED[0]],
+    "values": [torch.zeros(10), torch.zeros(9).half(), STRIDED[0]],
+    "seen": [torch.zeros(9, 4), torch.zeros(8, 5), torch.zeros(5, 9).T],
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_tensors_that_do_not_fit(name: str) -> None:
+    policy, critic = make("categorical")
+    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    good = dict(zip(("actions", "log_probs", "values"), room(policy, 9), strict=True))
+    good |= {"obs": torch.zeros(9, 5), "mask": torch.ones(9, 4).bool(), "seen": torch.zeros(9, 5)}
+    actor.act(**good)
+    for bad in UNFIT[name]:
+        with pytest.raises(ValueError, match=rf"^{name}: expected .+, got .+"):
+            actor.act(**good | {name: bad})
+        if name == "obs" and (isinstance(bad, list) or bad.is_contiguous()):
+            with pytest.raises(ValueError, match=r"^obs: expected .+, got .+"):
+                actor.values(bad)
+
+
 def test_says_why_not() -> None:
     policy, critic = make("gaussian")
     assert "float32" in act.unavailable(policy.double(), critic)

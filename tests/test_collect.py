@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,22 @@ class Scripted:
     ones.
     """
 
-    def act(
-        self, obs: Tensor, mask: Tensor | None, actions: Tensor, log_probs: Tensor, values: Tensor
-    ) -> None:
-        actions.fill_(1)
-        if mask is not None:
-            actions.copy_(mask.int().argmax(-1))
-        values.copy_(self.values(obs))
+    def bind(
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        seen: Tensor | None = None,
+    ) -> Callable[[], None]:
+        def act() -> None:
+            actions.fill_(1)
+            if mask is not None:
+                actions.copy_(mask.int().argmax(-1))
+            values.copy_(self.values(obs))
+
+        return act
 
     def values(self, obs: Tensor) -> Tensor:
         return 100.0 * obs[:, 0] + obs[:, 1]

@@ -10,13 +10,15 @@ the same actions from the same seed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from . import _native
-from .native_problem import net_arguments
+from .checks import check_acting, check_tensor
+from .native_problem import address, net_arguments
 from .policy import MLPPolicy, NetSpec, flat_params
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class _Net:
 
 
 class NativeActor:
-    """Acts through ``_C``: for float32 MLPs on the CPU. Observations are float32 and contiguous."""
+    """Acts through ``_C``: for float32 MLPs on the CPU, on contiguous tensors."""
 
     def __init__(
         self,
@@ -93,8 +95,8 @@ class NativeActor:
         self._shift: Tensor | None = None
         self._policy, self._critic = _Net(policy), _Net(critic.net)
         self._normal = policy.spec.head.startswith("gaussian")
-        self._outputs = policy.spec.widths[-1]
-        self._noise = policy.head.action_shape[0] if self._normal else self._outputs
+        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
+        self._noise = policy.head.action_shape[0] if self._normal else outputs
         self._threads = 1
 
     def act(
@@ -107,36 +109,33 @@ class NativeActor:
         seen: Tensor | None = None,
     ) -> None:
         """Write actions, log-probabilities and values for observations [E, O] into the given
-        tensors, and into ``seen`` the observations as the nets saw them.
+        tensors, and into ``seen`` the observations as the nets saw them. ``bind`` is for callers
+        that act on the same tensors again and again.
         """
-        count = obs.shape[0]
-        noise = torch.empty(count, self._noise)
-        if self._normal:
-            noise.normal_(generator=self.generator)
-        else:
-            noise.uniform_(generator=self.generator)
-        if self.normaliser is not None:
-            self._follow_normaliser()
-        critic = self.critic
-        self._act(
-            self._policy.pointer(),
-            self._critic.pointer(),
-            critic.mean.data_ptr(),
-            critic.std.data_ptr(),
-            obs.data_ptr(),
-            0 if seen is None else seen.data_ptr(),
-            0 if mask is None else mask.data_ptr(),
-            noise.data_ptr(),
-            actions.data_ptr(),
-            log_probs.data_ptr(),
-            values.data_ptr(),
-            count,
-            1 if count < 256 else torch.get_num_threads(),
+        self.bind(obs, mask, actions, log_probs, values, seen)()
+
+    def bind(
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        seen: Tensor | None = None,
+    ) -> Callable[[], None]:
+        """``act`` on these tensors, to be called as often as obs is filled: they are checked here
+        and not again.
+        """
+        check_acting(
+            self._policy.net, self._policy.first, obs, mask, actions, log_probs, values, seen
         )
+        noise = torch.empty(len(obs), self._noise)
+        given = (obs, seen, mask, noise, actions, log_probs, values)
+        return _BoundAct(self, [None if t is None else t.detach() for t in given])
 
     def values(self, obs: Tensor) -> Tensor:
         """Values [N] of observations [N, O]."""
-        obs = obs.contiguous()
+        obs = check_tensor("obs", obs, self._policy.first, (None, self._inputs)).contiguous()
         out = obs.new_empty(obs.shape[0])
         if self.normaliser is not None:
             self._follow_normaliser()
@@ -162,5 +161,35 @@ class NativeActor:
         assert self.normaliser is not None
         shift, scale = self.normaliser.shift, self.normaliser.scale
         if shift is not self._shift:
+            for value in (shift, scale):
+                check_tensor("normaliser", value, self._policy.first, (self._inputs,))
             self._shift, self._scale = shift, scale  # kept alive: the native half has addresses
             self._native.normalise(shift.data_ptr(), scale.data_ptr(), self.normaliser.clip)
+
+
+class _BoundAct:
+    """One call of an actor on tensors that are known to fit, in the order of the native call."""
+
+    def __init__(self, actor: NativeActor, tensors: list[Tensor | None]) -> None:
+        self._actor = actor
+        self._tensors = tensors  # own views of the memory whose addresses the native half gets
+        self._addresses = tuple(map(address, tensors))
+        noise = tensors[3]
+        assert noise is not None
+        self._count = len(noise)
+        self._draw = noise.normal_ if actor._normal else noise.uniform_
+
+    def __call__(self) -> None:
+        actor, critic = self._actor, self._actor.critic
+        self._draw(generator=actor.generator)
+        if actor.normaliser is not None:
+            actor._follow_normaliser()
+        actor._act(
+            actor._policy.pointer(),
+            actor._critic.pointer(),
+            critic.mean.data_ptr(),
+            critic.std.data_ptr(),
+            *self._addresses,
+            self._count,
+            1 if self._count < 256 else torch.get_num_threads(),
+        )

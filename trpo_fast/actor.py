@@ -4,6 +4,8 @@ for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +44,18 @@ class ModuleActor:
         actions.copy_(chosen)
         log_probs.copy_(self.policy.head.log_prob(params, chosen))
         values.copy_(self.critic.values(obs))
+
+    def bind(
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        seen: Tensor | None = None,
+    ) -> Callable[[], None]:
+        """``act`` on these tensors, to be called as often as obs is filled."""
+        return partial(self.act, obs, mask, actions, log_probs, values, seen)
 
     @torch.no_grad()
     def values(self, obs: Tensor) -> Tensor:

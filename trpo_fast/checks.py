@@ -129,7 +129,7 @@ def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
         weights = check_tensor("weights", weights, theta, (rows,))
     mask = batch.action_mask
     if mask is not None:
-        mask = _check_mask(policy, theta, mask, rows)
+        mask = _check_mask("action_mask", policy, theta, mask, rows)
     if batch.group_size is not None:
         check_count("group_size", batch.group_size)
         if rows % batch.group_size:
@@ -137,13 +137,13 @@ def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
     return Batch(obs, weights=weights, action_mask=mask, group_size=batch.group_size)
 
 
-def _check_mask(policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
+def _check_mask(argument: str, policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
     width: int | None = None
     if isinstance(policy, MLPPolicy):
         if not policy.head.maskable:
-            raise fail("action_mask", "None for a head without choices", type(policy.head).__name__)
+            raise fail(argument, "None for a head without choices", type(policy.head).__name__)
         width = policy.head.outputs
-    return check_tensor("action_mask", mask, theta, (rows, width), dtypes=(torch.bool,))
+    return check_tensor(argument, mask, theta, (rows, width), dtypes=(torch.bool,))
 
 
 def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
@@ -285,6 +285,34 @@ def _raise_for_choices(head: Head, batch: Batch) -> None:
             raise fail(
                 "actions", "choices that action_mask allows", f"a forbidden one in row {row}"
             )
+
+
+def check_acting(
+    policy: MLPPolicy,
+    theta: Tensor,
+    obs: Tensor,
+    mask: Tensor | None,
+    actions: Tensor,
+    log_probs: Tensor,
+    values: Tensor,
+    seen: Tensor | None,
+) -> None:
+    """The tensors that a native actor reads and writes: each in one piece."""
+    head = policy.head
+    check_tensor("obs", obs, theta, (None, policy.spec.widths[0]))
+    rows = obs.shape[0]
+    if mask is not None:
+        _check_mask("mask", policy, theta, mask, rows)
+    kind = (torch.int64,) if head.nvec else (theta.dtype,)
+    check_tensor("actions", actions, theta, (rows, *head.action_shape), dtypes=kind)
+    check_tensor("log_probs", log_probs, theta, (rows,))
+    check_tensor("values", values, theta, (rows,))
+    if seen is not None:
+        check_tensor("seen", seen, theta, tuple(obs.shape))
+    names = ("obs", "mask", "actions", "log_probs", "values", "seen")
+    for name, value in zip(names, (obs, mask, actions, log_probs, values, seen), strict=True):
+        if value is not None and not value.is_contiguous():
+            raise fail(name, "a contiguous tensor", f"strides {list(value.stride())}")
 
 
 def check_critic_batch(

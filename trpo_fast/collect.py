@@ -42,7 +42,7 @@ class HostCollector:
         )  # next-step autoreset: the coming row is a reset
         # An actor with the normaliser takes raw observations and leaves what its nets saw.
         self.fused = getattr(actor, "normaliser", None) is not None
-        self._rows = [_Row(self.buffers, t, self.fused) for t in range(layout.steps)]
+        self._rows = [_Row(self.buffers, t, actor, self.fused) for t in range(layout.steps)]
 
     def start(self, seed: int | list[int] | None) -> None:
         """Reset every copy; the next rollout begins there."""
@@ -57,7 +57,6 @@ class HostCollector:
         self.env_seconds = 0.0
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
-        act = self.actor.act
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         for t, row in enumerate(self._rows):
             if self.before_step is not None:
@@ -65,7 +64,7 @@ class HostCollector:
             self._observe(row, obs)
             if mask is not None:
                 row.mask[...] = mask
-            act(*row.arguments)
+            row.act()
             actions = self.action_map.host(row.actions_array)
             begin = perf_counter()
             obs, rewards, terminated, truncated, infos = self.envs.step(actions)
@@ -184,7 +183,7 @@ class _Row:
     them.
     """
 
-    def __init__(self, buffers: Buffers, t: int, fused: bool) -> None:
+    def __init__(self, buffers: Buffers, t: int, actor: Actor, fused: bool) -> None:
         self.time = t
         self.raw: np.ndarray = buffers.raw_obs[t].numpy()
         self.flat = self.raw.reshape(-1)
@@ -197,4 +196,4 @@ class _Row:
         self.mask: Any = None if mask is None else mask.numpy()
         obs, seen = (buffers.raw_obs[t], buffers.obs[t]) if fused else (buffers.obs[t], None)
         chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
-        self.arguments = (obs, mask, *chosen, *((seen,) if fused else ()))
+        self.act = actor.bind(obs, mask, *chosen, seen)

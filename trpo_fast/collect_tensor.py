@@ -36,12 +36,20 @@ class TensorCollector:
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
         self.fused = getattr(actor, "normaliser", None) is not None
+        self._act = [self._bound(t) for t in range(layout.steps)]
         self.final_obs = layout.empty(layout.obs_dim)
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.obs: Tensor | None = None
         self.env_seconds = 0.0
         zeros = torch.zeros(layout.envs, dtype=torch.float64, device=layout.device)
         self.returns, self.lengths = zeros, zeros.clone()
+
+    def _bound(self, t: int) -> Callable[[], None]:
+        b = self.buffers
+        chosen = b.actions[t], b.log_probs[t], b.values[t]
+        if self.fused:
+            return self.actor.bind(b.raw_obs[t], None, *chosen, b.obs[t])
+        return self.actor.bind(b.obs[t], None, *chosen)
 
     def start(self, seed: int | None) -> None:
         self.obs = self.env.reset(seed)
@@ -55,13 +63,9 @@ class TensorCollector:
             if self.before_step is not None:
                 self.before_step(t)
             b.raw_obs[t] = self.obs
-            chosen = b.actions[t], b.log_probs[t], b.values[t]
-            if self.fused:
-                self.actor.act(b.raw_obs[t], None, *chosen, b.obs[t])
-            else:
-                if self.normaliser is not None:
-                    b.obs[t] = self.normaliser(b.raw_obs[t])
-                self.actor.act(b.obs[t], None, *chosen)
+            if self.normaliser is not None and not self.fused:
+                b.obs[t] = self.normaliser(b.raw_obs[t])
+            self._act[t]()
             actions = self.action_map.device(b.actions[t])
             begin = perf_counter()
             step = self.env.step(actions)

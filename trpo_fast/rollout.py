@@ -7,6 +7,7 @@ whole episodes off rollouts, outside the step loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,11 +17,11 @@ from torch import Tensor
 
 
 class Actor(Protocol):
-    """Chooses actions: writes actions [E, ...], log-probabilities [E] and values [E] for
-    observations [E, O].
+    """Chooses actions: what ``bind`` returns writes actions [E, ...], log-probabilities [E] and
+    values [E] for the observations [E, O] that are in ``obs`` when it is called.
     """
 
-    def act(
+    def bind(
         self,
         obs: Tensor,
         mask: Tensor | None,
@@ -28,7 +29,7 @@ class Actor(Protocol):
         log_probs: Tensor,
         values: Tensor,
         seen: Tensor | None = None,
-    ) -> None: ...
+    ) -> Callable[[], None]: ...
 
     def values(self, obs: Tensor) -> Tensor: ...
 

@@ -66,8 +66,7 @@ def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> T
     actions = torch.empty_like(work.batch.actions)
     log_probs, values = torch.empty(2, work.rows, device=work.obs.device)
 
-    def call() -> None:
-        actor.act(work.obs, None, actions, log_probs, values)
+    call = actor.bind(work.obs, None, actions, log_probs, values)  # as a collector does, once
 
     def result() -> Tensor:
         call()
