@@ -1,5 +1,7 @@
 // The CUDA core's part of trpo_fast._C. It calls the kernels through the table of csrc/cuda/api.h:
 // the one linked into this module, or that of the emulation library, whichever is connected.
+#include "bindings_cuda.h"
+
 #include <dlfcn.h>
 #include <pybind11/stl.h>
 
@@ -8,7 +10,6 @@
 
 #include "bindings.h"
 #include "check.h"
-#include "cuda/api.h"
 
 namespace py = pybind11;
 
@@ -35,20 +36,24 @@ void connect(const std::string& path) {
   connected = entry();
 }
 
-const CudaApi& api() {
+}  // namespace
+
+const CudaApi& cuda_api() {
   if (!connected) throw std::logic_error("cuda_connect has not been called");
   return *connected;
 }
 
-void check_status(int error) {
-  if (error) throw std::runtime_error(api().error_string(error));
+void check_cuda_status(int error) {
+  if (error) throw std::runtime_error(cuda_api().error_string(error));
 }
 
-DeviceLimits device_limits(int device) {
+DeviceLimits cuda_device_limits(int device) {
   DeviceLimits limits{};
-  check_status(api().device_limits(device, &limits));
+  check_cuda_status(cuda_api().device_limits(device, &limits));
   return limits;
 }
+
+namespace {
 
 const char* path_name(Path path) {
   switch (path) {
@@ -96,7 +101,7 @@ py::dict cuda_plan(const std::vector<int>& widths, int activation, int head,
 }
 
 py::dict cuda_limits(int device) {
-  const DeviceLimits limits = device_limits(device);
+  const DeviceLimits limits = cuda_device_limits(device);
   py::dict d;
   d["multiprocessors"] = limits.multiprocessors;
   d["shared_bytes"] = limits.shared_bytes;
@@ -113,7 +118,7 @@ class CudaOperator {
     call_.atomics = atomics;
     call_.search.reverse_kl = reverse_kl;
     call_.columns = 1;
-    call_.plan = make_plan(plan_request(params, grid), device_limits(device));
+    call_.plan = make_plan(plan_request(params, grid), cuda_device_limits(device));
     if (call_.plan.path == Path::kNone) throw std::runtime_error(call_.plan.refusal);
   }
 
@@ -142,7 +147,7 @@ void launch(int (*entry)(const ResidentCall&), const ResidentCall& call) {
     py::gil_scoped_release release;
     error = entry(call);
   }
-  check_status(error);
+  check_cuda_status(error);
 }
 
 void operator_fvp(const CudaOperator& op, uintptr_t v, uintptr_t out, int columns,
@@ -151,7 +156,7 @@ void operator_fvp(const CudaOperator& op, uintptr_t v, uintptr_t out, int column
   c.in = pointer<const float>(v);
   c.out = pointer<float>(out);
   c.columns = columns;
-  launch(api().fvp, c);
+  launch(cuda_api().fvp, c);
 }
 
 void operator_solve(const CudaOperator& op, uintptr_t g, uintptr_t x, uintptr_t stats, int columns,
@@ -162,7 +167,7 @@ void operator_solve(const CudaOperator& op, uintptr_t g, uintptr_t x, uintptr_t 
   c.stats = pointer<double>(stats);
   c.columns = columns;
   c.cg = {iterations, tol};
-  launch(api().solve, c);
+  launch(cuda_api().solve, c);
 }
 
 void operator_gradient(const CudaOperator& op, uintptr_t g, uintptr_t stats, uintptr_t scratch,
@@ -170,7 +175,7 @@ void operator_gradient(const CudaOperator& op, uintptr_t g, uintptr_t stats, uin
   ResidentCall c = op.call(scratch, stream);
   c.out = pointer<float>(g);
   c.stats = pointer<double>(stats);
-  launch(api().gradient, c);
+  launch(cuda_api().gradient, c);
 }
 
 void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats, uintptr_t scratch,
@@ -178,7 +183,7 @@ void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats,
   ResidentCall c = op.call(scratch, stream);
   c.in = pointer<const float>(theta);
   c.stats = pointer<double>(stats);
-  launch(api().evaluate, c);
+  launch(cuda_api().evaluate, c);
 }
 
 void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, int iterations,
@@ -190,7 +195,7 @@ void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, i
   c.cg = {iterations, tol};
   c.search = {max_kl, ratio, steps, c.search.reverse_kl, search};
   c.learning_rate = learning_rate;
-  launch(api().update, c);
+  launch(cuda_api().update, c);
 }
 
 }  // namespace
@@ -224,6 +229,7 @@ void bind_cuda(py::module_& m) {
       .def("plan", [](const CudaOperator& op) { return plan_dict(op.plan()); })
       .def_property_readonly("scratch_bytes",
                              [](const CudaOperator& op) { return op.plan().scratch.total; });
+  bind_cuda_rollout(m);
 }
 
 }  // namespace trpo_fast

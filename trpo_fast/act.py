@@ -39,31 +39,38 @@ def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
         return _native.problem()
     if "act" not in native.families:
         return "this build cannot act"
+    return refused(policy, critic, "cpu")
+
+
+def refused(policy: Any, critic: Any, device: str) -> str:
+    """Why kernels for nets on this type of device cannot serve these; empty if they can."""
+    place = "the CPU" if device == "cpu" else "a CUDA device"
     for name, net in (("policy", policy), ("critic", getattr(critic, "net", None))):
         if net is None:
             continue
         if not isinstance(net, MLPPolicy):
             return f"{name}: expected an MLPPolicy, got {type(net).__name__}"
         kinds = {(p.device.type, p.dtype) for p in net.parameters()}
-        if kinds != {("cpu", torch.float32)}:
-            return f"{name}: expected float32 parameters on the CPU, got {sorted(map(str, kinds))}"
+        if kinds != {(device, torch.float32)}:
+            return f"{name}: expected float32 parameters on {place}, got {sorted(map(str, kinds))}"
         if not net.follows_spec():
             return f"{name}: expected no frozen or replaced parts"
     return ""
 
 
-class _Net:
+class Address:
     """The address of a net's flat parameters, looked up again when they have moved."""
 
     def __init__(self, net: MLPPolicy) -> None:
         self.net = net
+        self.device = next(net.parameters()).device
         self.first = next(net.parameters())
         self.address = 0
 
     def pointer(self) -> int:
         address = self.first.data_ptr()
         if address != self.address:
-            reason = unavailable(self.net)
+            reason = refused(self.net, None, self.device.type)
             if reason:
                 raise RuntimeError(f"the policy changed under its actor: {reason}")
             self.flat = flat_params(self.net)
@@ -93,7 +100,7 @@ class NativeActor:
         self._native = native.Act(native_shape(policy.spec), native_shape(critic.net.spec))
         self._act = self._native.act
         self._shift: Tensor | None = None
-        self._policy, self._critic = _Net(policy), _Net(critic.net)
+        self._policy, self._critic = Address(policy), Address(critic.net)
         self._normal = policy.spec.head.startswith("gaussian")
         self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
         self._noise = policy.head.action_shape[0] if self._normal else outputs

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cuda_advantage import cuda_gae, gae_refused
+
 
 def next_values(
     values: Tensor, last_values: Tensor, terminated: Tensor, final_values: Tensor | None = None
@@ -31,11 +33,23 @@ def next_values(
 
 
 def gae(
-    rewards: Tensor, values: Tensor, following: Tensor, done: Tensor, *, gamma: float, lam: float
+    rewards: Tensor,
+    values: Tensor,
+    following: Tensor,
+    done: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    backend: str = "auto",
 ) -> Tensor:
     """Generalised advantage estimates [T, E]; all arguments [T, E], ``following`` as
     ``next_values`` gives it.
+
+    One launch for float32 tensors on a CUDA device; ``backend="cuda"`` insists on it.
     """
+    wanted = backend == "cuda" or (backend == "auto" and rewards.device.type == "cuda")
+    if wanted and not gae_refused(rewards, insist=backend == "cuda"):
+        return cuda_gae(rewards, values, following, done, gamma=gamma, lam=lam)
     delta = rewards + gamma * following - values
     decay = (~done).to(delta.dtype) * (gamma * lam)
     return reverse_scan(delta, decay)

@@ -49,17 +49,17 @@ def emulation_library() -> str:
 
 
 @functools.cache
-def _connected() -> Any:
+def connected() -> Any:
     """The native module with the kernels' table connected."""
     native = _native.module()
     assert native is not None
-    with _explained():
+    with explained():
         native.cuda_connect(emulation_library() if _native.emulating() else "")
     return native
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """The CUDA runtime's sentence as the reason why this backend cannot serve."""
     try:
         yield
@@ -81,8 +81,12 @@ def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: int) -> di
     return dict(native.cuda_plan(**net_arguments(spec), rows=rows, **given, **limits))
 
 
-def _index(device: torch.device) -> int:
+def device_index(device: torch.device) -> int:
     return device.index or 0  # the emulated device is number 0
+
+
+def current_stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 class CudaOperator(Operator):
@@ -95,12 +99,12 @@ class CudaOperator(Operator):
     def __init__(self, problem: Problem, *, atomics: bool = False, grid: int = 0) -> None:
         super().__init__(problem)
         self._device = problem.theta.device
-        with _explained():
+        with explained():
             self._inputs = NativeProblem(problem, self.theta)
-            self._op = _connected().CudaOperator(
+            self._op = connected().CudaOperator(
                 self._inputs.fields,
                 reverse_kl=problem.reverse_kl,
-                device=_index(self._device),
+                device=device_index(self._device),
                 atomics=atomics,
                 grid=grid,
             )
@@ -112,17 +116,15 @@ class CudaOperator(Operator):
         """One launch on the current stream; the scratch goes back to torch's allocator, which hands
         it to later work of the same stream only.
         """
-        stream = 0
-        if self._device.type == "cuda":
-            stream = torch.cuda.current_stream(self._device).cuda_stream
-        with _explained():
+        stream = current_stream(self._device)
+        with explained():
             size = self._op.scratch_bytes + 256
             scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
             aligned = (scratch.data_ptr() + 255) // 256 * 256
             getattr(self._op, entry)(**arguments, scratch=aligned, stream=stream)
 
     def _doubles(self, *shape: int) -> Tensor:
-        with _explained():
+        with explained():
             return torch.empty(shape, dtype=torch.float64, device=self._device)
 
     def fvp(self, v: Tensor) -> Tensor:
@@ -198,13 +200,18 @@ def _missing(emulating: bool) -> str | None:
     return None if reason == "ok" else reason
 
 
+def missing() -> str | None:
+    """Why no CUDA kernel can run on this machine, as a sentence; None if they can."""
+    return _missing(_native.emulating())
+
+
 class CudaBackend(Backend):
     """Fused kernels for float32 ``MLPPolicy`` up to 128 wide, on a CUDA device."""
 
     name = "cuda"
 
     def unavailable(self) -> str | None:
-        return _missing(_native.emulating())
+        return missing()
 
     def refuses(self, problem: Problem) -> str | None:
         policy, device = problem.policy, problem.theta.device
@@ -220,8 +227,8 @@ class CudaBackend(Backend):
             return "fisher='empirical' exists in backend='reference' only"
         if policy.spec.maps > 8 or len(policy.spec.nvec) > 64:
             return "at most seven hidden layers and 64 factors; use backend='reference'"
-        with _explained():
-            limits = _connected().cuda_limits(_index(device))
+        with explained():
+            limits = connected().cuda_limits(device_index(device))
         subset = {} if problem.fvp_rows is None else {"fvp_count": problem.fvp_rows.numel()}
         refusal = plan(policy.spec, len(problem.batch), limits, **subset)["refusal"]
         return f"{refusal}; use backend='reference'" if refusal else None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import cuda_actor
 from .act import NativeActor, unavailable
 from .actor import ModuleActor
 from .checkpoint import CheckpointError
@@ -19,7 +20,7 @@ from .envs.host import HostEnvs, make_host
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
 from .policy import MLPPolicy, head_for_space
-from .rollout import Layout
+from .rollout import Actor, Layout
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -160,9 +161,13 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
 
 
-def make_actor(agent: TRPO, normaliser: ObservationNormaliser | None) -> NativeActor | ModuleActor:
-    """The native call, which normalises as well, where it serves; otherwise the torch modules."""
-    policy, critic = agent.policy, agent.critic
-    if agent.config.backend in ("auto", "cpu") and not unavailable(policy, critic):
+def make_actor(agent: TRPO, normaliser: ObservationNormaliser | None) -> Actor:
+    """One call or one launch, which normalises as well, where it serves; otherwise the torch
+    modules.
+    """
+    policy, critic, backend = agent.policy, agent.critic, agent.config.backend
+    if backend in ("auto", "cpu") and not unavailable(policy, critic):
         return NativeActor(policy, critic, agent.generator, normaliser=normaliser)
+    if backend == "cuda" or (backend == "auto" and not cuda_actor.unavailable(policy, critic)):
+        return cuda_actor.CudaActor(policy, critic, agent.generator, normaliser=normaliser)
     return ModuleActor(policy, critic, agent.generator)

@@ -202,6 +202,7 @@ class TRPO:
             rollout.done,
             gamma=config.gamma,
             lam=config.gae_lambda,
+            backend=config.backend if rewards.device == self.device else "reference",
         )
         returns = advantages + rollout.values
         rows = [

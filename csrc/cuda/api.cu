@@ -1,6 +1,7 @@
 // The table of entries: device guard, kernel arguments from a call, and the choice of unit.
 #include "cuda/api.h"
 #include "cuda/resident.h"
+#include "cuda/rollout.h"
 
 namespace trpo_fast {
 namespace {
@@ -54,6 +55,12 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   return a;
 }
 
+// An error of this launch must not surface in a later, unrelated call.
+int cleared(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
 template <Program kProgram>
 int run(const ResidentCall& call) {
   const DeviceGuard guard(call.device);
@@ -63,8 +70,21 @@ int run(const ResidentCall& call) {
   const auto stream = static_cast<cudaStream_t>(call.stream);
   const cudaError_t error = call.plan.slots == 1 ? launch_resident_narrow(args, shared, stream)
                                                  : launch_resident_wide(args, shared, stream);
-  if (error != cudaSuccess) cudaGetLastError();  // it must not surface in a later, unrelated call
-  return error;
+  return cleared(error);
+}
+
+int act(const ActCall& call) {
+  const DeviceGuard guard(call.device);
+  return guard.error() != cudaSuccess ? guard.error() : cleared(launch_act(call));
+}
+
+int gae(const GaeCall& call) {
+  const DeviceGuard guard(call.device);
+  if (guard.error() != cudaSuccess) return guard.error();
+  int multiprocessors = 0;
+  const cudaError_t error =
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, call.device);
+  return cleared(error != cudaSuccess ? error : launch_gae(call, multiprocessors));
 }
 
 int device_limits(int device, DeviceLimits* limits) {
@@ -77,8 +97,7 @@ int device_limits(int device, DeviceLimits* limits) {
   if (!error) error = ask(&major, cudaDevAttrComputeCapabilityMajor);
   if (!error) error = ask(&minor, cudaDevAttrComputeCapabilityMinor);
   limits->arch = 10 * major + minor;
-  if (error != cudaSuccess) cudaGetLastError();
-  return error;
+  return cleared(error);
 }
 
 const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
@@ -88,8 +107,14 @@ const char* error_string(int error) { return cudaGetErrorString(static_cast<cuda
 
 extern "C" const trpo_fast::CudaApi* trpo_fast_cuda_api() {
   using namespace trpo_fast;
-  static const CudaApi api = {device_limits,      error_string,          run<kProgramFvp>,
-                              run<kProgramSolve>, run<kProgramGradient>, run<kProgramEvaluate>,
-                              run<kProgramUpdate>};
+  static const CudaApi api = {device_limits,
+                              error_string,
+                              run<kProgramFvp>,
+                              run<kProgramSolve>,
+                              run<kProgramGradient>,
+                              run<kProgramEvaluate>,
+                              run<kProgramUpdate>,
+                              act,
+                              gae};
   return &api;
 }

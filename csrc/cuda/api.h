@@ -4,6 +4,7 @@
 // Every function enqueues one launch on `stream` and returns without waiting: 0, or the CUDA error,
 // whose sentence `error_string` gives. Pointers are the device's; nothing is allocated.
 #pragma once
+#include "cuda/act.h"
 #include "cuda/config.h"
 
 namespace trpo_fast {
@@ -25,6 +26,44 @@ struct ResidentCall {
   float* theta_out;     // [P], may be fvp.theta: written only on acceptance
 };
 
+// Acting for E environments. Policy and critic see one width of observations; the critic has one
+// output v, the value is value_shift + value_scale v. theta null: values alone.
+struct ActCall {
+  int device;
+  void* stream;
+  ActPlan plan;  // of make_act_plan for these nets, this count and this device
+  NetShape policy, critic;
+  const float* theta;         // [P]
+  const float* critic_theta;  // [P]
+  const float* value_shift;   // [1] or null for 0
+  const float* value_scale;   // [1] or null for 1
+  int64_t count;              // E
+  const float* obs;           // [E, O]
+  const float* shift;         // [O] or null: the nets see clip((obs - shift) * scale)
+  const float* scale;         // [O]
+  float clip;
+  float* seen;          // [E, O] or null: what the nets saw
+  const uint8_t* mask;  // [E, Z] or null
+  const float* noise;   // [E, A] normal for the Gaussians, [E, Z] uniform otherwise
+  float* actions;       // [E, A] for the Gaussians and Bernoulli
+  int64_t* choices;     // [E, factors] for the categorical heads
+  float* log_probs;     // [E]
+  float* values;        // [E]
+};
+
+// Advantages of T steps of E environments; everything [T, E].
+struct GaeCall {
+  int device;
+  void* stream;
+  int64_t steps, envs;
+  const float* rewards;
+  const float* values;
+  const float* following;  // V' of what came after a step, zero after a termination
+  const uint8_t* done;     // 1 where an episode ended
+  float gamma, decay;      // decay: gamma lambda
+  float* advantages;
+};
+
 struct CudaApi {
   int (*device_limits)(int device, DeviceLimits* limits);
   const char* (*error_string)(int error);
@@ -35,6 +74,8 @@ struct CudaApi {
   int (*evaluate)(const ResidentCall&);  // in: parameters [P]; stats [5]: KL, largest KL of a
                                          // state, surrogate, entropy, whether a value was bad
   int (*update)(const ResidentCall&);    // theta_out; stats [kStatCount]
+  int (*act)(const ActCall&);
+  int (*gae)(const GaeCall&);
 };
 
 }  // namespace trpo_fast

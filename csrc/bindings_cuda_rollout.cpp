@@ -1,0 +1,95 @@
+// Bindings of acting and of advantages on the device: raw addresses, sizes and a stream in.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+
+#include "bindings.h"
+#include "bindings_cuda.h"
+#include "check.h"
+
+namespace py = pybind11;
+
+namespace trpo_fast {
+namespace {
+
+// A (policy, critic) pair on one device; what does not change between calls stays here.
+class CudaAct {
+ public:
+  CudaAct(const NetShape& policy, const NetShape& critic, int device)
+      : limits_(cuda_device_limits(device)) {
+    TRPO_CHECK_EQ("critic: observations", critic.width[0], policy.width[0]);
+    TRPO_CHECK_EQ("critic: outputs", critic.width[critic.maps], 1);
+    call_.device = device;
+    call_.policy = policy;
+    call_.critic = critic;
+    const ActPlan plan = make_act_plan(&policy, &critic, 1, limits_);
+    if (plan.refusal) throw std::runtime_error(plan.refusal);
+  }
+
+  void normalise(uintptr_t shift, uintptr_t scale, float clip) {
+    call_.shift = pointer<const float>(shift);
+    call_.scale = pointer<const float>(scale);
+    call_.clip = clip;
+  }
+
+  // Addresses; zero stands for "absent" where ActCall allows null.
+  void act(uintptr_t theta, uintptr_t critic_theta, uintptr_t value_shift, uintptr_t value_scale,
+           uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
+           uintptr_t log_probs, uintptr_t values, int64_t count, uintptr_t stream) const {
+    TRPO_CHECK(count > 0, "at least one row", count);
+    ActCall c = call_;
+    c.stream = pointer<void>(stream);
+    c.plan = make_act_plan(theta ? &c.policy : nullptr, &c.critic, count, limits_);
+    c.theta = pointer<const float>(theta);
+    c.critic_theta = pointer<const float>(critic_theta);
+    c.value_shift = pointer<const float>(value_shift);
+    c.value_scale = pointer<const float>(value_scale);
+    c.count = count;
+    c.obs = pointer<const float>(obs);
+    c.seen = pointer<float>(seen);
+    c.mask = pointer<const uint8_t>(mask);
+    c.noise = pointer<const float>(noise);
+    if (c.policy.factors > 0) {
+      c.choices = pointer<int64_t>(actions);
+    } else {
+      c.actions = pointer<float>(actions);
+    }
+    c.log_probs = pointer<float>(log_probs);
+    c.values = pointer<float>(values);
+    check_cuda_status(cuda_api().act(c));
+  }
+
+ private:
+  ActCall call_{};
+  DeviceLimits limits_;
+};
+
+void gae(uintptr_t rewards, uintptr_t values, uintptr_t following, uintptr_t done,
+         uintptr_t advantages, int64_t steps, int64_t envs, float gamma, float decay, int device,
+         uintptr_t stream) {
+  TRPO_CHECK(steps > 0 && envs > 0, "at least one step of one environment", steps * envs);
+  const GaeCall call = {device,
+                        pointer<void>(stream),
+                        steps,
+                        envs,
+                        pointer<const float>(rewards),
+                        pointer<const float>(values),
+                        pointer<const float>(following),
+                        pointer<const uint8_t>(done),
+                        gamma,
+                        decay,
+                        pointer<float>(advantages)};
+  check_cuda_status(cuda_api().gae(call));
+}
+
+}  // namespace
+
+void bind_cuda_rollout(py::module_& m) {
+  py::class_<CudaAct>(m, "CudaAct", "Policy and critic that act on one device.")
+      .def(py::init<const NetShape&, const NetShape&, int>())
+      .def("normalise", &CudaAct::normalise)
+      .def("act", &CudaAct::act);
+  m.def("cuda_gae", &gae);
+}
+
+}  // namespace trpo_fast
