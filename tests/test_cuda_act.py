@@ -133,6 +133,15 @@ def test_follows_parameters() -> None:
         assert_equal(out, acted(ModuleActor, policy, critic, obs))
 
 
+def test_tensors_of_another_device_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room of its own for every tensor, as for those of the host beside a device."""
+    policy, critic = made("categorical", (8, 5), "tanh", 5)
+    obs, mask = torch.randn(9, 5, device=DEVICE), torch.ones(9, 4, dtype=torch.bool, device=DEVICE)
+    wanted = acted(CudaActor, policy, critic, obs, mask)
+    monkeypatch.setattr(CudaActor, "_beside", lambda self, tensor: torch.full_like(tensor, 0))
+    assert_equal(acted(CudaActor, policy, critic, obs, mask), wanted)
+
+
 def test_says_why_not() -> None:
     policy, critic = made("gaussian", (8,), "tanh", 5)
     assert "MLPPolicy" in unavailable(torch.nn.Linear(2, 2), critic)  # type: ignore[arg-type]

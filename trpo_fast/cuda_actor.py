@@ -4,6 +4,7 @@ device's generator and nothing that waits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from . import _native
 from .act import Address, native_shape, refused
 from .backend import BackendUnavailable
+from .checks import check_acting, check_tensor
 from .cuda_backend import connected, current_stream, device_index, explained, missing
+from .native_problem import address
 from .policy import MLPPolicy
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ def _native_act(policy: MLPPolicy, critic: Any) -> Any:
 
 
 class CudaActor:
-    """Acts through the CUDA kernels for float32 MLPs on a device. Observations are float32 and
-    contiguous; those from another device are copied there, and the answers back.
+    """Acts through the CUDA kernels for float32 MLPs on a device, on contiguous tensors; those of
+    another device are copied there, and the answers back.
     """
 
     def __init__(
@@ -57,8 +60,9 @@ class CudaActor:
         self.device = next(policy.parameters()).device
         self._native = _native_act(policy, critic)
         self._policy, self._critic = Address(policy), Address(critic.net)
-        self._normal = policy.spec.head.startswith("gaussian")
-        self._noise = policy.head.action_shape[0] if self._normal else policy.spec.widths[-1]
+        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
+        self.normal = policy.spec.head.startswith("gaussian")
+        self.noise_width = policy.head.action_shape[0] if self.normal else outputs
         self._shift: Tensor | None = None
 
     def act(
@@ -73,57 +77,59 @@ class CudaActor:
         """Write actions, log-probabilities and values for observations [E, O] into the given
         tensors, and into ``seen`` the observations as the nets saw them.
         """
-        noise = torch.empty(len(obs), self._noise, device=self.device)
-        if self._normal:
-            noise.normal_(generator=self.generator)
-        else:
-            noise.uniform_(generator=self.generator)
-        given = (actions, log_probs, values, seen)
-        here = [None if out is None else self._beside(out) for out in given]
-        obs, mask = obs.to(self.device), None if mask is None else mask.to(self.device)
-        self._launch(self._policy.pointer(), obs, mask, noise, here)
-        for out, written in zip(given, here, strict=True):
-            if out is not None and written is not None and written is not out:
-                out.copy_(written)
+        self.bind(obs, mask, actions, log_probs, values, seen)()
+
+    def bind(
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor,
+        log_probs: Tensor,
+        values: Tensor,
+        seen: Tensor | None = None,
+    ) -> Callable[[], None]:
+        """``act`` on these tensors, to be called as often as obs is filled: they are checked here
+        and not again.
+        """
+        given = [
+            None if tensor is None else tensor.detach()
+            for tensor in (obs, mask, actions, log_probs, values, seen)
+        ]
+        here = [None if tensor is None else self._beside(tensor) for tensor in given]
+        check_acting(self.policy, self._policy.first, *here)  # type: ignore[arg-type]
+        return _BoundLaunch(self, given, here)
 
     def values(self, obs: Tensor) -> Tensor:
         """Values [N] of observations [N, O], on the device the observations came from."""
-        rows = obs.to(self.device).contiguous()
+        rows = obs.to(self.device)
+        rows = check_tensor("obs", rows, self._policy.first, (None, self._inputs)).contiguous()
         out = rows.new_empty(len(rows))
-        self._launch(0, rows, None, None, [None, None, out, None])
+        self.launch(0, (address(rows), 0, 0, 0, 0, 0, address(out)), len(rows))
         return out.to(obs.device)
 
-    def _beside(self, out: Tensor) -> Tensor:
-        """``out`` itself, or a tensor like it on the nets' device."""
-        return out if out.device == self.device else torch.empty_like(out, device=self.device)
+    def _beside(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or room for it on the nets' device."""
+        if tensor.device == self.device:
+            return tensor
+        return torch.empty_like(tensor, device=self.device)
 
-    def _launch(
-        self,
-        theta: int,
-        obs: Tensor,
-        mask: Tensor | None,
-        noise: Tensor | None,
-        outputs: list[Tensor | None],
-    ) -> None:
+    def launch(self, theta: int, addresses: tuple[int, ...], count: int) -> None:
+        """Of obs, seen, mask, noise, actions, log_probs and values."""
         if self.normaliser is not None:
             self._follow_normaliser()
-        actions, log_probs, values, seen = (0 if t is None else t.data_ptr() for t in outputs)
         with explained():
             self._native.act(
                 theta,
                 self._critic.pointer(),
                 self.critic.mean.data_ptr(),
                 self.critic.std.data_ptr(),
-                obs.data_ptr(),
-                seen,
-                0 if mask is None else mask.data_ptr(),
-                0 if noise is None else noise.data_ptr(),
-                actions,
-                log_probs,
-                values,
-                len(obs),
+                *addresses,
+                count,
                 current_stream(self.device),
             )
+
+    def launch_policy(self, addresses: tuple[int, ...], count: int) -> None:
+        self.launch(self._policy.pointer(), addresses, count)
 
     def _follow_normaliser(self) -> None:
         assert self.normaliser is not None
@@ -133,3 +139,34 @@ class CudaActor:
             self._moved = (self._shift.to(self.device), self.normaliser.scale.to(self.device))
             shift, scale = (t.data_ptr() for t in self._moved)
             self._native.normalise(shift, scale, self.normaliser.clip)
+
+
+class _BoundLaunch:
+    """One launch on tensors that are known to fit. Those of another device (``given`` is not
+    ``here``) are copied before and after.
+    """
+
+    def __init__(
+        self, actor: CudaActor, given: list[Tensor | None], here: list[Tensor | None]
+    ) -> None:
+        self._actor = actor
+        self._tensors = here  # own views of the memory whose addresses the native half gets
+        obs, mask, actions, log_probs, values, seen = here
+        assert obs is not None
+        self._noise = torch.empty(len(obs), actor.noise_width, device=actor.device)
+        ordered = (obs, seen, mask, self._noise, actions, log_probs, values)
+        self._addresses = tuple(map(address, ordered))
+        moved = [(g, h) for g, h in zip(given, here, strict=True) if g is not None and g is not h]
+        self._inputs = [(g, h) for g, h in moved if h is obs or h is mask]
+        self._outputs = [(g, h) for g, h in moved if h is not obs and h is not mask]
+
+    def __call__(self) -> None:
+        for given, here in self._inputs:
+            assert here is not None
+            here.copy_(given)
+        draw = self._noise.normal_ if self._actor.normal else self._noise.uniform_
+        draw(generator=self._actor.generator)
+        self._actor.launch_policy(self._addresses, len(self._noise))
+        for given, here in self._outputs:
+            assert here is not None
+            given.copy_(here)
