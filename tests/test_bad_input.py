@@ -11,11 +11,9 @@ import pytest
 import torch
 from cases import Case
 
-import trpo_fast
 from trpo_fast import (
     Batch,
     FisherOperator,
-    MLPPolicy,
     Penalty,
     flat_params,
     kl_penalty_update,
@@ -261,39 +259,6 @@ def test_vectors(fault, backend):
     refuses("g", policy, lambda: F.solve(bad))
     refuses("iterations", policy, lambda: F.solve(flat_params(policy), iterations=0))
     refuses("tol", policy, lambda: F.solve(flat_params(policy), tol=1.0))
-
-
-MAKERS = {
-    "obs_dim": lambda: MLPPolicy(0, trpo_fast.Gaussian(2)),
-    "hidden": lambda: MLPPolicy(3, trpo_fast.Gaussian(2), (8, 0)),
-    "activation": lambda: MLPPolicy(3, trpo_fast.Gaussian(2), activation="softmax"),
-    "head": lambda: MLPPolicy(3, "gaussian"),
-    "std": lambda: trpo_fast.Gaussian(2, std="fixed"),
-    "dim": lambda: trpo_fast.Gaussian(0),
-    "n": lambda: trpo_fast.Categorical(0),
-    "n ": lambda: trpo_fast.Bernoulli(0),
-    "nvec": lambda: trpo_fast.MultiCategorical(()),
-    "nvec ": lambda: trpo_fast.MultiCategorical((2, 0)),
-    "action_space": lambda: MLPPolicy.for_spaces(box(), dict_space()),
-    "rule": lambda: Penalty(rule="linear"),
-    "value": lambda: Penalty(value=-1.0),
-    "target_kl": lambda: Penalty(target_kl=0.0),
-    "rate": lambda: Penalty(rate=NAN),
-    "module": lambda: flat_params(torch.nn.Tanh()),
-}
-
-
-def box():
-    return pytest.importorskip("gymnasium").spaces.Box(-1.0, 1.0, (3,))
-
-
-def dict_space():
-    return pytest.importorskip("gymnasium").spaces.Dict(a=box())
-
-
-@pytest.mark.parametrize("argument", MAKERS)
-def test_makers(argument):
-    refuses(argument.strip(), MOVING.policy(), MAKERS[argument])
 
 
 def test_penalty_of_another_type():

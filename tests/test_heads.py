@@ -7,7 +7,7 @@ import torch
 from cases import HEADS, Case, few, relative_error
 from torch.distributions import kl_divergence
 
-from trpo_fast import Categorical, Gaussian, SquashedGaussian
+from trpo_fast import SquashedGaussian
 from trpo_fast.oracle import metric_matrix
 
 
@@ -101,10 +101,3 @@ def test_squashed_samples_stay_inside_and_kl_is_the_bases():
         )
         < 1e-14
     )
-
-
-def test_bad_heads_are_refused():
-    with pytest.raises(ValueError, match="std: expected 'free' or 'state', got 'full'"):
-        Gaussian(2, std="full")
-    with pytest.raises(ValueError, match="n: expected an integer of at least 1"):
-        Categorical(0)

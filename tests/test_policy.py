@@ -85,22 +85,8 @@ def test_for_spaces():
         policy = MLPPolicy.for_spaces(observations, space)
         assert policy.spec.head == kind and policy.spec.widths[0] == 15
     assert MLPPolicy.for_spaces(box, box, std="state").spec.head == "gaussian_state"
-    with pytest.raises(ValueError, match="action_space: expected Box, Discrete"):
+    with pytest.raises(ValueError, match="action_space: expected gymnasium's Box, Discrete"):
         MLPPolicy.for_spaces(box, spaces.Text(3))
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: MLPPolicy(0, Gaussian(1)), "obs_dim: expected"),
-        (lambda: MLPPolicy(3, Gaussian(1), (4, 0)), "expected positive widths"),
-        (lambda: MLPPolicy(3, Gaussian(1), activation="sin"), "activation: expected one of"),
-        (lambda: flat_params(torch.nn.ReLU()), "at least one parameter"),
-    ],
-)
-def test_bad_policies_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_mixed_dtypes_are_refused():

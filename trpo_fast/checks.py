@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_choice as check_choice
+from .arguments import check_count as check_count
+from .arguments import check_number as check_number
+from .arguments import check_tensor as check_tensor
+from .arguments import fail as fail
 from .backend import Problem, UpdateConfig
 from .heads import Head
 from .module_backend import head_of
@@ -21,39 +26,6 @@ from .policy import MLPPolicy, flat_params
 from .surrogate import Batch
 
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-def fail(argument: str, expected: str, got: object) -> ValueError:
-    return ValueError(f"{argument}: expected {expected}, got {got}")
-
-
-def check_number(
-    argument: str,
-    value: Any,
-    *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-) -> float:
-    """A finite real number with above < value, least <= value, value < below."""
-    wanted = "a finite number"
-    if above > -math.inf:
-        wanted += f" above {above:g}"
-    if least > -math.inf:
-        wanted += f" of at least {least:g}"
-    if below < math.inf:
-        wanted += f" below {below:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fail(argument, wanted, f"{value!r} ({type(value).__name__})")
-    if not math.isfinite(value) or not above < value < below or value < least:
-        raise fail(argument, wanted, value)
-    return float(value)
-
-
-def check_count(argument: str, value: Any, *, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise fail(argument, f"an integer of at least {least}", repr(value))
-    return value
 
 
 def check_search(
@@ -67,36 +39,6 @@ def check_search(
         backtrack_ratio=check_number("backtrack_ratio", backtrack_ratio, above=0.0, below=1.0),
         backtrack_steps=check_count("backtrack_steps", backtrack_steps),
     )
-
-
-def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise fail(argument, f"one of {choices}", repr(value))
-    return str(value)
-
-
-def check_tensor(
-    argument: str, value: Any, like: Tensor, shape: tuple[int | None, ...], *, dtypes: Any = None
-) -> Tensor:
-    """A tensor of ``shape`` (None matches any length) on the parameters' device, of their dtype
-    unless told otherwise.
-    """
-    if not isinstance(value, Tensor):
-        raise fail(argument, "a torch.Tensor", type(value).__name__)
-    allowed = (like.dtype,) if dtypes is None else dtypes
-    if value.dtype not in allowed:
-        raise fail(argument, f"dtype {' or '.join(map(str, allowed))}", value.dtype)
-    if value.device != like.device:
-        raise fail(
-            argument, f"a tensor on {like.device}, where the policy is", f"one on {value.device}"
-        )
-    fits = len(value.shape) == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("N" if n is None else str(n) for n in shape)
-        raise fail(argument, f"shape [{wanted}]", list(value.shape))
-    return value.detach()
 
 
 def check_policy(policy: Any) -> Tensor:

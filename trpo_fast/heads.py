@@ -32,6 +32,8 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import TanhTransform
 
+from .arguments import check_choice, check_count, check_counts, check_number
+
 # The order of enum Head in csrc/params.h.
 KINDS = ("gaussian", "gaussian_state", "categorical", "multicategorical", "bernoulli")
 
@@ -176,17 +178,15 @@ class Gaussian(Head):
 
     def __init__(self, dim: int, std: str = "free", initial_log_std: float = 0.0) -> None:
         super().__init__()
-        if std not in ("free", "state"):
-            raise ValueError(f"std: expected 'free' or 'state', got {std!r}")
-        if dim < 1:
-            raise ValueError(f"dim: expected an integer of at least 1, got {dim!r}")
-        self.std = std
+        dim = check_count("dim", dim)
+        self.std = check_choice("std", std, ("free", "state"))
+        initial = check_number("initial_log_std", initial_log_std)
         self.kind = "gaussian" if std == "free" else "gaussian_state"
         self.action_dim = dim
         self.outputs = dim if std == "free" else 2 * dim
         self.parameters_per_row = 2 * dim
         if std == "free":
-            self.log_std = nn.Parameter(torch.full((dim,), float(initial_log_std)))
+            self.log_std = nn.Parameter(torch.full((dim,), initial))
 
     def distribution_params(
         self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
@@ -252,10 +252,8 @@ class MultiCategorical(Head):
 
     def __init__(self, nvec: Sequence[int]) -> None:
         super().__init__()
-        if not nvec or min(nvec) < 1:
-            raise ValueError(f"nvec: expected positive numbers of choices, got {list(nvec)}")
         self.kind = "multicategorical"
-        self.nvec = tuple(int(n) for n in nvec)
+        self.nvec = check_counts("nvec", nvec, least_length=1)
         self.action_dim = len(self.nvec)
         self.outputs = self.parameters_per_row = sum(self.nvec)
 
@@ -332,9 +330,7 @@ class Categorical(MultiCategorical):
     """One choice among n; actions are [N] integers."""
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
-        super().__init__((n,))
+        super().__init__((check_count("n", n),))
         self.kind = "categorical"
 
     @property
@@ -355,10 +351,8 @@ class Bernoulli(Head):
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        if n < 1:
-            raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
         self.kind = "bernoulli"
-        self.action_dim = self.outputs = self.parameters_per_row = n
+        self.action_dim = self.outputs = self.parameters_per_row = check_count("n", n)
 
     def distribution_params(
         self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None

@@ -18,6 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from .arguments import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_device,
+    check_dtype,
+    check_number,
+    fail,
+)
 from .heads import (
     Bernoulli,
     Categorical,
@@ -64,8 +73,7 @@ def mlp(
     widths: Sequence[int], activation: str, *, hidden_gain: float, output_gain: float
 ) -> nn.Sequential:
     """Linear maps with activations between them, orthogonal weights and zero biases."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {activation!r}")
+    check_choice("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
     last = len(widths) - 2
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -98,13 +106,13 @@ class MLPPolicy(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if obs_dim < 1:
-            raise ValueError(f"obs_dim: expected an integer of at least 1, got {obs_dim!r}")
-        if any(width < 1 for width in hidden):
-            raise ValueError(f"hidden: expected positive widths, got {tuple(hidden)}")
         if not isinstance(head, Head):
-            raise ValueError(f"head: expected a head such as Gaussian(3), got {head!r}")
-        widths = (obs_dim, *hidden, head.outputs)
+            raise fail("head", "a head such as Gaussian(3)", repr(head))
+        check_number("output_gain", output_gain)
+        check_dtype("dtype", dtype)
+        check_device("device", device)
+        inner = check_counts("hidden", hidden)
+        widths = (check_count("obs_dim", obs_dim), *inner, head.outputs)
         self.net = mlp(widths, activation, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
         self.head = head
         self.spec = NetSpec(widths, activation, head.kind, head.nvec)
@@ -124,8 +132,11 @@ class MLPPolicy(nn.Module):
         **options: Any,
     ) -> MLPPolicy:
         """The policy for two gymnasium spaces; structured observations count as flattened."""
+        from gymnasium.spaces import Space
         from gymnasium.spaces.utils import flatdim
 
+        if not isinstance(observation_space, Space):
+            raise fail("observation_space", "a gymnasium space", repr(observation_space))
         head = head_for_space(action_space, std=std, squash=squash)
         return cls(flatdim(observation_space), head, hidden, activation, **options)
 
@@ -166,10 +177,9 @@ def head_for_space(action_space: Any, *, std: str = "free", squash: bool = False
         return MultiCategorical([int(n) for n in action_space.nvec.reshape(-1)])
     if isinstance(action_space, spaces.MultiBinary):
         return Bernoulli(math.prod(action_space.shape))
-    raise ValueError(
-        "action_space: expected Box, Discrete, MultiDiscrete or MultiBinary, "
-        f"got {type(action_space).__name__}"
-    )
+    wanted = "gymnasium's Box, Discrete, MultiDiscrete or MultiBinary"
+    kind = type(action_space)
+    raise fail("action_space", wanted, f"{kind.__module__}.{kind.__name__}")
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
