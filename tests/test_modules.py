@@ -21,7 +21,7 @@ from trpo_fast import (
     trpo_update,
 )
 from trpo_fast.act import unavailable
-from trpo_fast.heads import MultiCategoricalDistribution
+from trpo_fast.distributions import MultiCategoricalDistribution
 
 
 class Custom(nn.Module):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +20,10 @@ from torch.distributions import (
 from torch.distributions import (
     Categorical as CategoricalDistribution,
 )
-from torch.distributions import (
-    Distribution,
-    Independent,
-    Normal,
-    TransformedDistribution,
-    constraints,
-    kl_divergence,
-    register_kl,
-)
-from torch.distributions.transforms import TanhTransform
+from torch.distributions import Distribution, Independent, Normal
 
 from .arguments import check_choice, check_count, check_counts, check_number
+from .distributions import MultiCategoricalDistribution, SquashedNormal
 
 # The order of enum Head in csrc/params.h.
 KINDS = ("gaussian", "gaussian_state", "categorical", "multicategorical", "bernoulli")
@@ -41,58 +32,6 @@ KINDS = ("gaussian", "gaussian_state", "categorical", "multicategorical", "berno
 MASKED = -1e30
 
 _LOG_2PI = math.log(2.0 * math.pi)
-
-
-class SquashedNormal(TransformedDistribution):
-    """tanh of a diagonal normal; the KL between two of them is the KL of their bases."""
-
-    def __init__(self, base: Independent) -> None:
-        super().__init__(base, [TanhTransform(cache_size=1)], validate_args=False)
-
-
-@register_kl(SquashedNormal, SquashedNormal)
-def _kl_squashed(p: SquashedNormal, q: SquashedNormal) -> Tensor:
-    return kl_divergence(p.base_dist, q.base_dist)
-
-
-class MultiCategoricalDistribution(Distribution):
-    """Independent categoricals, one per factor of ``nvec``, over concatenated ``logits [N,
-    sum(nvec)]``.
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
-    def __init__(self, logits: Tensor, nvec: Sequence[int]) -> None:
-        self.nvec = tuple(nvec)
-        self.logits = logits
-        self.factors = [
-            CategoricalDistribution(logits=part, validate_args=False)
-            for part in logits.split(list(nvec), dim=-1)
-        ]
-        super().__init__(logits.shape[:-1], torch.Size([len(nvec)]), validate_args=False)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        shape = torch.Size(sample_shape)
-        return torch.stack([factor.sample(shape) for factor in self.factors], dim=-1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        parts = [f.log_prob(c) for f, c in zip(self.factors, value.unbind(-1), strict=True)]
-        return torch.stack(parts).sum(0)
-
-    def entropy(self) -> Tensor:
-        return torch.stack([factor.entropy() for factor in self.factors]).sum(0)
-
-    @property
-    def mode(self) -> Tensor:
-        return torch.stack([factor.mode for factor in self.factors], dim=-1)
-
-
-@register_kl(MultiCategoricalDistribution, MultiCategoricalDistribution)
-def _kl_multicategorical(
-    p: MultiCategoricalDistribution, q: MultiCategoricalDistribution
-) -> Tensor:
-    parts = [kl_divergence(a, b) for a, b in zip(p.factors, q.factors, strict=True)]
-    return torch.stack(parts).sum(0)
 
 
 class Head(nn.Module):

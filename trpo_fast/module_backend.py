@@ -23,6 +23,7 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.func import functional_call
 
 from .backend import Backend, Problem
+from .distributions import MultiCategoricalDistribution, SquashedNormal
 from .heads import (
     MASKED,
     Bernoulli,
@@ -30,8 +31,6 @@ from .heads import (
     Gaussian,
     Head,
     MultiCategorical,
-    MultiCategoricalDistribution,
-    SquashedNormal,
 )
 from .policy import MLPPolicy
 from .reference_backend import ReferenceOperator

@@ -1,0 +1,71 @@
+"""What ``policy(obs)`` returns where torch.distributions has no such class, with the KL of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    TransformedDistribution,
+    constraints,
+    kl_divergence,
+    register_kl,
+)
+from torch.distributions.transforms import TanhTransform
+
+
+class SquashedNormal(TransformedDistribution):
+    """tanh of a diagonal normal; the KL between two of them is the KL of their bases."""
+
+    def __init__(self, base: Independent) -> None:
+        super().__init__(base, [TanhTransform(cache_size=1)], validate_args=False)
+
+
+@register_kl(SquashedNormal, SquashedNormal)
+def _kl_squashed(p: SquashedNormal, q: SquashedNormal) -> Tensor:
+    return kl_divergence(p.base_dist, q.base_dist)
+
+
+class MultiCategoricalDistribution(Distribution):
+    """Independent categoricals, one per factor of ``nvec``, over concatenated ``logits [N,
+    sum(nvec)]``.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, logits: Tensor, nvec: Sequence[int]) -> None:
+        self.nvec = tuple(nvec)
+        self.logits = logits
+        self.factors = [
+            Categorical(logits=part, validate_args=False)
+            for part in logits.split(list(nvec), dim=-1)
+        ]
+        super().__init__(logits.shape[:-1], torch.Size([len(nvec)]), validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        return torch.stack([factor.sample(shape) for factor in self.factors], dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        parts = [f.log_prob(c) for f, c in zip(self.factors, value.unbind(-1), strict=True)]
+        return torch.stack(parts).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([factor.entropy() for factor in self.factors]).sum(0)
+
+    @property
+    def mode(self) -> Tensor:
+        return torch.stack([factor.mode for factor in self.factors], dim=-1)
+
+
+@register_kl(MultiCategoricalDistribution, MultiCategoricalDistribution)
+def _kl_multicategorical(
+    p: MultiCategoricalDistribution, q: MultiCategoricalDistribution
+) -> Tensor:
+    parts = [kl_divergence(a, b) for a, b in zip(p.factors, q.factors, strict=True)]
+    return torch.stack(parts).sum(0)
