@@ -1,13 +1,12 @@
 """Learning curves: whole runs over seeds, evaluated as they go, and the table beside the published
 ones.
 
-    python benchmarks/learning.py run --env Hopper-v5 --seeds 0 1 2      # one row; interrupted runs
-    go on python benchmarks/learning.py table --out benchmarks/results/learning
+    python benchmarks/learning.py run --env Hopper-v5 --seeds 0 1 2   # one row; can be interrupted
+    python benchmarks/learning.py collect   # runs -> benchmarks/results/learning/ENV.json
+    python benchmarks/learning.py table     # the table of benchmarks/README.md, and curves.png
 
-A run is the directory of ``trpo-fast train`` plus ``evaluation.csv``: deterministic episodes at
-regular steps. The table has two metrics, because the published ones differ: ``final`` is the mean
-over seeds of the last evaluation, and ``max average`` the largest mean over seeds of any
-evaluation.
+A run is the directory of ``trpo-fast train`` plus ``evaluation.csv`` (deterministic episodes at
+regular steps) and ``timing.json``. ``learning_table.py`` says what the columns of the table are.
 """
 
 from __future__ import annotations
@@ -19,43 +18,32 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from learning_table import collect, draw, read_rows, rewrite, table
 
 from trpo_fast import TRPO, evaluate
 from trpo_fast.commands import CHECKPOINT
 from trpo_fast.config import make_config, write_toml
 from trpo_fast.logger import ConsoleLogger, CsvLogger, Loggers
 
-# What others publish for their TRPO at 1M steps: tianshou's max average over 10 seeds, rl-zoo's
-# single run, sb3-contrib's documented final mean over 3 seeds (their -v3 and -v4 environments).
-PUBLISHED: dict[str, dict[str, float]] = {
-    "HalfCheetah-v5": {"tianshou": 4471.2, "rl-zoo": 1785.5, "sb3-contrib": 1803.0},
-    "Ant-v5": {"tianshou": 2866.7, "rl-zoo": 4982.3, "sb3-contrib": 3554.0},
-    "Hopper-v5": {"tianshou": 2046.0, "rl-zoo": 3618.4, "sb3-contrib": 3372.0},
-    "Walker2d-v5": {"tianshou": 3826.7, "rl-zoo": 4933.1, "sb3-contrib": 4502.0},
-    "Swimmer-v5": {"tianshou": 40.9, "rl-zoo": 365.7, "sb3-contrib": 359.0},
-    "Reacher-v5": {"tianshou": -5.1},
-    "InvertedPendulum-v5": {"tianshou": 1000.0},
-    "InvertedDoublePendulum-v5": {"tianshou": 8435.2},
-    "Pendulum-v1": {"rl-zoo": -174.6},
-    "Acrobot-v1": {"rl-zoo": -83.1},
-    "MountainCarContinuous-v0": {"rl-zoo": 92.5},
-    "LunarLander-v3": {"rl-zoo": 133.2},
-}
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "learning"
 
 
 class Evaluator:
     """Callback: ten deterministic episodes every so many steps, into evaluation.csv."""
 
-    def __init__(self, directory: Path, every: int, episodes: int) -> None:
+    def __init__(self, directory: Path, every: int, episodes: int, last: int) -> None:
         self.path, self.every, self.episodes = directory / "evaluation.csv", every, episodes
+        self.last = last  # the policy of the last update is evaluated as well
         self.seen = {int(row["steps"]) // every for row in read_rows(self.path)}
+        self.seen.add(0)
 
     def __call__(self, agent: TRPO, record: dict[str, Any]) -> None:
-        if agent.steps // self.every in self.seen:
+        due = agent.steps // self.every
+        if due in self.seen and agent.steps < self.last:
             return
-        self.seen.add(agent.steps // self.every)
+        self.seen.add(due)
         result = evaluate(agent, self.episodes)
         fresh = not self.path.exists()
         with open(self.path, "a", newline="") as file:
@@ -65,11 +53,11 @@ class Evaluator:
             writer.writerow([agent.steps, result.mean, result.std])
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def note_time(path: Path, wall: float, cpu: float) -> None:
+    """Add to what earlier processes of the same run took."""
+    before = json.loads(path.read_text()) if path.exists() else {"wall": 0.0, "cpu": 0.0}
+    total = {"wall": before["wall"] + wall, "cpu": before["cpu"] + cpu}
+    path.write_text(json.dumps(total) + "\n")
 
 
 def run_seed(env: str, seed: int, options: argparse.Namespace) -> None:
@@ -85,63 +73,19 @@ def run_seed(env: str, seed: int, options: argparse.Namespace) -> None:
     if left <= 0:
         return
     console = ConsoleLogger(left, every=50, bar=False)
-    evaluator = Evaluator(directory, options.every, options.episodes)
-    begin = time.perf_counter()
+    evaluator = Evaluator(directory, options.every, options.episodes, options.steps)
+    begin, cpu = time.perf_counter(), time.process_time()
     with Loggers(console, CsvLogger(directory)) as log:
         agent.learn(left, callbacks=[log, evaluator], checkpoint_path=saved, checkpoint_every=25)
-    print(f"{env} seed {seed}: {time.perf_counter() - begin:.0f} s, {evaluate(agent, 10)}")
+    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    note_time(directory / "timing.json", wall, cpu)
+    print(f"{env} seed {seed}: {wall:.0f} s, {cpu:.0f} s of a core")
     agent.close()
-
-
-def summarise(env: str, label: str, runs: Path) -> dict[str, Any] | None:
-    """The row of an environment, from whatever seeds have evaluations."""
-    curves, seeds = [], []
-    for directory in sorted((runs / env).glob(f"{label}-*")):
-        rows = read_rows(directory / "evaluation.csv")
-        if rows:
-            curves.append([float(row["return"]) for row in rows])
-            seeds.append(int(directory.name.rpartition("-")[2]))
-    if not curves:
-        return None
-    points = min(len(curve) for curve in curves)
-    grid = np.array([curve[:points] for curve in curves])
-    best = int(grid.mean(0).argmax())
-    return {
-        "suite": "learning",
-        "env": env,
-        "label": label,
-        "seeds": seeds,
-        "evaluations": points,
-        "final": float(grid[:, -1].mean()),
-        "final_std": float(grid[:, -1].std()),
-        "max_average": float(grid[:, best].mean()),
-        "max_average_std": float(grid[:, best].std()),
-        "published": PUBLISHED.get(env, {}),
-        "curves": grid.tolist(),
-    }
-
-
-def table(options: argparse.Namespace) -> None:
-    rows = []
-    for directory in sorted(options.runs.iterdir()):
-        labels = sorted({run.name.rpartition("-")[0] for run in directory.iterdir()})
-        rows += [row for label in labels if (row := summarise(directory.name, label, options.runs))]
-    print("| env | settings | seeds | final | max average | published |\n|---|---|---|---|---|---|")
-    for row in rows:
-        published = ", ".join(f"{who} {value:g}" for who, value in row["published"].items())
-        print(
-            f"| {row['env']} | {row['label']} | {len(row['seeds'])} "
-            f"| {row['final']:.1f} ± {row['final_std']:.1f} "
-            f"| {row['max_average']:.1f} ± {row['max_average_std']:.1f} | {published} |"
-        )
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "learning.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("command", choices=["run", "collect", "table"])
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"))
     parser.add_argument("--env", nargs="+", default=["Hopper-v5"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -149,17 +93,23 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50_000, help="steps between evaluations")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--config", type=Path, help="TOML of settings over the preset")
-    parser.add_argument("--label", default="preset", help="name of these settings in the table")
+    parser.add_argument("--label", default="preset", help="name of these settings")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.command == "table":
-        table(options)
-        return
-    for env in options.env:
+    if options.command == "run":
         for seed in options.seeds:
-            run_seed(env, seed, options)
+            for env in options.env:
+                run_seed(env, seed, options)
+    elif options.command == "collect":
+        collect(options.runs, options.label, options.out)
+    else:
+        text = table(options.out)
+        print(text)
+        draw(options.out, options.out / "curves.png")
+        if options.out == RESULTS:
+            rewrite(HERE / "README.md", text)
 
 
 if __name__ == "__main__":

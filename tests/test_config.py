@@ -59,3 +59,10 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("gamma = = 1")
     with pytest.raises(ValueError, match="config: expected TOML in"):
         read_toml(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("env", "gamma"), [("Pendulum-v1", 0.9), ("InvertedPendulum-v5", 0.99), ("Swimmer-v5", 0.9999)]
+)
+def test_a_preset_is_its_own_familys(env: str, gamma: float) -> None:
+    assert make_config(env).gamma == gamma

@@ -63,7 +63,7 @@ def evaluate(
         source = (
             name  # gymnasium's twin of EnvPool's environment: one episode per copy is simpler there
         )
-    envs = make_host(source, min(episodes, 8), options=agent.env_options)
+    envs = make_host(source, min(episodes, 10), options=agent.env_options)
     try:
         return _host_episodes(agent, envs, episodes, deterministic, seed)
     finally:

@@ -1,0 +1,45 @@
+"""The learning benchmark: runs go on where they stopped, and the table says what the runs did."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gymnasium")
+pytest.importorskip("safetensors")
+pytest.importorskip("tyro")
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "learning.py"
+if not SCRIPT.exists():
+    pytest.skip("benchmarks need a checkout", allow_module_level=True)
+
+
+def learning(tmp: Path, command: str, *flags: str) -> str:
+    places = ["--runs", str(tmp / "runs"), "--out", str(tmp / "out")]
+    call = [sys.executable, str(SCRIPT), command, *places, *flags]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_an_interrupted_run_goes_on_and_the_table_shows_it(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    flags = ["--env", "CartPole-v1", "--every", "2048", "--episodes", "2"]
+    learning(tmp_path, "run", *flags, "--seeds", "0", "1", "--steps", "2048")
+    learning(tmp_path, "run", *flags, "--seeds", "0", "1", "--steps", "4096")
+    run = tmp_path / "runs" / "CartPole-v1" / "preset-1"
+    with open(run / "evaluation.csv", newline="") as file:
+        returns = [float(row["return"]) for row in csv.DictReader(file)]
+    learning(tmp_path, "collect")
+    row = json.loads((tmp_path / "out" / "CartPole-v1.json").read_text())
+    assert [seed["seed"] for seed in row["seeds"]] == [0, 1] and row["seeds"][1]["updates"] == 4
+    assert [steps for steps, _ in row["seeds"][1]["evaluations"]] == [2048, 4096]
+    assert [value for _, value in row["seeds"][1]["evaluations"]] == pytest.approx(returns)
+    line = learning(tmp_path, "table").splitlines()[-1].split("|")
+    finals = [seed["evaluations"][-1][1] for seed in row["seeds"]]
+    assert line[4].strip().startswith(f"{sum(finals) / 2:.1f} ±") and line[3].strip() == "2"
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
