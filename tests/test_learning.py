@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import trpo_fast
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
@@ -22,7 +25,9 @@ if not SCRIPT.exists():
 def learning(tmp: Path, command: str, *flags: str) -> str:
     places = ["--runs", str(tmp / "runs"), "--out", str(tmp / "out")]
     call = [sys.executable, str(SCRIPT), command, *places, *flags]
-    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    env = dict(os.environ, PYTHONPATH=str(Path(trpo_fast.__file__).parents[1]))
+    done = subprocess.run(call, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
