@@ -20,6 +20,7 @@ from . import _native
 from .checks import check_acting, check_tensor
 from .native_problem import address, net_arguments
 from .policy import MLPPolicy, NetSpec, flat_params
+from .threads import kernel_threads
 
 if TYPE_CHECKING:
     from .normalize import ObservationNormaliser
@@ -160,7 +161,7 @@ class NativeActor:
             0,
             out.data_ptr(),
             rows,
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         return out
 
@@ -198,5 +199,5 @@ class _BoundAct:
             critic.std.data_ptr(),
             *self._addresses,
             self._count,
-            1 if self._count < 256 else torch.get_num_threads(),
+            1 if self._count < 256 else kernel_threads(),
         )

@@ -15,6 +15,7 @@ from .native_problem import NativeProblem, address
 from .policy import MLPPolicy
 from .reference import Solution
 from .surrogate import Evaluation
+from .threads import kernel_threads
 
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/params.h
 MAX_FACTORS = 64
@@ -35,25 +36,25 @@ class CpuOperator(Operator):
     def forward(self) -> Tensor:
         """Distribution parameters [N, D]; zero where a row has no weight."""
         out = self._per_row()
-        self._native.forward(address(out), torch.get_num_threads())
+        self._native.forward(address(out), kernel_threads())
         return out
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v [N, D]."""
         out, v = self._per_row(), v.contiguous()
-        self._native.jvp(address(v), address(out), torch.get_num_threads())
+        self._native.jvp(address(v), address(out), kernel_threads())
         return out
 
     def metric(self, tangent: Tensor) -> Tensor:
         """M tangent [N, D]."""
         out, tangent = self._per_row(), tangent.contiguous()
-        self._native.metric(address(tangent), address(out), torch.get_num_threads())
+        self._native.metric(address(tangent), address(out), kernel_threads())
         return out
 
     def vjp(self, delta: Tensor) -> Tensor:
         """J' delta summed over rows [P]."""
         out, delta = torch.empty_like(self.theta), delta.contiguous()
-        self._native.vjp(address(delta), address(out), torch.get_num_threads())
+        self._native.vjp(address(delta), address(out), kernel_threads())
         return out
 
     def _per_row(self) -> Tensor:
@@ -66,14 +67,14 @@ class CpuOperator(Operator):
     def fvp(self, v: Tensor) -> Tensor:
         out, v = torch.empty_like(v), v.contiguous()
         columns = v.shape[0] if v.ndim == 2 else 1
-        self._native.fvp(address(v), columns, address(out), torch.get_num_threads())
+        self._native.fvp(address(v), columns, address(out), kernel_threads())
         return out
 
     def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
         g, x = g.contiguous(), torch.empty_like(g)
         columns = g.shape[0] if g.ndim == 2 else 1
         solved = self._native.solve(
-            address(g), columns, iterations, tol, address(x), torch.get_num_threads()
+            address(g), columns, iterations, tol, address(x), kernel_threads()
         )
         table = torch.tensor(solved, dtype=torch.float64).reshape(*g.shape[:-1], 4)
         quad, residual, used, curvature = table.unbind(-1)
@@ -81,14 +82,14 @@ class CpuOperator(Operator):
 
     def gradient(self) -> tuple[Tensor, Evaluation]:
         g = torch.empty_like(self.theta)
-        return g, _evaluation(self._native.gradient(address(g), torch.get_num_threads()))
+        return g, _evaluation(self._native.gradient(address(g), kernel_threads()))
 
     def evaluate(self, theta: Tensor) -> Evaluation:
         theta = theta.contiguous()
-        return _evaluation(self._native.evaluate(address(theta), torch.get_num_threads()))
+        return _evaluation(self._native.evaluate(address(theta), kernel_threads()))
 
     def bad_values(self) -> Tensor:
-        return torch.tensor(self._native.bad_values(torch.get_num_threads()))
+        return torch.tensor(self._native.bad_values(kernel_threads()))
 
     @property
     def scratch_bytes(self) -> int:
@@ -106,7 +107,7 @@ class CpuOperator(Operator):
             config.backtrack_steps,
             config.search,
             config.learning_rate or 0.0,
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         return stats
 

@@ -10,6 +10,7 @@ and the policy's kernels solve it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,16 +121,25 @@ class Critic(nn.Module):
 
         Values that are not finite raise ``ValueError`` and leave the critic as it was.
         """
-        with OneThread():
-            obs, targets, weights = checks.check_critic_batch(
-                self.theta, self.net.spec.widths[0], obs, targets, weights
-            )
         native = self._use_native()
+        with OneThread() if native else nullcontext():
+            return self._fit(obs, targets, weights, native, generator)
+
+    def _fit(
+        self,
+        obs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        native: bool,
+        generator: torch.Generator | None,
+    ) -> CriticInfo:
+        obs, targets, weights = checks.check_critic_batch(
+            self.theta, self.net.spec.widths[0], obs, targets, weights
+        )
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
-            with OneThread():
-                self._renormalise(targets, weights)
-                normalised = Targets(obs, (targets - self.mean) / self.std, weights)
+            self._renormalise(targets, weights)
+            normalised = Targets(obs, (targets - self.mean) / self.std, weights)
             fit: Fit = (NativeFit if native else ReferenceFit)(self.net, normalised)
             loss, steps = self._run(fit, normalised, generator)
             if not bool(loss.isfinite() & self.theta.isfinite().all()):

@@ -19,6 +19,7 @@ from . import _native
 from .act import native_shape
 from .fisher import FisherOperator
 from .policy import MLPPolicy, flat_params, mark_written
+from .threads import kernel_threads
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 BACKTRACKS = 10
@@ -132,7 +133,7 @@ class NativeFit:
         assert native is not None
         theta = flat_params(self.net).data_ptr()
         out = 0 if g is None else g.data_ptr()
-        threads = torch.get_num_threads()
+        threads = kernel_threads()
         return torch.tensor(native.critic_loss(self._shape, theta, out, *self._rows, threads))
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
@@ -152,7 +153,7 @@ class NativeFit:
             BETA2,
             EPS,
             *self._rows,
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         return torch.tensor(loss)
 
@@ -196,7 +197,9 @@ def fit_gauss_newton(
     for step in range(steps):
         part = torch.randperm(len(obs), generator=generator, device=obs.device)[:rows]
         weights = None if targets.weights is None else targets.weights[part]
-        fisher = FisherOperator(net, obs[part], damping=damping, weights=weights, backend=backend)
+        fisher = FisherOperator(
+            net, obs[part], damping=damping, weights=weights, backend=backend, sync=False
+        )
         direction = fisher.solve(g, iterations=cg_iterations).x
         start = theta.clone()
         for j in range(BACKTRACKS):
