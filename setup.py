@@ -33,7 +33,7 @@ LINK_FLAGS = "-shared -pthread -Wl,--exclude-libs,ALL -Wl,-O1".split()
 ISA_FLAGS = {
     "isa_avx2": ["-march=x86-64-v3"],
     "isa_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    "isa_amx": ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16", "-mavx512bf16"],
+    "isa_amx": ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"],
 }
 RULES = """rule compile
   command = $run -MD -MF $out.d -c $in -o $out

@@ -49,9 +49,10 @@ void run(int threads, const F& f) {
   }
 }
 
-std::unique_ptr<CpuOperator> make_operator(const py::dict& problem, bool reverse_kl) {
+std::unique_ptr<CpuOperator> make_operator(const py::dict& problem, bool reverse_kl,
+                                           int bf16_planes) {
   return std::make_unique<CpuOperator>(fvp_params(problem), reverse_kl,
-                                       kernels_for(selected_isa()));
+                                       kernels_for(selected_isa(), bf16_planes));
 }
 
 py::tuple as_tuple(const Evaluated& e) {
@@ -138,7 +139,8 @@ void bind_fused(py::class_<CpuOperator>& type) {
 
 void bind_cpu(py::module_& m) {
   py::class_<CpuOperator> type(m, "CpuOperator");
-  type.def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("reverse_kl"));
+  type.def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("reverse_kl"),
+           py::arg("bf16_planes"));
   bind_stages(type);
   bind_fused(type);
   m.attr("families").attr("append")("cpu");

@@ -21,7 +21,10 @@ ISA_FLAGS = {
     "isa_base": [],
     "isa_avx2": ["-march=x86-64-v3"],
     "isa_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "isa_amx": ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"],
 }
+SYMBOLS = {unit: f"trpo_fast_kernels_{unit.removeprefix('isa_')}" for unit in ISA_FLAGS}
+SYMBOLS["isa_amx"] = "trpo_fast_replace_products_amx"
 SANITIZERS = {
     "asan+ubsan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "tsan": ["-fsanitize=thread"],
@@ -47,7 +50,7 @@ def test_isa_unit_exports_its_table_only(unit: str, tmp_path: Path) -> None:
     listing = subprocess.run(["nm", str(built)], capture_output=True, text=True, check=True).stdout
     symbols = [line.split()[-2:] for line in listing.splitlines()]
     shared = [name for kind, name in symbols if kind in "TDBRVWuvw"]
-    assert shared == [f"trpo_fast_kernels_{unit.removeprefix('isa_')}"]
+    assert shared == [SYMBOLS[unit]]
     wanted = {name for kind, name in symbols if kind == "U"}
     assert not {name for name in wanted if name.startswith("_Z")}
 

@@ -19,6 +19,13 @@ from .threads import kernel_threads
 
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/params.h
 MAX_FACTORS = 64
+# The bfloat16 numbers that a float is split into, for the products with directions.
+PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
+
+
+def _instruction_set() -> str:
+    native = _native.module()
+    return "none" if native is None else str(native.selected_isa())
 
 
 class CpuOperator(Operator):
@@ -29,7 +36,11 @@ class CpuOperator(Operator):
         native = _native.module()
         assert native is not None
         self._inputs = NativeProblem(problem, self.theta)
-        self._native = native.CpuOperator(self._inputs.fields, reverse_kl=problem.reverse_kl)
+        self._native = native.CpuOperator(
+            self._inputs.fields,
+            reverse_kl=problem.reverse_kl,
+            bf16_planes=PLANES[problem.precision],
+        )
 
     # ---- stages, for tests and study
 
@@ -120,6 +131,7 @@ class CpuBackend(Backend):
     """MLP policies in float32 on the CPU."""
 
     name = "cpu"
+    precisions = tuple(PLANES)
 
     def unavailable(self) -> str | None:
         reason = _native.availability()["cpu"]
@@ -137,6 +149,8 @@ class CpuBackend(Backend):
             return f"its kernels are float32, the policy is {problem.theta.dtype}"
         if problem.fisher != "analytic":
             return f"fisher={problem.fisher!r} is in the reference backend only"
+        if PLANES[problem.precision] and (isa := _instruction_set()) != "amx":
+            return f"precision={problem.precision!r} needs the AMX tiles of a CPU, this is {isa}"
         if policy.spec.maps > MAX_MAPS:
             return f"it takes at most {MAX_MAPS - 1} hidden layers, the policy has more"
         if len(policy.head.nvec) > MAX_FACTORS:

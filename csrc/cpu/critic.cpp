@@ -126,6 +126,7 @@ double CriticFit::run_lanes(Team& team, const Minibatch& rows, bool gradient) {
   const int64_t blocks = blocks_in(rows.count), size = block_rows(rows.count);
   const int lanes = lanes_in(rows.count);
   double losses[kMostLanes];
+  const Weights weights{theta_.data(), back_.data(), nullptr, nullptr};
   team.lanes(lanes, [&](int64_t lane, int worker) {
     Workspace& work = *work_[static_cast<size_t>(worker)];
     const int64_t begin = lane * blocks / lanes, end = (lane + 1) * blocks / lanes;
@@ -134,11 +135,10 @@ double CriticFit::run_lanes(Team& team, const Minibatch& rows, bool gradient) {
       const int64_t first = b * size;
       const int count = static_cast<int>(std::min(size, rows.count - first));
       const Block block = gather(rows, first, count, work);
-      kernels_.forward(plan_, theta_.data(), block);
+      kernels_.forward(plan_, weights, block);
       losses[lane] += differences(rows, first, block);
       if (!gradient) continue;
-      kernels_.vjp(plan_, {theta_.data(), back_.data()}, block,
-                   lane_sums_.data() + lane * plan_.size, b == begin);
+      kernels_.vjp(plan_, weights, block, lane_sums_.data() + lane * plan_.size, b == begin);
     }
   });
   double loss = 0.0;

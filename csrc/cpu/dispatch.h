@@ -5,6 +5,7 @@
 
 namespace trpo_fast {
 
-const CpuKernels& kernels_for(Isa isa);
+// bf16_planes: 0 for float32; 2 or 3 for products in split precision, which need kAmx.
+const CpuKernels& kernels_for(Isa isa, int bf16_planes = 0);
 
 }  // namespace trpo_fast

@@ -1,7 +1,7 @@
 // forward: h_l = act(W_l h_{l-1} + b_l) on one block of rows. Reads obs and packed parameters; writes
 // block.hidden, block.slope (silu, gelu) and block.outputs.
 #pragma once
-#include "cpu/vmath.h"
+#include "cpu/activation.h"
 
 namespace trpo_fast {
 namespace {
@@ -17,41 +17,9 @@ TRPO_INLINE Panels panels_of(const MapPlan& map, const float* packed) {
   return {packed + map.weight, int64_t{map.in} * kPanel, 0};
 }
 
-// Calls f with the activation as a constant.
-template <class F>
-TRPO_INLINE void with_activation(Activation activation, const F& f) {
-  switch (activation) {
-    case Activation::kTanh:
-      return f.template operator()<Activation::kTanh>();
-    case Activation::kRelu:
-      return f.template operator()<Activation::kRelu>();
-    case Activation::kElu:
-      return f.template operator()<Activation::kElu>();
-    case Activation::kSilu:
-      return f.template operator()<Activation::kSilu>();
-    case Activation::kGelu:
-      return f.template operator()<Activation::kGelu>();
-    case Activation::kIdentity:
-      return f.template operator()<Activation::kIdentity>();
-  }
-}
-
 struct NoEpilogue {
   static constexpr bool kReads = false;
   static V slope(V x) { return x; }
-};
-
-// act' from the activation's value, or read from its own plane.
-template <Activation A>
-struct SlopeEpilogue {
-  static constexpr bool kReads = A != Activation::kIdentity;
-  static TRPO_INLINE V slope(V x) {
-    if constexpr (vmath::slope_from_value(A)) {
-      return vmath::slope<A, V>(x);
-    } else {
-      return x;
-    }
-  }
 };
 
 // In place on [rows, n], the slopes to `slope` where they do not follow from the value.
@@ -82,7 +50,8 @@ void outputs_of_last_map(const Plan& plan, const NarrowProduct* products, int co
   narrow_product(job);
 }
 
-void block_forward(const Plan& plan, const float* theta, const Block& block) {
+void block_forward(const Plan& plan, const Weights& weights, const Block& block) {
+  const float* theta = weights.packed;
   const int maps = plan.net.maps;
   for (int l = 0; l < maps; ++l) {
     const MapPlan& map = plan.map[l];

@@ -16,7 +16,8 @@ void CpuOperator::linearize(RowSet& rows, int64_t b, Workspace& work, const Bloc
   if (rows.filled) return;
   Block at = block;
   at.outputs = rows.outputs(b, work);
-  kernels_.forward(plan_, theta_.data(), at);
+  kernels_.forward(plan_, theta(), at);
+  if (plan_.split) kernels_.split_inputs(plan_, at);
   const bool shared = rows.cached() && plan_.net.head == Head::kGaussian;  // one row for all blocks
   if (shared && b > 0) return;
   kernels_.metric_factors(plan_, theta_.data(), rows.mask(b, work), at, rows.factors(b, work));
@@ -32,11 +33,23 @@ void CpuOperator::prepare(Team& team, RowSet& rows) {
   rows.filled = true;
 }
 
+// Columns of v as what the maps multiply with; the c-th one's operands follow the first's.
+Weights CpuOperator::split_directions(Team& team, const float* v, const int* columns, int count) {
+  if (!plan_.split) return {v, nullptr, nullptr, nullptr};
+  directions_split_.reserve(count * plan_.split_size);
+  team.lanes(count * plan_.split_pieces, [&](int64_t i, int) {
+    const int64_t c = i / plan_.split_pieces, piece = i % plan_.split_pieces;
+    kernels_.split_direction(plan_, v + columns[c] * plan_.size, piece,
+                             directions_split_.data() + c * plan_.split_size);
+  });
+  return {v, nullptr, directions_split_.data(), nullptr};
+}
+
 // out[c] = F v[c] + damping v[c] for the listed columns, all packed.
 void CpuOperator::product(Team& team, const float* v, float* out, const int* columns, int count) {
   RowSet& rows = fisher_rows();
   const int64_t lanes = rows.lanes().count, size = plan_.size;
-  const Weights weights{theta_.data(), back_.data()};
+  const Weights directions = split_directions(team, v, columns, count);
   const double total = rows.total_weight();
   for_blocks(team, rows, [&](int64_t lane, int64_t b, Workspace& work, bool first) {
     const Block block = rows.block(b, work);
@@ -44,9 +57,11 @@ void CpuOperator::product(Team& team, const float* v, float* out, const int* col
     const float* factors = rows.factors(b, work);
     const float uniform = static_cast<float>(1.0 / total);
     for (int c = 0; c < count; ++c) {
-      kernels_.jvp(plan_, theta_.data(), v + columns[c] * size, block);
+      const Weights direction{v + columns[c] * size, nullptr,
+                              directions.split + c * plan_.split_size, nullptr};
+      kernels_.jvp(plan_, theta(), direction, block);
       kernels_.metric(plan_, factors, rows.scale(b), uniform, block);
-      kernels_.vjp(plan_, weights, block, lane_sums_.data() + (lane * count + c) * size, first);
+      kernels_.vjp(plan_, theta(), block, lane_sums_.data() + (lane * count + c) * size, first);
     }
   });
   for (int c = 0; c < count; ++c) {

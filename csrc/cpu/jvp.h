@@ -5,11 +5,9 @@
 namespace trpo_fast {
 namespace {
 
-TRPO_INLINE const float* slope_source(const Plan& plan, const Block& block, int l) {
-  return vmath::slope_from_value(plan.net.activation) ? block.hidden[l] : block.slope[l];
-}
-
-void block_jvp(const Plan& plan, const float* theta, const float* v, const Block& block) {
+void block_jvp(const Plan& plan, const Weights& weights, const Weights& direction,
+               const Block& block) {
+  const float *theta = weights.packed, *v = direction.packed;
   const int maps = plan.net.maps;
   for (int l = 0; l < maps; ++l) {
     const MapPlan& map = plan.map[l];

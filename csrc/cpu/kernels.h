@@ -14,11 +14,19 @@ struct AdamStep {
 
 struct CpuKernels {
   int vector, panel, tile_rows;
+  bool split;  // the products run in split precision
+
+  // Null unless split: one of plan.split_pieces of packed parameters, or of a direction, as
+  // operands; a whole back pack as operands; block.input_columns from what a forward left.
+  void (*split_weights)(const Plan&, const float* packed, int64_t piece, uint16_t* operands);
+  void (*split_direction)(const Plan&, const float* packed, int64_t piece, uint16_t* operands);
+  void (*split_back)(const Plan&, const float* back, uint16_t* operands);
+  void (*split_inputs)(const Plan&, const Block&);
 
   // h_l = act(W_l h_{l-1} + b_l) into block.hidden and block.slope; z into block.outputs.
-  void (*forward)(const Plan&, const float* theta, const Block&);
+  void (*forward)(const Plan&, const Weights& theta, const Block&);
   // dh_l = act' (W_l dh_{l-1} + V_l h_{l-1} + v_l) into block.tangent; J v into block.outputs.
-  void (*jvp)(const Plan&, const float* theta, const float* v, const Block&);
+  void (*jvp)(const Plan&, const Weights& theta, const Weights& v, const Block&);
   // outputs <- scale_n M outputs, with the factors of heads.h [padded_rows, ld[L]] (one row of them
   // for kGaussian). scale [rows], or null for `uniform` everywhere; rows past the end become zero.
   void (*metric)(const Plan&, const float* factors, const float* scale, float uniform,
@@ -52,6 +60,7 @@ extern "C" {
 const CpuKernels* trpo_fast_kernels_base();
 const CpuKernels* trpo_fast_kernels_avx2();
 const CpuKernels* trpo_fast_kernels_avx512();
+void trpo_fast_replace_products_amx(CpuKernels* kernels, int planes);
 }
 
 }  // namespace trpo_fast

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/split.h"
+
 namespace trpo_fast {
 namespace {
 
@@ -16,12 +18,15 @@ int row_stride(int width, int vector) {
 }
 
 constexpr int64_t kBlockBytes = 192 << 10;  // tangents and inputs of a block: a tenth of an L2
+constexpr int kFewestRows = 48, kMostRows = 96;
 
-int choose_block_rows(const NetShape& net, int tile_rows) {
+int choose_block_rows(const NetShape& net, const CpuKernels& kernels) {
+  if (kernels.split) return kMostRows;  // its tiles read rows faster than an L2 brings weights
   int64_t floats = 0;
   for (int l = 0; l <= net.maps; ++l) floats += 2 * net.width[l];
   const int64_t fits = kBlockBytes / (4 * floats);
-  return round_up(static_cast<int>(std::clamp<int64_t>(fits, 48, 96)), tile_rows);
+  return round_up(static_cast<int>(std::clamp<int64_t>(fits, kFewestRows, kMostRows)),
+                  kernels.tile_rows);
 }
 
 // Calls f(flat index of W[o][i], packed index) for every weight of a map, and for its bias.
@@ -48,6 +53,15 @@ void walk(const Plan& plan, const F& f) {
   f(flat, plan.log_std, int64_t{1}, plan.log_std_count);
 }
 
+void add_operands(MapPlan& map, int l, Plan* plan) {
+  map.split = plan->split_size;
+  plan->split_size += operand_size(map.out, map.in);
+  plan->split_pieces += tiles_over(map.out);
+  if (l == 0) return;
+  map.back_split = plan->back_split_size;
+  plan->back_split_size += operand_size(map.in, map.out);
+}
+
 }  // namespace
 
 Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
@@ -56,7 +70,8 @@ Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
   plan.vector = kernels.vector;
   plan.panel = kernels.panel;
   plan.tile_rows = kernels.tile_rows;
-  plan.block_rows = choose_block_rows(net, kernels.tile_rows);
+  plan.split = kernels.split;
+  plan.block_rows = choose_block_rows(net, kernels);
   plan.ld[0] = net.width[0];
   for (int l = 0; l < net.maps; ++l) {
     MapPlan& map = plan.map[l];
@@ -64,7 +79,7 @@ Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
     map.out = net.width[l + 1];
     map.in_pad = round_up(map.in, plan.vector);
     map.out_pad = round_up(map.out, plan.vector);
-    map.narrow = l > 0 && l == net.maps - 1;
+    map.narrow = l > 0 && l == net.maps - 1 && !kernels.split;
     plan.ld[l + 1] = row_stride(map.out, plan.vector);
     map.weight = plan.size;
     plan.size += map.narrow ? int64_t{map.out} * map.in_pad : int64_t{map.in} * map.out_pad;
@@ -75,6 +90,7 @@ Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
       map.back = plan.back_size;
       plan.back_size += int64_t{map.out} * map.in_pad;
     }
+    if (plan.split) add_operands(map, l, &plan);
   }
   plan.log_std = plan.size;
   plan.log_std_count = net.head == Head::kGaussian ? net.width[net.maps] : 0;

@@ -17,7 +17,7 @@ namespace {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr size_t kKeptBytes = 0;  // a reused array would hide what the sanitizers look for
 #else
-constexpr size_t kKeptBytes = size_t{128} << 20;
+constexpr size_t kKeptBytes = size_t{256} << 20;
 #endif
 constexpr size_t kSmall = size_t{64} << 10;  // below, the system's allocator is as good
 constexpr size_t kHugePage = size_t{2} << 20;

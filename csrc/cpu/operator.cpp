@@ -27,6 +27,14 @@ CpuOperator::CpuOperator(const FvpParams& params, bool reverse_kl, const CpuKern
       batch_(plan_, params.rows, nullptr, 0) {
   pack(plan_, params.theta, theta_.data());
   pack_back(plan_, params.theta, back_.data());
+  if (plan_.split) {
+    theta_split_ = Array<uint16_t>(plan_.split_size);
+    back_split_ = Array<uint16_t>(plan_.back_split_size);
+    for (int64_t piece = 0; piece < plan_.split_pieces; ++piece) {
+      kernels_.split_weights(plan_, theta_.data(), piece, theta_split_.data());
+    }
+    kernels_.split_back(plan_, back_.data(), back_split_.data());
+  }
   if (params.fvp_rows) {
     fisher_ = std::make_unique<RowSet>(plan_, params.rows, params.fvp_rows, params.fvp_count);
   }
@@ -35,7 +43,8 @@ CpuOperator::CpuOperator(const FvpParams& params, bool reverse_kl, const CpuKern
 int64_t CpuOperator::scratch_bytes() const {
   int64_t total = theta_.bytes() + back_.bytes() + batch_.bytes() + lane_sums_.bytes() +
                   vectors_.bytes() + candidate_.bytes() + log_ratio_.bytes() + slope_.bytes() +
-                  log_old_.bytes() + partial_.bytes();
+                  log_old_.bytes() + partial_.bytes() + theta_split_.bytes() + back_split_.bytes() +
+                  directions_split_.bytes() + candidate_split_.bytes();
   if (fisher_) total += fisher_->bytes();
   for (const auto& work : work_) total += work->bytes();
   return total;
@@ -46,7 +55,7 @@ void CpuOperator::forward(float* params, const CallOptions& call) {
   region(call, [&](Team& team) {
     for_blocks(team, batch_, [&](int64_t, int64_t b, Workspace& work, bool) {
       const Block block = batch_.block(b, work, true);
-      kernels_.forward(plan_, theta_.data(), block);
+      kernels_.forward(plan_, theta(), block);
       for (int m = 0; m < block.rows; ++m) {
         float* to = params + batch_.row(b * plan_.block_rows + m) * d.params;
         std::copy_n(block.outputs + m * d.ld, d.outputs, to);
@@ -62,10 +71,12 @@ void CpuOperator::jvp(const float* v, float* tangent, const CallOptions& call) {
   pack(plan_, v, packed.data());
   region(call, [&](Team& team) {
     prepare(team, batch_);
+    const int column = 0;
+    const Weights direction = split_directions(team, packed.data(), &column, 1);
     for_blocks(team, batch_, [&](int64_t, int64_t b, Workspace& work, bool) {
       const Block block = batch_.block(b, work);
       linearize(batch_, b, work, block);
-      kernels_.jvp(plan_, theta_.data(), packed.data(), block);
+      kernels_.jvp(plan_, theta(), direction, block);
       for (int m = 0; m < block.rows; ++m) {
         float* to = tangent + batch_.row(b * plan_.block_rows + m) * d.params;
         std::copy_n(block.outputs + m * d.ld, d.outputs, to);
@@ -112,7 +123,7 @@ void CpuOperator::vjp(const float* delta, float* out, const CallOptions& call) {
         const float* from = delta + batch_.row(b * plan_.block_rows + m) * d.params;
         std::copy_n(from, d.outputs, block.outputs + m * d.ld);
       }
-      kernels_.vjp(plan_, {theta_.data(), back_.data()}, block, to, first);
+      kernels_.vjp(plan_, theta(), block, to, first);
       for (int m = 0; m < block.rows; ++m) {
         const float* from = delta + batch_.row(b * plan_.block_rows + m) * d.params;
         for (int i = d.outputs; i < d.params; ++i) to[plan_.log_std + i - d.outputs] += from[i];

@@ -25,8 +25,9 @@ struct MapPlan {
   int in, out;
   int in_pad, out_pad;  // rounded up to whole vectors
   bool narrow;
-  int64_t weight, bias;  // offsets in a packed vector
-  int64_t back;          // offset in the back pack; wide maps above the first
+  int64_t weight, bias;       // offsets in a packed vector
+  int64_t back;               // offset in the back pack; wide maps above the first
+  int64_t split, back_split;  // offsets of the same as operands in split precision (split.h)
 };
 
 struct Plan {
@@ -37,8 +38,11 @@ struct Plan {
   MapPlan map[kMaxMaps];
   int64_t log_std;  // offset in a packed vector
   int log_std_count;
-  int64_t size, back_size;  // floats of a packed vector, of the back pack
-  int64_t flat_size;        // P
+  int64_t size, back_size;              // floats of a packed vector, of the back pack
+  int64_t flat_size;                    // P
+  bool split;                           // products in split precision: every map is wide
+  int64_t split_size, back_split_size;  // 16-bit words
+  int64_t split_pieces;                 // groups of 16 outputs, over all maps
 };
 
 // One block of rows at its first row. Buffers hold block_rows rows; rows past `rows` hold zeros in
@@ -51,12 +55,20 @@ struct Block {
   float* slope[kMaxMaps];    // act'(z_l) likewise, for silu and gelu
   float* tangent[kMaxMaps];  // dh_l of the jvp, then the deltas of the vjp
   float* outputs;            // [padded_rows, ld[L]]: z, J v, M J v in turn
+
+  // Operands in split precision, with rows or with columns as lines.
+  uint16_t* input_rows[kMaxMaps];     // inputs of map l
+  uint16_t* input_columns[kMaxMaps];  // the same
+  uint16_t* rows_split[2];            // dh of two maps in turn; deltas likewise
+  uint16_t* columns_split;            // deltas
 };
 
-// What a map multiplies with.
+// What the maps multiply with: theta, or a direction (which has no `back`).
 struct Weights {
-  const float* packed;  // theta, packed
+  const float* packed;
   const float* back;
+  const uint16_t* split;  // in split precision: packed and back as operands
+  const uint16_t* back_split;
 };
 
 }  // namespace trpo_fast

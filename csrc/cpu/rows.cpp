@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "cpu/split.h"
+
 namespace trpo_fast {
 namespace {
 
@@ -33,6 +35,14 @@ Lanes cut(const Plan& plan, int64_t count) {
   return lanes;
 }
 
+// One block of the inputs of map l in split precision.
+int64_t rows_operand(const Plan& plan, int l) {
+  return operand_size(plan.block_rows, plan.map[l].in);
+}
+int64_t columns_operand(const Plan& plan, int l) {
+  return operand_size(plan.map[l].in, plan.block_rows);
+}
+
 }  // namespace
 
 Workspace::Workspace(const Plan& plan) {
@@ -45,18 +55,28 @@ Workspace::Workspace(const Plan& plan) {
   second = Array<float>(2 * plan.log_std_count);
   for (int l = 1; l < maps; ++l) {
     hidden[l] = Array<float>(rows * plan.ld[l]);
-    tangent[l] = Array<float>(rows * plan.ld[l]);
+    if (!plan.split) tangent[l] = Array<float>(rows * plan.ld[l]);
     if (needs_slope_plane(plan.net.activation)) slope[l] = Array<float>(rows * plan.ld[l]);
   }
+  if (!plan.split) return;
+  int64_t widest = 0;
+  for (int l = 0; l < maps; ++l) {
+    input_rows[l] = Array<uint16_t>(rows_operand(plan, l));
+    input_columns[l] = Array<uint16_t>(columns_operand(plan, l));
+    widest = std::max<int64_t>(widest, plan.map[l].out);
+  }
+  for (auto& operand : this->rows) operand = Array<uint16_t>(operand_size(rows, widest));
+  columns = Array<uint16_t>(operand_size(widest, rows));
 }
 
 int64_t Workspace::bytes() const {
   int64_t total = obs.bytes() + mask.bytes() + outputs.bytes() + before.bytes() + factors.bytes() +
                   second.bytes();
   for (int l = 0; l < kMaxMaps; ++l) {
-    total += hidden[l].bytes() + slope[l].bytes() + tangent[l].bytes();
+    total += hidden[l].bytes() + slope[l].bytes() + tangent[l].bytes() + input_rows[l].bytes() +
+             input_columns[l].bytes();
   }
-  return total;
+  return total + rows[0].bytes() + rows[1].bytes() + columns.bytes();
 }
 
 RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count)
@@ -99,6 +119,10 @@ void RowSet::allocate_cache() {
   outputs_ = Array<float>::zeros(rows * plan_.ld[net.maps]);
   const bool one_row = net.head == Head::kGaussian;
   factors_ = Array<float>((one_row ? 1 : rows) * plan_.ld[net.maps]);
+  for (int l = 0; plan_.split && l < net.maps; ++l) {
+    input_rows_[l] = Array<uint16_t>(lanes_.blocks * rows_operand(plan_, l));
+    input_columns_[l] = Array<uint16_t>(lanes_.blocks * columns_operand(plan_, l));
+  }
   cached_ = true;
 }
 
@@ -127,7 +151,19 @@ Block RowSet::block(int64_t b, Workspace& work, bool fresh) const {
     block.tangent[l] = work.tangent[l].data();
   }
   block.outputs = work.outputs.data();
+  if (plan_.split) set_operands(b, own, work, &block);
   return block;
+}
+
+void RowSet::set_operands(int64_t b, bool own, Workspace& work, Block* block) const {
+  for (int l = 0; l < plan_.net.maps; ++l) {
+    block->input_rows[l] =
+        own ? work.input_rows[l].data() : input_rows_[l].data() + b * rows_operand(plan_, l);
+    block->input_columns[l] = own ? work.input_columns[l].data()
+                                  : input_columns_[l].data() + b * columns_operand(plan_, l);
+  }
+  for (int i = 0; i < 2; ++i) block->rows_split[i] = work.rows[i].data();
+  block->columns_split = work.columns.data();
 }
 
 float* RowSet::outputs(int64_t b, Workspace& work) const {
@@ -154,7 +190,10 @@ const uint8_t* RowSet::mask(int64_t b, Workspace& work) const {
 
 int64_t RowSet::bytes() const {
   int64_t total = index_.bytes() + scale_.bytes() + outputs_.bytes() + factors_.bytes();
-  for (int l = 0; l < kMaxMaps; ++l) total += hidden_[l].bytes() + slope_[l].bytes();
+  for (int l = 0; l < kMaxMaps; ++l) {
+    total +=
+        hidden_[l].bytes() + slope_[l].bytes() + input_rows_[l].bytes() + input_columns_[l].bytes();
+  }
   return total;
 }
 

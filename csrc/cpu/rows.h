@@ -17,6 +17,7 @@ struct Workspace {
   Array<float> factors;
   Array<float> second;  // [2, A] of a free log_std: one row's score and the block's sum
   Array<float> hidden[kMaxMaps], slope[kMaxMaps], tangent[kMaxMaps];
+  Array<uint16_t> input_rows[kMaxMaps], input_columns[kMaxMaps], rows[2], columns;
   int64_t bytes() const;
 };
 
@@ -60,6 +61,7 @@ class RowSet {
 
  private:
   void select(const int64_t* subset, int64_t subset_count);
+  void set_operands(int64_t b, bool own, Workspace& work, Block* block) const;
   const float* block_obs(int64_t b, int rows, Workspace& work) const;
 
   const Plan& plan_;
@@ -72,6 +74,7 @@ class RowSet {
   Lanes lanes_;
   bool cached_ = false;
   mutable Array<float> hidden_[kMaxMaps], slope_[kMaxMaps], outputs_, factors_;
+  mutable Array<uint16_t> input_rows_[kMaxMaps], input_columns_[kMaxMaps];
 };
 
 }  // namespace trpo_fast

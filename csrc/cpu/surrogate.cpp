@@ -102,8 +102,19 @@ Evaluated CpuOperator::total_of_measures() const {
   return result;
 }
 
-// One forward of the parameters in `packed` over all rows, measured against theta.
-Evaluated CpuOperator::evaluate_packed(Team& team, const float* packed) {
+Evaluated CpuOperator::evaluate_candidate(Team& team) {
+  if (plan_.split) {
+    candidate_split_.reserve(plan_.split_size);
+    team.lanes(plan_.split_pieces, [&](int64_t piece, int) {
+      kernels_.split_weights(plan_, candidate_.data(), piece, candidate_split_.data());
+    });
+  }
+  return evaluate_weights(team, {candidate_.data(), nullptr, candidate_split_.data(), nullptr});
+}
+
+// One forward of `weights` over all rows, measured against theta.
+Evaluated CpuOperator::evaluate_weights(Team& team, const Weights& weights) {
+  const float* packed = weights.packed;
   const bool at_theta = packed == theta_.data(), actions = has_actions(batch_.rows());
   for_blocks(team, batch_, [&](int64_t lane, int64_t b, Workspace& work, bool first) {
     double* sums = partial_.data() + lane * kMeasures;
@@ -114,7 +125,7 @@ Evaluated CpuOperator::evaluate_packed(Team& team, const float* packed) {
     Block now = old;
     if (!at_theta) {
       now = batch_.block(b, work, true);
-      kernels_.forward(plan_, packed, now);
+      kernels_.forward(plan_, weights, now);
     }
     measure_block(b, now, old, packed, sums);
     if (actions) log_ratios(batch_, b, now, packed);
@@ -151,7 +162,7 @@ void CpuOperator::gradient_packed(Team& team, float* g) {
     linearize(batch_, b, work, block);
     score_block(b, block, work);
     float* to = lane_sums_.data() + lane * plan_.size;
-    kernels_.vjp(plan_, {theta_.data(), back_.data()}, block, to, first);
+    kernels_.vjp(plan_, theta(), block, to, first);
     const float* sum = work.second.data() + plan_.log_std_count;
     for (int a = 0; a < plan_.log_std_count; ++a) to[plan_.log_std + a] += sum[a];
   });
@@ -164,7 +175,7 @@ Evaluated CpuOperator::gradient(float* g, const CallOptions& call) {
   region(call, [&](Team& team) {
     reserve_surrogate();
     prepare(team, batch_);
-    at = evaluate_packed(team, theta_.data());
+    at = evaluate_theta(team);
     gradient_packed(team, packed.data());
   });
   unpack(plan_, packed.data(), g);
@@ -176,10 +187,10 @@ Evaluated CpuOperator::evaluate(const float* theta, const CallOptions& call) {
   region(call, [&](Team& team) {
     reserve_surrogate();
     prepare(team, batch_);
-    if (!batch_.rows().log_probs && !has_old_) evaluate_packed(team, theta_.data());
+    if (!batch_.rows().log_probs && !has_old_) evaluate_theta(team);
     candidate_.reserve(plan_.size);
     pack(plan_, theta, candidate_.data());
-    at = evaluate_packed(team, candidate_.data());
+    at = evaluate_candidate(team);
   });
   return at;
 }

@@ -97,7 +97,7 @@ Reason CpuOperator::line_search(Team& team, const UpdateParams& params, double s
     kernels_.axpy(static_cast<float>(factor), x, candidate_.data(), size);
     *backtracks = j;
     if (!kernels_.all_finite(candidate_.data(), size)) continue;
-    *after = evaluate_packed(team, candidate_.data());
+    *after = evaluate_candidate(team);
     const bool finite = std::isfinite(after->kl) && std::isfinite(after->surrogate);
     if (finite && after->kl <= max_kl && after->surrogate > least) return kAccepted;
   }
@@ -122,7 +122,7 @@ void CpuOperator::update(const UpdateParams& params, float* theta, double* stats
     if (bad_rows(team)) return;
     prepare(team, batch_);
     if (fisher_) prepare(team, *fisher_);
-    after = before = evaluate_packed(team, theta_.data());
+    after = before = evaluate_theta(team);
     gradient_packed(team, g.data());
     reason = direction(team, params.cg, g.data(), &solved);
     if (reason != kAccepted) return;

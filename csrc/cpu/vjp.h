@@ -6,10 +6,6 @@
 namespace trpo_fast {
 namespace {
 
-TRPO_INLINE void zero(float* x, int64_t n) {
-  for (int64_t i = 0; i < n; i += kVector) store(x + i, V{});
-}
-
 void bias_gradient(const float* delta, int64_t ld, int rows, int n, float* gradient) {
   for (int i = 0; i < n; i += kVector) {
     V sum = load(gradient + i);

@@ -122,9 +122,9 @@ bool check(const Problem& problem, const FvpParams& params, const CpuKernels& ke
   return std::memcmp(one.data(), three.data(), one.size() * sizeof(float)) == 0;
 }
 
-bool check_isa(Isa isa) {
+bool check_isa(Isa isa, int bf16_planes) {
   Random random;
-  const CpuKernels& kernels = kernels_for(isa);
+  const CpuKernels& kernels = kernels_for(isa, bf16_planes);
   const std::vector<std::vector<int>> shapes = {
       {5, 3}, {1, 7, 4}, {11, 33, 17, 6}, {17, 64, 20, 2}};
   bool good = true;
@@ -137,7 +137,8 @@ bool check_isa(Isa isa) {
     for (int k = 0; k < 4; ++k) {
       const auto params = problem.params(k & 1, k & 2, k == 3 ? 16 : 0, k == 2 ? 1 : 0);
       if (check(problem, params, kernels)) continue;
-      std::printf("%s, net %d, options %d: bits depend on threads\n", isa_name(isa), i, k);
+      std::printf("%s, %d planes, net %d, options %d: bits depend on threads\n", isa_name(isa),
+                  bf16_planes, i, k);
       good = false;
     }
   }
@@ -149,7 +150,10 @@ bool check_isa(Isa isa) {
 int main() {
   bool good = true;
   for (int isa = 0; isa <= std::min(static_cast<int>(detected_isa()), 2); ++isa) {
-    good = check_isa(static_cast<Isa>(isa)) && good;
+    good = check_isa(static_cast<Isa>(isa), 0) && good;
+  }
+  for (int planes = 2; planes <= 3 && detected_isa() == Isa::kAmx; ++planes) {
+    good = check_isa(Isa::kAmx, planes) && good;
   }
   if (good) std::puts("ok");
   return good ? 0 : 1;

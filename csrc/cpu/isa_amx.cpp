@@ -1,0 +1,36 @@
+// Split precision on AMX tiles: the table of AVX-512 with its matrix products replaced.
+#include "cpu/kernels.h"
+
+namespace trpo_fast {
+namespace {
+constexpr int kVector = 16;
+constexpr int kPanel = 64;
+}  // namespace
+}  // namespace trpo_fast
+
+#include "cpu/tile_stages.h"
+
+namespace trpo_fast {
+namespace {
+
+template <int PLANES>
+void replace_products(CpuKernels* kernels) {
+  kernels->split = true;
+  kernels->tile_rows = kSquare;
+  kernels->split_weights = split_weights<kPlanes>;
+  kernels->split_direction = split_weights<PLANES>;
+  kernels->split_back = split_back<PLANES>;
+  kernels->split_inputs = split_inputs<PLANES>;
+  kernels->forward = tile_forward;
+  kernels->jvp = tile_jvp<PLANES>;
+  kernels->vjp = tile_vjp<PLANES>;
+}
+
+}  // namespace
+}  // namespace trpo_fast
+
+// Expects the table of trpo_fast_kernels_avx512 in `kernels`, and two planes or three.
+extern "C" void trpo_fast_replace_products_amx(trpo_fast::CpuKernels* kernels, int planes) {
+  using namespace trpo_fast;
+  planes == kPlanes ? replace_products<3>(kernels) : replace_products<2>(kernels);
+}
