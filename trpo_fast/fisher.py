@@ -14,9 +14,9 @@ from .backend import Operator, Problem, resolve
 from .policy import Snapshot
 from .surrogate import Batch
 
-# How the products are computed. Every backend has fp32; the others split each float32 into that many
-# products of 16-bit numbers (bf16x3: errors near 4e-6; bf16x6 and fp16x3: those of fp32) for AMX
-# tiles or tensor cores, or round it (tf32).
+# How the products are computed. Every backend has fp32; the others split each float32 into 16-bit
+# numbers for AMX tiles or tensor cores (bf16x3: errors near 4e-6; bf16x6 and fp16x3: those of fp32)
+# or round it (tf32).
 PRECISIONS = ("fp32", "bf16x3", "bf16x6", "fp16x3", "tf32")
 
 
