@@ -1,5 +1,6 @@
-"""The CPU core as it is built: nothing leaks out of an instruction-set unit, and a driver over the
-whole core is clean under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer.
+"""The CPU core as it is built: nothing leaks out of an instruction-set unit, and drivers over the
+whole core, acting and the critic's fit are clean under AddressSanitizer, UndefinedBehaviorSanitizer
+and ThreadSanitizer.
 """
 
 from __future__ import annotations
@@ -55,14 +56,23 @@ def test_isa_unit_exports_its_table_only(unit: str, tmp_path: Path) -> None:
     assert not {name for name in wanted if name.startswith("_Z")}
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_clean_under(sanitizer: str, tmp_path: Path) -> None:
-    flags = ["-O1", "-g", *SANITIZERS[sanitizer]]
-    sources = [*sorted(ROOT.glob("csrc/cpu/*.cpp")), ROOT / "tests/native/core_driver.cpp"]
+@pytest.fixture(scope="module", params=SANITIZERS)
+def core(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], list[Path]]:
+    """The flags of a sanitizer, and the core's objects compiled with them."""
+    flags = ["-O1", "-g", *SANITIZERS[request.param]]
+    built, sources = tmp_path_factory.mktemp("core"), sorted(ROOT.glob("csrc/cpu/*.cpp"))
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda source: compile_unit(source, tmp_path, flags), sources))
+        return flags, list(pool.map(lambda source: compile_unit(source, built, flags), sources))
+
+
+@pytest.mark.parametrize("driver", ["core_driver", "learner_driver"])
+def test_clean(driver: str, core: tuple[list[str], list[Path]], tmp_path: Path) -> None:
+    flags, objects = core
+    main = compile_unit(ROOT / f"tests/native/{driver}.cpp", tmp_path, flags)
     program = tmp_path / "driver"
-    command = [*CXX, *FLAGS, *flags, *map(str, objects), "-o", str(program)]
+    command = [*CXX, *FLAGS, *flags, *map(str, objects), str(main), "-o", str(program)]
     subprocess.run(command, check=True)
     result = subprocess.run([str(program)], capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "ok", result.stdout[-2000:] + result.stderr[-4000:]
