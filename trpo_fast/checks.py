@@ -167,6 +167,13 @@ def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
     return head_of(policy, batch).mean_scale()
 
 
+def all_finite(value: Tensor) -> bool:
+    """Whether no element is NaN or infinite. One pass: either would be in the sum, and a sum that
+    only overflowed is looked at again.
+    """
+    return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
+
+
 def raise_for_values(problem: Problem) -> None:
     """Look at every value on the host and raise for the first that no update can use; silent if all
     are fine.
@@ -178,11 +185,9 @@ def raise_for_values(problem: Problem) -> None:
             raise fail("fvp_rows", "at least one row with a positive weight", "none")
     for name in ("obs", "actions", "advantages", "log_probs"):
         value = getattr(clean, name)
-        if value is not None and value.is_floating_point():
-            bad = ~torch.isfinite(value)
-            if bool(bad.any()):
-                where = tuple(int(i) for i in bad.nonzero()[0])
-                raise fail(name, "finite values", f"{float(value[where])} at index {list(where)}")
+        if value is not None and value.is_floating_point() and not all_finite(value):
+            where = tuple(int(i) for i in (~torch.isfinite(value)).nonzero()[0])
+            raise fail(name, "finite values", f"{float(value[where])} at index {list(where)}")
     _raise_for_choices(head_of(problem.policy, clean), clean)
 
 

@@ -112,8 +112,6 @@ class FisherOperator:
             chunk_rows=chunk_rows,
             precision=precision,
         )
-        if sync:
-            checks.raise_for_values(problem)
         chosen = resolve(backend, problem)
         self.backend = chosen.name
         self.damping = problem.damping
@@ -121,6 +119,8 @@ class FisherOperator:
         self._snapshot = Snapshot(policy)
         self._rows = _Rows(problem)
         self._operator: Operator = chosen.operator(problem)
+        if sync and bool(self._operator.bad_values()):
+            checks.raise_for_values(problem)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -160,7 +160,7 @@ class FisherOperator:
     def _vector(self, name: str, value: Tensor) -> Tensor:
         self._check_fresh()
         vector = checks.check_vector(name, value, self._snapshot.theta, columns=True)
-        if self._sync and not bool(torch.isfinite(vector).all()):
+        if self._sync and not checks.all_finite(vector):
             raise checks.fail(name, "finite values", "NaN or infinity")
         return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
 

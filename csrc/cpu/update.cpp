@@ -44,14 +44,19 @@ bool CpuOperator::bad_rows(Team& team) {
   const Rows& rows = batch_.rows();
   if (!good_weights(rows) || batch_.count() == 0 || fisher_rows().count() == 0) return true;
   const NetShape& net = plan_.net;
+  const int width = net.width[0];
   Array<double> bad = Array<double>::zeros(batch_.lanes().count);
   for_blocks(team, batch_, [&](int64_t lane, int64_t b, Workspace&, bool) {
     const int64_t begin = b * plan_.block_rows;
     const int64_t end = std::min<int64_t>(begin + plan_.block_rows, batch_.count());
+    const bool all = batch_.count() == rows.count;  // then the block's observations are one run
+    if (all && !kernels_.all_finite(rows.obs + begin * width, (end - begin) * width)) {
+      bad[lane] = 1.0;
+    }
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = batch_.row(i);
       const bool good =
-          finite_row(kernels_, rows.obs, n, net.width[0]) &&
+          (all || finite_row(kernels_, rows.obs, n, width)) &&
           finite_row(kernels_, rows.actions, n, rows.actions ? action_columns(net) : 0) &&
           finite_row(kernels_, rows.advantages, n, 1) &&
           finite_row(kernels_, rows.log_probs, n, 1) && good_choices(net, rows, n) &&
