@@ -66,9 +66,12 @@ const char* path_name(Path path) {
   }
 }
 
+constexpr const char* kPrecisions[] = {"fp32", "fp16x3"};  // in the order of enum Precision
+
 py::dict plan_dict(const Plan& p) {
   py::dict d;
   d["path"] = path_name(p.path);
+  d["precision"] = kPrecisions[static_cast<int>(p.precision)];
   d["refusal"] = p.refusal ? py::object(py::str(p.refusal)) : py::object(py::none());
   d["tile_rows"] = kRowGroups * p.row_step;
   d["register_tiles"] = p.slots;
@@ -84,20 +87,27 @@ py::dict plan_dict(const Plan& p) {
   return d;
 }
 
-PlanRequest plan_request(const FvpParams& f, int grid) {
-  const bool subset = f.fvp_rows != nullptr;
-  return {f.net,  f.rows.count, subset ? f.fvp_count : f.rows.count,
-          subset, f.chunk_rows, f.rows.group_size,
-          grid};
+Precision precision_of(const std::string& name) {
+  int i = 0;
+  while (i < 2 && name != kPrecisions[i]) ++i;
+  TRPO_CHECK(i < 2, "a precision of the CUDA core", name);
+  return static_cast<Precision>(i);
 }
 
-py::dict cuda_plan(const std::vector<int>& widths, int activation, int head,
-                   const std::vector<int>& nvec, int64_t rows, int64_t fvp_count,
-                   int64_t chunk_rows, int multiprocessors, int shared_bytes, int arch) {
-  const bool subset = fvp_count != rows;
-  const PlanRequest request = {
-      net_shape(widths, activation, head, nvec), rows, fvp_count, subset, chunk_rows, 0, 0};
-  return plan_dict(make_plan(request, {multiprocessors, shared_bytes, arch}));
+Plan cuda_plan(const std::vector<int>& widths, int activation, int head,
+               const std::vector<int>& nvec, int64_t rows, int64_t fvp_count, int64_t chunk_rows,
+               int64_t group_size, const std::string& precision, int grid, int multiprocessors,
+               int shared_bytes, int arch) {
+  const bool subset = fvp_count != 0;
+  const PlanRequest request = {net_shape(widths, activation, head, nvec),
+                               rows,
+                               subset ? fvp_count : rows,
+                               subset,
+                               chunk_rows,
+                               group_size,
+                               grid,
+                               precision_of(precision)};
+  return make_plan(request, {multiprocessors, shared_bytes, arch});
 }
 
 py::dict cuda_limits(int device) {
@@ -112,13 +122,14 @@ py::dict cuda_limits(int device) {
 // A policy at one theta on its rows. Everything it points to stays alive on the Python side.
 class CudaOperator {
  public:
-  CudaOperator(int device, const FvpParams& params, bool atomics, bool reverse_kl, int grid) {
+  CudaOperator(int device, const FvpParams& params, const Plan& plan, bool atomics,
+               bool reverse_kl) {
     call_.device = device;
     call_.fvp = params;
     call_.atomics = atomics;
     call_.search.reverse_kl = reverse_kl;
     call_.columns = 1;
-    call_.plan = make_plan(plan_request(params, grid), cuda_device_limits(device));
+    call_.plan = plan;
     if (call_.plan.path == Path::kNone) throw std::runtime_error(call_.plan.refusal);
   }
 
@@ -136,9 +147,9 @@ class CudaOperator {
   ResidentCall call_{};
 };
 
-CudaOperator make_operator(const py::dict& problem, bool reverse_kl, int device, bool atomics,
-                           int grid) {
-  return CudaOperator(device, fvp_params(problem), atomics, reverse_kl, grid);
+CudaOperator make_operator(const py::dict& problem, const Plan& plan, bool reverse_kl, int device,
+                           bool atomics) {
+  return CudaOperator(device, fvp_params(problem), plan, atomics, reverse_kl);
 }
 
 void launch(int (*entry)(const ResidentCall&), const ResidentCall& call) {
@@ -206,13 +217,17 @@ void bind_cuda(py::module_& m) {
         "Use the kernels of this module (empty path) or of an emulation library.");
   m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("widths"), py::arg("activation"),
         py::arg("head"), py::arg("nvec"), py::arg("rows"), py::arg("fvp_count"),
-        py::arg("chunk_rows"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("arch"),
+        py::arg("chunk_rows"), py::arg("group_size"), py::arg("precision"), py::arg("grid"),
+        py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("arch"),
         "What config.h chooses for these shapes on such a device; needs no GPU.");
   m.def("cuda_limits", &cuda_limits, py::arg("device"),
         "What cuda_plan wants to know of a device.");
+  py::class_<Plan>(m, "CudaPlan", "How the kernels would run one shape on one device.")
+      .def("describe", &plan_dict)
+      .def_property_readonly("refusal", [](const Plan& p) { return p.refusal; });
   py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")
-      .def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("reverse_kl"),
-           py::arg("device"), py::arg("atomics"), py::arg("grid"))
+      .def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("plan"),
+           py::arg("reverse_kl"), py::arg("device"), py::arg("atomics"))
       .def("fvp", &operator_fvp, py::kw_only(), py::arg("v"), py::arg("out"), py::arg("columns"),
            py::arg("scratch"), py::arg("stream"))
       .def("solve", &operator_solve, py::kw_only(), py::arg("g"), py::arg("x"), py::arg("stats"),
@@ -226,7 +241,6 @@ void bind_cuda(py::module_& m) {
            py::arg("iterations"), py::arg("tol"), py::arg("max_kl"), py::arg("ratio"),
            py::arg("steps"), py::arg("search"), py::arg("learning_rate"), py::arg("scratch"),
            py::arg("stream"))
-      .def("plan", [](const CudaOperator& op) { return plan_dict(op.plan()); })
       .def_property_readonly("scratch_bytes",
                              [](const CudaOperator& op) { return op.plan().scratch.total; });
   bind_cuda_rollout(m);

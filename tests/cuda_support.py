@@ -58,11 +58,15 @@ class Emulator:
     def device(self, multiprocessors: int, shared_limit: int) -> None:
         self._library.trpo_emulation_device(multiprocessors, shared_limit)
 
-    def grid_barriers(self) -> int:
-        """Since the last call."""
+    def counters(self) -> list[int]:
+        """Since the last call, in the order of emulation::Counters."""
         counters = (ctypes.c_uint64 * 8)()
         self._library.trpo_emulation_counters(counters, 1)
-        return counters[4]
+        return list(counters)
+
+    def grid_barriers(self) -> int:
+        """Since the last call."""
+        return self.counters()[4]
 
 
 def schedule(order: int = 1, seed: int = 1, preempt: float = 0.0) -> None:

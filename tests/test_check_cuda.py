@@ -79,7 +79,8 @@ def test_kernels_are_named_readably() -> None:
 
 
 def test_budget_is_one_sided() -> None:
-    numbers = dict.fromkeys((*check_cuda.AT_MOST, *check_cuda.PRESENT), 200)
+    keys = (*check_cuda.AT_MOST, *check_cuda.PRESENT, *check_cuda.EXACT)
+    numbers = dict.fromkeys(keys, 200)
     budget = {"k": {arch: dict(numbers) for arch in check_cuda.ARCHS}}
     assert not check_cuda.compare(budget, budget)
     for key, free in check_cuda.AT_MOST.items():
@@ -93,13 +94,18 @@ def test_budget_is_one_sided() -> None:
         gone = copy.deepcopy(budget)
         gone["k"]["sm_100"][key] = 0
         assert check_cuda.compare(gone, budget) == [f"k sm_100: {key} gone, 200 in the budget"]
+    for other in (0, 199, 201):
+        changed = copy.deepcopy(budget)
+        changed["k"]["sm_80"]["hmma"] = other
+        assert check_cuda.compare(changed, budget) == [f"k sm_80: hmma {other}, expected 200"]
     assert len(check_cuda.compare({}, budget)) == len(check_cuda.compare(budget, {})) == 1
 
 
 def test_recorded_budget_spills_in_no_hot_loop() -> None:
     budget = json.loads(check_cuda.BUDGET.read_text())
-    assert budget
-    for archs in budget.values():
+    assert any("Split" in kernel for kernel in budget)
+    for kernel, archs in budget.items():
         assert set(archs) == set(check_cuda.ARCHS)
         for numbers in archs.values():
             assert numbers["hot_local"] == 0 and numbers["ffma"] > 0 and numbers["cp_async"] > 0
+            assert (numbers["hmma"] > 0) == ("Split" in kernel)

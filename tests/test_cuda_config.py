@@ -30,6 +30,15 @@ TABLE = [
     (HUMANOID, H200, {"path": "streamed", "tile_rows": 16, "grid": 132}),
     (HUMANOID, A100, {"path": "streamed", "tile_rows": 16, "grid": 108}),
 ]
+# The same in split precision, which plans by itself.
+SPLIT_TABLE = [
+    (C1, H200, {"path": "resident", "tile_rows": 16, "grid": 128, "residual_on_chip": True}),
+    (C2, H200, {"path": "resident", "tile_rows": 64, "resident_tiles": 3, "cached": False}),
+    (C2, A100, {"path": "resident", "cached": True}),
+    (WIDE, H200, {"path": "resident", "cached": True}),
+    (WIDE, A100, {"path": "none", "refusal": True}),
+    (HUMANOID, H200, {"path": "none", "refusal": True}),
+]
 
 
 def plan(shape, device, **options):
@@ -43,11 +52,26 @@ def test_plan(shape, device, expected):
     assert got | expected == got and got["refusal"] is None
 
 
+@pytest.mark.parametrize(("shape", "device", "expected"), SPLIT_TABLE, ids=str)
+def test_plan_in_split_precision(shape, device, expected):
+    got = plan(shape, device, precision="fp16x3")
+    print(got)
+    assert got["precision"] == "fp16x3"
+    refusal = got.pop("refusal")
+    got["refusal"] = refusal is not None
+    assert got | expected == got
+    assert refusal is None or refusal.endswith("use precision='fp32'")
+
+
 @pytest.mark.parametrize("device", DEVICES, ids=lambda d: f"sm_{d['arch']}")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("rows", [1, 33, 10**4, 10**6])
-def test_every_plan_is_possible(shape, device, rows):
-    got = plan((shape[0], rows), device)
+@pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
+def test_every_plan_is_possible(shape, device, rows, precision):
+    got = plan((shape[0], rows), device, precision=precision)
+    if got["path"] == "none" and precision == "fp16x3":
+        assert "use precision='fp32'" in got["refusal"] and shape in (WIDE, HUMANOID)
+        return
     assert got["path"] != "none" and 1 <= got["grid"] <= device["multiprocessors"]
     assert got["shared_bytes"] <= device["shared_bytes"]
     assert got["grid"] * got["resident_tiles"] >= got["tiles"] or got["cached"]
@@ -69,8 +93,16 @@ def test_refusals_are_sentences(widths, words):
     assert got["path"] == "none" and words in got["refusal"]
 
 
+def test_a_plan_is_made_once_for_a_shape():
+    options = {"rows": 1234, "precision": "fp16x3"}
+    first, again = (cuda_backend._plan(C1[0], tuple(H200.items()), **options) for _ in range(2))
+    assert first is again
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
 @pytest.mark.parametrize(("case", "path"), [("C2", "resident"), ("C5", "none")])
-def test_doctor_prints_the_plan_of_a_case(case, path, capsys):
-    assert cli.main(["doctor", "--case", case]) == 0
+def test_doctor_prints_the_plan_of_a_case(case, path, precision, capsys):
+    assert cli.main(["doctor", "--case", case, "--precision", precision]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert f"{'path':<18}{path}" in printed
+    assert path == "none" or f"{'precision':<18}{precision}" in printed

@@ -69,16 +69,56 @@ def explained() -> Iterator[None]:
         raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
 
 
-def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: int) -> dict[str, Any]:
+def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> dict[str, Any]:
     """Path, tile, shared memory and grid that the kernels would use; needs no GPU.
 
     ``limits``: multiprocessors, shared_bytes (one block may ask for) and arch (such as 90).
     """
+    return dict(_plan(spec, tuple(limits.items()), rows=rows, **options).describe())
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    spec: NetSpec,
+    limits: tuple[tuple[str, int], ...],
+    *,
+    rows: int,
+    fvp_count: int = 0,
+    chunk_rows: int = 0,
+    group_size: int = 0,
+    precision: str = "fp32",
+    grid: int = 0,
+) -> Any:
+    """The native plan, made once for a shape however often it is asked for. ``fvp_count`` 0: every
+    row.
+    """
     native = _native.module()
     if native is None:
         raise BackendUnavailable(_native.problem())
-    given = {"fvp_count": rows, "chunk_rows": 0, **options}
-    return dict(native.cuda_plan(**net_arguments(spec), rows=rows, **given, **limits))
+    return native.cuda_plan(
+        **net_arguments(spec),
+        rows=rows,
+        fvp_count=fvp_count,
+        chunk_rows=chunk_rows,
+        group_size=group_size,
+        precision=precision,
+        grid=grid,
+        **dict(limits),
+    )
+
+
+def _plan_of(problem: Problem, grid: int = 0) -> Any:
+    assert isinstance(problem.policy, MLPPolicy)
+    return _plan(
+        problem.policy.spec,
+        tuple(connected().cuda_limits(device_index(problem.theta.device)).items()),
+        rows=len(problem.batch),
+        fvp_count=0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
+        chunk_rows=problem.chunk_rows or 0,
+        group_size=problem.batch.group_size or 0,
+        precision=problem.precision,
+        grid=grid,
+    )
 
 
 def device_index(device: torch.device) -> int:
@@ -101,16 +141,17 @@ class CudaOperator(Operator):
         self._device = problem.theta.device
         with explained():
             self._inputs = NativeProblem(problem, self.theta)
+            self._plan = _plan_of(problem, grid)
             self._op = connected().CudaOperator(
                 self._inputs.fields,
+                plan=self._plan,
                 reverse_kl=problem.reverse_kl,
                 device=device_index(self._device),
                 atomics=atomics,
-                grid=grid,
             )
 
     def plan(self) -> dict[str, Any]:
-        return dict(self._op.plan())
+        return dict(self._plan.describe())
 
     def _launch(self, entry: str, **arguments: Any) -> None:
         """One launch on the current stream; the scratch goes back to torch's allocator, which hands
@@ -209,6 +250,7 @@ class CudaBackend(Backend):
     """Fused kernels for float32 ``MLPPolicy`` up to 128 wide, on a CUDA device."""
 
     name = "cuda"
+    precisions = ("fp32", "fp16x3")
 
     def unavailable(self) -> str | None:
         return missing()
@@ -228,10 +270,10 @@ class CudaBackend(Backend):
         if policy.spec.maps > 8 or len(policy.spec.nvec) > 64:
             return "at most seven hidden layers and 64 factors; use backend='reference'"
         with explained():
-            limits = connected().cuda_limits(device_index(device))
-        subset = {} if problem.fvp_rows is None else {"fvp_count": problem.fvp_rows.numel()}
-        refusal = plan(policy.spec, len(problem.batch), limits, **subset)["refusal"]
-        return f"{refusal}; use backend='reference'" if refusal else None
+            refusal = _plan_of(problem).refusal
+        if refusal is None or "; use " in refusal:
+            return refusal
+        return f"{refusal}; use backend='reference'"
 
     def operator(self, problem: Problem) -> CudaOperator:
         return CudaOperator(problem)

@@ -137,7 +137,7 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
 
 
-def _case_plan(name: str) -> dict[str, Any]:
+def _case_plan(name: str, precision: str) -> dict[str, Any]:
     """What the CUDA kernels would do with a benchmark case, here or else on an H200."""
     from .bench.cases import CASES
     from .cuda_backend import plan
@@ -154,7 +154,7 @@ def _case_plan(name: str) -> dict[str, Any]:
         }
     nvec = (case.actions,) if case.head == "categorical" else ()
     spec = NetSpec((case.obs_dim, *case.hidden, case.actions), "tanh", case.head, nvec)
-    return {"device": limits, **plan(spec, case.full_rows, limits)}
+    return {"device": limits, **plan(spec, case.full_rows, limits, precision=precision)}
 
 
 def main(argv: list[str]) -> int:
@@ -163,9 +163,12 @@ def main(argv: list[str]) -> int:
     plan = "how the CUDA kernels would run this benchmark case, here or else on an H200"
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.add_argument("--case", choices=("cartpole", "C1", "C2", "C3", "C4", "C5"), help=plan)
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16x3"), default="fp32", help="of the products of --case"
+    )
     arguments = parser.parse_args(argv)
     if arguments.case is not None:
-        found = _case_plan(arguments.case)
+        found = _case_plan(arguments.case, arguments.precision)
         lines = "\n".join(f"{key:<18}{value}" for key, value in found.items())
         print(json.dumps(found, indent=2) if arguments.json else lines)
         return 0

@@ -17,10 +17,6 @@ __device__ __forceinline__ Slice own_slice(const Layout& l, const Block& b) {
   return {first, min(first + each, quads)};
 }
 
-__device__ __forceinline__ float4 load4_global(const float* from) {  // past L1: other blocks write
-  return __ldcg(reinterpret_cast<const float4*>(from));
-}
-
 __device__ __forceinline__ float4 add4(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }

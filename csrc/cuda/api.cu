@@ -33,7 +33,8 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   KernelArgs a{};
   a.program = program;
   a.net = call.fvp.net;
-  a.layout = make_layout(call.fvp.net, kRowGroups * call.plan.row_step);
+  const bool split = call.plan.precision != Precision::kFp32;
+  a.layout = make_layout(call.fvp.net, kRowGroups * call.plan.row_step, split);
   a.plan = call.plan;
   a.rows = call.fvp.rows;
   a.fvp_rows = call.fvp.fvp_rows;
@@ -68,8 +69,10 @@ int run(const ResidentCall& call) {
   const KernelArgs args = kernel_args(call, kProgram);
   const size_t shared = block_bytes(args.layout, args.plan);
   const auto stream = static_cast<cudaStream_t>(call.stream);
-  const cudaError_t error = call.plan.slots == 1 ? launch_resident_narrow(args, shared, stream)
-                                                 : launch_resident_wide(args, shared, stream);
+  const cudaError_t error = call.plan.precision != Precision::kFp32
+                                ? launch_resident_split(args, shared, stream)
+                            : call.plan.slots == 1 ? launch_resident_narrow(args, shared, stream)
+                                                   : launch_resident_wide(args, shared, stream);
   return cleared(error);
 }
 

@@ -1,6 +1,7 @@
 // Stage forward: rows of observations into a tile, and h_l = act(W_l h_{l-1} + b_l) through it.
 #pragma once
 #include "cuda/activation.cuh"
+#include "cuda/split.cuh"
 
 namespace trpo_fast {
 namespace {
@@ -16,11 +17,13 @@ __device__ __forceinline__ float row_weight(const Rows& rows, int64_t n) {
 // Observations [rows, O], their constant 1, and the row weights of one tile. Rows past the end and
 // rows of weight zero become zeros of weight zero. Returns 1 in a thread that met a value no update
 // can use.
+template <class V>
 __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet& set,
                                                int64_t number, float* tile) {
   const Layout& l = a.layout;
   const int in = l.map[0].in, stride = l.map[0].stride_in;
   int bad = 0;
+  uint32_t peak = 0;
   for (int r = warp_index(); r < l.rows; r += kThreads / 32) {
     const int64_t i = number * l.rows + r;
     const int64_t n = i < set.count ? row_number(set, i) : 0;
@@ -30,12 +33,14 @@ __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet
       const float value = k < in && w > 0.0f ? obs[k] : k == in ? 1.0f : 0.0f;
       bad |= !isfinite(value);
       tile[r * stride + k] = value;
+      if constexpr (V::kSplit) peak = max(peak, peak_of(value));
     }
     if (lane_index() == 0) {
       tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
       bad |= !(w >= 0.0f) || isinf(w);
     }
   }
+  if constexpr (V::kSplit) put_peak(tile_peaks(l, tile, 0), peak);
   return bad;
 }
 

@@ -22,7 +22,6 @@ __device__ __forceinline__ float* group_table(const KernelArgs& a) {
 __device__ __forceinline__ double block_groups(const KernelArgs& a, const Block& b,
                                                const float* ratios, float* table) {
   const int64_t size = a.rows.group_size, groups = a.rows.count / size;
-  constexpr int kWarps = kThreads / 32;
   double sum = 0;
   for (int64_t g = b.index * kWarps + warp_index(); g < groups; g += b.grid * kWarps) {
     double mass = 0, gain = 0, weight = 0;

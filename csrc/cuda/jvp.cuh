@@ -17,10 +17,6 @@ __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
     const Product carried = {carried_plane, weights + m.weights, m.stride_in, m.stride_in, quads};
     float* out = on_chip(work + m.tangent);
     const int stride = m.stride_tangent;
-    const auto fill = [&](auto& patch) {
-      accumulate<V>(patch, moved);
-      if (i > 0) accumulate<V>(patch, carried);
-    };
     const Activation activation = i == l.maps - 1 ? Activation::kIdentity : l.activation;
     __syncthreads();  // tangents of the inputs are written; the last tile's readers are done
     block_patches<V::kM>(

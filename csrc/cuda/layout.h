@@ -20,10 +20,12 @@
 
 namespace trpo_fast {
 
-constexpr int kThreads = 256;    // of every block of the resident kernel
+constexpr int kThreads = 256;  // of every block of the resident kernel
+constexpr int kWarps = kThreads / 32;
 constexpr int kTileOutputs = 8;  // a thread's register tile of a weight gradient:
 constexpr int kTileInputs = 4;   // 8 outputs x one quad of inputs
 constexpr int kRowGroups = 16;   // threads along the rows of a tile
+constexpr int kBlockSide = 32;   // a warp's share of a weight gradient in split precision
 
 TRPO_BOTH int ceil_div(int a, int b) { return (a + b - 1) / b; }
 TRPO_BOTH int row_quads(int width) { return (width + 4) / 4; }  // of a row with its constant 1
@@ -41,8 +43,8 @@ struct MapLayout {
   int output;          // offset in a tile: plane of its outputs
   int slope;           // offset in a tile: plane of act' of its outputs, -1 if the value gives it
   int tangent;         // offset in the work planes: tangents, later deltas, of its outputs
-  int first_tile;      // register tiles of the weight gradient: number of the first,
-  int tile_columns;    // and how many lie side by side
+  int first_tile;      // register tiles of the weight gradient (blocks of 32 x 32 in split
+  int tile_columns;    // precision): number of the first, and how many lie side by side
 };
 
 struct Layout {
@@ -58,6 +60,7 @@ struct Layout {
   int flat_log_std;
   int rows;         // of a tile
   int row_weights;  // offset in a tile: one weight per row
+  int peaks;        // offset in a tile: [maps, kWarps], split precision only, otherwise -1
   int tile;         // floats of a tile
   int work;         // floats of the work planes
   int tiles;        // register tiles of all weight gradients together
@@ -87,7 +90,7 @@ inline int action_count(const NetShape& net) {
   }
 }
 
-inline Layout make_layout(const NetShape& net, int rows) {
+inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
   Layout l{};
   l.maps = net.maps;
   l.activation = net.activation;
@@ -120,11 +123,14 @@ inline Layout make_layout(const NetShape& net, int rows) {
     m.tangent = l.work;
     l.work += rows * m.stride_tangent;
     m.first_tile = l.tiles;
-    m.tile_columns = m.stride_in / 4;  // padding too: every quad of a partial vector is written
-    l.tiles += ceil_div(m.out, kTileOutputs) * m.tile_columns;
+    // Padding too: every quad of a partial vector is written.
+    m.tile_columns = split ? ceil_div(m.in, kBlockSide) : m.stride_in / 4;
+    l.tiles += ceil_div(m.out, split ? kBlockSide : kTileOutputs) * m.tile_columns;
   }
   l.row_weights = l.tile;
   l.tile += padded(rows);
+  l.peaks = split ? l.tile : -1;
+  if (split) l.tile += l.maps * kWarps;
   l.log_std = l.flat_log_std = -1;
   if (net.head == Head::kGaussian) {
     l.log_std = l.packed;

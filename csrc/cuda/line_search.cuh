@@ -23,9 +23,10 @@ __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block&
   const RowSet set = batch_set(a);
   RowSums sums = {taint, 0, 0, 0, 0};
   int bad = 0;
+  block_split_direction<V>(l, b);
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     float* tile = block_fetch<V>(a, b, set, number, place, &bad);
-    block_forward<V>(l, b.direction, tile, b.work);
+    block_forward_candidate<V>(l, b, tile);
     block_compare(a, number, b, tile, ratio_row(a, c), sums);
   });
   double parts[3] = {sums.kl, sums.surrogate, sums.entropy}, most[1] = {sums.max_kl};

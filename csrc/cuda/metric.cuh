@@ -28,15 +28,23 @@ __device__ __forceinline__ void scale_row(float* row, int count, float factor) {
   for (int i = 0; i < count; ++i) row[i] *= factor;
 }
 
+// Peak of the deltas of the outputs, a thread having written `row` (or none: null).
+__device__ __forceinline__ void put_row_peak(const Layout& l, const Block& b, const float* row) {
+  uint32_t peak = 0;
+  for (int i = 0; row && i < l.outputs; ++i) peak = max(peak, peak_of(row[i]));
+  put_peak(plane_peaks(b, kWorkPeaks, l.maps - 1), peak);
+}
+
 // J v -> w kl_scale M J v in the last work plane; the total weight divides after the reduction.
 // Rows of weight zero become zeros. Closes with a barrier.
+template <class V>
 __device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& set, int64_t number,
                                              const Block& b, const float* tile) {
   const Layout& l = a.layout;
   const MapLayout& m = l.map[l.maps - 1];
   const int r = threadIdx.x;
-  if (r < l.rows) {
-    float* row = b.work + m.tangent + r * m.stride_tangent;
+  float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
+  if (row) {
     const float w = tile[l.row_weights + r];
     if (w > 0.0f) {
       const int64_t n = row_number(set, number * l.rows + r);
@@ -49,6 +57,7 @@ __device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& 
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
     }
   }
+  if constexpr (V::kSplit) put_row_peak(l, b, row);
   __syncthreads();  // deltas of the outputs are complete
 }
 
@@ -116,6 +125,7 @@ struct Scores {
 
 // d surrogate / d parameters of every row into the last work plane, not yet divided by the total
 // weight. Opens and closes with a barrier.
+template <class V>
 __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number, const Block& b,
                                             const float* tile, Scores& score) {
   const Layout& l = a.layout;
@@ -126,8 +136,8 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
   const float w = r < l.rows ? tile[l.row_weights + r] : 0.0f;
   const bool used = w > 0.0f && usable(a, n);
   if (w > 0.0f && !used) score.sums.bad += 1;
-  if (r < l.rows) {
-    float* row = b.work + m.tangent + r * m.stride_tangent;
+  float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
+  if (row) {
     if (used) {
       const float* outputs = tile + m.output + r * m.stride_out;
       const DistRow dist = dist_row(a, outputs, b.weights, n);
@@ -145,6 +155,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
     }
   }
+  if constexpr (V::kSplit) put_row_peak(l, b, row);
   __syncthreads();  // deltas of the outputs are complete
 }
 

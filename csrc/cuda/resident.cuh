@@ -14,7 +14,6 @@ namespace {
 template <class V>
 __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) {
   const Layout& l = a.layout;
-  constexpr int kWarps = kThreads / 32;
   block_zero(b.work, l.work);
   block_zero(b.tiles, (a.plan.resident_tiles + a.plan.work_tile) * l.tile);
   if (a.atomics) block_clear_sum(l, b, atomic_sum(l, b, 0));
@@ -22,6 +21,7 @@ __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) 
   pack(l, a.theta, b.weights, warp, V::kStreamed ? b.grid * kWarps : kWarps);
   if (V::kStreamed || a.atomics) grid_sync();  // packed theta and the cleared sum are complete
   __syncthreads();                             // and so is what the block wrote for itself
+  block_split_weights<V>(l, b);
   return block_forward_tiles<V>(a, b);
 }
 
@@ -196,7 +196,7 @@ template <class V>
 __global__ void __launch_bounds__(kThreads, 1)
     resident_kernel(const __grid_constant__ KernelArgs a) {
   DYN_SMEM(shared);
-  const Block b = make_block<V::kStreamed>(a, shared);
+  const Block b = make_block<V>(a, shared);
   Run run = {};
   Scores score = {};
   double group_surrogate = 0;

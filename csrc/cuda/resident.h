@@ -7,5 +7,6 @@ namespace trpo_fast {
 cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
                                    cudaStream_t stream);
 cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
 
 }  // namespace trpo_fast

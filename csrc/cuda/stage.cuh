@@ -62,23 +62,46 @@ struct RowSet {
 
 // A block's view of memory, the same in every thread.
 struct Block {
-  float* weights;     // packed theta
-  float* direction;   // packed p (or v, or a candidate's theta)
-  float* residual;    // packed r
-  float* work;        // planes of tangents and deltas
-  float* tiles;       // resident tiles, then the work tile
-  float* reduce;      // [kReduceFloats]
-  float* partials;    // [grid, packed] in global memory
-  float* reduced;     // packed A p; three of them for atomics
-  float* gradient;    // packed g
-  float* solution;    // packed x
-  double* published;  // [kScalarRegions, grid, kScalars]
-  int index, grid;    // of this block
+  float* weights;             // packed theta
+  float* direction;           // packed p (or v, or a candidate's theta)
+  float* residual;            // packed r
+  float* work;                // planes of tangents and deltas
+  float* tiles;               // resident tiles, then the work tile
+  float* reduce;              // [kReduceFloats]
+  uint32_t* weight_words;     // split precision only: packed theta and p in halves,
+  uint32_t* direction_words;  // and the peaks, see split.cuh
+  uint32_t* peaks;            // [kPeakSets, kMaxMaps, kWarps]
+  float* partials;            // [grid, packed] in global memory
+  float* reduced;             // packed A p; three of them for atomics
+  float* gradient;            // packed g
+  float* solution;            // packed x
+  double* published;          // [kScalarRegions, grid, kScalars]
+  int index, grid;            // of this block
 };
 
 enum Region : int { kRegionSetup, kRegionDots, kRegionSearch };  // the last twice
 
-template <bool kStreamed>
+enum PeakSet : int { kWorkPeaks, kWeightPeaks, kDirectionPeaks };
+static_assert(kDirectionPeaks + 1 == kPeakSets);
+
+// How the kernel is compiled: once for each of config.h's variants in fp32,
+template <int kRowStep, int kSlotCount, bool kStreamedPath>
+struct Variation {
+  static constexpr bool kSplit = false;
+  static constexpr int kM = kRowStep;               // rows of a patch
+  static constexpr int kSlots = kSlotCount;         // register tiles of weight gradient per thread
+  static constexpr bool kStreamed = kStreamedPath;  // packed floats lie in global memory
+};
+
+// and once for each type of half in split precision, where the words are on chip instead.
+template <class HalfType>
+struct SplitVariation {
+  using Half = HalfType;
+  static constexpr bool kSplit = true, kStreamed = true;
+  static constexpr int kSlots = kSplitSlots;
+};
+
+template <class V>
 __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* shared) {
   const Layout& l = a.layout;
   Carve carve(shared);
@@ -88,10 +111,15 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   b.reduce = carve.take<float>(kReduceFloats);
   b.work = carve.take<float>(l.work);
   b.tiles = carve.take<float>((a.plan.resident_tiles + a.plan.work_tile) * l.tile);
+  if constexpr (V::kSplit) {
+    b.weight_words = carve.take<uint32_t>(l.packed);
+    b.direction_words = carve.take<uint32_t>(l.packed);
+    b.peaks = carve.take<uint32_t>(kPeaks);
+  }
   const Scratch& s = a.plan.scratch;
   const auto at = [&](int64_t offset) { return reinterpret_cast<float*>(a.scratch + offset); };
   const int64_t own = int64_t{b.index} * l.packed;
-  if constexpr (kStreamed) {
+  if constexpr (V::kStreamed) {
     b.weights = at(s.weights);
     b.direction = at(s.directions) + own;
   } else {
@@ -113,8 +141,11 @@ inline size_t block_bytes(const Layout& l, const Plan& p) {
   carve.take<float>(kReduceFloats);
   carve.take<float>(l.work);
   carve.take<float>((p.resident_tiles + p.work_tile) * l.tile);
-  const int vectors = p.path == Path::kResident ? 2 + p.residual_on_chip : 0;
-  for (int i = 0; i < vectors; ++i) carve.take<float>(l.packed);
+  if (p.precision != Precision::kFp32) {
+    for (int i = 0; i < 2; ++i) carve.take<uint32_t>(l.packed);
+    carve.take<uint32_t>(kPeaks);
+  }
+  for (int i = 0; i < p.packed_on_chip; ++i) carve.take<float>(l.packed);
   return carve.bytes;
 }
 
@@ -159,14 +190,6 @@ struct Patch {
       for (int j = 0; j < kC; ++j)
         if (column + j * step < width) store(row + kRowGroups * i, column + j * step, value[i][j]);
   }
-};
-
-// How the kernel is compiled, once for each of config.h's variants.
-template <int kRowStep, int kSlotCount, bool kStreamedPath>
-struct Variation {
-  static constexpr int kM = kRowStep;        // rows of a patch
-  static constexpr int kSlots = kSlotCount;  // register tiles of weight gradient per thread
-  static constexpr bool kStreamed = kStreamedPath;
 };
 
 // One product of a plane [rows, k] with a packed map [outputs, k].

@@ -3,6 +3,8 @@
 #pragma once
 #include "cuda/jvp.cuh"
 #include "cuda/metric.cuh"
+#include "cuda/split_stages.cuh"
+#include "cuda/split_vjp.cuh"
 #include "cuda/vjp.cuh"
 
 namespace trpo_fast {
@@ -44,6 +46,30 @@ __device__ __forceinline__ float* work_tile(const KernelArgs& a, const Block& b)
   return b.tiles + a.plan.resident_tiles * a.layout.tile;
 }
 
+// Stage forward of a loaded tile under theta, in the variation's precision.
+template <class V>
+__device__ __forceinline__ void block_forward_tile(const Layout& l, const Block& b, float* tile) {
+  if constexpr (V::kSplit) {
+    const Words theta = weight_words(b);
+    block_split_forward<typename V::Half>(l, theta.words, theta.peaks, tile, nullptr, nullptr);
+  } else {
+    block_forward<V>(l, b.weights, tile, nullptr);
+  }
+}
+
+// The same under the candidate in b.direction: outputs in the last work plane.
+template <class V>
+__device__ __forceinline__ void block_forward_candidate(const Layout& l, const Block& b,
+                                                        float* tile) {
+  if constexpr (V::kSplit) {
+    const Words candidate = direction_words(b);
+    block_split_forward<typename V::Half>(l, candidate.words, candidate.peaks, tile, b.work,
+                                          plane_peaks(b, kWorkPeaks, 0));
+  } else {
+    block_forward<V>(l, b.direction, tile, b.work);
+  }
+}
+
 // Planes of a tile under theta: on chip, from the cache, or computed again. Closes with a barrier if
 // it wrote anything.
 template <class V>
@@ -61,8 +87,8 @@ __device__ __forceinline__ float* block_fetch(const KernelArgs& a, const Block& 
     __syncthreads();  // the copies of every thread have arrived
     return tile;
   }
-  *bad |= block_load_rows(a, set, number, tile);
-  block_forward<V>(l, b.weights, tile, nullptr);
+  *bad |= block_load_rows<V>(a, set, number, tile);
+  block_forward_tile<V>(l, b, tile);
   return tile;
 }
 
@@ -77,8 +103,8 @@ __device__ __forceinline__ int block_forward_tiles(const KernelArgs& a, const Bl
     const bool resident = place < a.plan.resident_tiles;
     if (!resident && !a.plan.cached) return;
     float* tile = resident ? b.tiles + place * l.tile : work_tile(a, b);
-    bad |= block_load_rows(a, set, number, tile);
-    block_forward<V>(l, b.weights, tile, nullptr);
+    bad |= block_load_rows<V>(a, set, number, tile);
+    block_forward_tile<V>(l, b, tile);
     if (resident) return;
     float* cached = cache_slot(a, b, number);
     for (int i = 4 * threadIdx.x; i < l.tile; i += 4 * kThreads)
@@ -101,6 +127,42 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
+// The stages of a pass over one tile, and what a thread holds of the weight gradients, in fp32
+template <class V>
+struct PassStages {
+  Gradients<V::kSlots> gradients;
+
+  __device__ __forceinline__ void jvp(const Layout& l, const Block& b, const float* tile) {
+    block_jvp<V>(l, b.weights, b.direction, tile, b.work);
+  }
+  __device__ __forceinline__ void vjp(const Layout& l, const Block& b, const float* tile, int rows,
+                                      const Destination& to) {
+    block_deltas<V>(l, b.weights, tile, b.work);
+    block_weight_gradients(l, tile, b.work, rows, to, gradients);
+  }
+  __device__ __forceinline__ void put(const Layout& l, const Destination& to) {
+    block_put_gradients(l, gradients, to);
+  }
+};
+
+// and in split precision.
+template <class Half>
+struct PassStages<SplitVariation<Half>> {
+  SplitGradients<kSplitSlots> gradients;
+
+  __device__ __forceinline__ void jvp(const Layout& l, const Block& b, const float* tile) {
+    block_split_jvp<Half>(l, b, tile);
+  }
+  __device__ __forceinline__ void vjp(const Layout& l, const Block& b, const float* tile, int rows,
+                                      const Destination&) {
+    block_split_deltas<Half>(l, b, tile);
+    block_split_gradients<Half>(l, b, tile, rows, gradients);
+  }
+  __device__ __forceinline__ void put(const Layout& l, const Destination& to) {
+    block_put_split_gradients(l, gradients, to);
+  }
+};
+
 // One pass over the rows of a set: deltas of the outputs, back through the net, weight gradients. The
 // cotangent is M J v for v = b.direction or, when scoring, the surrogate's slope (block_score). The
 // result goes to the block's partial vector, or is added into `sum` by atomics where that is given.
@@ -110,21 +172,21 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
   const Layout& l = a.layout;
   const Destination to = {b.partials + int64_t{b.index} * l.packed, sum};
   int bad = 0;
-  Gradients<V::kSlots> gradients;
-  gradients.clear();
+  PassStages<V> stages;
+  stages.gradients.clear();
+  if (!scoring) block_split_direction<V>(l, b);
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     const float* tile = block_fetch<V>(a, b, set, number, place, &bad);
     if (scoring) {
-      block_score(a, number, b, tile, score);
+      block_score<V>(a, number, b, tile, score);
     } else {
-      block_jvp<V>(l, b.weights, b.direction, tile, b.work);
-      block_metric(a, set, number, b, tile);
+      stages.jvp(l, b, tile);
+      block_metric<V>(a, set, number, b, tile);
     }
-    block_deltas<V>(l, b.weights, tile, b.work);
-    block_weight_gradients(l, tile, b.work, rows_of(a, set, number), to, gradients);
+    stages.vjp(l, b, tile, rows_of(a, set, number), to);
   });
   score.sums.bad += bad;  // read after the gradient's pass only
-  block_put_gradients(l, gradients, to);
+  stages.put(l, to);
 }
 
 }  // namespace

@@ -177,6 +177,33 @@ struct Destination {
   }
 };
 
+__device__ __forceinline__ float column_sum(const float* deltas, int stride, int rows) {
+  const float* column = on_chip(deltas);
+  float sum = 0;
+#pragma unroll 4
+  for (int r = 0; r < rows; ++r) sum += column[r * stride];
+  return sum;
+}
+
+// log_std's columns of the last plane: threads from the end of the block take one each.
+__device__ __forceinline__ void add_log_std(const Layout& l, const float* work, int rows,
+                                            float& sum) {
+  const int column = kThreads - 1 - threadIdx.x;
+  if (l.log_std < 0 || column >= l.actions) return;
+  const MapLayout& m = l.map[l.maps - 1];
+  sum += column_sum(work + m.tangent + l.actions + column, m.stride_tangent, rows);
+}
+
+__device__ __forceinline__ void put_log_std(const Layout& l, float sum, const Destination& to) {
+  const int column = kThreads - 1 - threadIdx.x;
+  if (l.log_std < 0 || column >= padded(l.actions)) return;
+  if (to.sum) {
+    atomicAdd(to.sum + l.log_std + column, sum);
+  } else {
+    to.partial[l.log_std + column] = sum;
+  }
+}
+
 // Adds delta_l' h_{l-1} of every map over the first `rows` rows of a tile. No barrier: whoever
 // overwrites the planes next opens with one.
 template <int kSlots>
@@ -195,13 +222,7 @@ __device__ __forceinline__ void block_weight_gradients(const Layout& l, const fl
     accumulate_tile(sum, place, rows);
     each_tile_row(sum, place, [&](int at, float4 value) { to.add(at, value, g.first); });
   }
-  const int column = kThreads - 1 - threadIdx.x;
-  if (l.log_std >= 0 && column < l.actions) {
-    const MapLayout& m = l.map[l.maps - 1];
-    const float* deltas = on_chip(work + m.tangent + l.actions + column);
-#pragma unroll 4
-    for (int r = 0; r < rows; ++r) g.log_std += deltas[r * m.stride_tangent];
-  }
+  add_log_std(l, work, rows, g.log_std);
   g.first = false;
 }
 
@@ -221,13 +242,7 @@ __device__ __forceinline__ void block_put_gradients(const Layout& l, const Gradi
     each_tile_row(zeros, place_tile(l, t, nullptr, nullptr),
                   [&](int at, float4 value) { to.put(at, value); });
   }
-  const int column = kThreads - 1 - threadIdx.x;
-  if (l.log_std < 0 || column >= padded(l.actions)) return;
-  if (to.sum) {
-    atomicAdd(to.sum + l.log_std + column, g.log_std);
-  } else {
-    to.partial[l.log_std + column] = g.log_std;
-  }
+  put_log_std(l, g.log_std, to);
 }
 
 }  // namespace

@@ -63,6 +63,14 @@ inline float __int_as_float(int a) { return std::bit_cast<float>(a); }
 inline long long __double_as_longlong(double a) { return std::bit_cast<long long>(a); }
 inline double __longlong_as_double(long long a) { return std::bit_cast<double>(a); }
 inline int __float2int_rn(float a) { return static_cast<int>(nearbyintf(a)); }
+// Byte i of the result is the one of y:x that nibble i of the selector names.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i)
+    result |= unsigned(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return result;
+}
 inline int __popc(unsigned a) { return std::popcount(a); }
 inline int __clz(int a) { return std::countl_zero(static_cast<unsigned>(a)); }
 inline int __ffs(int a) { return __builtin_ffs(a); }

@@ -116,6 +116,37 @@ EMULATION_CASE(kernel_update_in_chunks) {
   check_update(shape);
 }
 
+ProblemShape in_halves(ProblemShape shape) {
+  shape.precision = Precision::kFp16x3;
+  return shape;
+}
+
+EMULATION_CASE(kernel_split_products) {
+  check_product(in_halves({{3, 5, 2}, kTanh, Head::kGaussian, {}, 1, 0}));
+  check_product(
+      in_halves({{17, 33, 32, 3}, Activation::kSilu, Head::kGaussianState, {}, 70, 3, 2}));
+  check_product(in_halves(
+      {{4, 8, 6}, Activation::kRelu, Head::kCategorical, {6}, 37, 2, 1, true, true, true}));
+}
+
+EMULATION_CASE(kernel_split_solve_by_slices_and_by_atomics) {
+  ProblemShape shape = in_halves({{11, 16, 32, 3}, kTanh, Head::kGaussian, {}, 100, 4, 2});
+  check_solve(shape);
+  shape.atomics = true;
+  check_solve(shape);
+}
+
+EMULATION_CASE(kernel_split_updates) {
+  check_update(in_halves({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 130, 1}));
+  ProblemShape shape =
+      in_halves({{4, 64, 31, 2}, Activation::kElu, Head::kGaussianState, {}, 600, 1, 1});
+  shape.chunk_rows = 64;
+  check_update(shape);
+  shape = in_halves({{4, 10, 2}, Activation::kGelu, Head::kGaussian, {}, 60, 3, 1, true});
+  shape.group_size = 5;
+  check_update(shape);
+}
+
 // For the memory report: the shapes of the benchmark cases, a few rows of each.
 EMULATION_CASE(memory_kernel_fvp_of_64_64) {
   check_product({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
@@ -125,6 +156,9 @@ EMULATION_CASE(memory_kernel_fvp_of_128_128) {
 }
 EMULATION_CASE(memory_kernel_update_of_64_64) {
   check_update({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
+}
+EMULATION_CASE(memory_kernel_split_fvp_of_64_64) {
+  check_product(in_halves({{17, 64, 64, 6}, kTanh, Head::kGaussian, {}, 640, 1}));
 }
 
 }  // namespace

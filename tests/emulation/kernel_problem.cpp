@@ -94,8 +94,9 @@ void Problem::fill_call() {
   fvp.kl_scale = 1;
   DeviceLimits limits{};
   CHECK(trpo_fast_cuda_api()->device_limits(0, &limits) == 0);
-  const PlanRequest request = {
-      net, shape.rows, fvp.fvp_count, shape.subset, shape.chunk_rows, shape.group_size, shape.grid};
+  const PlanRequest request = {net,          shape.rows,       fvp.fvp_count,
+                               shape.subset, shape.chunk_rows, shape.group_size,
+                               shape.grid,   shape.precision};
   call.plan = make_plan(request, limits);
   call.columns = shape.columns;
   in = random(size_t(parameters) * shape.columns, 1);

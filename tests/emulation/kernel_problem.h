@@ -21,6 +21,7 @@ struct ProblemShape {
   int columns = 1;
   bool weights = false, mask = false, subset = false, atomics = false, reverse = false;
   int64_t group_size = 0, chunk_rows = 0;
+  Precision precision = Precision::kFp32;
 };
 
 class Problem {

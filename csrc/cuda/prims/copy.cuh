@@ -21,6 +21,18 @@ __device__ __forceinline__ void store2(float* to, float2 value TRPO_SITE_PARAM) 
   *reinterpret_cast<float2*>(to) = value;
 }
 
+__device__ __forceinline__ float4 load4_global(const float* from) {  // past L1: other blocks write
+  return __ldcg(reinterpret_cast<const float4*>(from));
+}
+__device__ __forceinline__ uint4 load4(const uint32_t* from TRPO_SITE_PARAM) {
+  check_aligned(from, 16 TRPO_SITE_ARG);
+  return *reinterpret_cast<const uint4*>(from);
+}
+__device__ __forceinline__ void store4(uint32_t* to, uint4 value TRPO_SITE_PARAM) {
+  check_aligned(to, 16 TRPO_SITE_ARG);
+  *reinterpret_cast<uint4*>(to) = value;
+}
+
 __device__ __forceinline__ void cp_async_wait_all() {
   cp_async_commit();
   cp_async_wait<0>();
