@@ -107,5 +107,6 @@ def test_recorded_budget_spills_in_no_hot_loop() -> None:
     for kernel, archs in budget.items():
         assert set(archs) == set(check_cuda.ARCHS)
         for numbers in archs.values():
-            assert numbers["hot_local"] == 0 and numbers["ffma"] > 0 and numbers["cp_async"] > 0
+            assert numbers["hot_local"] == 0 and numbers["ffma"] > 0
+            assert numbers["cp_async"] > 0 or "resident" not in kernel
             assert (numbers["hmma"] > 0) == ("Split" in kernel)
