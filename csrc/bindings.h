@@ -13,6 +13,7 @@ void bind_act(pybind11::module_& m);
 void bind_critic(pybind11::module_& m);
 void bind_cuda(pybind11::module_& m);
 void bind_cuda_rollout(pybind11::module_& m);
+void bind_cuda_critic(pybind11::module_& m);
 
 // A net from what trpo_fast.policy.NetSpec holds, sizes checked.
 NetShape net_shape(const std::vector<int>& widths, int activation, int head,

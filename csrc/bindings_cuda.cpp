@@ -244,6 +244,7 @@ void bind_cuda(py::module_& m) {
       .def_property_readonly("scratch_bytes",
                              [](const CudaOperator& op) { return op.plan().scratch.total; });
   bind_cuda_rollout(m);
+  bind_cuda_critic(m);
 }
 
 }  // namespace trpo_fast

@@ -76,9 +76,11 @@ int run(const ResidentCall& call) {
   return cleared(error);
 }
 
-int act(const ActCall& call) {
+// One of rollout.h's launchers as an entry of the table.
+template <auto kLaunch, class Call>
+int guarded(const Call& call) {
   const DeviceGuard guard(call.device);
-  return guard.error() != cudaSuccess ? guard.error() : cleared(launch_act(call));
+  return guard.error() != cudaSuccess ? guard.error() : cleared(kLaunch(call));
 }
 
 int gae(const GaeCall& call) {
@@ -117,7 +119,10 @@ extern "C" const trpo_fast::CudaApi* trpo_fast_cuda_api() {
                               run<kProgramGradient>,
                               run<kProgramEvaluate>,
                               run<kProgramUpdate>,
-                              act,
-                              gae};
+                              guarded<launch_act, ActCall>,
+                              gae,
+                              guarded<launch_critic_adam, CriticCall>,
+                              guarded<launch_critic_gradient, CriticCall>,
+                              guarded<launch_critic_search, CriticCall>};
   return &api;
 }

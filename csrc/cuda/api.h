@@ -6,6 +6,7 @@
 #pragma once
 #include "cuda/act.h"
 #include "cuda/config.h"
+#include "cuda/critic.h"
 
 namespace trpo_fast {
 
@@ -64,6 +65,38 @@ struct GaeCall {
   float* advantages;
 };
 
+struct CriticAdam {
+  const int64_t* order;  // [epochs, N] row indices, a permutation per epoch
+  int epochs;
+  int64_t minibatch;
+  float learning_rate, beta1, beta2, eps;
+  double power1, power2;  // beta1^t and beta2^t of the t steps taken before
+  float *first, *second;  // [P] moments
+};
+
+// What a fit leaves on the device: the loss, steps of Gauss-Newton that lowered it, and whether a
+// search has found none.
+enum CriticState : int { kCriticLoss, kCriticAccepted, kCriticStopped, kCriticStates };
+
+// A critic at theta on its rows. All that a launch moves is left alone if it would not be finite.
+struct CriticCall {
+  int device;
+  void* stream;
+  CriticPlan plan;   // of make_critic_plan for this net, its rows and this device
+  NetShape net;      // Gaussian with one output: theta is its maps', then a deviation nothing moves
+  int64_t count;     // N
+  const float* obs;  // [N, O]
+  const float* targets;  // [N]
+  const float* weights;  // [N] > 0, or null for all ones
+  float* theta;          // [P]
+  double* state;         // [kCriticStates]
+  void* scratch;         // plan.scratch.total bytes, 256-byte aligned, any contents
+  CriticAdam adam;
+  float* gradient;         // [P], what critic_gradient writes
+  const float* direction;  // [P], what critic_search steps against: theta - direction / 2^j
+  int backtracks;          // of j
+};
+
 struct CudaApi {
   int (*device_limits)(int device, DeviceLimits* limits);
   const char* (*error_string)(int error);
@@ -76,6 +109,9 @@ struct CudaApi {
   int (*update)(const ResidentCall&);    // theta_out; stats [kStatCount]
   int (*act)(const ActCall&);
   int (*gae)(const GaeCall&);
+  int (*critic_adam)(const CriticCall&);      // theta, moments and the last epoch's mean loss
+  int (*critic_gradient)(const CriticCall&);  // gradient and loss on every row
+  int (*critic_search)(const CriticCall&);    // theta and state
 };
 
 }  // namespace trpo_fast

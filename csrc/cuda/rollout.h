@@ -1,4 +1,4 @@
-// Host entries of the kernels that collecting and estimating call.
+// Host entries of the kernels beside the update's: acting, advantages, the critic's fit.
 #pragma once
 #include "cuda/api.h"
 #include "cuda/dev.h"
@@ -7,5 +7,8 @@ namespace trpo_fast {
 
 cudaError_t launch_act(const ActCall& call);
 cudaError_t launch_gae(const GaeCall& call, int multiprocessors);
+cudaError_t launch_critic_adam(const CriticCall& call);
+cudaError_t launch_critic_gradient(const CriticCall& call);
+cudaError_t launch_critic_search(const CriticCall& call);
 
 }  // namespace trpo_fast
