@@ -263,9 +263,11 @@ def check_acting(
 
 
 def check_critic_batch(
-    theta: Tensor, obs_dim: int, obs: Any, targets: Any, weights: Any
+    theta: Tensor, obs_dim: int, obs: Any, targets: Any, weights: Any, *, values: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A critic's rows; rows of weight zero are left out and may hold anything."""
+    """A critic's rows; rows of weight zero are left out and may hold anything. Without ``values``
+    the targets are not looked at.
+    """
     obs = check_tensor("obs", obs, theta, (None, obs_dim))
     if obs.shape[0] == 0:
         raise fail("obs", "at least one row", f"shape {list(obs.shape)}")
@@ -278,7 +280,7 @@ def check_critic_batch(
         if not bool(kept.any()):
             raise fail("weights", "a positive total", 0.0)
         obs, targets, weights = obs[kept], targets[kept], weights[kept]
-    if not bool(targets.isfinite().all()):
+    if values and not bool(targets.isfinite().all()):
         bad = int((~targets.isfinite()).nonzero()[0])
         raise fail("targets", "finite values", f"{float(targets[bad])} in row {bad}")
     return obs, targets, weights

@@ -9,7 +9,7 @@ and the policy's kernels solve it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,19 @@ from . import _native, checks
 from .act import unavailable
 from .backend import BackendUnavailable
 from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
+from .cuda_critic import CudaFit
+from .cuda_critic import unavailable as cuda_unavailable
 from .heads import Gaussian
 from .policy import MLPPolicy, flat_params, mark_written
 from .threads import OneThread
 
 METHODS = ("adam", "gauss_newton")
 BACKENDS = ("auto", "reference", "autograd", "cpu", "cuda")
+FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
+    "cpu": NativeFit,
+    "cuda": CudaFit,
+    "reference": ReferenceFit,
+}
 TARGET_RATE = 0.1  # of the running mean and deviation of the targets, per fit
 SMALLEST_STD = 1e-4
 
@@ -38,8 +45,13 @@ class CriticInfo:
     """
 
     loss: Tensor
-    steps: int  # of Adam, or of Gauss-Newton that were accepted
-    backend: str  # "cpu": the native fit; "reference": plain PyTorch
+    taken: int | Tensor
+    backend: str  # "cpu", "cuda": the native fits; "reference": plain PyTorch
+
+    @property
+    def steps(self) -> int:
+        """Steps of Adam, or of Gauss-Newton that were accepted."""
+        return int(self.taken)
 
     def __float__(self) -> float:
         return float(self.loss)
@@ -116,56 +128,70 @@ class Critic(nn.Module):
         weights: Tensor | None = None,
         *,
         generator: torch.Generator | None = None,
+        sync: bool = True,
     ) -> CriticInfo:
         """Move the values at obs [N, O] towards targets [N], rows counted with weights [N] >= 0.
 
-        Values that are not finite raise ``ValueError`` and leave the critic as it was.
+        Values that are not finite leave the critic as it was and raise ``ValueError``; with
+        ``sync=False``, which asks a device nothing (weights apart), they become a loss of NaN.
         """
-        native = self._use_native()
-        with OneThread() if native else nullcontext():
-            return self._fit(obs, targets, weights, native, generator)
+        chosen = self._choose()
+        with nullcontext() if chosen == "reference" else OneThread():
+            return self._fit(obs, targets, weights, chosen, generator, sync)
 
     def _fit(
         self,
         obs: Tensor,
         targets: Tensor,
         weights: Tensor | None,
-        native: bool,
+        chosen: str,
         generator: torch.Generator | None,
+        sync: bool,
     ) -> CriticInfo:
         obs, targets, weights = checks.check_critic_batch(
-            self.theta, self.net.spec.widths[0], obs, targets, weights
+            self.theta, self.net.spec.widths[0], obs, targets, weights, values=sync
         )
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            fit: Fit = (NativeFit if native else ReferenceFit)(self.net, normalised)
-            loss, steps = self._run(fit, normalised, generator)
-            if not bool(loss.isfinite() & self.theta.isfinite().all()):
+            loss, steps = self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            finite = loss.isfinite() & self.theta.isfinite().all()
+            if sync and not bool(finite):
                 raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
+            if not sync:
+                self._keep_where(finite, before)
+                loss = torch.where(finite, loss, torch.nan)
         except BaseException:  # Ctrl-C in the middle of a fit as well
             self.load_state_dict(before)
             raise
         finally:
             mark_written(self.net)
-        return CriticInfo(loss, steps, "cpu" if native else "reference")
+        return CriticInfo(loss, steps, chosen)
+
+    @torch.no_grad()
+    def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:
+        """What is there where ``finite`` (0-d) holds, what was there before otherwise. The counts
+        of steps and fits, which live on the host, go on.
+        """
+        for name, value in self.state_dict(keep_vars=True).items():
+            if isinstance(value, nn.Parameter) or name in self._buffers:
+                value.copy_(torch.where(finite, value, before[name]))
 
     def _run(
         self, fit: Fit, targets: Targets, generator: torch.Generator | None
-    ) -> tuple[Tensor, int]:
+    ) -> tuple[Tensor, int | Tensor]:
         if self.method == "gauss_newton":
-            return fit_gauss_newton(
-                fit,
-                self.net,
-                targets,
-                steps=self.steps,
-                cg_iterations=self.cg_iterations,
-                damping=self.damping,
-                fraction=min(self.fraction, 1.0),
-                backend=self.backend,
-                generator=generator,
-            )
+            options: dict[str, Any] = {
+                "steps": self.steps,
+                "cg_iterations": self.cg_iterations,
+                "damping": self.damping,
+                "fraction": min(self.fraction, 1.0),
+                "generator": generator,
+            }
+            if isinstance(fit, CudaFit):
+                return fit.gauss_newton(**options)
+            return fit_gauss_newton(fit, self.net, targets, backend=self.backend, **options)
         loss = fit_adam(
             fit,
             AdamState(self.moments[0], self.moments[1], self.adam_steps),
@@ -179,16 +205,25 @@ class Critic(nn.Module):
         self.adam_steps += steps
         return loss, steps
 
-    def _use_native(self) -> bool:
-        if self.backend not in ("auto", "cpu"):
-            return False
-        reason = unavailable(self.net)
+    def _choose(self) -> str:
+        """The key of FITS that serves; an explicit backend's, or none."""
         native = _native.module()
-        if not reason and native is not None and "critic" not in native.families:
-            reason = "this build cannot fit critics"
-        if reason and self.backend == "cpu":
-            raise BackendUnavailable(f"backend 'cpu' cannot fit this critic: {reason}")
-        return not reason
+        missing = native is not None and "critic" not in native.families
+        reasons: dict[str, Callable[[], str]] = {
+            "cpu": lambda: (
+                unavailable(self.net) or ("this build cannot fit critics" if missing else "")
+            ),
+            "cuda": lambda: cuda_unavailable(self.net, self.method),
+        }
+        for name, why_not in reasons.items():
+            if self.backend not in ("auto", name):
+                continue
+            reason = why_not()
+            if not reason:
+                return name
+            if self.backend == name:
+                raise BackendUnavailable(f"backend {name!r} cannot fit this critic: {reason}")
+        return "reference"
 
     @torch.no_grad()
     def _renormalise(self, targets: Tensor, weights: Tensor | None = None) -> None:
