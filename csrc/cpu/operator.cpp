@@ -15,11 +15,18 @@ Columns columns_of(const Plan& plan) {
   return {plan.net.width[plan.net.maps], dist_params(plan.net), plan.ld[plan.net.maps]};
 }
 
+Plan plan_for(const FvpParams& params, const CpuKernels& kernels) {
+  Plan plan = make_plan(params.net, kernels);
+  plan.block_rows =
+      balanced_block_rows(plan, params.fvp_rows ? params.fvp_count : params.rows.count);
+  return plan;
+}
+
 }  // namespace
 
 CpuOperator::CpuOperator(const FvpParams& params, bool reverse_kl, const CpuKernels& kernels)
     : kernels_(kernels),
-      plan_(make_plan(params.net, kernels)),
+      plan_(plan_for(params, kernels)),
       params_(params),
       reverse_kl_(reverse_kl),
       theta_(plan_.size),

@@ -23,9 +23,9 @@ int64_t even_number(int64_t most) {
   return 1;
 }
 
-Lanes cut(const Plan& plan, int64_t count) {
+Lanes cut(const Plan& plan, int block_rows, int64_t count) {
   Lanes lanes;
-  lanes.blocks = (count + plan.block_rows - 1) / plan.block_rows;
+  lanes.blocks = (count + block_rows - 1) / block_rows;
   int64_t most = std::min(count / kRowsCached, kMaxLanes);
   const int64_t bytes = plan.size * static_cast<int64_t>(sizeof(float));
   if (most * bytes > kCachedBytes) {
@@ -33,6 +33,17 @@ Lanes cut(const Plan& plan, int64_t count) {
   }
   lanes.count = count ? std::min(even_number(most), lanes.blocks) : 0;
   return lanes;
+}
+
+// Rows that the busier of two threads gets when each takes the next lane as soon as it is free.
+int64_t rows_of_busier(const Lanes& lanes, int block_rows, int64_t count) {
+  int64_t done[2] = {0, 0};
+  for (int64_t lane = 0; lane < lanes.count; ++lane) {
+    const int64_t begin = lanes.begin(lane) * block_rows;
+    const int64_t end = std::min(lanes.begin(lane + 1) * block_rows, count);
+    done[done[1] < done[0]] += end - begin;
+  }
+  return std::max(done[0], done[1]);
 }
 
 // One block of the inputs of map l in split precision.
@@ -44,6 +55,16 @@ int64_t columns_operand(const Plan& plan, int l) {
 }
 
 }  // namespace
+
+int balanced_block_rows(const Plan& plan, int64_t count) {
+  int best = plan.block_rows;
+  int64_t least = count + 1;
+  for (int rows = best; 3 * rows >= 2 * plan.block_rows; rows -= plan.tile_rows) {
+    const int64_t busier = rows_of_busier(cut(plan, rows, count), rows, count);
+    if (busier < least) best = rows, least = busier;
+  }
+  return best;
+}
 
 Workspace::Workspace(const Plan& plan) {
   const int64_t rows = plan.block_rows, maps = plan.net.maps;
@@ -87,7 +108,7 @@ RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_
     count_ = rows.count;
     total_ = static_cast<double>(count_);
   }
-  lanes_ = cut(plan, count_);
+  lanes_ = cut(plan, block_rows_, count_);
   if (rows.weights && total_ > 0) {
     scale_ = Array<float>(count_);
     for (int64_t i = 0; i < count_; ++i) scale_[i] = static_cast<float>(weight(i) / total_);

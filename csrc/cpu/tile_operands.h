@@ -106,15 +106,14 @@ void split_inputs(const Plan& plan, const Block& block) {
 
 // ---- of a square of sums
 
-template <int COLUMNS>
 struct RowPair {  // rows j and j + 16 of a square
   V x[2][2];
 };
 
 // f(row, column, sum) for the vectors of rows j and j + 16; columns that are not there are zero.
 template <int COLUMNS, class F>
-TRPO_INLINE RowPair<COLUMNS> row_pair(const float* square, int64_t ld, int j, const F& f) {
-  RowPair<COLUMNS> pair = {};
+TRPO_INLINE RowPair row_pair(const float* square, int64_t ld, int j, const F& f) {
+  RowPair pair = {};
   for (int r = 0; r < 2; ++r) {
     for (int c = 0; c < COLUMNS; ++c) {
       const int row = j + r * kTileLines;
@@ -127,7 +126,7 @@ TRPO_INLINE RowPair<COLUMNS> row_pair(const float* square, int64_t ld, int j, co
 template <int PLANES, int COLUMNS>
 struct RowParts {
   Parts<PLANES> x[2][2];
-  TRPO_INLINE explicit RowParts(const RowPair<COLUMNS>& pair) {
+  TRPO_INLINE explicit RowParts(const RowPair& pair) {
     for (int r = 0; r < 2; ++r) {
       for (int c = 0; c < 2; ++c) x[r][c] = split<PLANES>(pair.x[r][c]);
     }
