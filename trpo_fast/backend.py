@@ -198,6 +198,12 @@ class Backend(abc.ABC):
         """Why this backend cannot run on this machine, as a sentence; None if it can."""
         return None
 
+    def refuses_precision(self, precision: str) -> str | None:
+        """Why this backend cannot compute so on this machine, as a sentence; None if it can."""
+        if precision not in self.precisions:
+            return f"precision={precision!r} is not among its {self.precisions}"
+        return None
+
     @abc.abstractmethod
     def refuses(self, problem: Problem) -> str | None:
         """Why this backend cannot serve the problem, as a sentence; None if it can."""
@@ -243,6 +249,8 @@ def resolve(name: str, problem: Problem) -> Backend:
 
 
 def _why_not(backend: Backend, problem: Problem) -> str | None:
-    if problem.precision not in backend.precisions:
-        return f"precision={problem.precision!r} is not among its {backend.precisions}"
-    return backend.unavailable() or backend.refuses(problem)
+    return (
+        backend.refuses_precision(problem.precision)
+        or backend.unavailable()
+        or backend.refuses(problem)
+    )

@@ -137,6 +137,11 @@ class CpuBackend(Backend):
         reason = _native.availability()["cpu"]
         return None if reason == "ok" else reason
 
+    def refuses_precision(self, precision: str) -> str | None:
+        if PLANES.get(precision) and (isa := _instruction_set()) != "amx":
+            return f"precision={precision!r} needs a CPU with AMX tiles; in use is {isa}"
+        return super().refuses_precision(precision)
+
     def refuses(self, problem: Problem) -> str | None:
         policy = problem.policy
         if not isinstance(policy, MLPPolicy):
@@ -149,8 +154,6 @@ class CpuBackend(Backend):
             return f"its kernels are float32, the policy is {problem.theta.dtype}"
         if problem.fisher != "analytic":
             return f"fisher={problem.fisher!r} is in the reference backend only"
-        if PLANES[problem.precision] and (isa := _instruction_set()) != "amx":
-            return f"precision={problem.precision!r} needs the AMX tiles of a CPU, this is {isa}"
         if policy.spec.maps > MAX_MAPS:
             return f"it takes at most {MAX_MAPS - 1} hidden layers, the policy has more"
         if len(policy.head.nvec) > MAX_FACTORS:

@@ -13,6 +13,7 @@ import torch
 
 from trpo_fast import _native
 from trpo_fast._version import __version__
+from trpo_fast.backend import registry
 
 # Extra -> the modules its packages provide; pyproject.toml has the packages.
 EXTRAS = {
@@ -66,7 +67,17 @@ def collect() -> dict[str, Any]:
         "native": _native_report(),
         "cuda": _cuda_report(),
         "backends": _native.availability(),
+        "precisions": _precisions(),
         "extras": {extra: {"missing": _missing(names)} for extra, names in EXTRAS.items()},
+    }
+
+
+def _precisions() -> dict[str, list[str]]:
+    """What each backend that is available can compute in here."""
+    return {
+        name: [p for p in backend.precisions if backend.refuses_precision(p) is None]
+        for name, backend in registry().items()
+        if backend.unavailable() is None
     }
 
 
@@ -127,7 +138,8 @@ def render(report: dict[str, Any]) -> str:
         *_device_lines(report["cuda"]),
     ]
     for name, status in report["backends"].items():
-        text = "available" if status == "ok" else f"not available: {status}"
+        served = ", ".join(report["precisions"].get(name, []))
+        text = f"available: {served}" if status == "ok" else f"not available: {status}"
         lines.append((f"backend {name}", text))
     for extra, state in report["extras"].items():
         missing = ", ".join(state["missing"])
