@@ -119,7 +119,7 @@ __device__ __forceinline__ CriticSums block_critic_pass(const CriticArgs& a, con
   gradients.clear();
   each_tile(a.stage, b, set, [&](int64_t number, int64_t) {
     __syncthreads();  // readers of the last tile are done
-    block_load_rows(a.stage, set, number, b.tiles);
+    block_load_rows<V>(a.stage, set, number, b.tiles);
     block_forward<V>(l, b.weights, b.tiles, nullptr);
     block_differences(a, set, number, b, sums);
     if (!gradient) return;
