@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,29 @@ def python(code: str) -> list[str]:
 )
 def test_what_becomes_of_a_step(gpu_check, command, limit, skip, status, words):
     result = gpu_check.run(gpu_check.Step("step", command, limit, skip), left=100)
+    assert result.status == status and words in result.said
+
+
+def row(case: str, precision: str, **changed) -> dict[str, object]:
+    numbers = {"backend": "cuda", "median_us": 50.0, "rel_err": 1e-6}
+    return {"case": case, "precision": precision, **numbers, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "words"),
+    [
+        ({}, "passed", "fine"),
+        ({"backend": "reference"}, "failed", "no rows of the kernels for C2 fp16x3"),
+        ({"rel_err": float("inf")}, "failed", "no rows of the kernels for C2 fp16x3"),
+    ],
+)
+def test_a_suite_without_the_kernels_rows_has_failed(gpu_check, tmp_path, changed, status, words):
+    wanted = [(c, p) for c in gpu_check.CASES for p in gpu_check.PRECISIONS]
+    rows = [row(c, p, **(changed if (c, p) == ("C2", "fp16x3") else {})) for c, p in wanted]
+    (tmp_path / "machine").mkdir()
+    (tmp_path / "machine" / "cg.json").write_text(json.dumps({"rows": rows}))
+    step = gpu_check.Step("bench cg", python("print('fine')"), rows=("cg", tmp_path))
+    result = gpu_check.run(step, left=100)
     assert result.status == status and words in result.said
 
 
