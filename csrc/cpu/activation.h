@@ -33,7 +33,7 @@ TRPO_INLINE const float* slope_source(const Plan& plan, const Block& block, int 
 // act' from the activation's value, or read from its own plane.
 template <Activation A>
 struct SlopeEpilogue {
-  static constexpr bool kReads = A != Activation::kIdentity;
+  static constexpr bool kReads = A != Activation::kIdentity, kLast = true;
   static TRPO_INLINE V slope(V x) {
     if constexpr (vmath::slope_from_value(A)) {
       return vmath::slope<A, V>(x);

@@ -18,7 +18,7 @@ TRPO_INLINE Panels panels_of(const MapPlan& map, const float* packed) {
 }
 
 struct NoEpilogue {
-  static constexpr bool kReads = false;
+  static constexpr bool kReads = false, kLast = true;
   static V slope(V x) { return x; }
 };
 
