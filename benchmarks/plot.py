@@ -43,13 +43,14 @@ def contender(row: Row) -> str:
 def suite_table(rows: Iterable[Row]) -> str:
     """One line for each case and contender, fastest first."""
     lines = [
-        "| case | contender | threads | median | of sgemm | error | time over our best |",
+        "| case | contender | threads | median | of sgemm | error | time over our fp32 |",
         "|---|---|---|---|---|---|---|",
     ]
     rows = list(rows)
     for case, threads in dict.fromkeys((row.case, row.threads) for row in rows):
         group = [row for row in rows if (row.case, row.threads) == (case, threads)]
-        best = min((row.median_us for row in group if is_ours(row)), default=None)
+        ours = [row.median_us for row in group if is_ours(row) and row.precision == "fp32"]
+        best = min(ours, default=None)
         for row in sorted(group, key=lambda row: row.median_us):
             factor = f"{row.median_us / best:.2f}x" if best else ""
             cells = (
