@@ -4,16 +4,19 @@ otherwise with the CUDA kernels emulated on the host.
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("gymnasium")
 
-from cuda_support import DEVICE, kernels  # noqa: F401 (an autouse fixture)
+from cuda_support import DEVICE, EMULATED, kernels  # noqa: F401 (an autouse fixture)
 
-from trpo_fast.policy import flat_params
+from trpo_fast.policy import Snapshot, flat_params
 from trpo_fast.trainer import TRPO
 
 SMALL: dict[str, Any] = {
@@ -46,3 +49,82 @@ def test_gauss_newton_fits_the_critic_there() -> None:
     first, second = agent.train_once(), agent.train_once()
     assert second["reason"] == "accepted" and second["critic_loss"] < 2 * first["critic_loss"]
     assert agent.steps == 128 and torch.isfinite(flat_params(agent.policy)).all()
+
+
+class Asked(TorchDispatchMode):
+    """Records every operator whose answer the host needs before it can go on."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.listening = True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        if self.listening and (by_mask or name.startswith(self.names)):
+            frames = [f for f in traceback.extract_stack() if "/trpo_fast/" in f.filename]
+            self.found.append(f"{name}: {frames[-1].filename}:{frames[-1].lineno}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("critic", ["adam", "gauss_newton"])
+@pytest.mark.parametrize("algorithm", ["trpo", "npg", "pg"])
+def test_nothing_is_asked_of_the_device_before_the_end(monkeypatch, critic, algorithm) -> None:
+    """From the first step of a rollout to the last launch of the critic's fit. A snapshot compares
+    values of CPU tensors only: that does not count.
+    """
+    options = {
+        "normalize_observations": True,
+        "normalize_rewards": True,
+        "critic_rows": 0.5,
+        "fvp_fraction": 0.5,
+    }
+    options |= {"critic_steps": 1, "critic_epochs": 1, "algorithm": algorithm, "critic": critic}
+    agent = TRPO("Pendulum-v1", backend="cuda", **(SMALL | options))
+    agent.train_once()  # what is made once is made
+    monkeypatch.setattr(Snapshot, "changed", lambda self: False)
+    asked, read = Asked(), agent._read
+
+    def stop(*arguments):
+        asked.listening = False
+        read(*arguments)
+
+    monkeypatch.setattr(agent, "_read", stop)
+    with asked:
+        record = agent.train_once()
+    assert asked.found == [] and not asked.listening and np.isfinite(record["critic_loss"])
+
+
+@pytest.mark.skipif(not EMULATED, reason="on a device, the reference does not wait either")
+def test_questions_are_noticed() -> None:
+    agent = TRPO("Pendulum-v1", backend="reference", **SMALL)
+    with Asked() as asked:
+        agent.train_once()
+    assert any("_local_scalar_dense" in question for question in asked.found)
+
+
+def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch) -> None:
+    agent = TRPO("Pendulum-v1", backend="cuda", **SMALL)
+    before = flat_params(agent.policy).clone(), agent.critic.theta.clone()
+    rewards = agent.envs.dynamics
+    bad = lambda *given: (lambda s, r, t: (s, r * torch.nan, t))(*rewards(*given))  # noqa: E731
+    monkeypatch.setattr(agent.envs, "dynamics", bad)
+    with pytest.raises(ValueError, match="advantages: expected finite values"):
+        agent.train_once()
+    assert torch.equal(before[0], flat_params(agent.policy))
+    assert torch.equal(before[1], agent.critic.theta)
+
+
+def test_episodes_are_counted_as_on_the_host() -> None:
+    ours, theirs = (TRPO("CartPole-v1", backend=name, **SMALL) for name in ("cuda", "reference"))
+    for _ in range(2):
+        records = ours.train_once(), theirs.train_once()
+        assert ours.asynchronous and not (EMULATED and theirs.asynchronous)
+        for name in ("episodes", "steps", "collected"):
+            assert records[0][name] == records[1][name]
+    assert ours.episodes > 0

@@ -21,6 +21,8 @@ from .rollout import Actor, Buffers, EpisodeLog, Layout, Rollout
 class HostCollector:
     """The loop around ``HostEnvs``. Per step: copy, normalise, act, step, three stores."""
 
+    asynchronous = False  # the environments' host takes part in every step
+
     def __init__(
         self,
         envs: HostEnvs,

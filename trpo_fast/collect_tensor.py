@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .advantage import next_values
+from .cuda_actor import CudaActor
 from .envs.actions import ActionMap
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
@@ -36,6 +37,9 @@ class TensorCollector:
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
         self.fused = getattr(actor, "normaliser", None) is not None
+        # Where tensors are computed while the host goes on: nothing may be asked of them here.
+        self.asynchronous = layout.device.type != "cpu" or isinstance(actor, CudaActor)
+        action_map.prepare(layout.device)
         self._act = [self._bound(t) for t in range(layout.steps)]
         self.final_obs = layout.empty(layout.obs_dim)
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
@@ -81,7 +85,7 @@ class TensorCollector:
         assert self.obs is not None
         last = self.actor.values(self._shown(self.obs))
         final_values = torch.full_like(b.values, torch.nan)
-        if self.layout.device.type == "cpu":
+        if not self.asynchronous:
             times, copies = b.truncated.nonzero(as_tuple=True)
             if len(times):
                 rows = self.final_obs[times, copies]
@@ -90,8 +94,10 @@ class TensorCollector:
             every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
             final_values = torch.where(b.truncated, every.view_as(b.values), final_values)
         following = next_values(b.values, last, b.terminated, final_values)
-        returns, lengths = self.episodes()
-        return b.rollout(following, returns=returns, lengths=lengths)
+        rollout = b.rollout(following, ended=self.episodes)
+        if not self.asynchronous:
+            rollout.read_episodes()
+        return rollout
 
     def _shown(self, obs: Tensor) -> Tensor:
         obs = obs.to(self.layout.dtype)

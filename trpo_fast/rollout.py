@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Ended = Callable[[], tuple[list[float], list[int]]]
+
 
 class Actor(Protocol):
     """Chooses actions: what ``bind`` returns writes actions [E, ...], log-probabilities [E] and
@@ -55,6 +57,12 @@ class Rollout:
     )
     returns: list[float] = field(default_factory=list)  # of the episodes that ended, undiscounted
     lengths: list[int] = field(default_factory=list)
+    ended: Ended | None = None  # gives both where they are not on the host yet; waits for them
+
+    def read_episodes(self) -> None:
+        """Fill returns and lengths if they are still on the device."""
+        if self.ended is not None:
+            (self.returns, self.lengths), self.ended = self.ended(), None
 
     @property
     def done(self) -> Tensor:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from torch import Tensor
 from . import advantage, checkpoint
 from .agent_state import pack, unpack
 from .config import Config, from_dict, make_config
+from .critic import CriticInfo
 from .extras import require
 from .normalize import ObservationNormaliser, RewardScaler
 from .penalty import Penalty, kl_penalty_update, pg_update
@@ -131,11 +133,13 @@ class TRPO:
         return self
 
     def train_once(self) -> Record:
-        """One rollout and one update of everything; what happened, as a record."""
+        """One rollout and one update of everything; what happened, as a record. On a device the
+        numbers are read once, at the end; the times before it are those of the launches.
+        """
         self.start()
         begin = time.perf_counter()
         if self.vine is None:
-            rollout = self.collect()
+            rollout = self.collect(wait=False)
             collected, env_seconds = time.perf_counter(), self.collector.env_seconds
             with OneThread():
                 batch, returns, values = self.estimate(rollout)
@@ -152,11 +156,13 @@ class TRPO:
             collected = time.perf_counter()
         info = self.update(batch)
         updated = time.perf_counter()
-        critic_loss = self.fit_critic(path.obs, returns)
+        critic = self.fit_critic(path.obs, returns)
         with OneThread():
             if self.normaliser is not None:
                 self.normaliser.update(rollout.raw_obs.flatten(0, 1))
-            explained = float(advantage.explained_variance(values, returns))
+            explained = advantage.explained_variance(values, returns)
+        if self.asynchronous:
+            self._read(rollout, batch, info, critic)
         self.updates += 1
         end = time.perf_counter()
         return {
@@ -166,8 +172,8 @@ class TRPO:
             "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
             "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
             **info.as_dict(),
-            "explained_variance": explained,
-            "critic_loss": critic_loss,
+            "explained_variance": float(explained),
+            "critic_loss": float(critic),
             "rows": len(batch),
             "collected": steps,
             "seconds": end - begin,
@@ -179,14 +185,36 @@ class TRPO:
             "learner_share": 1.0 - env_seconds / (end - begin),
         }
 
-    def collect(self) -> Rollout:
-        """The next rollout; counts its steps and episodes."""
+    @property
+    def asynchronous(self) -> bool:
+        """Whether rollouts are computed on a device while the host goes on."""
+        return self.collector.asynchronous and self.vine is None
+
+    def collect(self, *, wait: bool = True) -> Rollout:
+        """The next rollout; counts its steps and, unless they are on a device that is not to be
+        waited for, its episodes.
+        """
         rollout = self.collector.collect()
         self.steps += rollout.rows
+        if wait or not self.asynchronous:
+            self._count_episodes(rollout)
+        return rollout
+
+    def _count_episodes(self, rollout: Rollout) -> None:
+        rollout.read_episodes()
         self.episodes += len(rollout.returns)
         self.recent_returns.extend(rollout.returns)
         self.recent_lengths.extend(rollout.lengths)
-        return rollout
+
+    def _read(self, rollout: Rollout, batch: Batch, info: UpdateInfo, critic: CriticInfo) -> None:
+        """Wait for an update that nothing has waited for, and raise what would have been raised
+        on the way.
+        """
+        self._count_episodes(rollout)
+        if info.reason in ("bad_values", "non_finite"):
+            self.update(batch, sync=True)  # moves nothing either; its error names the argument
+        if math.isnan(float(critic)):
+            raise ValueError("returns: expected a finite loss of the critic, got nan")
 
     def estimate(self, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
         """(batch of N transitions, the critic's targets [N], its predictions [N]) on the
@@ -225,10 +253,11 @@ class TRPO:
         rows = tensor.flatten(0, 1) if valid is None else tensor[valid]
         return rows.to(self.device)
 
-    def update(self, batch: Batch) -> UpdateInfo:
-        """Move the policy by the configured algorithm."""
+    def update(self, batch: Batch, *, sync: bool | None = None) -> UpdateInfo:
+        """Move the policy by the configured algorithm; by default without waiting for a device."""
         c = self.config
-        shared: dict[str, Any] = {"backend": c.backend, "precision": c.precision}
+        sync = not self.asynchronous if sync is None else sync
+        shared: dict[str, Any] = {"backend": c.backend, "precision": c.precision, "sync": sync}
         shared |= {"kl_reduction": c.kl_reduction, "chunk_rows": c.chunk_rows}
         if c.algorithm == "pg":
             return pg_update(self.policy, batch, learning_rate=c.pg_learning_rate, **shared)
@@ -246,14 +275,15 @@ class TRPO:
             return npg_update(self.policy, batch, learning_rate=rate, max_kl=c.max_kl, **shared)
         return trpo_update(self.policy, batch, max_kl=c.max_kl, **search, **shared)
 
-    def fit_critic(self, obs: Tensor, returns: Tensor) -> float:
-        """Move the critic towards returns [N] at obs [N, O], or a random part of them; its loss."""
+    def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
+        """Move the critic towards returns [N] at obs [N, O], or a random part of them."""
         if self.config.critic_rows < 1.0:
             count = max(1, round(self.config.critic_rows * len(obs)))
             with OneThread():
                 order = torch.randperm(len(obs), generator=self.generator, device=self.device)
                 obs, returns = obs[order[:count]], returns[order[:count]]
-        return float(self.critic.fit(obs, returns, generator=self.generator))
+        sync = not self.asynchronous
+        return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
 
     def start(self) -> None:
         """Reset the environments, once."""

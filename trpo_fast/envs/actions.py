@@ -29,6 +29,7 @@ class ActionMap:
         self.space, self.mode = space, mode
         self.start: np.ndarray | None = None  # lowest choice of a discrete space, when it is not 0
         self.continuous = isinstance(space, spaces.Box)
+        self._kept: dict[torch.device, tuple[Tensor, ...]] = {}
         if self.continuous:
             self.low = np.asarray(space.low, np.float32).reshape(-1)
             self.high = np.asarray(space.high, np.float32).reshape(-1)
@@ -66,12 +67,21 @@ class ActionMap:
     def device(self, actions: Tensor) -> Tensor:
         """The same for tensors; stays on their device."""
         if not self.continuous:
-            if self.start is None:
-                return actions
-            return actions + torch.as_tensor(self.start.reshape(-1), device=actions.device)
-        low = torch.as_tensor(self.low, device=actions.device)
-        high = torch.as_tensor(self.high, device=actions.device)
+            return actions if self.start is None else actions + self._on(actions.device)[0]
+        low, high = self._on(actions.device)
         if self.mode == "clip":
             return actions.clamp(low, high)
         unit = torch.tanh(actions) if self.mode == "squash" else actions.clamp(-1.0, 1.0)
         return low + (unit + 1.0) * (0.5 * (high - low))
+
+    def prepare(self, device: torch.device) -> None:
+        """Keep the bounds on a device: copying them there in every step would wait for it."""
+        self._kept[device] = self._on(device)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The bounds, or the lowest choice, on a device."""
+        if device in self._kept:
+            return self._kept[device]
+        arrays = (self.low, self.high) if self.continuous else (self.start,)
+        flat = [array.reshape(-1) for array in arrays if array is not None]
+        return tuple(torch.as_tensor(array, device=device) for array in flat)
