@@ -12,6 +12,23 @@ namespace py = pybind11;
 
 namespace trpo_fast {
 
+void set_act_rows(const NetShape& policy, const ActAddresses& at, int64_t count, ActRows* rows) {
+  rows->value_shift = pointer<const float>(at.value_shift);
+  rows->value_scale = pointer<const float>(at.value_scale);
+  rows->count = count;
+  rows->obs = pointer<const float>(at.obs);
+  rows->seen = pointer<float>(at.seen);
+  rows->mask = pointer<const uint8_t>(at.mask);
+  rows->noise = pointer<const float>(at.noise);
+  if (policy.factors > 0) {
+    rows->choices = pointer<int64_t>(at.actions);
+  } else {
+    rows->actions = pointer<float>(at.actions);
+  }
+  rows->log_probs = pointer<float>(at.log_probs);
+  rows->values = pointer<float>(at.values);
+}
+
 namespace {
 
 constexpr int64_t kRowsWithGil = 64;  // fewer rows take less time than handing the GIL over
@@ -30,30 +47,18 @@ class ActBinding {
     clip_ = clip;
   }
 
-  // Addresses; zero stands for "absent" where ActParams allows null.
   void act(uintptr_t theta, uintptr_t critic_theta, uintptr_t value_shift, uintptr_t value_scale,
            uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
            uintptr_t log_probs, uintptr_t values, int64_t count, int threads) const {
     ActParams p{};
     p.policy = {policy_, pointer<const float>(theta)};
     p.critic = {critic_, pointer<const float>(critic_theta)};
-    p.value_shift = pointer<const float>(value_shift);
-    p.value_scale = pointer<const float>(value_scale);
-    p.count = count;
-    p.obs = pointer<const float>(obs);
     p.shift = pointer<const float>(shift_);
     p.scale = pointer<const float>(scale_);
     p.clip = clip_;
-    p.seen = pointer<float>(seen);
-    p.mask = pointer<const uint8_t>(mask);
-    p.noise = pointer<const float>(noise);
-    if (policy_.factors > 0) {
-      p.choices = pointer<int64_t>(actions);
-    } else {
-      p.actions = pointer<float>(actions);
-    }
-    p.log_probs = pointer<float>(log_probs);
-    p.values = pointer<float>(values);
+    set_act_rows(policy_,
+                 {value_shift, value_scale, obs, seen, mask, noise, actions, log_probs, values},
+                 count, &p);
     if (count < kRowsWithGil) return trpo_fast::act(p, kernels_, threads);
     py::gil_scoped_release release;
     trpo_fast::act(p, kernels_, threads);

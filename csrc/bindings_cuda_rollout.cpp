@@ -32,7 +32,6 @@ class CudaAct {
     call_.clip = clip;
   }
 
-  // Addresses; zero stands for "absent" where ActCall allows null.
   void act(uintptr_t theta, uintptr_t critic_theta, uintptr_t value_shift, uintptr_t value_scale,
            uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
            uintptr_t log_probs, uintptr_t values, int64_t count, uintptr_t stream) const {
@@ -42,20 +41,9 @@ class CudaAct {
     c.plan = make_act_plan(theta ? &c.policy : nullptr, &c.critic, count, limits_);
     c.theta = pointer<const float>(theta);
     c.critic_theta = pointer<const float>(critic_theta);
-    c.value_shift = pointer<const float>(value_shift);
-    c.value_scale = pointer<const float>(value_scale);
-    c.count = count;
-    c.obs = pointer<const float>(obs);
-    c.seen = pointer<float>(seen);
-    c.mask = pointer<const uint8_t>(mask);
-    c.noise = pointer<const float>(noise);
-    if (c.policy.factors > 0) {
-      c.choices = pointer<int64_t>(actions);
-    } else {
-      c.actions = pointer<float>(actions);
-    }
-    c.log_probs = pointer<float>(log_probs);
-    c.values = pointer<float>(values);
+    set_act_rows(c.policy,
+                 {value_shift, value_scale, obs, seen, mask, noise, actions, log_probs, values},
+                 count, &c);
     check_cuda_status(cuda_api().act(c));
   }
 

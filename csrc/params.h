@@ -72,6 +72,25 @@ struct SearchParams {
   bool search;      // false: natural policy gradient, the one step is taken if it is finite
 };
 
+// Acting for E environments: what both cores read and write. Policy and critic see one width of
+// observations; the critic has one output v, the value is value_shift + value_scale v.
+struct ActRows {
+  const float* value_shift;  // [1] or null for 0
+  const float* value_scale;  // [1] or null for 1
+  int64_t count;             // E
+  const float* obs;          // [E, O]
+  const float* shift;        // [O] or null: the nets see clip((obs - shift) * scale)
+  const float* scale;        // [O]
+  float clip;
+  float* seen;          // [E, O] or null: what the nets saw
+  const uint8_t* mask;  // [E, Z] or null
+  const float* noise;   // [E, A] normal for the Gaussians, [E, Z] uniform otherwise
+  float* actions;       // [E, A] for the Gaussians and Bernoulli
+  int64_t* choices;     // [E, factors] for the categorical heads
+  float* log_probs;     // [E]
+  float* values;        // [E]
+};
+
 // What an update reports, as doubles in one array (trpo_fast.update.STATS has the same order).
 enum Stat : int {
   kStatReason = 0,

@@ -10,7 +10,7 @@ from cases import HEADS, HIDDEN
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy, act
-from trpo_fast.actor import ModuleActor
+from trpo_fast.actor import ActTensors, ModuleActor
 from trpo_fast.critic import Critic
 from trpo_fast.normalize import ObservationNormaliser
 from trpo_fast.policy import ACTIVATIONS
@@ -52,7 +52,7 @@ def both(
     for kind in (act.NativeActor, ModuleActor):
         actor = kind(policy, critic, torch.Generator().manual_seed(7))
         out = room(policy, len(obs))
-        actor.act(obs, mask, *out)
+        actor.act(ActTensors(obs, mask, *out))
         results.append(out)
     return results[0], results[1]
 
@@ -104,7 +104,7 @@ def test_normalises_on_the_way_in() -> None:
             )
         actor.generator.manual_seed(7)
         out = room(policy, 9)
-        actor.act(obs, None, *out, seen=seen)
+        actor.act(ActTensors(obs, None, *out, seen=seen))
         torch.testing.assert_close(seen, normaliser(obs))
         assert_equal(out, both(policy, critic, normaliser(obs))[1])
         torch.testing.assert_close(actor.values(obs), critic.values(normaliser(obs)))
@@ -136,7 +136,7 @@ def test_follows_parameters() -> None:
     for change in changes:
         change()
         actor.generator.manual_seed(7)
-        actor.act(obs, None, *out)
+        actor.act(ActTensors(obs, None, *out))
         assert_equal(out, both(policy, critic, obs)[1])
 
 
@@ -144,7 +144,7 @@ def test_bound_tensors_are_read_at_every_call() -> None:
     policy, critic = make("gaussian")
     obs, out = torch.zeros(4, 5), room(policy, 4)
     actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
-    bound = actor.bind(obs, None, *out)
+    bound = actor.bind(ActTensors(obs, None, *out))
     for _ in range(3):
         obs.normal_()
         actor.generator.manual_seed(7)
@@ -181,10 +181,10 @@ def test_tensors_that_do_not_fit(name: str) -> None:
     actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
     good = dict(zip(("actions", "log_probs", "values"), room(policy, 9), strict=True))
     good |= {"obs": torch.zeros(9, 5), "mask": torch.ones(9, 4).bool(), "seen": torch.zeros(9, 5)}
-    actor.act(**good)
+    actor.act(ActTensors(**good))
     for bad in UNFIT[name]:
         with pytest.raises(ValueError, match=rf"^{name}: expected .+, got .+"):
-            actor.act(**good | {name: bad})
+            actor.act(ActTensors(**good | {name: bad}))
         if name == "obs" and (isinstance(bad, list) or bad.is_contiguous()):
             with pytest.raises(ValueError, match=r"^obs: expected .+, got .+"):
                 actor.values(bad)

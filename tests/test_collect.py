@@ -20,6 +20,7 @@ import gymnasium
 from envs_for_tests import Counting, Failing, Masked
 from gymnasium import spaces
 
+from trpo_fast.actor import Actor, ActTensors
 from trpo_fast.collect import HostCollector
 from trpo_fast.collect_tensor import TensorCollector
 from trpo_fast.envs import tensor
@@ -29,25 +30,17 @@ from trpo_fast.normalize import ObservationNormaliser
 from trpo_fast.rollout import EpisodeLog, Layout, Rollout
 
 
-class Scripted:
+class Scripted(Actor):
     """Values an observation (episode, step) at 100 episode + step; acts by the mask, or with
     ones.
     """
 
-    def bind(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> Callable[[], None]:
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
         def act() -> None:
-            actions.fill_(1)
-            if mask is not None:
-                actions.copy_(mask.int().argmax(-1))
-            values.copy_(self.values(obs))
+            tensors.actions.fill_(1)
+            if tensors.mask is not None:
+                tensors.actions.copy_(tensors.mask.int().argmax(-1))
+            tensors.values.copy_(self.values(tensors.obs))
 
         return act
 

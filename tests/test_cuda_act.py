@@ -10,7 +10,7 @@ from test_act import Outputs, assert_equal, make, room
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy
-from trpo_fast.actor import ModuleActor
+from trpo_fast.actor import ActTensors, ModuleActor
 from trpo_fast.backend import BackendUnavailable
 from trpo_fast.critic import Critic
 from trpo_fast.cuda_actor import CudaActor, unavailable
@@ -44,7 +44,7 @@ def made(head: str, hidden: tuple[int, ...], activation: str, obs_dim: int):
 def acted(kind, policy, critic, obs: Tensor, mask: Tensor | None = None) -> Outputs:
     actor = kind(policy, critic, torch.Generator(DEVICE).manual_seed(7))
     out = tuple(tensor.to(DEVICE) for tensor in room(policy, len(obs)))
-    actor.act(obs, mask, *out)
+    actor.act(ActTensors(obs, mask, *out))
     return out
 
 
@@ -98,7 +98,7 @@ def test_normalises_on_the_way_in() -> None:
         obs[3, 2] = torch.nan
         actor.generator.manual_seed(7)
         out = tuple(tensor.to(DEVICE) for tensor in room(policy, 9))
-        actor.act(obs, None, *out, seen=seen)
+        actor.act(ActTensors(obs, None, *out, seen=seen))
         torch.testing.assert_close(seen, normaliser(obs), equal_nan=True)
         wanted = acted(ModuleActor, policy, critic, normaliser(obs))
         for ours, theirs in zip(out, wanted, strict=True):
@@ -129,7 +129,7 @@ def test_follows_parameters() -> None:
     for change in changes:
         change()
         actor.generator.manual_seed(7)
-        actor.act(obs, None, *out)
+        actor.act(ActTensors(obs, None, *out))
         assert_equal(out, acted(ModuleActor, policy, critic, obs))
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _native
+from .actor import Actor, ActTensors
 from .checks import check_acting, check_tensor
 from .native_problem import address, net_arguments
 from .policy import MLPPolicy, NetSpec, flat_params
@@ -80,7 +81,7 @@ class Address:
         return address
 
 
-class NativeActor:
+class NativeActor(Actor):
     """Acts through ``_C``: for float32 MLPs on the CPU, on contiguous tensors."""
 
     def __init__(
@@ -107,42 +108,14 @@ class NativeActor:
         self._noise = policy.head.action_shape[0] if self._normal else outputs
         self._threads = 1
 
-    def act(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> None:
-        """Write actions, log-probabilities and values for observations [E, O] into the given
-        tensors, and into ``seen`` the observations as the nets saw them. ``bind`` is for callers
-        that act on the same tensors again and again.
-        """
-        self.bind(obs, mask, actions, log_probs, values, seen)()
-
-    def bind(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> Callable[[], None]:
-        """``act`` on these tensors, to be called as often as obs is filled: they are checked here
-        and not again.
-        """
-        check_acting(
-            self._policy.net, self._policy.first, obs, mask, actions, log_probs, values, seen
-        )
-        noise = torch.empty(len(obs), self._noise)
-        given = (obs, seen, mask, noise, actions, log_probs, values)
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        check_acting(self._policy.net, self._policy.first, *tensors)
+        obs, mask, *written, seen = tensors
+        noise = torch.empty(len(tensors.obs), self._noise)
+        given = (obs, seen, mask, noise, *written)
         return _BoundAct(self, [None if t is None else t.detach() for t in given])
 
     def values(self, obs: Tensor) -> Tensor:
-        """Values [N] of observations [N, O]."""
         obs = check_tensor("obs", obs, self._policy.first, (None, self._inputs)).contiguous()
         out = obs.new_empty(obs.shape[0])
         if self.normaliser is not None:

@@ -4,9 +4,9 @@ for.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,50 +14,59 @@ from torch import Tensor
 from .policy import MLPPolicy
 
 
-class ModuleActor:
+class ActTensors(NamedTuple):
+    """What acting for E environments reads and writes."""
+
+    obs: Tensor  # [E, O]
+    mask: Tensor | None  # [E, Z] bool, or None
+    actions: Tensor  # [E, ...], written
+    log_probs: Tensor  # [E], written
+    values: Tensor  # [E], written
+    seen: Tensor | None = None  # [E, O], written: the observations as the nets saw them
+
+
+class Actor(abc.ABC):
+    """Chooses actions and values observations."""
+
+    @abc.abstractmethod
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        """``act`` on these tensors, to be called as often as obs is filled: they are checked here
+        and not again.
+        """
+
+    @abc.abstractmethod
+    def values(self, obs: Tensor) -> Tensor:
+        """Values [N] of observations [N, O], on the device the observations came from."""
+
+    def act(self, tensors: ActTensors) -> None:
+        """Write actions, log-probabilities and values for the observations. ``bind`` is for
+        callers that act on the same tensors again and again.
+        """
+        self.bind(tensors)()
+
+
+class ModuleActor(Actor):
     """Acts by running the torch modules; observations may lie on another device than the policy."""
 
     def __init__(self, policy: MLPPolicy, critic: Any, generator: torch.Generator) -> None:
         self.policy, self.critic, self.generator = policy, critic, generator
         self.device = next(policy.parameters()).device
 
-    @torch.no_grad()
-    def act(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> None:
-        """Write actions, log-probabilities and values for observations [E, O] into the given
-        tensors.
-        """
-        obs = obs.to(self.device)
-        if seen is not None:
-            seen.copy_(obs)
-        params = self.policy.distribution_params(
-            obs, None if mask is None else mask.to(self.device)
-        )
-        chosen = self.policy.head.sample(params, self.generator)
-        actions.copy_(chosen)
-        log_probs.copy_(self.policy.head.log_prob(params, chosen))
-        values.copy_(self.critic.values(obs))
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        @torch.no_grad()
+        def act() -> None:
+            obs, mask = tensors.obs.to(self.device), tensors.mask
+            if tensors.seen is not None:
+                tensors.seen.copy_(obs)
+            allowed = None if mask is None else mask.to(self.device)
+            params = self.policy.distribution_params(obs, allowed)
+            chosen = self.policy.head.sample(params, self.generator)
+            tensors.actions.copy_(chosen)
+            tensors.log_probs.copy_(self.policy.head.log_prob(params, chosen))
+            tensors.values.copy_(self.critic.values(obs))
 
-    def bind(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> Callable[[], None]:
-        """``act`` on these tensors, to be called as often as obs is filled."""
-        return partial(self.act, obs, mask, actions, log_probs, values, seen)
+        return act
 
     @torch.no_grad()
     def values(self, obs: Tensor) -> Tensor:
-        """Values [N] on the device the observations came from."""
         return self.critic.values(obs.to(self.device)).to(obs.device)

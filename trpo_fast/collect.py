@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .actor import Actor, ActTensors
 from .advantage import next_values
 from .envs.actions import ActionMap
 from .envs.host import EnvError, HostEnvs
 from .normalize import ObservationNormaliser
-from .rollout import Actor, Buffers, EpisodeLog, Layout, Rollout
+from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
 
 class HostCollector:
@@ -198,4 +199,4 @@ class _Row:
         self.mask: Any = None if mask is None else mask.numpy()
         obs, seen = (buffers.raw_obs[t], buffers.obs[t]) if fused else (buffers.obs[t], None)
         chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
-        self.act = actor.bind(obs, mask, *chosen, seen)
+        self.act = actor.bind(ActTensors(obs, mask, *chosen, seen))

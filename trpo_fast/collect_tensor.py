@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .actor import Actor, ActTensors
 from .advantage import next_values
 from .cuda_actor import CudaActor
 from .envs.actions import ActionMap
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
-from .rollout import Actor, Buffers, EpisodeLog, Layout, Rollout
+from .rollout import Buffers, EpisodeLog, Layout, Rollout
 from .threads import OneThread
 
 
@@ -52,8 +53,8 @@ class TensorCollector:
         b = self.buffers
         chosen = b.actions[t], b.log_probs[t], b.values[t]
         if self.fused:
-            return self.actor.bind(b.raw_obs[t], None, *chosen, b.obs[t])
-        return self.actor.bind(b.obs[t], None, *chosen)
+            return self.actor.bind(ActTensors(b.raw_obs[t], None, *chosen, b.obs[t]))
+        return self.actor.bind(ActTensors(b.obs[t], None, *chosen))
 
     def start(self, seed: int | None) -> None:
         self.obs = self.env.reset(seed)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import _native
 from .act import Address, native_shape, refused
+from .actor import Actor, ActTensors
 from .backend import BackendUnavailable
 from .checks import check_acting, check_tensor
 from .cuda_backend import connected, current_stream, device_index, explained, missing
@@ -40,7 +41,7 @@ def _native_act(policy: MLPPolicy, critic: Any) -> Any:
         return connected().CudaAct(native_shape(policy.spec), native_shape(critic.net.spec), index)
 
 
-class CudaActor:
+class CudaActor(Actor):
     """Acts through the CUDA kernels for float32 MLPs on a device, on contiguous tensors; those of
     another device are copied there, and the answers back.
     """
@@ -65,42 +66,13 @@ class CudaActor:
         self.noise_width = policy.head.action_shape[0] if self.normal else outputs
         self._shift: Tensor | None = None
 
-    def act(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> None:
-        """Write actions, log-probabilities and values for observations [E, O] into the given
-        tensors, and into ``seen`` the observations as the nets saw them.
-        """
-        self.bind(obs, mask, actions, log_probs, values, seen)()
-
-    def bind(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> Callable[[], None]:
-        """``act`` on these tensors, to be called as often as obs is filled: they are checked here
-        and not again.
-        """
-        given = [
-            None if tensor is None else tensor.detach()
-            for tensor in (obs, mask, actions, log_probs, values, seen)
-        ]
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        given = [None if tensor is None else tensor.detach() for tensor in tensors]
         here = [None if tensor is None else self._beside(tensor) for tensor in given]
         check_acting(self.policy, self._policy.first, *here)  # type: ignore[arg-type]
         return _BoundLaunch(self, given, here)
 
     def values(self, obs: Tensor) -> Tensor:
-        """Values [N] of observations [N, O], on the device the observations came from."""
         rows = obs.to(self.device)
         rows = check_tensor("obs", rows, self._policy.first, (None, self._inputs)).contiguous()
         out = rows.new_empty(len(rows))

@@ -9,31 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Ended = Callable[[], tuple[list[float], list[int]]]
-
-
-class Actor(Protocol):
-    """Chooses actions: what ``bind`` returns writes actions [E, ...], log-probabilities [E] and
-    values [E] for the observations [E, O] that are in ``obs`` when it is called.
-    """
-
-    def bind(
-        self,
-        obs: Tensor,
-        mask: Tensor | None,
-        actions: Tensor,
-        log_probs: Tensor,
-        values: Tensor,
-        seen: Tensor | None = None,
-    ) -> Callable[[], None]: ...
-
-    def values(self, obs: Tensor) -> Tensor: ...
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 
 from . import cuda_actor
 from .act import NativeActor, unavailable
-from .actor import ModuleActor
+from .actor import Actor, ModuleActor
 from .checkpoint import CheckpointError
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
@@ -20,7 +20,7 @@ from .envs.host import HostEnvs, make_host
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
 from .policy import MLPPolicy, head_for_space
-from .rollout import Actor, Layout
+from .rollout import Layout
 
 if TYPE_CHECKING:
     from .trainer import TRPO

@@ -27,29 +27,14 @@ struct ResidentCall {
   float* theta_out;     // [P], may be fvp.theta: written only on acceptance
 };
 
-// Acting for E environments. Policy and critic see one width of observations; the critic has one
-// output v, the value is value_shift + value_scale v. theta null: values alone.
-struct ActCall {
+// theta null: values alone.
+struct ActCall : ActRows {
   int device;
   void* stream;
   ActPlan plan;  // of make_act_plan for these nets, this count and this device
   NetShape policy, critic;
   const float* theta;         // [P]
   const float* critic_theta;  // [P]
-  const float* value_shift;   // [1] or null for 0
-  const float* value_scale;   // [1] or null for 1
-  int64_t count;              // E
-  const float* obs;           // [E, O]
-  const float* shift;         // [O] or null: the nets see clip((obs - shift) * scale)
-  const float* scale;         // [O]
-  float clip;
-  float* seen;          // [E, O] or null: what the nets saw
-  const uint8_t* mask;  // [E, Z] or null
-  const float* noise;   // [E, A] normal for the Gaussians, [E, Z] uniform otherwise
-  float* actions;       // [E, A] for the Gaussians and Bernoulli
-  int64_t* choices;     // [E, factors] for the categorical heads
-  float* log_probs;     // [E]
-  float* values;        // [E]
 };
 
 // Advantages of T steps of E environments; everything [T, E].

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..act import NativeActor, unavailable
-from ..actor import ModuleActor
+from ..actor import ActTensors, ModuleActor
 from ..critic import Critic
 from ..heads import Gaussian
 from ..policy import MLPPolicy, write_params
@@ -66,7 +66,8 @@ def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> T
     actions = torch.empty_like(work.batch.actions)
     log_probs, values = torch.empty(2, work.rows, device=work.obs.device)
 
-    call = actor.bind(work.obs, None, actions, log_probs, values)  # as a collector does, once
+    tensors = ActTensors(work.obs, None, actions, log_probs, values)
+    call = actor.bind(tensors)  # as a collector does, once
 
     def result() -> Tensor:
         call()
