@@ -26,7 +26,7 @@ TITLES = {
     "update": "Whole update, from the batch to the new parameters",
     "act": "One step of 8 environments: actions, log-probabilities, values",
     "critic_128": "Critic: 10 epochs of Adam, minibatches of 128",
-    "critic_1024": "Critic: 10 epochs of Adam, ours with minibatches of 1024, sb3's of 128",
+    "critic_1024": "Critic: Adam, ours 20 epochs of minibatches of 1024, sb3's 10 of 128",
 }
 OURS = ("cuda", "cpu", "reference", "autograd")
 
@@ -42,18 +42,18 @@ def contender(row: Row) -> str:
 
 def suite_table(rows: Iterable[Row]) -> str:
     """One line for each case and contender, fastest first."""
-    lines = [
-        "| case | contender | threads | median | of sgemm | error | time over our fp32 |",
-        "|---|---|---|---|---|---|---|",
-    ]
     rows = list(rows)
+    names = ["case", "contender", "threads", "median", "of sgemm", "error", "time over our fp32"]
+    fitted = any(row.loss for row in rows)
+    names += ["final loss"] * fitted
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for case, threads in dict.fromkeys((row.case, row.threads) for row in rows):
         group = [row for row in rows if (row.case, row.threads) == (case, threads)]
         ours = [row.median_us for row in group if is_ours(row) and row.precision == "fp32"]
         best = min(ours, default=None)
         for row in sorted(group, key=lambda row: row.median_us):
             factor = f"{row.median_us / best:.2f}x" if best else ""
-            cells = (
+            cells = [
                 f"{case}, N = {row.n}",
                 contender(row),
                 str(threads),
@@ -61,7 +61,10 @@ def suite_table(rows: Iterable[Row]) -> str:
                 f"{row.efficiency:.1%}",
                 f"{row.rel_err:.1e}",
                 factor,
-            )
+            ]
+            if fitted:
+                loss = row.loss or {}
+                cells.append(" ± ".join(f"{value:.4f}" for value in loss.values()))
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -81,6 +81,15 @@ def test_learner_suites_agree_with_float64(suite, case):
         assert suite.error(timed, None) < 1e-4
 
 
+def test_a_fit_reports_what_it_ends_at():
+    work = make_workload(CASES["cartpole"], cap=1100)
+    for name in ("critic_128", "critic_1024"):
+        suite = SUITES[name]
+        losses = [suite.own(work, *contender, 10).loss for contender in suite.contenders()]
+        assert all(0 < loss["mean"] < 1 for loss in losses)  # the targets' variance is 1
+        assert all(0 < loss["standard_error"] < 0.1 * loss["mean"] for loss in losses)
+
+
 @pytest.mark.parametrize("case", SMALL)
 def test_replica_repeats_sb3_operation_for_operation(case, monkeypatch):
     opponent_or_skip(package.OPPONENTS, "sb3")

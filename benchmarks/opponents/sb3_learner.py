@@ -65,17 +65,21 @@ class Sb3Critic:
         self.returns = returns
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self, seed: int = 3) -> None:
         self.policy = policy_and_critic(self.setup, self.critic)
         self.actor = [p for n, p in self.policy.named_parameters() if "value" not in n]
         # Their optimiser holds every parameter; Adam skips those without a gradient.
         self.policy.optimizer = torch.optim.Adam(self.policy.parameters(), lr=1e-3, eps=1e-5)
-        rows, buffer = self.setup.obs.shape[0], self.buffer
+        self.fill(self.setup.obs, self.returns)
+        np.random.seed(seed)
+
+    def fill(self, obs: Tensor, returns: Tensor) -> None:
+        """The rows of the next fit."""
+        rows, buffer = obs.shape[0], self.buffer
         buffer.reset()
-        buffer.observations = self.setup.obs.cpu().numpy().reshape(rows, 1, -1)
-        buffer.returns = self.returns.cpu().numpy().reshape(rows, 1)
+        buffer.observations = obs.cpu().numpy().reshape(rows, 1, -1)
+        buffer.returns = returns.cpu().numpy().reshape(rows, 1)
         buffer.pos, buffer.full = rows, True
-        np.random.seed(3)
 
     def fit(self) -> None:
         for _ in range(self.epochs):
@@ -95,11 +99,15 @@ class Sb3Critic:
         # The float64 run that errors are measured against: predict_values would round it.
         return self.policy.value_net(self.policy.mlp_extractor.forward_critic(obs))
 
-    def values(self) -> Tensor:
+    def values(self, seed: int = 3) -> Tensor:
         """Predictions [N] after one fit."""
-        self.reset()
+        self.reset(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.fit()
+        return self.predict(self.setup.obs)
+
+    def predict(self, obs: Tensor) -> Tensor:
+        """Values [N] at obs [N, O]."""
         with torch.no_grad():
-            return self._predict(self.setup.obs)[:, 0]
+            return self._predict(obs)[:, 0]

@@ -65,8 +65,6 @@ def main(argv: list[str]) -> int:
     )
     outcome = run(arguments.suite, options, say=lambda line: print(line, file=sys.stderr))
     print(table(outcome.rows))
-    for name, notes in outcome.notes.items():
-        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in notes.items())}")
     for name, reason in outcome.skipped.items():
         print(f"skipped {name}: {reason}")
     if arguments.json is not None:
@@ -77,12 +75,11 @@ def main(argv: list[str]) -> int:
 def _write(path: Path, suite: str, outcome: Outcome, *, append: bool) -> None:
     if path.suffix != ".json":
         path = path / machine_name(outcome.environment) / f"{suite}.json"
-    rows, skipped, notes = outcome.rows, outcome.skipped, outcome.notes
+    rows, skipped = outcome.rows, outcome.skipped
     if append and path.exists():
         document = json.loads(path.read_text())
         rows = merge(read_json(path)[1], rows)
         skipped = {**document["skipped"], **skipped}
-        notes = {**document["notes"], **notes}
     outcome.environment["sgemm_gflops"] = sgemm_range(rows)
-    write_json(path, outcome.environment, rows, skipped, notes)
+    write_json(path, outcome.environment, rows, skipped)
     print(f"written: {path}")

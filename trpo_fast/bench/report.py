@@ -20,7 +20,9 @@ from .cases import CASES
 
 @dataclass
 class Row:
-    """One contender on one case. ``ratio`` maps an opponent to its time over this row's."""
+    """One contender on one case. ``ratio`` maps an opponent to its time over this row's; ``loss``,
+    where something is fitted, is what it ends at: mean and standard error.
+    """
 
     suite: str
     case: str
@@ -35,6 +37,7 @@ class Row:
     flops: int
     peak_flops: float  # sgemm's rate in the same run
     ratio: dict[str, float] = field(default_factory=dict)
+    loss: dict[str, float] | None = None
 
     @property
     def efficiency(self) -> float:
@@ -106,17 +109,13 @@ def write_json(
     header: Mapping[str, Any],
     rows: Iterable[Row],
     skipped: Mapping[str, str],
-    notes: Mapping[str, Any],
 ) -> None:
-    """{"environment", "rows", "skipped", "notes"}, written beside the target and renamed onto
-    it.
-    """
+    """{"environment", "rows", "skipped"}, written beside the target and renamed onto it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "environment": dict(header),
-        "rows": [asdict(row) for row in rows],
+        "rows": [{k: v for k, v in asdict(row).items() if v is not None} for row in rows],
         "skipped": dict(skipped),
-        "notes": dict(notes),
     }
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(document, indent=1) + "\n")

@@ -41,7 +41,6 @@ class Outcome:
     environment: dict[str, Any]
     rows: list[Row]
     skipped: dict[str, str]
-    notes: dict[str, dict[str, float]]
 
 
 @dataclass
@@ -49,13 +48,14 @@ class _Entry:
     contender: Contender
     error: float
     ours: bool
+    loss: dict[str, float] | None
 
 
 def run(group: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
     """Every case of ``options`` at every thread count; ``say`` gets a line when one begins."""
     with thread_count(options.threads[0]):
         copy = round(copy_rate(options.device) / 1e9, 1)
-        outcome = Outcome(environment(options.device, copy_gb_per_s=copy), [], {}, {})
+        outcome = Outcome(environment(options.device, copy_gb_per_s=copy), [], {})
     for threads in options.threads:
         with thread_count(threads) as count:
             for name in options.cases:
@@ -116,9 +116,8 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
                 raise
             outcome.skipped[label] = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"
             return
-        if timed.notes:
-            outcome.notes[label] = timed.notes
-        entries.append(_Entry(Contender(name, precision, timed.call, timed.reset), error, ours))
+        contender = Contender(name, precision, timed.call, timed.reset)
+        entries.append(_Entry(contender, error, ours, timed.loss))
 
     for name, precision in suite.contenders():
         if options.backends is None or name in options.backends:
@@ -198,6 +197,7 @@ def _rows(
                 flops=suite.flops(workload.case, workload.rows, options.iterations),
                 peak_flops=round(peak_flops / peak.median),
                 ratio={k: round(v / median, 3) for k, v in rivals.items()} if entry.ours else {},
+                loss=entry.loss,
             )
         )
     return rows

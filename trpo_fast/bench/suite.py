@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -16,13 +16,15 @@ from .cases import Case, Workload
 
 @dataclass
 class Timed:
-    """A call to time and the tensor it computes; ``exact`` where that is not the suite's."""
+    """A call to time and the tensor it computes; ``exact`` where that is not the suite's; ``loss``
+    (mean and standard error) where it fits something.
+    """
 
     call: Callable[[], Any]
     result: Callable[[], Tensor]
     reset: Callable[[], None] | None = None
     exact: Callable[[Tensor], Tensor] | None = None
-    notes: dict[str, float] = field(default_factory=dict)
+    loss: dict[str, float] | None = None
 
 
 def every_backend() -> list[tuple[str, str]]:
