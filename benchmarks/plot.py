@@ -1,7 +1,8 @@
 """Tables and a chart from the JSON that `trpo-fast bench` wrote; no figure is typed by hand.
 
-python benchmarks/plot.py                  # rewrites the tables between the markers of README.md
-python benchmarks/plot.py --check          # fails if README.md is not what the JSON says
+python benchmarks/plot.py                  # rewrites what stands between the markers of README.md,
+                                           # here and one folder up
+python benchmarks/plot.py --check          # fails if either is not what the JSON says
 python benchmarks/plot.py --png FILE       # one bar chart of the CG suite of every machine
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from trpo_fast.bench.cases import CASES
 from trpo_fast.bench.report import Row, format_time, read_json
 
 HERE = Path(__file__).resolve().parent
@@ -102,10 +104,45 @@ def tables() -> str:
     return "\n".join(parts) if parts else "not measured yet\n"
 
 
-def rewrite(text: str) -> str:
+# The rivals of the short table, by the name they have there.
+RIVALS = {"gauss_newton": "hand-written Gauss-Newton", "jax_jit": "JAX", "sb3": "sb3-contrib"}
+
+
+def short_table(rows: list[Row]) -> str:
+    """The CG solve, ours in every precision and the rivals' times over our fp32."""
+    threads = max(row.threads for row in rows)
+    kept = [row for row in rows if row.suite == "cg" and row.threads == threads]
+    ours = [row for row in kept if row.backend in ("cpu", "cuda")]
+    precisions = list(dict.fromkeys(row.precision for row in ours))
+    names = ["case", "net", "rows", *precisions, *RIVALS.values()]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for case in dict.fromkeys(row.case for row in ours):
+        group = {row.precision: row for row in ours if row.case == case}
+        base = group["fp32"]
+        shape = CASES[case]
+        net = "-".join(map(str, (shape.obs_dim, *shape.hidden, shape.actions)))
+        cells = [case, net, f"{base.n}"]
+        for precision in precisions:
+            row = group.get(precision)
+            cells.append(f"{format_time(row.median_us)} ({row.rel_err:.0e})" if row else "")
+        cells += [f"{base.ratio[name]:.1f}x" if name in base.ratio else "" for name in RIVALS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def summary() -> str:
+    parts = []
+    for machine, files in documents().items():
+        for name, header, rows in files:
+            if name == "cg.json":
+                parts.append(f"`{machine}`: {header_line(header)}.\n\n{short_table(rows)}\n")
+    return "\n".join(parts) if parts else "not measured yet\n"
+
+
+def rewrite(text: str, content: Callable[[], str] = tables) -> str:
     if not MARKED.search(text):
         raise ValueError("README.md: expected the markers results:begin and results:end, got none")
-    return MARKED.sub(lambda found: found[1] + tables() + found[2], text)
+    return MARKED.sub(lambda found: found[1] + content() + found[2], text)
 
 
 def chart(path: Path) -> None:
@@ -148,15 +185,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.png:
         chart(arguments.png)
         return 0
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    wanted = rewrite(text)
-    if arguments.check:
-        if text != wanted:
-            print("README.md differs from the JSON: run python benchmarks/plot.py", file=sys.stderr)
-        return int(text != wanted)
-    readme.write_text(wanted)
-    return 0
+    stale = 0
+    for readme, content in ((HERE / "README.md", tables), (HERE.parent / "README.md", summary)):
+        text = readme.read_text()
+        wanted = rewrite(text, content)
+        if not arguments.check:
+            readme.write_text(wanted)
+        elif text != wanted:
+            print(f"{readme} differs from the JSON: run python benchmarks/plot.py", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":
