@@ -98,6 +98,16 @@ def test_strided_inputs_and_inputs_stay_as_they_were():
     assert not torch.equal(results[0][1], theta)
 
 
+@pytest.mark.parametrize("head", ["gaussian", "categorical"])
+def test_values_of_observations_are_looked_at_without_a_batch(head):
+    case = Case(head, (8,), rows=33, dtype=torch.float32)
+    policy, obs = case.policy().to(DEVICE), torch.randn(33, case.obs_dim, device=DEVICE)
+    FisherOperator(policy, obs, backend="cuda")
+    obs[2, 1] = float("nan")
+    with pytest.raises(ValueError, match="obs: expected finite"):
+        FisherOperator(policy, obs, backend="cuda")
+
+
 def test_scratch_is_what_the_plan_says():
     t = Trio(Case("gaussian", (8, 5), rows=33))
     assert t.kernels.scratch_bytes == t.kernels.plan()["scratch_bytes"] > 0

@@ -34,7 +34,9 @@ __device__ __forceinline__ double dot4(float4 a, float4 b) {  // fp64: products 
 __device__ __forceinline__ double dot_self(float4 a) { return dot4(a, a); }
 
 // sink(quad, sum of all blocks' partials there) for the block's slice; each quad in one thread.
-// Groups of threads add up every n-th partial, then one thread adds the groups in order.
+// Groups of threads add up every n-th partial, then one thread adds the groups in order. Closes with
+// no barrier: in a slice of more than 256 quads there is one group and every thread reads what it
+// staged itself; whoever writes to b.reduce next does so behind a barrier.
 template <class Sink>
 __device__ __forceinline__ void block_reduce_slice(const Layout& l, const Block& b, Sink sink) {
   const Slice slice = own_slice(l, b);
@@ -58,7 +60,6 @@ __device__ __forceinline__ void block_reduce_slice(const Layout& l, const Block&
       for (int i = 1; i < groups; ++i) sum = add4(sum, staged[i * width + lane]);
       sink(quad, sum);
     }
-    __syncthreads();  // staged is free again
   }
 }
 

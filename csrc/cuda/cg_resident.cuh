@@ -125,7 +125,7 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
 }
 
 // What follows a product in plain CG, the same decisions from the same numbers in every block. True
-// if another product is wanted.
+// if another product is wanted, whose pass opens with the barrier that completes p.
 __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& b, Cg& s) {
   const double curvature = block_curvature(a, b, s);
   if (s.iterations == 0) s.first_curvature = curvature;
@@ -136,7 +136,6 @@ __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& 
     for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
       store4(b.direction + 4 * q,
              axpy4(beta, load4(b.direction + 4 * q), load4(b.residual + 4 * q)));
-    __syncthreads();  // p is complete
     s.rr = next;
     ++s.iterations;
   }

@@ -83,7 +83,7 @@ __device__ __forceinline__ void block_publish_setup(const KernelArgs& a, const B
 }
 
 // After the gradient's pass: g = d surrogate / d theta, packed, into b.gradient; p = r = g. Two grid
-// barriers.
+// barriers. r is read by the threads that wrote it; the product's pass opens with a barrier for p.
 __device__ __forceinline__ Totals block_finish_gradient(const KernelArgs& a, const Block& b,
                                                         const RowSums& sums,
                                                         double group_surrogate) {
@@ -101,7 +101,6 @@ __device__ __forceinline__ Totals block_finish_gradient(const KernelArgs& a, con
     store4(b.direction + 4 * q, g);
     store4(b.residual + 4 * q, g);
   }
-  __syncthreads();  // p and r are complete
   return totals;
 }
 

@@ -18,7 +18,8 @@ __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
     float* out = on_chip(work + m.tangent);
     const int stride = m.stride_tangent;
     const Activation activation = i == l.maps - 1 ? Activation::kIdentity : l.activation;
-    __syncthreads();  // tangents of the inputs are written; the last tile's readers are done
+    // p and the tangents of the inputs are written; the last tile's readers are done.
+    __syncthreads();
     block_patches<V::kM>(
         m.out,
         [&](auto& patch) {

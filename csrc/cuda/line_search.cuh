@@ -31,9 +31,8 @@ __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block&
   });
   double parts[3] = {sums.kl, sums.surrogate, sums.entropy}, most[1] = {sums.max_kl};
   double* scratch = reinterpret_cast<double*>(b.reduce);
-  block_reduce(parts, scratch);
+  block_reduce(parts, scratch);  // its barriers are behind the last reader of b.direction, too
   block_reduce(most, scratch, Max{});
-  __syncthreads();  // scratch and b.direction may be written again
   if (threadIdx.x != 0) return;
   double* to = published(b, region) + b.index * kScalars + c * kCandidateScalars;
   to[kKl] = parts[0];

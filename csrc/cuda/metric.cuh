@@ -92,7 +92,8 @@ __device__ __forceinline__ bool mask_allows(const KernelArgs& a, int64_t n) {
 
 // Whether an update can use what the batch says of a row, its observation apart.
 __device__ __forceinline__ bool usable(const KernelArgs& a, int64_t n) {
-  bool fine = isfinite(a.rows.advantages[n]) && choices_in_range(a, n) && mask_allows(a, n);
+  bool fine = choices_in_range(a, n) && mask_allows(a, n);
+  if (a.rows.advantages) fine = fine && isfinite(a.rows.advantages[n]);
   if (a.rows.log_probs) fine = fine && isfinite(a.rows.log_probs[n]);
   for (int i = 0; a.rows.actions && i < a.layout.actions; ++i)
     fine = fine && isfinite(a.rows.actions[n * a.layout.actions + i]);
@@ -124,7 +125,8 @@ struct Scores {
 };
 
 // d surrogate / d parameters of every row into the last work plane, not yet divided by the total
-// weight. Opens and closes with a barrier.
+// weight; zeros where the batch has no advantages, and only its values are looked at. Opens and
+// closes with a barrier.
 template <class V>
 __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number, const Block& b,
                                             const float* tile, Scores& score) {
@@ -138,7 +140,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
   if (w > 0.0f && !used) score.sums.bad += 1;
   float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
   if (row) {
-    if (used) {
+    if (used && a.rows.advantages) {
       const float* outputs = tile + m.output + r * m.stride_out;
       const DistRow dist = dist_row(a, outputs, b.weights, n);
       const float ratio = row_ratio(a, n, outputs, b.weights, outputs, b.weights);
