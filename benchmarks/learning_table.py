@@ -145,7 +145,8 @@ def table(out: Path) -> str:
 
 def _pair(values: np.ndarray) -> str:
     digits = 0 if abs(values.mean()) >= 200 else 1
-    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
+    spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
 
 
 def _curves(runs: Sequence[dict[str, Any]]) -> list[dict[str, list[float]]]:
@@ -176,7 +177,7 @@ def draw(out: Path, path: Path) -> None:
         for curve in curves:
             axis.plot(curve["steps"], curve["return"], color="C0", alpha=0.3, linewidth=0.8)
         steps, mean, half = band(curves, "return")
-        axis.plot(steps, mean, color="C0", label=f"trpo_fast ({len(curves)} seeds)")
+        axis.plot(steps, mean, color="C0", label=f"trpo_fast (n = {len(curves)})")
         low, high = axis.get_ylim()
         if len(curves) > 1:
             axis.fill_between(steps, mean - half, mean + half, color="C0", alpha=0.15)
