@@ -135,6 +135,9 @@ def table(out: Path) -> str:
         ours = {who: s["max_average" if who == "tianshou" else "final"].mean() for who in published}
         short = [who for who, value in published.items() if ours[who] < value]
         mark = f"; below {', '.join(short)}" if short else ("; at or above all" if names else "")
+        final, best = s["final"].mean(), s["max_average"].mean()
+        if best - final > 0.5 * abs(best):
+            mark += "; **collapsed after its best**"
         each = ", ".join(f"{value:.4g}" for value in s["final"])
         cells = [row["env"], f"{s['steps'] / 1e6:.2g}M", str(len(s["seeds"]))]
         cells += [_pair(s[name]) for name in ("final", "max_average", "training")]
