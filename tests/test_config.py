@@ -37,7 +37,7 @@ def test_a_config_survives_toml(tmp_path: Path) -> None:
         ("seed", True, "seed: expected an integer"),
         ("engine", "warp", "engine: expected one of"),
         ("critic", "sgd", "critic: expected one of"),
-        ("hidden", (64, -1), "hidden: expected positive widths"),
+        ("hidden", (64, -1), "hidden: expected a sequence of integers"),
         ("normalize_rewards", "yes", "normalize_rewards: expected true or false, got 'yes'"),
         ("max_lk", 0.1, "max_lk: expected a setting such as 'max_kl', got an unknown name"),
     ],

@@ -51,6 +51,15 @@ def check_policy(policy: Any) -> Tensor:
     return theta
 
 
+def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
+    """An optimiser that would move something of the policy."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise fail("optimizer", "a torch.optim.Optimizer", type(optimizer).__name__)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in policy.parameters()):
+        raise fail("optimizer", "one that holds the policy's parameters", "one of others")
+
+
 def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
     """The parts of a batch that say where the policy is evaluated: obs, weights, action_mask."""
     if not isinstance(batch.obs, Tensor):

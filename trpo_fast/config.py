@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .arguments import check_counts
 from .presets import preset_for
 
 
@@ -103,13 +104,17 @@ class Config:
     """vine: steps of a branch before the critic stands in for the rest"""
 
     def __post_init__(self) -> None:
-        self.hidden, self.critic_hidden = tuple(self.hidden), tuple(self.critic_hidden)
+        self.hidden = check_counts("hidden", self.hidden)
+        self.critic_hidden = check_counts("critic_hidden", self.critic_hidden)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None:
                 _check_range(name, value, low, high)
         for field in dataclasses.fields(self):
-            _check_choice(field.name, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if value is None and field.default is not None:
+                raise ValueError(f"{field.name}: expected a value, got None")
+            _check_choice(field.name, value)
 
     @property
     def steps_per_update(self) -> int:
@@ -179,10 +184,6 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
 def _check_choice(name: str, value: Any) -> None:
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"{name}: expected one of {_CHOICES[name]}, got {value!r}")
-    if name in ("hidden", "critic_hidden"):
-        widths = all(isinstance(w, int) and not isinstance(w, bool) and w > 0 for w in value)
-        if not widths:
-            raise ValueError(f"{name}: expected positive widths, got {value!r}")
     if name.startswith("normalize_") and not isinstance(value, bool):
         raise ValueError(f"{name}: expected true or false, got {value!r}")
 
@@ -210,9 +211,29 @@ def from_dict(values: dict[str, Any]) -> Config:
     return Config(**values)
 
 
+# What stable-baselines3 and sb3-contrib call some settings.
+_SB3_NAMES = {
+    "n_steps": "rows_per_update (n_steps times num_envs)",
+    "target_kl": "max_kl",
+    "learning_rate": "critic_learning_rate",
+    "batch_size": "critic_minibatch",
+    "n_critic_updates": "critic_epochs",
+    "cg_max_steps": "cg_iterations",
+    "cg_damping": "damping",
+    "line_search_shrinking_factor": "backtrack_ratio",
+    "line_search_max_iter": "backtrack_steps",
+    "normalize_advantage": "normalize_advantages",
+    "sub_sampling_factor": "fvp_fraction, its inverse",
+    "policy_kwargs": "hidden, critic_hidden, activation",
+    "n_envs": "num_envs",
+}
+
+
 def _nearest(name: str, known: set[str]) -> str:
     import difflib
 
+    if name in _SB3_NAMES:
+        return f", here {_SB3_NAMES[name]}"
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f" such as {close[0]!r}" if close else ""
 

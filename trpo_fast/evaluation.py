@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .arguments import check_count, fail
 from .envs.host import HostEnvs, make_host
 from .setup import is_tensor_env
 
@@ -48,8 +49,9 @@ def evaluate(
     """Whole episodes on environments of their own, made the way the agent's were (or from
     ``env``).
     """
-    if episodes < 1:
-        raise ValueError(f"episodes: expected at least 1, got {episodes}")
+    if not hasattr(agent, "env_source"):
+        raise fail("agent", "a trpo_fast.TRPO", type(agent).__name__)
+    check_count("episodes", episodes)
     source = agent.env_source if env is None else env
     if is_tensor_env(source) or (agent.config.engine == "tensor" and env is None):
         return _tensor_episodes(agent, source, episodes, deterministic, seed)

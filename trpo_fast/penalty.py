@@ -140,6 +140,8 @@ def pg_update(
     if max_grad_norm is not None:
         checks.check_number("max_grad_norm", max_grad_norm, above=0.0)
     problem = update_problem(policy, batch, 0.0, options)
+    if optimizer is not None:
+        checks.check_optimizer(policy, optimizer)
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
     g, before = operator.gradient()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import advantage, checkpoint
 from .agent_state import pack, unpack
+from .arguments import check_number, fail
 from .config import Config, from_dict, make_config
 from .critic import CriticInfo
 from .extras import require
@@ -109,7 +110,7 @@ class TRPO:
         self,
         total_steps: int,
         *,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] = (),
         target_return: float | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
@@ -117,9 +118,10 @@ class TRPO:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
         return of the last episodes reaches ``target_return``, or until a callback returns False.
         """
-        if total_steps < 0:
-            raise ValueError(f"total_steps: expected at least 0, got {total_steps}")
-        goal, callbacks = self.steps + total_steps, list(callbacks)
+        goal = self.steps + check_number("total_steps", total_steps, least=0)
+        if target_return is not None:
+            check_number("target_return", target_return)
+        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         self.start()
         while self.steps < goal:
             record = self.train_once()
@@ -309,7 +311,10 @@ class TRPO:
         given = isinstance(obs, Tensor)
         if isinstance(obs, dict):
             raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
-        rows = torch.as_tensor(np.asarray(obs) if not given else obs, dtype=torch.float32)
+        try:
+            rows = torch.as_tensor(np.asarray(obs) if not given else obs, dtype=torch.float32)
+        except (TypeError, ValueError):  # such as gymnasium's (observation, info)
+            raise fail("obs", "an array of numbers", type(obs).__name__) from None
         dim = self.policy.spec.widths[0]
         shapes = (tuple(spaces_of(self.envs)[0].shape), (dim,))
         single = tuple(rows.shape) in shapes

@@ -18,6 +18,8 @@ from .fisher import make_problem
 from .policy import mark_written
 from .surrogate import Batch
 
+OPTIONS = ("kl_reduction", "kl_direction", "fisher", "fvp_rows", "chunk_rows", "precision")
+
 
 @dataclass
 class UpdateInfo:
@@ -182,6 +184,9 @@ def _natural_update(
 def update_problem(
     policy: nn.Module, batch: Batch, damping: float, options: dict[str, Any]
 ) -> Problem:
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(f"{name}: expected one of the options {OPTIONS}, got an unknown name")
     theta = checks.check_policy(policy)
     return make_problem(
         policy, checks.check_batch(policy, theta, batch), theta=theta, damping=damping, **options
