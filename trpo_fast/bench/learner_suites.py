@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..act import NativeActor, unavailable
 from ..actor import ActTensors, ModuleActor
+from ..backend import BackendUnavailable
 from ..critic import Critic
+from ..cuda_actor import CudaActor
 from ..heads import Gaussian
 from ..policy import MLPPolicy, write_params
 from .cases import Case, Workload, make_workload
@@ -33,6 +35,7 @@ FITS: dict[int, dict[str, Any]] = {
     1024: {"learning_rate": 4e-3, "epochs": 20},
 }
 SHUFFLES = 5  # that the final loss is a mean over
+ACTORS: dict[str, Any] = {"cpu": NativeActor, "cuda": CudaActor, "reference": ModuleActor}
 
 
 def _critic(work: Workload, minibatch: int = SB3_MINIBATCH, backend: str = "reference") -> Critic:
@@ -65,8 +68,10 @@ def _exact_act(work: Workload, actions: Tensor) -> Tensor:
 
 
 def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
-    kind = NativeActor if backend == "cpu" else ModuleActor
-    actor = kind(work.policy, _critic(work), torch.Generator(work.obs.device))
+    critic, generator = _critic(work), torch.Generator(work.obs.device)
+    if backend == "cpu" and (reason := unavailable(work.policy, critic)):
+        raise BackendUnavailable(f"backend='cpu' cannot act: {reason}")
+    actor = ACTORS[backend](work.policy, critic, generator)
     assert work.batch.actions is not None
     actions = torch.empty_like(work.batch.actions)
     log_probs, values = torch.empty(2, work.rows, device=work.obs.device)
@@ -197,7 +202,7 @@ def _value_case(case: Case) -> Case:
 
 def _modules() -> list[tuple[str, str]]:
     native = not unavailable(MLPPolicy(1, Gaussian(1)))
-    return [("reference", "fp32"), *([("cpu", "fp32")] if native else [])]
+    return [("reference", "fp32"), *([("cpu", "fp32")] if native else []), ("cuda", "fp32")]
 
 
 def _critic_suite(minibatch: int) -> Suite:
