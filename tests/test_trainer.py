@@ -249,9 +249,9 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
     assert np.shape(agent.predict(np.zeros((1, 4)))) == (1,) and not np.shape(
         agent.predict([0] * 4)
     )
-    with pytest.raises(ValueError, match="total_steps: expected at least 0"):
+    with pytest.raises(ValueError, match="total_steps: expected a finite number of at least 0"):
         agent.learn(-1)
-    with pytest.raises(ValueError, match="episodes: expected at least 1"):
+    with pytest.raises(ValueError, match="episodes: expected an integer of at least 1"):
         evaluate(agent, episodes=0)
     with pytest.raises(ValueError, match="config: expected a Config or settings, got both"):
         TRPO("CartPole-v1", config=Config(), gamma=0.5)
