@@ -52,9 +52,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_run(directory: Path) -> dict[str, Any] | None:
-    """One seed, thinned: what the JSON keeps of it; None before its first evaluation."""
-    rows = read_rows(directory / "evaluation.csv")
-    if not rows:
+    """One seed, thinned: what the JSON keeps of it; None before it came to its end."""
+    rows, timing = read_rows(directory / "evaluation.csv"), directory / "timing.json"
+    if not rows or not timing.exists():
         return None
     progress = read_progress(directory)
     kept = np.unique(np.linspace(0, len(progress["steps"]) - 1, POINTS).astype(int))
@@ -63,14 +63,13 @@ def read_run(directory: Path) -> dict[str, Any] | None:
         for name in ("steps", "return", "kl", "explained_variance")
     }
     reasons = [row["reason"] for row in read_rows(directory / "progress.csv")]
-    timing = directory / "timing.json"
     return {
         "seed": int(directory.name.rpartition("-")[2]),
         "evaluations": [[int(row["steps"]), _short(float(row["return"]))] for row in rows],
         "training": curve,
         "updates": len(reasons),
         "not_accepted": sum(reason != "accepted" for reason in reasons),
-        "seconds": json.loads(timing.read_text()) if timing.exists() else None,
+        "seconds": json.loads(timing.read_text()),
     }
 
 
@@ -79,21 +78,32 @@ def _short(value: float) -> float | None:
 
 
 def collect(runs: Path, label: str, out: Path) -> None:
-    """One JSON for every environment under ``runs``: settings, and every seed that has begun."""
+    """One JSON for every environment under ``runs``: settings, and every seed that is through.
+
+    Seeds that the JSON already has, and ``runs`` has not, stay where the settings are the same.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for environment in sorted(runs.iterdir()):
         directories = sorted(environment.glob(f"{label}-[0-9]*"))
         found = [run for directory in directories if (run := read_run(directory))]
         if not found:
             continue
-        found.sort(key=lambda run: run["seed"])
         config = read_toml(directories[0] / "config.toml")
         config.pop("seed")
+        found += _kept(out / f"{environment.name}.json", config, {run["seed"] for run in found})
+        found.sort(key=lambda run: run["seed"])
         content = {"env": environment.name, "label": label, "config": config, "seeds": found}
         text = json.dumps(content, indent=1)
         # One line for every list of numbers: the file is read by people too.
         text = re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
         (out / f"{environment.name}.json").write_text(text + "\n")
+
+
+def _kept(path: Path, config: dict[str, Any], replaced: set[int]) -> list[dict[str, Any]]:
+    before = json.loads(path.read_text()) if path.exists() else {"config": None}
+    if before["config"] != config:
+        return []
+    return [run for run in before["seeds"] if run["seed"] not in replaced]
 
 
 def results(out: Path) -> list[dict[str, Any]]:
@@ -117,7 +127,7 @@ def summarise(row: dict[str, Any]) -> dict[str, Any]:
         "final": grid[:, -1],
         "max_average": grid[:, best],
         "training": training,
-        "cpu": [run["seconds"]["cpu"] for run in whole if run["seconds"]],
+        "cpu": [run["seconds"]["cpu"] for run in whole],
     }
 
 
@@ -141,7 +151,7 @@ def table(out: Path) -> str:
         each = ", ".join(f"{value:.4g}" for value in s["final"])
         cells = [row["env"], f"{s['steps'] / 1e6:.2g}M", str(len(s["seeds"]))]
         cells += [_pair(s[name]) for name in ("final", "max_average", "training")]
-        cpu = f"{np.mean(s['cpu']):.0f} s of a core" if s["cpu"] else ""
+        cpu = f"{np.mean(s['cpu']):.0f} s of a core"
         lines.append("| " + " | ".join([*cells, names + mark, each, cpu]) + " |")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,15 @@ def test_an_interrupted_run_goes_on_and_the_table_shows_it(tmp_path: Path) -> No
     finals = [seed["evaluations"][-1][1] for seed in row["seeds"]]
     assert line[4].strip().startswith(f"{sum(finals) / 2:.1f} ±") and line[3].strip() == "2"
     assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+
+
+def test_seeds_collected_before_stay_while_the_settings_do(tmp_path: Path) -> None:
+    flags = ["--env", "CartPole-v1", "--every", "1024", "--episodes", "1", "--steps", "1024"]
+    out, runs = tmp_path / "out" / "CartPole-v1.json", tmp_path / "runs" / "CartPole-v1"
+    for seed, config, wanted in (("0", None, [0]), ("1", None, [0, 1]), ("2", "gamma", [2])):
+        file = tmp_path / "settings.toml"
+        file.write_text("gamma = 0.9\n" if config else "")
+        learning(tmp_path, "run", *flags, "--seeds", seed, "--config", str(file))
+        learning(tmp_path, "collect")
+        assert [run["seed"] for run in json.loads(out.read_text())["seeds"]] == wanted
+        shutil.rmtree(runs)
