@@ -172,7 +172,9 @@ TOO_FAR = [
 
 @pytest.mark.parametrize("backend", [n for n, b in registry().items() if b.unavailable() is None])
 @pytest.mark.parametrize("hidden", [(8, 5), ()], ids=str)
-@pytest.mark.parametrize("update, options, reason", TOO_FAR, ids=str)
+@pytest.mark.parametrize(
+    "update, options, reason", TOO_FAR, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_a_step_past_all_numbers(update, options, reason, hidden, backend):
     for head in ("gaussian", "categorical"):
         policy, batch = setup(Case(head, hidden, dtype=torch.float32))
