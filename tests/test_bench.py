@@ -86,8 +86,11 @@ def test_learner_suites_agree_with_float64(suite, case):
 def test_a_fit_reports_what_it_ends_at():
     work = make_workload(CASES["cartpole"], cap=1100)
     for name in ("critic_128", "critic_1024"):
-        suite = SUITES[name]
-        losses = [suite.own(work, *contender, 10).loss for contender in suite.contenders()]
+        suite, losses = SUITES[name], []
+        for contender in suite.contenders():
+            with contextlib.suppress(BackendUnavailable):
+                losses.append(suite.own(work, *contender, 10).loss)
+        assert losses
         assert all(0 < loss["mean"] < 1 for loss in losses)  # the targets' variance is 1
         assert all(0 < loss["standard_error"] < 0.1 * loss["mean"] for loss in losses)
 
