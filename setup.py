@@ -5,7 +5,7 @@ Ninja keeps depfiles and command lines: a touched header or a changed flag rebui
 
 TRPO_FAST_REQUIRE_NATIVE=1   fail where otherwise a pure Python package would be installed
 TRPO_FAST_CUDA=0|1|auto      leave CUDA out, fail without it, or (default) build it when nvcc works
-TRPO_FAST_CUDA_ARCHS         such as 80;90a;90+PTX; default 80;90;100 if nvcc can, the last with PTX
+TRPO_FAST_CUDA_ARCHS         such as 90a;90+PTX, a comma for two from one PTX; default 80,90;100+PTX
 CXX, CXXFLAGS, LDFLAGS, NVCC, NVCCFLAGS and MAX_JOBS are honoured.
 """
 
@@ -57,15 +57,15 @@ def find_program(variable: str, *names: str) -> list[str]:
 
 
 def gencodes(nvcc: list[str]) -> dict[str, str]:
-    """Architecture -> nvcc's option for it."""
+    """Architecture, or those of one PTX -> nvcc's option for it."""
     if not (archs := os.environ.get("TRPO_FAST_CUDA_ARCHS")):
         known = subprocess.run([*nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
-        archs = ";".join(a for a in ("80", "90", "100") if f"compute_{a}" in known.split()) + "+PTX"
-    names = {arch: re.fullmatch(r"(\d+[af]?)(\+PTX)?", arch) for arch in archs.split(";")}
+        archs = "80,90;100+PTX" if "compute_100" in known.split() else "80,90+PTX"
+    names = {a: re.fullmatch(r"(\d+[af]?)(,\d+)*(\+PTX)?", a) for a in archs.split(";")}
     if bad := [arch for arch, match in names.items() if not match]:
-        raise ValueError(f"TRPO_FAST_CUDA_ARCHS: expected such as 80;90+PTX, got {bad[0]!r}")
-    code = {a: f"[sm_{m[1]},compute_{m[1]}]" if m[2] else f"sm_{m[1]}" for a, m in names.items()}
-    return {a: f"-gencode=arch=compute_{m[1]},code={code[a]}" for a, m in names.items()}
+        raise ValueError(f"TRPO_FAST_CUDA_ARCHS: expected such as 80,90;100+PTX, got {bad[0]!r}")
+    code = {a: a.replace(",", ",sm_").replace("+PTX", f",compute_{m[1]}") for a, m in names.items()}
+    return {a: f"-gencode=arch=compute_{m[1]},code=[sm_{code[a]}]" for a, m in names.items()}
 
 
 def ask_nvcc() -> SimpleNamespace:
@@ -125,7 +125,7 @@ class Build(build_ext):
         units = {source: binding for source in csrc.glob("*.cpp")}
         units |= {source: ISA_FLAGS.get(source.stem, []) for source in csrc.glob("cpu/*.cpp")}
         if cuda:
-            binding.append(f'-DTRPO_FAST_CUDA_ARCHS="{";".join(cuda.gencode)}"')
+            binding.append(f'-DTRPO_FAST_CUDA_ARCHS="{";".join(cuda.gencode).replace(",", ";")}"')
             units |= {source: cuda.includes for source in csrc.glob("cuda/*.cpp")}
             units |= {source: [*cuda.gencode.values()] for source in csrc.glob("cuda/*.cu")}
         return {s: f for s, f in sorted(units.items()) if x86 or s.stem not in ISA_FLAGS}

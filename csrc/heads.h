@@ -11,8 +11,10 @@
 
 #if defined(__CUDACC__)
 #define TRPO_HOST_DEVICE __host__ __device__ __forceinline__
+#define TRPO_ROLLED _Pragma("unroll 1")  // few turns each: nvcc's fourfold copies only cost code
 #else
 #define TRPO_HOST_DEVICE inline __attribute__((always_inline))
+#define TRPO_ROLLED
 #endif
 
 // Every instruction-set unit of the CPU core gets its own copy, so none can leak into another.
@@ -79,9 +81,11 @@ struct Softmax {
 
 TRPO_HOST_DEVICE Softmax softmax_of(const DistRow& row, int begin, int n) {
   Softmax s = {-INFINITY, 0.0f};
+  TRPO_ROLLED
   for (int i = begin; i < begin + n; ++i) {
     if (allowed(row, i)) s.top = fmaxf(s.top, row.first[i]);
   }
+  TRPO_ROLLED
   for (int i = begin; i < begin + n; ++i) {
     if (allowed(row, i)) s.sum += expf(row.first[i] - s.top);
   }

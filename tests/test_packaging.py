@@ -147,7 +147,7 @@ def test_rebuilds_kernels(tree: Path) -> None:
     assert "kernel.cu.o" in rebuilt(tree, **cuda)
     (tree / "csrc/cuda/kernel.cuh").write_text(KERNEL["cuda/kernel.cuh"] + "// touched")
     assert rebuilt(tree, **cuda) == {"kernel.cu.o"}
-    cuda["TRPO_FAST_CUDA_ARCHS"] = "90+PTX"
+    cuda["TRPO_FAST_CUDA_ARCHS"] = "80,90+PTX"
     assert rebuilt(tree, **cuda) == {"kernel.cu.o", "bindings.cpp.o"}
 
 
@@ -199,7 +199,7 @@ def test_wheel_fails_when_asked_to(tree: Path, changes: dict[str, str], message:
 def test_bad_architecture_is_named(tree: Path) -> None:
     done, _ = wheel(tree, TRPO_FAST_CUDA="auto", TRPO_FAST_CUDA_ARCHS="90;ninety")
     assert done.returncode != 0
-    assert "TRPO_FAST_CUDA_ARCHS: expected such as 80;90+PTX, got 'ninety'" in done.stdout
+    assert "TRPO_FAST_CUDA_ARCHS: expected such as 80,90;100+PTX, got 'ninety'" in done.stdout
 
 
 @needs_tools
