@@ -34,6 +34,12 @@ def native_shape(spec: NetSpec) -> Any:
     return native.NetShape(**net_arguments(spec))
 
 
+def _native_act(policy: MLPPolicy, critic: Any) -> Any:
+    native = _native.module()
+    assert native is not None
+    return native.Act(native_shape(policy.spec), native_shape(critic.net.spec))
+
+
 def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
     """Why the native call cannot serve this policy and critic; empty if it can."""
     native = _native.module()
@@ -81,7 +87,28 @@ class Address:
         return address
 
 
-class NativeActor(Actor):
+class KernelActor(Actor):
+    """What acting through kernels keeps: the nets, where their parameters lie, the noise's form."""
+
+    def __init__(
+        self,
+        native: Any,
+        policy: MLPPolicy,
+        critic: Any,
+        generator: torch.Generator | None,
+        normaliser: ObservationNormaliser | None,
+    ) -> None:
+        self.policy, self.critic, self.generator = policy, critic, generator
+        self.normaliser = normaliser
+        self._native = native
+        self._policy, self._critic = Address(policy), Address(critic.net)
+        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
+        self.normal = policy.spec.head.startswith("gaussian")
+        self.noise_width = policy.head.action_shape[0] if self.normal else outputs
+        self._shift: Tensor | None = None
+
+
+class NativeActor(KernelActor):
     """Acts through ``_C``: for float32 MLPs on the CPU, on contiguous tensors."""
 
     def __init__(
@@ -92,26 +119,16 @@ class NativeActor(Actor):
         *,
         normaliser: ObservationNormaliser | None = None,
     ) -> None:
-        reason = unavailable(policy, critic)
-        if reason:
+        if reason := unavailable(policy, critic):
             raise RuntimeError(reason)
-        native = _native.module()
-        assert native is not None
-        self.policy, self.critic, self.generator = policy, critic, generator
-        self.normaliser = normaliser
-        self._native = native.Act(native_shape(policy.spec), native_shape(critic.net.spec))
+        native = _native_act(policy, critic)
+        super().__init__(native, policy, critic, generator, normaliser)
         self._act = self._native.act
-        self._shift: Tensor | None = None
-        self._policy, self._critic = Address(policy), Address(critic.net)
-        self._normal = policy.spec.head.startswith("gaussian")
-        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
-        self._noise = policy.head.action_shape[0] if self._normal else outputs
-        self._threads = 1
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         check_acting(self._policy.net, self._policy.first, *tensors)
         obs, mask, *written, seen = tensors
-        noise = torch.empty(len(tensors.obs), self._noise)
+        noise = torch.empty(len(tensors.obs), self.noise_width)
         given = (obs, seen, mask, noise, *written)
         return _BoundAct(self, [None if t is None else t.detach() for t in given])
 
@@ -158,7 +175,7 @@ class _BoundAct:
         noise = tensors[3]
         assert noise is not None
         self._count = len(noise)
-        self._draw = noise.normal_ if actor._normal else noise.uniform_
+        self._draw = noise.normal_ if actor.normal else noise.uniform_
 
     def __call__(self) -> None:
         actor, critic = self._actor, self._actor.critic

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .act import Address, native_shape, refused
-from .actor import Actor, ActTensors
+from .act import KernelActor, native_shape, refused
+from .actor import ActTensors
 from .backend import BackendUnavailable
 from .checks import check_acting, check_tensor
 from .cuda_backend import connected, current_stream, device_index, explained, missing
@@ -41,7 +41,7 @@ def _native_act(policy: MLPPolicy, critic: Any) -> Any:
         return connected().CudaAct(native_shape(policy.spec), native_shape(critic.net.spec), index)
 
 
-class CudaActor(Actor):
+class CudaActor(KernelActor):
     """Acts through the CUDA kernels for float32 MLPs on a device, on contiguous tensors; those of
     another device are copied there, and the answers back.
     """
@@ -56,15 +56,9 @@ class CudaActor(Actor):
     ) -> None:
         if reason := unavailable(policy, critic):
             raise BackendUnavailable(f"backend='cuda' cannot act: {reason}")
-        self.policy, self.critic, self.generator = policy, critic, generator
-        self.normaliser = normaliser
+        native = _native_act(policy, critic)
+        super().__init__(native, policy, critic, generator, normaliser)
         self.device = next(policy.parameters()).device
-        self._native = _native_act(policy, critic)
-        self._policy, self._critic = Address(policy), Address(critic.net)
-        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
-        self.normal = policy.spec.head.startswith("gaussian")
-        self.noise_width = policy.head.action_shape[0] if self.normal else outputs
-        self._shift: Tensor | None = None
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         given = [None if tensor is None else tensor.detach() for tensor in tensors]
