@@ -39,6 +39,7 @@ def record(update: int, **changes: Any) -> dict[str, Any]:
         "collected": 100,
         "return": 10.0 * update,
         "kl": 0.01,
+        "max_kl": 0.02,
         "entropy": 1.0,
         "explained_variance": math.nan,
         "reason": "accepted",
@@ -60,9 +61,16 @@ def write(directory: Path, updates: range, **changes: Any) -> None:
 
 def test_the_line_says_what_matters() -> None:
     text = line(record(3))
-    for part in ("update     3", "return     30.00", "kl 0.0100", "1,234 steps/s", "learner 25%"):
+    for part in (
+        "update     3",
+        "return     30.00",
+        "kl 0.0100 of 0.0200",
+        "1,234 steps/s",
+        "learner 25%",
+    ):
         assert part in text
     assert line(record(3, reason="line_search_failed")).endswith("line_search_failed")
+    assert "kl 0.0100  entropy" in line(record(3, max_kl=math.nan))
     assert clock(3725.4) == "1:02:05"
 
 

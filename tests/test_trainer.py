@@ -52,6 +52,7 @@ RESUMED = [
     ("CartPole-v1", {"algorithm": "pg"}),
     ("CartPole-v1", {"engine": "async", "critic": "gauss_newton"}),
     ("CartPole-v1", {"engine": "tensor"}),
+    ("CartPole-v1", {"max_kl_final": 0.002, "max_kl_steps": 512, "scale_kl": True}),
     ("Pendulum-v1", {"algorithm": "kl-penalty", "normalize_rewards": True}),
     ("Pendulum-v1", {"engine": "tensor", "normalize_observations": True}),
     ("Acrobot-v1", {}),

@@ -23,6 +23,7 @@ def pack(agent: TRPO) -> dict[str, Any]:
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),
         "penalty": agent.penalty.state_dict(),
+        "trust_region": agent.trust_region.state_dict(),
         "generator": agent.generator.get_state(),
         "counters": [agent.steps, agent.updates, agent.episodes, agent.restarts],
         "recent": [list(agent.recent_returns), list(agent.recent_lengths)],
@@ -40,6 +41,7 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
     if agent.reward_scaler is not None:
         agent.reward_scaler.load_state_dict(tree["reward_scaler"])
     agent.penalty.load_state_dict(tree["penalty"])
+    agent.trust_region.load_state_dict(tree["trust_region"])
     agent.generator.set_state(tree["generator"])
     agent.steps, agent.updates, agent.episodes, agent.restarts = tree["counters"]
     agent.recent_returns.extend(tree["recent"][0])

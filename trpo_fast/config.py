@@ -63,6 +63,13 @@ class Config:
     observation_clip: float = 10.0
 
     max_kl: float = 0.01
+    max_kl_final: float | None = None
+    """where max_kl goes over the first max_kl_steps environment steps; without it max_kl stays"""
+    max_kl_steps: int = 1_000_000
+    scale_kl: bool = False
+    """smaller updates where the advantages vary less than they did on average: max_kl times
+    min(1, their variance over its mean so far)
+    """
     damping: float = 0.1
     cg_iterations: int = 10
     cg_tol: float = 0.0
@@ -135,6 +142,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "observation_clip": (1e-6, math.inf),
     "initial_log_std": (-20.0, 20.0),
     "max_kl": (1e-12, math.inf),
+    "max_kl_final": (1e-12, math.inf),
+    "max_kl_steps": (1, math.inf),
     "damping": (0.0, math.inf),
     "cg_iterations": (1, math.inf),
     "cg_tol": (0.0, 1.0),
@@ -184,7 +193,7 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
 def _check_choice(name: str, value: Any) -> None:
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"{name}: expected one of {_CHOICES[name]}, got {value!r}")
-    if name.startswith("normalize_") and not isinstance(value, bool):
+    if (name.startswith("normalize_") or name == "scale_kl") and not isinstance(value, bool):
         raise ValueError(f"{name}: expected true or false, got {value!r}")
 
 

@@ -73,9 +73,12 @@ def line(record: Record) -> str:
     """The update in one line: where it is, how well, how far it moved, how fast."""
     mark = "" if record["reason"] == "accepted" else f"  {record['reason']}"
     rate = record["steps_per_second"]
+    kl = f"kl {record['kl']:.4f}"
+    if not math.isnan(record["max_kl"]):
+        kl += f" of {record['max_kl']:.4f}"
     return (
         f"update {record['update']:5d}  steps {record['steps']:>9,}  "
-        f"return {record['return']:9.2f}  kl {record['kl']:.4f}  entropy {record['entropy']:6.2f}  "
+        f"return {record['return']:9.2f}  {kl}  entropy {record['entropy']:6.2f}  "
         f"ev {record['explained_variance']:5.2f}  {rate:>9,.0f} steps/s  "
         f"learner {100 * record['learner_share']:2.0f}%{mark}"
     )

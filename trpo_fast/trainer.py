@@ -41,6 +41,7 @@ from .setup import (
 )
 from .surrogate import Batch
 from .threads import OneThread
+from .trust_region import TrustRegion
 from .update import UpdateInfo, npg_update, trpo_update
 from .vine import Vine
 
@@ -87,6 +88,7 @@ class TRPO:
         self.critic = make_critic(self.envs, config, self.device)
         self.collector = make_collector(self)
         self.penalty = Penalty(config.penalty, config.penalty_rule, target_kl=config.max_kl)
+        self.trust_region = TrustRegion(config)
         self.reward_scaler = self._make_scaler()
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
         self.recent_returns: deque[float] = deque(maxlen=WINDOW)
@@ -156,7 +158,8 @@ class TRPO:
             self.steps += branched
             env_seconds += self.vine.env_seconds
             collected = time.perf_counter()
-        info = self.update(batch)
+        max_kl = self.trust_region.limit(self.steps - steps)
+        info = self.update(batch, max_kl)
         updated = time.perf_counter()
         critic = self.fit_critic(path.obs, returns)
         with OneThread():
@@ -164,7 +167,7 @@ class TRPO:
                 self.normaliser.update(rollout.raw_obs.flatten(0, 1))
             explained = advantage.explained_variance(values, returns)
         if self.asynchronous:
-            self._read(rollout, batch, info, critic)
+            self._read(rollout, batch, max_kl, info, critic)
         self.updates += 1
         end = time.perf_counter()
         return {
@@ -174,6 +177,7 @@ class TRPO:
             "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
             "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
             **info.as_dict(),
+            "max_kl": max_kl if self.config.algorithm != "pg" else math.nan,
             "explained_variance": float(explained),
             "critic_loss": float(critic),
             "rows": len(batch),
@@ -208,13 +212,15 @@ class TRPO:
         self.recent_returns.extend(rollout.returns)
         self.recent_lengths.extend(rollout.lengths)
 
-    def _read(self, rollout: Rollout, batch: Batch, info: UpdateInfo, critic: CriticInfo) -> None:
+    def _read(
+        self, rollout: Rollout, batch: Batch, max_kl: float, info: UpdateInfo, critic: CriticInfo
+    ) -> None:
         """Wait for an update that nothing has waited for, and raise what would have been raised
         on the way.
         """
         self._count_episodes(rollout)
         if info.reason in ("bad_values", "non_finite"):
-            self.update(batch, sync=True)  # moves nothing either; its error names the argument
+            self.update(batch, max_kl, sync=True)  # moves nothing; its error names the argument
         if math.isnan(float(critic)):
             raise ValueError("returns: expected a finite loss of the critic, got nan")
 
@@ -245,6 +251,7 @@ class TRPO:
         ]
         flat = [self._flatten(tensor, rollout.valid) for tensor in rows]
         obs, actions, advantages, log_probs, returns, values = flat
+        self.trust_region.observe(advantages)
         if config.normalize_advantages:
             advantages = advantage.normalise(advantages)
         mask = None if rollout.mask is None else self._flatten(rollout.mask, rollout.valid)
@@ -255,9 +262,14 @@ class TRPO:
         rows = tensor.flatten(0, 1) if valid is None else tensor[valid]
         return rows.to(self.device)
 
-    def update(self, batch: Batch, *, sync: bool | None = None) -> UpdateInfo:
-        """Move the policy by the configured algorithm; by default without waiting for a device."""
+    def update(
+        self, batch: Batch, max_kl: float | None = None, *, sync: bool | None = None
+    ) -> UpdateInfo:
+        """Move the policy by the configured algorithm, within ``max_kl`` (the one of the settings);
+        by default without waiting for a device.
+        """
         c = self.config
+        max_kl = c.max_kl if max_kl is None else max_kl
         sync = not self.asynchronous if sync is None else sync
         shared: dict[str, Any] = {"backend": c.backend, "precision": c.precision, "sync": sync}
         shared |= {"kl_reduction": c.kl_reduction, "chunk_rows": c.chunk_rows}
@@ -271,11 +283,12 @@ class TRPO:
             "backtrack_steps": c.backtrack_steps,
         }
         if c.algorithm == "kl-penalty":
+            self.penalty.target_kl = max_kl
             return kl_penalty_update(self.policy, batch, self.penalty, **search, **shared)
         if c.algorithm == "npg":
             rate = c.npg_learning_rate
-            return npg_update(self.policy, batch, learning_rate=rate, max_kl=c.max_kl, **shared)
-        return trpo_update(self.policy, batch, max_kl=c.max_kl, **search, **shared)
+            return npg_update(self.policy, batch, learning_rate=rate, max_kl=max_kl, **shared)
+        return trpo_update(self.policy, batch, max_kl=max_kl, **search, **shared)
 
     def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
         """Move the critic towards returns [N] at obs [N, O], or a random part of them."""
