@@ -49,7 +49,13 @@ PRESETS: list[tuple[str, dict[str, Any]]] = [
     ),
     # Many joints: less noise on each, and the step that 0.01 on the average of them allows.
     (r"Ant|Humanoid", MUJOCO | {"initial_log_std": -1.0, "max_kl": 0.01, "kl_reduction": "mean"}),
-    (r"Hopper|HalfCheetah|Walker2d|Reacher|Pusher|Inverted", MUJOCO),
+    # Solved within 50k steps. From then on the advantages are mostly the critic's noise, and whole
+    # steps along it lose the balance again: steps in proportion to the signal, and ever smaller.
+    (
+        r"Inverted",
+        MUJOCO | {"scale_kl": True, "max_kl": 0.01, "max_kl_final": 0.001, "max_kl_steps": 500_000},
+    ),
+    (r"Hopper|HalfCheetah|Walker2d|Reacher|Pusher", MUJOCO),
 ]
 
 # Thousands of copies on a device: short rollouts, smaller nets, and curvature and critic from a
