@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trpo_fast.config import read_toml
+from trpo_fast.config import from_dict, read_toml
 from trpo_fast.logger import read_progress
 from trpo_fast.plotting import band
 
@@ -100,8 +100,11 @@ def collect(runs: Path, label: str, out: Path) -> None:
 
 
 def _kept(path: Path, config: dict[str, Any], replaced: set[int]) -> list[dict[str, Any]]:
-    before = json.loads(path.read_text()) if path.exists() else {"config": None}
-    if before["config"] != config:
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    # As whole configs: a file from before a setting existed has what is now its default.
+    if from_dict(before["config"]) != from_dict(config):
         return []
     return [run for run in before["seeds"] if run["seed"] not in replaced]
 
