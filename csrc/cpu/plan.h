@@ -12,6 +12,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/ahead.h"
 #include "params.h"
 
 namespace trpo_fast {
@@ -55,6 +56,7 @@ struct Block {
   float* slope[kMaxMaps];    // act'(z_l) likewise, for silu and gelu
   float* tangent[kMaxMaps];  // dh_l of the jvp, then the deltas of the vjp
   float* outputs;            // [padded_rows, ld[L]]: z, J v, M J v in turn
+  Ahead* ahead;              // or null: what the next block reads
 
   // Operands in split precision, with rows or with columns as lines.
   uint16_t* input_rows[kMaxMaps];     // inputs of map l
