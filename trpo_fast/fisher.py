@@ -116,7 +116,7 @@ class FisherOperator:
         self.backend = chosen.name
         self.damping = problem.damping
         self._sync = sync
-        self._snapshot = Snapshot(policy)
+        self._snapshot = Snapshot(policy, theta)
         self._rows = _Rows(problem)
         self._operator: Operator = chosen.operator(problem)
         if sync and bool(self._operator.bad_values()):

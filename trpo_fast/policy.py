@@ -152,8 +152,8 @@ class MLPPolicy(nn.Module):
         between = [_MODULES[self.spec.activation], nn.Linear] * (self.spec.maps - 1)
         return (
             not self.overridden()
-            and [type(module) for module in self.net] == [nn.Linear, *between]
-            and all(p.requires_grad for p in self.parameters())
+            and [type(m) for m in self.net._modules.values()] == [nn.Linear, *between]
+            and all(p.requires_grad for p in every_parameter(self))
         )
 
     def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
@@ -182,18 +182,25 @@ def head_for_space(action_space: Any, *, std: str = "free", squash: bool = False
     raise fail("action_space", wanted, f"{kind.__module__}.{kind.__name__}")
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters an update moves, in the order of the flat vector."""
-    # As module.parameters() orders them, at a sixth of its time: every update asks several times.
+def every_parameter(module: nn.Module) -> list[nn.Parameter]:
+    """``list(module.parameters())`` at a sixth of its time: every operator and update asks."""
     found: dict[int, nn.Parameter] = {}
-    pending = [module]
+    pending: list[nn.Module | None] = [module]
     while pending:
         current = pending.pop()
+        if current is None:
+            continue
         for p in current._parameters.values():
-            if p is not None and p.requires_grad:
-                found.setdefault(id(p), p)
-        pending.extend(child for child in reversed(current._modules.values()) if child is not None)
+            if p is not None:
+                found[id(p)] = p
+        if current._modules:
+            pending.extend(reversed(current._modules.values()))
     return list(found.values())
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters an update moves, in the order of the flat vector."""
+    return [p for p in every_parameter(module) if p.requires_grad]
 
 
 def flat_params(module: nn.Module) -> Tensor:
@@ -209,11 +216,10 @@ def flat_params(module: nn.Module) -> Tensor:
             "module: expected at least one parameter that requires a gradient, got none"
         )
     first = parameters[0]
-    kinds = {(p.dtype, p.device) for p in parameters}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"module: expected parameters of one dtype on one device, got {sorted(map(str, kinds))}"
-        )
+    dtype, device = first.dtype, first.device
+    if any(p.dtype != dtype or p.device != device for p in parameters):
+        kinds = sorted({str((p.dtype, p.device)) for p in parameters})
+        raise ValueError(f"module: expected parameters of one dtype on one device, got {kinds}")
     if any(p.is_inference() for p in parameters):
         raise ValueError(
             "module: expected parameters that can be trained, got some made under "
@@ -227,19 +233,20 @@ def flat_params(module: nn.Module) -> Tensor:
             p.data = flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
         return flat
-    view = torch.empty(0, dtype=first.dtype, device=first.device)
+    view = torch.empty(0, dtype=dtype, device=device)
     return view.set_(first.untyped_storage(), first.storage_offset(), (size,), (1,))
 
 
 def _contiguous_chain(parameters: list[nn.Parameter]) -> bool:
-    storage = parameters[0].untyped_storage().data_ptr()
-    address = parameters[0].data_ptr()
+    """Whether they lie one after the other in the first one's storage."""
+    first = parameters[0]
+    begin = address = first.data_ptr()
     for p in parameters:
-        same = p.untyped_storage().data_ptr() == storage and p.data_ptr() == address
-        if not (same and p.is_contiguous()):
+        if p.data_ptr() != address or not p.is_contiguous():
             return False
-        address += p.numel() * p.element_size()
-    return True
+        address += p.nbytes
+    storage = first.untyped_storage()
+    return address - begin <= storage.nbytes() - first.storage_offset() * first.element_size()
 
 
 def write_params(module: nn.Module, flat: Tensor, value: Tensor) -> None:
@@ -258,9 +265,8 @@ def mark_written(module: nn.Module) -> None:
 class Snapshot:
     """The parameters at one moment: a detached copy, and whether they have been written since."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.flat = flat_params(module)
+    def __init__(self, module: nn.Module, flat: Tensor) -> None:
+        self.module, self.flat = module, flat  # flat_params(module)
         self.theta = self.flat.clone()
         self._versions = self._counters()
 

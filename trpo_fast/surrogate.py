@@ -50,14 +50,15 @@ class Batch:
         """The batch with copies of what was made under ``torch.inference_mode()``: torch does not
         count the writes to such tensors, nor let gradients pass through them.
         """
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        untracked: dict[str, Any] = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.is_inference()
+        }
+        if not untracked:
+            return self
         with torch.inference_mode(False):
-            untracked: dict[str, Any] = {
-                name: value.clone()
-                for name, value in tensors.items()
-                if isinstance(value, Tensor) and value.is_inference()
-            }
-        return replace(self, **untracked) if untracked else self
+            return replace(self, **{name: value.clone() for name, value in untracked.items()})
 
     def without_padding(self) -> Batch:
         """Zero-weight rows filled with harmless values, so that 0 * NaN never happens."""

@@ -8,6 +8,9 @@
 namespace trpo_fast {
 namespace {
 
+// Fewer values are looked at sooner than another thread wakes up.
+constexpr int64_t kFloatsWorthWaking = 1 << 18;
+
 bool finite_row(const CpuKernels& kernels, const float* x, int64_t n, int64_t columns) {
   return !x || kernels.all_finite(x + n * columns, columns);
 }
@@ -69,7 +72,10 @@ bool CpuOperator::bad_rows(Team& team) {
 
 bool CpuOperator::bad_values(const CallOptions& call) {
   bool bad = true;
-  region(call, [&](Team& team) { bad = bad_rows(team); });
+  CallOptions options = call;
+  const int64_t floats = batch_.count() * plan_.net.width[0];
+  if (floats < kFloatsWorthWaking) options.threads = 1;
+  region(options, [&](Team& team) { bad = bad_rows(team); });
   return bad;
 }
 
