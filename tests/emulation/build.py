@@ -106,7 +106,7 @@ def sources(variant: Variant) -> dict[Path, str]:
     return found
 
 
-def write_ninja(variant: Variant, folder: Path) -> None:
+def write_ninja(folder: Path, product: str, units: dict[Path, list[str]], link: list[str]) -> None:
     compiler = shlex.split(os.environ.get("CXX", "g++"))
 
     def quote(command: list[str]) -> str:
@@ -116,12 +116,12 @@ def write_ninja(variant: Variant, folder: Path) -> None:
         return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
     text, objects = [RULES], []
-    for source, flags in sources(variant).items():
+    for source, flags in units.items():
         objects.append(f"{source.stem}{source.suffix}.o")
-        run = quote([*compiler, *FLAGS, *flags.split()])
+        run = quote([*compiler, *flags])
         text.append(f"build {objects[-1]}: compile {escape(source)}\n  run = {run}\n")
-    run = quote([*compiler, "-pthread", *variant.link_flags.split()])
-    text.append(f"build {variant.product}: link {' '.join(objects)}\n  run = {run}\n")
+    run = quote([*compiler, *link])
+    text.append(f"build {product}: link {' '.join(objects)}\n  run = {run}\n")
     (folder / "build.ninja").write_text("".join(text))
 
 
@@ -143,18 +143,25 @@ def available() -> bool:
     return shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0]) is not None
 
 
-def build(name: str) -> Path:
-    """The path of an up-to-date product; raises RuntimeError with the compiler's words."""
-    variant, folder = VARIANTS[name], BUILD / name
+def make(folder: Path, product: str, units: dict[Path, list[str]], link: list[str]) -> Path:
+    """Every unit compiled with its own flags and linked; who comes second waits for the first."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        write_ninja(variant, folder)
+        write_ninja(folder, product, units, link)
         command = [find_ninja(), "-C", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"building the emulated kernels failed:\n{done.stdout}{done.stderr}")
-    return folder / variant.product
+            raise RuntimeError(f"building {product} failed:\n{done.stdout}{done.stderr}")
+    return folder / product
+
+
+def build(name: str) -> Path:
+    """The path of an up-to-date product; raises RuntimeError with the compiler's words."""
+    variant = VARIANTS[name]
+    units = {path: [*FLAGS, *flags.split()] for path, flags in sources(variant).items()}
+    link = ["-pthread", *variant.link_flags.split()]
+    return make(BUILD / name, variant.product, units, link)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-// Runs acting and the critic's fit over small nets for the sanitizers: every instruction set this CPU
-// has, heads, masks, normalisation, weights and several threads. Prints "ok", or which result depended
-// on the number of threads. Compiled by test_cpu_build.py.
+// Acting and the critic's fit over small nets: heads, masks, normalisation, weights and several
+// threads.
 #include <cstdio>
 #include <cstring>
 #include <numeric>
@@ -9,7 +8,7 @@
 #include "cpu/critic.h"
 #include "cpu/dispatch.h"
 #include "heads.h"
-#include "nets.h"
+#include "sanitized.h"
 
 using namespace trpo_fast;
 
@@ -146,12 +145,7 @@ bool check_fitting(Isa isa) {
 
 }  // namespace
 
-int main() {
-  bool good = true;
-  for (int isa = 0; isa <= std::min(static_cast<int>(detected_isa()), 2); ++isa) {
-    good = check_acting(static_cast<Isa>(isa)) && good;
-    good = check_fitting(static_cast<Isa>(isa)) && good;
-  }
-  if (good) std::puts("ok");
-  return good ? 0 : 1;
+bool trpo_fast::check_learner(Isa isa) {
+  const bool acting = check_acting(isa), fitting = check_fitting(isa);
+  return acting && fitting;
 }

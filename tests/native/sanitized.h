@@ -1,12 +1,17 @@
-// Random numbers and small nets of every head, for the drivers that the sanitizers run.
+// What the sanitizers run: its parts, and random numbers and small nets of every head for them.
 #pragma once
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "cpu/features.h"
 #include "params.h"
 
 namespace trpo_fast {
+
+// False, after printing which, when a result depended on the number of threads.
+bool check_core(Isa isa, int bf16_planes);
+bool check_learner(Isa isa);
 
 struct Random {
   uint32_t state = 1;

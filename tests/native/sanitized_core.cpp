@@ -1,6 +1,5 @@
-// Runs the whole CPU core over small nets for the sanitizers: every instruction set this CPU has,
-// heads, activations, weights, masks, groups, chunks and several threads. Prints "ok", or which
-// result depended on the number of threads. Compiled by test_cpu_build.py.
+// The whole CPU core over small nets: heads, activations, weights, masks, groups, chunks and several
+// threads.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -10,7 +9,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/operator.h"
 #include "heads.h"
-#include "nets.h"
+#include "sanitized.h"
 
 using namespace trpo_fast;
 
@@ -95,7 +94,9 @@ bool check(const Problem& problem, const FvpParams& params, const CpuKernels& ke
   return std::memcmp(one.data(), three.data(), one.size() * sizeof(float)) == 0;
 }
 
-bool check_isa(Isa isa, int bf16_planes) {
+}  // namespace
+
+bool trpo_fast::check_core(Isa isa, int bf16_planes) {
   Random random;
   const CpuKernels& kernels = kernels_for(isa, bf16_planes);
   const std::vector<std::vector<int>> shapes = {
@@ -116,18 +117,4 @@ bool check_isa(Isa isa, int bf16_planes) {
     }
   }
   return good;
-}
-
-}  // namespace
-
-int main() {
-  bool good = true;
-  for (int isa = 0; isa <= std::min(static_cast<int>(detected_isa()), 2); ++isa) {
-    good = check_isa(static_cast<Isa>(isa), 0) && good;
-  }
-  for (int planes = 2; planes <= 3 && detected_isa() == Isa::kAmx; ++planes) {
-    good = check_isa(Isa::kAmx, planes) && good;
-  }
-  if (good) std::puts("ok");
-  return good ? 0 : 1;
 }
