@@ -46,59 +46,51 @@ class Variant:
     """How one product is compiled; the runtime leaves out what must not instrument it."""
 
     product: str
-    kernel_flags: str
-    runtime_flags: str
-    link_flags: str
-    cases: str  # glob of the case files, "" for none
-    kernels: bool = True
+    kernel_flags: str = ""
+    runtime_flags: str = ""  # "" for none
+    link_flags: str = ""
+    cases: bool = False
+    kernels: bool = False
+    shares: str = ""  # the variant whose product is linked in
 
 
 # Outlined checks, and none for null pointers and pointer arithmetic (ASan sees what comes of
 # those): half the compile time.
 _ASAN = (
-    "-O1 -fsanitize=address,undefined -fno-sanitize=null,pointer-overflow,object-size,vptr "
+    "-Og -fsanitize=address,undefined -fno-sanitize=null,pointer-overflow,object-size,vptr "
     "-fno-sanitize-recover=all -fno-omit-frame-pointer "
     "--param asan-instrumentation-with-call-threshold=0"
 )
 VARIANTS = {
-    "library": Variant("libtrpo_fast_emulated.so", "-O2", "-O2", "-shared -fvisibility=hidden", ""),
-    "plain": Variant("cases_plain", "-O2", "-O2", "", "cases*.cpp", kernels=False),
-    "address": Variant("cases_address", _ASAN, _ASAN, _ASAN, "cases*.cpp"),
+    "library": Variant(
+        "libtrpo_fast_emulated.so", "-O2", "-O2", "-shared -fvisibility=hidden", kernels=True
+    ),
+    "address": Variant("cases_address", _ASAN, _ASAN, _ASAN, cases=True, kernels=True),
+    # Kernels and cases that report every access: to TSan in "thread", to memory.cpp in "memory".
+    "traced": Variant(
+        "traced.o", "-Og -fsanitize=thread -Wno-tsan", "", "-r -nostdlib", cases=True, kernels=True
+    ),
     "thread": Variant(
-        "cases_thread",
-        "-O1 -fsanitize=thread -DTRPO_EMULATE_TSAN -Wno-tsan",
-        "-O2 -DTRPO_EMULATE_TSAN",
-        "-fsanitize=thread",
-        "cases*.cpp",
+        "cases_thread", "", "-O2 -DTRPO_EMULATE_TSAN", "-fsanitize=thread", shares="traced"
     ),
-    "memory": Variant(
-        "cases_memory",
-        "-O0 -fsanitize=thread -Wno-tsan",
-        "-O2",
-        "",
-        "cases*.cpp",
-    ),
-    "hardware": Variant("hardware_check", "", "-O1 -g", "", "", kernels=False),
-    "ucontext": Variant(
-        "cases_ucontext",
-        "-O2",
-        "-O2 -DTRPO_EMULATE_UCONTEXT",
-        "",
-        "cases_[gmp]*.cpp",
-        kernels=False,
-    ),
+    "memory": Variant("cases_memory", "", "-O2", shares="traced"),
+    "primitives": Variant("primitives.o", "-O2", "", "-r -nostdlib", cases=True),
+    "plain": Variant("cases_plain", "", "-O2", shares="primitives"),
+    "ucontext": Variant("cases_ucontext", "", "-O2 -DTRPO_EMULATE_UCONTEXT", shares="primitives"),
+    "hardware": Variant("hardware_check", "", "-O1 -g"),
 }
 
 
 def sources(variant: Variant) -> dict[Path, str]:
     """Every source of a variant with the flags that are its own."""
-    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    found = {path: f"{variant.kernel_flags} -x c++" for path in kernels if variant.kernels}
-    if variant.cases and found:
-        found |= {path: variant.kernel_flags for path in sorted(HERE.glob("kernel_*.cpp"))}
-    found |= {HERE / name: variant.runtime_flags for name in RUNTIME}
-    if variant.cases:
-        found |= {path: variant.kernel_flags for path in sorted(HERE.glob(variant.cases))}
+    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu")) if variant.kernels else []
+    cases = sorted(HERE.glob("cases*.cpp")) if variant.cases else []
+    if cases and kernels:
+        cases += sorted(HERE.glob("kernel_*.cpp"))
+    found = {path: f"{variant.kernel_flags} -x c++" for path in kernels}
+    found |= {path: variant.kernel_flags for path in cases}
+    if variant.runtime_flags:
+        found |= {HERE / name: variant.runtime_flags for name in RUNTIME}
     if variant is VARIANTS["hardware"]:
         found |= {HERE / "hardware_check.cu": "-O1 -x c++"}
     if variant is VARIANTS["memory"]:
@@ -106,7 +98,10 @@ def sources(variant: Variant) -> dict[Path, str]:
     return found
 
 
-def write_ninja(folder: Path, product: str, units: dict[Path, list[str]], link: list[str]) -> None:
+Units = dict[Path, list[str]]  # sources and the flags of each
+
+
+def write_ninja(folder: Path, product: str, units: Units, link: list[str], more: list[Path]):
     compiler = shlex.split(os.environ.get("CXX", "g++"))
 
     def quote(command: list[str]) -> str:
@@ -115,7 +110,7 @@ def write_ninja(folder: Path, product: str, units: dict[Path, list[str]], link: 
     def escape(path: Path) -> str:
         return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
-    text, objects = [RULES], []
+    text, objects = [RULES], [escape(path) for path in more]
     for source, flags in units.items():
         objects.append(f"{source.stem}{source.suffix}.o")
         run = quote([*compiler, *flags])
@@ -143,12 +138,14 @@ def available() -> bool:
     return shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0]) is not None
 
 
-def make(folder: Path, product: str, units: dict[Path, list[str]], link: list[str]) -> Path:
-    """Every unit compiled with its own flags and linked; who comes second waits for the first."""
+def make(
+    folder: Path, product: str, units: Units, link: list[str], more: list[Path] | None = None
+) -> Path:
+    """Compiles the units and links them with ``more``; a second process waits for the first."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        write_ninja(folder, product, units, link)
+        write_ninja(folder, product, units, link, more or [])
         command = [find_ninja(), "-C", str(folder), "-j", os.environ.get("MAX_JOBS", "2")]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -161,7 +158,8 @@ def build(name: str) -> Path:
     variant = VARIANTS[name]
     units = {path: [*FLAGS, *flags.split()] for path, flags in sources(variant).items()}
     link = ["-pthread", *variant.link_flags.split()]
-    return make(BUILD / name, variant.product, units, link)
+    more = [build(variant.shares)] if variant.shares else []
+    return make(BUILD / name, variant.product, units, link, more)
 
 
 if __name__ == "__main__":
