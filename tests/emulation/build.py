@@ -63,7 +63,7 @@ _ASAN = (
 )
 VARIANTS = {
     "library": Variant(
-        "libtrpo_fast_emulated.so", "-O2", "-O2", "-shared -fvisibility=hidden", kernels=True
+        "libtrpo_fast_emulated.so", "-O1", "-O2", "-shared -fvisibility=hidden", kernels=True
     ),
     "address": Variant("cases_address", _ASAN, _ASAN, _ASAN, cases=True, kernels=True),
     # Kernels and cases that report every access: to TSan in "thread", to memory.cpp in "memory".
