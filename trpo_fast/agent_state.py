@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from . import checkpoint
+from .config import from_dict
+from .setup import check_imports_nothing, env_name
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -59,3 +64,30 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
         stacklevel=4,
     )
     agent.collector.start(agent.config.seed + SEED_STRIDE * agent.restarts)
+
+
+def restore(
+    kind: type[TRPO], path: str | os.PathLike[str], env: Any, device: str | None, trust_env: bool
+) -> TRPO:
+    """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
+    tree = checkpoint.load(path)
+    if tree.get("kind") != "TRPO":
+        raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
+    try:
+        values = dict(tree["config"])
+        if env is not None:
+            values["env"] = env_name(env)
+        elif not trust_env:
+            check_imports_nothing(values["env"])
+        config = from_dict(values | ({"device": device} if device else {}))
+        agent = kind(
+            config.env if env is None else env, config=config, env_options=tree["env_options"]
+        )
+        unpack(agent, tree)
+    except checkpoint.CheckpointError:
+        raise
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(
+            f"path: {path} does not fit this environment and version: {error}"
+        ) from error
+    return agent

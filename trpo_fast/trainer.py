@@ -19,30 +19,31 @@ import torch
 from torch import Tensor
 
 from . import advantage, checkpoint
-from .agent_state import pack, unpack
-from .arguments import check_number, fail
-from .config import Config, from_dict, make_config
+from .agent_state import pack, restore
+from .arguments import check_number
+from .config import Config, make_config
 from .critic import CriticInfo
 from .extras import require
 from .normalize import ObservationNormaliser, RewardScaler
-from .penalty import Penalty, kl_penalty_update, pg_update
+from .penalty import Penalty
 from .policy import MLPPolicy
+from .prediction import predict
 from .rollout import Rollout
+from .rules import apply_rule
 from .setup import (
     check_fits,
-    check_imports_nothing,
     env_name,
     make_collector,
     make_critic,
     make_envs,
     make_policy,
     pick_device,
-    spaces_of,
 )
 from .surrogate import Batch
+from .targets import estimate
 from .threads import OneThread
 from .trust_region import TrustRegion
-from .update import UpdateInfo, npg_update, trpo_update
+from .update import UpdateInfo
 from .vine import Vine
 
 WINDOW = 100  # episodes that the reported mean return is over
@@ -106,8 +107,6 @@ class TRPO:
         device = self.collector.layout.device
         return RewardScaler(self.config.num_envs, self.config.gamma, device=device)
 
-    # ------------------------------------------------------------------ the loop
-
     def learn(
         self,
         total_steps: int,
@@ -146,13 +145,13 @@ class TRPO:
             rollout = self.collect(wait=False)
             collected, env_seconds = time.perf_counter(), self.collector.env_seconds
             with OneThread():
-                batch, returns, values = self.estimate(rollout)
+                batch, returns, values = estimate(self, rollout)
             path, steps = batch, rollout.rows
         else:
             rollout, states = self.vine.collect()
             env_seconds = self.collector.env_seconds
             with OneThread():
-                path, returns, values = self.estimate(rollout)
+                path, returns, values = estimate(self, rollout)
             batch, branched = self.vine.batch(rollout, states)
             steps = rollout.rows + branched
             self.steps += branched
@@ -224,71 +223,15 @@ class TRPO:
         if math.isnan(float(critic)):
             raise ValueError("returns: expected a finite loss of the critic, got nan")
 
-    def estimate(self, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
-        """(batch of N transitions, the critic's targets [N], its predictions [N]) on the
-        policy's device.
-        """
-        config, rewards = self.config, rollout.rewards
-        if self.reward_scaler is not None:
-            rewards = self.reward_scaler(rewards, rollout.done)
-        advantages = advantage.gae(
-            rewards,
-            rollout.values,
-            rollout.following,
-            rollout.done,
-            gamma=config.gamma,
-            lam=config.gae_lambda,
-            backend=config.backend if rewards.device == self.device else "reference",
-        )
-        returns = advantages + rollout.values
-        rows = [
-            rollout.obs,
-            rollout.actions,
-            advantages,
-            rollout.log_probs,
-            returns,
-            rollout.values,
-        ]
-        flat = [self._flatten(tensor, rollout.valid) for tensor in rows]
-        obs, actions, advantages, log_probs, returns, values = flat
-        self.trust_region.observe(advantages)
-        if config.normalize_advantages:
-            advantages = advantage.normalise(advantages)
-        mask = None if rollout.mask is None else self._flatten(rollout.mask, rollout.valid)
-        return Batch(obs, actions, advantages, log_probs, action_mask=mask), returns, values
-
-    def _flatten(self, tensor: Tensor, valid: Tensor | None) -> Tensor:
-        """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
-        rows = tensor.flatten(0, 1) if valid is None else tensor[valid]
-        return rows.to(self.device)
-
     def update(
         self, batch: Batch, max_kl: float | None = None, *, sync: bool | None = None
     ) -> UpdateInfo:
         """Move the policy by the configured algorithm, within ``max_kl`` (the one of the settings);
         by default without waiting for a device.
         """
-        c = self.config
-        max_kl = c.max_kl if max_kl is None else max_kl
+        max_kl = self.config.max_kl if max_kl is None else max_kl
         sync = not self.asynchronous if sync is None else sync
-        shared: dict[str, Any] = {"backend": c.backend, "precision": c.precision, "sync": sync}
-        shared |= {"kl_reduction": c.kl_reduction, "chunk_rows": c.chunk_rows}
-        if c.algorithm == "pg":
-            return pg_update(self.policy, batch, learning_rate=c.pg_learning_rate, **shared)
-        shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
-        if c.fvp_fraction < 1.0:
-            shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
-        search: dict[str, Any] = {
-            "backtrack_ratio": c.backtrack_ratio,
-            "backtrack_steps": c.backtrack_steps,
-        }
-        if c.algorithm == "kl-penalty":
-            self.penalty.target_kl = max_kl
-            return kl_penalty_update(self.policy, batch, self.penalty, **search, **shared)
-        if c.algorithm == "npg":
-            rate = c.npg_learning_rate
-            return npg_update(self.policy, batch, learning_rate=rate, max_kl=max_kl, **shared)
-        return trpo_update(self.policy, batch, max_kl=max_kl, **search, **shared)
+        return apply_rule(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
 
     def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
         """Move the critic towards returns [N] at obs [N, O], or a random part of them."""
@@ -311,9 +254,6 @@ class TRPO:
             return False
         return float(np.mean(self.recent_returns)) >= target_return
 
-    # ------------------------------------------------------------------ using the policy
-
-    @torch.no_grad()
     def predict(
         self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
     ) -> np.ndarray | Tensor:
@@ -321,36 +261,7 @@ class TRPO:
 
         Tensors give tensors on their device, anything else gives arrays.
         """
-        given = isinstance(obs, Tensor)
-        if isinstance(obs, dict):
-            raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
-        try:
-            rows = torch.as_tensor(np.asarray(obs) if not given else obs, dtype=torch.float32)
-        except (TypeError, ValueError):  # such as gymnasium's (observation, info)
-            raise fail("obs", "an array of numbers", type(obs).__name__) from None
-        dim = self.policy.spec.widths[0]
-        shapes = (tuple(spaces_of(self.envs)[0].shape), (dim,))
-        single = tuple(rows.shape) in shapes
-        if rows.numel() == 0 or not (single or tuple(rows.shape[1:]) in shapes):
-            wanted = f"one observation of shape {list(shapes[0])}, or several"
-            raise ValueError(f"obs: expected {wanted}, got shape {list(rows.shape)}")
-        rows = rows.reshape(-1, dim)
-        if self.normaliser is not None:  # it lives where rollouts do, the policy may not
-            rows = self.normaliser(rows.to(self.normaliser.shift.device))
-        rows = rows.to(self.device)
-        mask = None
-        if action_mask is not None:
-            mask = torch.as_tensor(action_mask, device=self.device).bool().reshape(len(rows), -1)
-        params = self.policy.distribution_params(rows, mask)
-        head = self.policy.head
-        stored = head.mode(params) if deterministic else head.sample(params, self.generator)
-        if given:
-            actions: Any = self.collector.action_map.device(stored).to(obs.device)
-        else:
-            actions = self.collector.action_map.host(stored.cpu().numpy())
-        return actions[0] if single else actions
-
-    # ------------------------------------------------------------------ checkpoints
+        return predict(self, obs, deterministic=deterministic, action_mask=action_mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything training goes on from; all or nothing."""
@@ -374,27 +285,7 @@ class TRPO:
         ``env``; one that is named "module:Id" as well, unless ``trust_env`` says that whoever
         wrote the checkpoint may have that module imported.
         """
-        tree = checkpoint.load(path)
-        if tree.get("kind") != "TRPO":
-            raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
-        try:
-            values = dict(tree["config"])
-            if env is not None:
-                values["env"] = env_name(env)
-            elif not trust_env:
-                check_imports_nothing(values["env"])
-            config = from_dict(values | ({"device": device} if device else {}))
-            agent = cls(
-                config.env if env is None else env, config=config, env_options=tree["env_options"]
-            )
-            unpack(agent, tree)
-        except checkpoint.CheckpointError:
-            raise
-        except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-            raise checkpoint.CheckpointError(
-                f"path: {path} does not fit this environment and version: {error}"
-            ) from error
-        return agent
+        return restore(cls, path, env, device, trust_env)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""

@@ -1,0 +1,54 @@
+"""One action for one observation: an agent as whoever deploys it sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .arguments import fail
+from .setup import spaces_of
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+
+@torch.no_grad()
+def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> np.ndarray | Tensor:
+    """The action for one observation, or one for each of a batch, in the environment's units."""
+    rows, single = _rows(agent, obs)
+    if agent.normaliser is not None:  # it lives where rollouts do, the policy may not
+        rows = agent.normaliser(rows.to(agent.normaliser.shift.device))
+    rows = rows.to(agent.device)
+    mask = None
+    if action_mask is not None:
+        mask = torch.as_tensor(action_mask, device=agent.device).bool().reshape(len(rows), -1)
+    params = agent.policy.distribution_params(rows, mask)
+    head = agent.policy.head
+    stored = head.mode(params) if deterministic else head.sample(params, agent.generator)
+    to_units = agent.collector.action_map
+    if isinstance(obs, Tensor):
+        actions: Any = to_units.device(stored).to(obs.device)
+    else:
+        actions = to_units.host(stored.cpu().numpy())
+    return actions[0] if single else actions
+
+
+def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
+    """Observations [N, O] as float32, and whether it was one without a batch around it."""
+    if isinstance(obs, dict):
+        raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
+    try:
+        given = obs if isinstance(obs, Tensor) else np.asarray(obs)
+        rows = torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError):  # such as gymnasium's (observation, info)
+        raise fail("obs", "an array of numbers", type(obs).__name__) from None
+    dim = agent.policy.spec.widths[0]
+    shapes = (tuple(spaces_of(agent.envs)[0].shape), (dim,))
+    single = tuple(rows.shape) in shapes
+    if rows.numel() == 0 or not (single or tuple(rows.shape[1:]) in shapes):
+        wanted = f"one observation of shape {list(shapes[0])}, or several"
+        raise ValueError(f"obs: expected {wanted}, got shape {list(rows.shape)}")
+    return rows.reshape(-1, dim), single

@@ -1,0 +1,46 @@
+"""What an update learns from: a rollout's transitions with their advantages and returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from . import advantage
+from .rollout import Rollout
+from .surrogate import Batch
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+
+def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
+    """(batch of N transitions, the critic's targets [N], its predictions [N]) on the policy's
+    device.
+    """
+    config, rewards, device = agent.config, rollout.rewards, agent.device
+    if agent.reward_scaler is not None:
+        rewards = agent.reward_scaler(rewards, rollout.done)
+    advantages = advantage.gae(
+        rewards,
+        rollout.values,
+        rollout.following,
+        rollout.done,
+        gamma=config.gamma,
+        lam=config.gae_lambda,
+        backend=config.backend if rewards.device == device else "reference",
+    )
+
+    def flat(tensor: Tensor) -> Tensor:
+        """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
+        rows = tensor.flatten(0, 1) if rollout.valid is None else tensor[rollout.valid]
+        return rows.to(device)
+
+    returns, values = flat(advantages + rollout.values), flat(rollout.values)
+    advantages = flat(advantages)
+    agent.trust_region.observe(advantages)
+    if config.normalize_advantages:
+        advantages = advantage.normalise(advantages)
+    mask = None if rollout.mask is None else flat(rollout.mask)
+    obs, actions, log_probs = flat(rollout.obs), flat(rollout.actions), flat(rollout.log_probs)
+    return Batch(obs, actions, advantages, log_probs, action_mask=mask), returns, values
