@@ -140,6 +140,18 @@ def test_follows_parameters() -> None:
         assert_equal(out, both(policy, critic, obs)[1])
 
 
+def test_noise_is_float32_whatever_the_default_dtype() -> None:
+    policy, critic = make("gaussian")
+    obs, out = torch.randn(4, 5), room(policy, 4)
+    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    torch.set_default_dtype(torch.float64)
+    try:
+        actor.act(ActTensors(obs, None, *out))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(out, both(policy, critic, obs)[1])
+
+
 def test_bound_tensors_are_read_at_every_call() -> None:
     policy, critic = make("gaussian")
     obs, out = torch.zeros(4, 5), room(policy, 4)

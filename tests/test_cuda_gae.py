@@ -62,6 +62,17 @@ def test_what_is_left_out_of_the_batch_leaks_nowhere() -> None:
     assert torch.equal(first[:11], second[:11]) and torch.equal(first[12:], second[12:])
 
 
+def test_advantages_have_the_dtype_of_the_rewards() -> None:
+    given = single(arguments(5, 2)[1])
+    wanted = advantage.gae(*given, gamma=0.9, lam=0.5, backend="cuda")
+    torch.set_default_dtype(torch.float64)
+    try:
+        ours = advantage.gae(*given, gamma=0.9, lam=0.5, backend="cuda")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert ours.dtype == torch.float32 and torch.equal(ours, wanted)
+
+
 def test_auto_takes_what_serves_and_cuda_insists() -> None:
     r, given = arguments(5, 2)
     ours = advantage.gae(*(t.to(DEVICE) for t in given), gamma=0.9, lam=0.5)  # float64: torch

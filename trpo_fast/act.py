@@ -107,6 +107,10 @@ class KernelActor(Actor):
         self.noise_width = policy.head.action_shape[0] if self.normal else outputs
         self._shift: Tensor | None = None
 
+    def room_for_noise(self, rows: int) -> Tensor:
+        """[rows, ...] of what the kernels read, whatever torch's default dtype is by now."""
+        return self._policy.first.new_empty(rows, self.noise_width)
+
 
 class NativeActor(KernelActor):
     """Acts through ``_C``: for float32 MLPs on the CPU, on contiguous tensors."""
@@ -128,7 +132,7 @@ class NativeActor(KernelActor):
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         check_acting(self._policy.net, self._policy.first, *tensors)
         obs, mask, *written, seen = tensors
-        noise = torch.empty(len(tensors.obs), self.noise_width)
+        noise = self.room_for_noise(len(tensors.obs))
         given = (obs, seen, mask, noise, *written)
         return _BoundAct(self, [None if t is None else t.detach() for t in given])
 

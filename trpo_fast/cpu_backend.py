@@ -71,7 +71,7 @@ class CpuOperator(Operator):
     def _per_row(self) -> Tensor:
         policy = self.problem.policy
         assert isinstance(policy, MLPPolicy)
-        return torch.zeros(len(self.problem.batch), policy.head.parameters_per_row)
+        return self.theta.new_zeros(len(self.problem.batch), policy.head.parameters_per_row)
 
     # ---- fused
 

@@ -119,7 +119,7 @@ class _BoundLaunch:
         self._tensors = here  # own views of the memory whose addresses the native half gets
         obs, mask, actions, log_probs, values, seen = here
         assert obs is not None
-        self._noise = torch.empty(len(obs), actor.noise_width, device=actor.device)
+        self._noise = actor.room_for_noise(len(obs))
         ordered = (obs, seen, mask, self._noise, actions, log_probs, values)
         self._addresses = tuple(map(address, ordered))
         moved = [(g, h) for g, h in zip(given, here, strict=True) if g is not None and g is not h]

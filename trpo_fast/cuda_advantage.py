@@ -34,7 +34,7 @@ def cuda_gae(
         raise ValueError(f"gae: expected float32 [T, E] and bool done on {device}, got {got}")
     rows = [tensor.contiguous() for tensor in inputs]
     with explained():
-        advantages = torch.empty(shape, device=device)
+        advantages = torch.empty_like(rewards, memory_format=torch.contiguous_format)
         if not advantages.numel():
             return advantages
         connected().cuda_gae(
