@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, 1) act_kernel(const __grid_constant_
   const ActBlock b = carve_act(carve, net);
 
   // ---- parameters, once
-  if (net.resident) pack(l, net.theta, b.weights, warp_index(), kThreads / 32);
+  if (net.resident) pack(l, net.theta, b.weights, block_party());
   if (l.log_std >= 0)
     for (int i = threadIdx.x; i < l.actions; i += kThreads)
       b.log_std[i] = net.theta[l.flat_log_std + i];

@@ -49,15 +49,18 @@ __device__ __forceinline__ void block_reduce_slice(const Layout& l, const Block&
     const int quad = base + lane;
     if (group < groups && quad < slice.last) {
       float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-      for (int i = group; i < b.grid; i += groups)
-        sum = add4(sum, load4_global(b.partials + int64_t{i} * l.packed + 4 * quad));
+      each_loaded<8>(
+          group, b.grid, groups,
+          [&](int i) { return load4_global(b.partials + int64_t{i} * l.packed + 4 * quad); },
+          [&](int, float4 part) { sum = add4(sum, part); });
       staged[group * width + lane] = sum;
     }
     __syncthreads();  // the groups' sums are staged
     if (group == 0 && quad < slice.last) {
       float4 sum = staged[lane];
-      for (int i = 1; i < groups; ++i) sum = add4(sum, staged[i * width + lane]);
+      each_loaded<8>(
+          1, groups, 1, [&](int i) { return staged[i * width + lane]; },
+          [&](int, float4 part) { sum = add4(sum, part); });
       sink(quad, sum);
     }
   }
@@ -75,20 +78,49 @@ __device__ __forceinline__ void publish(const Block& b, int region, const double
   for (int i = 0; i < kCount; ++i) published(b, region)[b.index * kScalars + i] = value[i];
 }
 
-// Total of one scalar of every block: a warp's work, the same in all its lanes. Not inlined: long
-// code with many callers.
-template <class Op>
-__device__ TRPO_NOINLINE double warp_total(const double* first, int blocks) {
-  double total = 0;
-  for (int i = lane_index(); i < blocks; i += 32) total = Op{}(total, __ldcg(first + i * kScalars));
-  return warp_reduce<32>(total, Op{});
+template <int kCount>
+struct Scalars {
+  double value[kCount];
+};
+
+// Totals of kCount consecutive scalars of every block: a warp's work, the same in all its lanes. op(i,
+// a, b) adds up the i-th.
+template <int kCount, class Op>
+__device__ __forceinline__ Scalars<kCount> warp_totals(const double* first, int blocks, Op op) {
+  Scalars<kCount> total = {};
+  each_loaded<5>(
+      lane_index(), blocks, 32,
+      [&](int block) {
+        Scalars<kCount> part;
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) part.value[i] = __ldcg(first + block * kScalars + i);
+        return part;
+      },
+      [&](int, const Scalars<kCount>& part) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) total.value[i] = op(i, total.value[i], part.value[i]);
+      });
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    total.value[i] =
+        warp_reduce<32>(total.value[i], [&](double a, double c) { return op(i, a, c); });
+  return total;
 }
 
-// Total of one published scalar, the same in every thread of every block. Max instead of a sum
-// where asked for. Every warp works it out for itself: no barrier.
-template <class Op = Add>
-__device__ __forceinline__ double collect(const Block& b, int region, int which, Op = {}) {
-  return warp_total<Op>(published(b, region) + which, b.grid);
+template <int kCount>
+__device__ __forceinline__ Scalars<kCount> warp_sums(const double* first, int blocks) {
+  return warp_totals<kCount>(first, blocks, [](int, double a, double b) { return a + b; });
+}
+
+// Not inlined: long code with many callers.
+__device__ TRPO_NOINLINE double warp_total(const double* first, int blocks) {
+  return warp_sums<1>(first, blocks).value[0];
+}
+
+// Total of one published scalar, the same in every thread of every block. Every warp works it out
+// for itself: no barrier.
+__device__ __forceinline__ double collect(const Block& b, int region, int which) {
+  return warp_total(published(b, region) + which, b.grid);
 }
 
 }  // namespace

@@ -18,9 +18,8 @@ struct Totals {
 };
 
 __device__ __forceinline__ Totals collect_totals(const Block& b) {
-  return {collect(b, kRegionSetup, kWeight),  collect(b, kRegionSetup, kFvpWeight),
-          collect(b, kRegionSetup, kBad),     collect(b, kRegionSetup, kSurrogate),
-          collect(b, kRegionSetup, kEntropy), true};
+  const auto [t] = warp_sums<kSetupScalars>(published(b, kRegionSetup), b.grid);
+  return {t[kWeight], t[kFvpWeight], t[kBad], t[kSurrogate], t[kEntropy], true};
 }
 
 // Which of the three rotating sums the atomics of product number `round` go to.
@@ -61,6 +60,8 @@ __device__ __forceinline__ float4 finish_quad(const KernelArgs& a, const Block& 
   return axpy4(a.damping, p, axpy4(scale, sum, zero));
 }
 
+constexpr int kEarlyQuads = 8;  // 8192 parameters' worth
+
 // Sum over a packed vector of value(quad), all threads of a block taking part.
 template <class Value>
 __device__ __forceinline__ double block_sum_quads(const Layout& l, const Block& b, Value value) {
@@ -77,14 +78,11 @@ __device__ __forceinline__ float4 load_product(const KernelArgs& a, const Block&
   return finish_quad(a, b, quad, sum, s.scale);
 }
 
-// p'Ap once every block's pass is over. By slices A p is completed for everyone on the way, which
-// takes one more grid barrier; with atomics every block works it out for itself.
-__device__ __forceinline__ double block_curvature(const KernelArgs& a, const Block& b,
-                                                  const Cg& s) {
-  if (a.atomics)
-    return block_sum_quads(a.layout, b, [&](int q) {
-      return dot4(load4(b.direction + 4 * q), load_product(a, b, s, q));
-    });
+// Once every block's pass is over: completes A p and the slices' shares of p'Ap for everyone, which
+// takes one more grid barrier. With atomics A p is complete.
+__device__ __forceinline__ void block_complete_product(const KernelArgs& a, const Block& b,
+                                                       const Cg& s) {
+  if (a.atomics) return;
   double part = 0;
   block_reduce_slice(a.layout, b, [&](int quad, float4 sum) {
     const float4 z = finish_quad(a, b, quad, sum, s.scale);
@@ -94,20 +92,64 @@ __device__ __forceinline__ double block_curvature(const KernelArgs& a, const Blo
   const double total[1] = {block_sum(part, reinterpret_cast<double*>(b.reduce))};
   publish(b, kRegionDots, total);
   grid_sync();  // A p and the slices' dot products are complete
-  return collect(b, kRegionDots, 0);
+}
+
+// What a step of CG reads from global memory. The first of it is asked for before the step's length
+// is known, so that it is under way together with the dot products.
+struct StepOperands {
+  float4 product[kEarlyQuads];  // A p at quads threadIdx.x + i kThreads
+  float4 solution;              // x at the thread's first quad of the block's slice
+};
+
+__device__ __forceinline__ StepOperands load_operands(const KernelArgs& a, const Block& b,
+                                                      const Cg& s) {
+  const int quads = a.layout.packed / 4;
+  StepOperands early;
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i)
+    early.product[i] = load_product(a, b, s, min(int(threadIdx.x) + i * kThreads, quads - 1));
+  const Slice slice = own_slice(a.layout, b);
+  const int first = slice.first + threadIdx.x;
+  early.solution = first < slice.last ? load4(b.solution + 4 * first) : make_float4(0, 0, 0, 0);
+  return early;
+}
+
+// p'Ap, A p being complete.
+__device__ __forceinline__ double block_curvature(const KernelArgs& a, const Block& b,
+                                                  const Cg& s) {
+  if (!a.atomics) {  // inline: a call would wait for the operands to arrive, to save them
+    return warp_sums<1>(published(b, kRegionDots), b.grid).value[0];
+  }
+  return block_sum_quads(a.layout, b, [&](int q) {
+    return dot4(load4(b.direction + 4 * q), load_product(a, b, s, q));
+  });
 }
 
 // x += alpha p on the block's slice; r -= alpha A p everywhere. Returns r'r.
 __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const Block& b,
-                                                      const Cg& s, float alpha) {
+                                                      const Cg& s, float alpha,
+                                                      const StepOperands& early) {
   const Slice slice = own_slice(a.layout, b);
-  for (int q = slice.first + threadIdx.x; q < slice.last; q += kThreads)
-    store4(b.solution + 4 * q, axpy4(alpha, load4(b.direction + 4 * q), load4(b.solution + 4 * q)));
-  return block_sum_quads(a.layout, b, [&](int q) {
-    const float4 r = axpy4(-alpha, load_product(a, b, s, q), load4(b.residual + 4 * q));
+  const int quads = a.layout.packed / 4, first = slice.first + threadIdx.x;
+  for (int q = first; q < slice.last; q += kThreads) {
+    const float4 x = q == first ? early.solution : load4(b.solution + 4 * q);
+    store4(b.solution + 4 * q, axpy4(alpha, load4(b.direction + 4 * q), x));
+  }
+  double sum = 0;
+  const auto step = [&](int q, float4 product) {
+    const float4 r = axpy4(-alpha, product, load4(b.residual + 4 * q));
     store4(b.residual + 4 * q, r);
-    return dot_self(r);
-  });
+    sum += dot_self(r);
+  };
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) step(q, early.product[i]);
+  }
+  each_loaded<kEarlyQuads>(
+      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
+      [&](int q) { return load_product(a, b, s, q); }, step);
+  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
 // x = 0; p = r = g is set. True if there is anything to do.
@@ -127,11 +169,13 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
 // What follows a product in plain CG, the same decisions from the same numbers in every block. True
 // if another product is wanted, whose pass opens with the barrier that completes p.
 __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& b, Cg& s) {
+  block_complete_product(a, b, s);
+  const StepOperands early = load_operands(a, b, s);
   const double curvature = block_curvature(a, b, s);
   if (s.iterations == 0) s.first_curvature = curvature;
   const bool positive = curvature > 0 && !isinf(curvature);
   if (positive) {
-    const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature));
+    const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early);
     const float beta = static_cast<float>(next / s.rr);
     for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
       store4(b.direction + 4 * q,
@@ -151,13 +195,21 @@ struct Solution {
 __device__ __forceinline__ Solution block_cg_finish(const KernelArgs& a, const Block& b) {
   const Layout& l = a.layout;
   grid_sync();  // every slice of x is complete
-  const double quad = block_sum_quads(l, b, [&](int q) {
-    const float4 g = load4_global(b.gradient + 4 * q);
-    return dot4(load4_global(b.solution + 4 * q), axpy4(-1.0f, load4(b.residual + 4 * q), g));
-  });
-  const double norm2 =
-      block_sum_quads(l, b, [&](int q) { return dot_self(load4_global(b.solution + 4 * q)); });
-  return {quad, norm2};
+  struct Pair {
+    float4 g, x;
+  };
+  double sums[2] = {};
+  each_loaded<4>(
+      threadIdx.x, l.packed / 4, kThreads,
+      [&](int q) {
+        return Pair{load4_global(b.gradient + 4 * q), load4_global(b.solution + 4 * q)};
+      },
+      [&](int q, const Pair& at) {
+        sums[0] += dot4(at.x, axpy4(-1.0f, load4(b.residual + 4 * q), at.g));
+        sums[1] += dot_self(at.x);
+      });
+  block_reduce(sums, reinterpret_cast<double*>(b.reduce));
+  return {sums[0], sums[1]};
 }
 
 }  // namespace

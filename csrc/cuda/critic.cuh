@@ -54,28 +54,17 @@ __device__ __forceinline__ float* critic_vector(const CriticArgs& a, int64_t off
   return reinterpret_cast<float*>(static_cast<unsigned char*>(a.call.scratch) + offset);
 }
 
-// packed <- value(flat index); padding becomes zero. Shared among `count` warps. No barrier.
-template <class Value>
-__device__ __forceinline__ void pack_values(const Layout& l, float* packed, int warp, int count,
-                                            Value value) {
-  each_packed_row(l, warp, count, [&](int row, int weights, int bias, int in, int stride) {
-    for (int k = lane_index(); k < stride; k += 32)
-      packed[row + k] = k < in ? value(weights + k) : k == in ? value(bias) : 0.0f;
-  });
-}
-
 // The weights of the next pass from a flat vector: each block its own, or all of them together, and
 // then a grid barrier. Opens with the barrier that ends the reading of the last ones.
 template <class V, class Value>
 __device__ __forceinline__ void block_critic_weights(const Layout& l, const Block& b, Value value) {
-  constexpr int kWarps = kThreads / 32;
   if constexpr (V::kStreamed) {
     grid_sync();  // every block is done with the last weights
-    pack_values(l, b.weights, b.index * kWarps + warp_index(), b.grid * kWarps, value);
+    pack_maps<4>(l, b.weights, grid_party(b), value);
     grid_sync();  // and these are complete
   } else {
     __syncthreads();  // this one is
-    pack_values(l, b.weights, warp_index(), kWarps, value);
+    pack_maps<4>(l, b.weights, block_party(), value);
     __syncthreads();  // its weights are complete
   }
 }
@@ -178,13 +167,11 @@ struct AdamPowers {
 __device__ __forceinline__ void block_adam_setup(const CriticArgs& a, const Block& b) {
   const Layout& l = a.stage.layout;
   const CriticScratch& s = a.call.plan.scratch;
-  constexpr int kWarps = kThreads / 32;
-  const int warp = b.index * kWarps + warp_index(), count = b.grid * kWarps;
   const float* flat[3] = {a.call.theta, a.call.adam.first, a.call.adam.second};
   const int64_t offsets[3] = {s.theta, s.first, s.second};
 #pragma unroll
   for (int i = 0; i < 3; ++i)
-    pack_values(l, critic_vector(a, offsets[i]), warp, count, [&](int k) { return flat[i][k]; });
+    pack_maps<4>(l, critic_vector(a, offsets[i]), grid_party(b), [&](int k) { return flat[i][k]; });
   grid_sync();  // packed theta and moments are complete
 }
 

@@ -96,11 +96,12 @@ __device__ __forceinline__ Totals block_finish_gradient(const KernelArgs& a, con
     store4(b.gradient + 4 * quad, axpy4(scale, sum, make_float4(0, 0, 0, 0)));
   });
   grid_sync();  // g is complete
-  for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
-    const float4 g = load4_global(b.gradient + 4 * q);
-    store4(b.direction + 4 * q, g);
-    store4(b.residual + 4 * q, g);
-  }
+  each_loaded<8>(
+      threadIdx.x, l.packed / 4, kThreads, [&](int q) { return load4_global(b.gradient + 4 * q); },
+      [&](int q, float4 g) {
+        store4(b.direction + 4 * q, g);
+        store4(b.residual + 4 * q, g);
+      });
   return totals;
 }
 

@@ -57,15 +57,15 @@ __device__ __forceinline__ void block_complete_candidates(const KernelArgs& a, c
 
 __device__ __forceinline__ Evaluation collect_candidate(const Block& b, int region, int c,
                                                         double weight) {
-  const int at = c * kCandidateScalars;
-  return {collect(b, region, at + kKl) / weight, collect(b, region, at + kMaxKl, Max{}),
-          collect(b, region, at + kGain) / weight,
-          collect(b, region, at + kCandidateEntropy) / weight};
+  const double* first = published(b, region) + c * kCandidateScalars;
+  const auto combine = [](int i, double x, double y) { return i == kMaxKl ? Max{}(x, y) : x + y; };
+  const auto [t] = warp_totals<kCandidateScalars>(first, b.grid, combine);
+  return {t[kKl] / weight, t[kMaxKl], t[kGain] / weight, t[kCandidateEntropy] / weight};
 }
 
-// One quad of theta + step x.
-__device__ __forceinline__ float4 candidate_quad(const Block& b, int quad, float step) {
-  return axpy4(step, load4_global(b.solution + 4 * quad), load4(b.weights + 4 * quad));
+// One quad of theta + step x, x being given there.
+__device__ __forceinline__ float4 candidate_quad(const Block& b, int quad, float step, float4 x) {
+  return axpy4(step, x, load4(b.weights + 4 * quad));
 }
 
 struct Search {
@@ -85,15 +85,18 @@ __device__ __forceinline__ bool acceptable(const KernelArgs& a, const Evaluation
 // Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
 __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
   if (a.program == kProgramEvaluate) {
-    pack(a.layout, a.in, b.direction, warp_index(), kThreads / 32);
+    pack(a.layout, a.in, b.direction, block_party());
     return 0;
   }
   float taint = 0;
-  for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads) {
-    const float4 quad = candidate_quad(b, q, static_cast<float>(step));
-    store4(b.direction + 4 * q, quad);
-    taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
-  }
+  each_loaded<8>(
+      threadIdx.x, a.layout.packed / 4, kThreads,
+      [&](int q) { return load4_global(b.solution + 4 * q); },
+      [&](int q, float4 x) {
+        const float4 quad = candidate_quad(b, q, static_cast<float>(step), x);
+        store4(b.direction + 4 * q, quad);
+        taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
+      });
   return taint;
 }
 

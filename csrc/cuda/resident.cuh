@@ -17,8 +17,7 @@ __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) 
   block_zero(b.work, l.work);
   block_zero(b.tiles, (a.plan.resident_tiles + a.plan.work_tile) * l.tile);
   if (a.atomics) block_clear_sum(l, b, atomic_sum(l, b, 0));
-  const int warp = V::kStreamed ? b.index * kWarps + warp_index() : warp_index();
-  pack(l, a.theta, b.weights, warp, V::kStreamed ? b.grid * kWarps : kWarps);
+  pack(l, a.theta, b.weights, V::kStreamed ? grid_party(b) : block_party());
   if (V::kStreamed || a.atomics) grid_sync();  // packed theta and the cleared sum are complete
   __syncthreads();                             // and so is what the block wrote for itself
   block_split_weights<V>(l, b);
@@ -66,7 +65,7 @@ enum EvaluateStat : int {
 // Right-hand side run.column into p (and r, g). True if it needs a product.
 __device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Block& b, Run& run) {
   const Layout& l = a.layout;
-  pack(l, a.in + int64_t{run.column} * l.flat, b.direction, warp_index(), kThreads / 32);
+  pack(l, a.in + int64_t{run.column} * l.flat, b.direction, block_party());
   __syncthreads();  // it is packed
   if (a.program == kProgramFvp) return true;
   for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
@@ -158,7 +157,9 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
   const double before = t.surrogate / t.weight;
   if (s.found) {
     const float step = static_cast<float>(s.step);
-    block_unpack(a.layout, b, a.theta_out, [&](int q) { return candidate_quad(b, q, step); });
+    block_unpack(a.layout, b, a.theta_out, [&](int q) {
+      return candidate_quad(b, q, step, load4_global(b.solution + 4 * q));
+    });
   } else {
     if (reason == kAccepted) reason = a.search.search ? kLineSearchFailed : kNonFinite;
     s.after = {0, 0, before, t.entropy / t.weight};

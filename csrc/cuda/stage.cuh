@@ -245,27 +245,51 @@ __device__ __forceinline__ void block_patches(int width, Fill fill, Finish finis
   }
 }
 
-// Every row of every packed map, one warp each: visit(packed row, flat row of W, flat b, inputs,
-// stride). Shared among `count` warps.
-template <class Visit>
-__device__ __forceinline__ void each_packed_row(const Layout& l, int warp, int count, Visit visit) {
+// Threads that share a piece of work: those of a block, or of the grid.
+struct Party {
+  int thread, threads;
+};
+__device__ __forceinline__ Party block_party() { return {static_cast<int>(threadIdx.x), kThreads}; }
+__device__ __forceinline__ Party grid_party(const Block& b) {
+  return {b.index * kThreads + static_cast<int>(threadIdx.x), b.grid * kThreads};
+}
+
+// packed <- value(flat index) for every map; padding becomes zero. kBatch values at a time are under
+// way together, and no number of them takes a division. No barrier.
+template <int kBatch, class Value>
+__device__ __forceinline__ void pack_maps(const Layout& l, float* packed, Party party,
+                                          Value value) {
   for (int i = 0; i < l.maps; ++i) {
     const MapLayout& m = l.map[i];
-    for (int o = warp; o < m.out; o += count)
-      visit(m.weights + o * m.stride_in, m.flat + o * m.in, m.flat + m.out * m.in + o, m.in,
-            m.stride_in);
+    const int size = m.out * m.stride_in, bias = m.flat + m.out * m.in;
+    int o = party.thread / m.stride_in, k = party.thread % m.stride_in;
+    const int rows = party.threads / m.stride_in, columns = party.threads % m.stride_in;
+#pragma unroll 1
+    for (int base = party.thread; base < size; base += kBatch * party.threads) {
+      float x[kBatch];
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        const bool inside = base + n * party.threads < size && k <= m.in;
+        x[n] = inside ? value(k < m.in ? m.flat + o * m.in + k : bias + o) : 0.0f;
+        o += rows;
+        k += columns;
+        if (k >= m.stride_in) ++o, k -= m.stride_in;
+      }
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) {
+        const int at = base + n * party.threads;
+        if (at < size) packed[m.weights + at] = x[n];
+      }
+    }
   }
 }
 
 // packed <- flat [P]; padding becomes zero. No barrier.
-__device__ __forceinline__ void pack(const Layout& l, const float* flat, float* packed, int warp,
-                                     int count) {
-  each_packed_row(l, warp, count, [&](int row, int weights, int bias, int in, int stride) {
-    for (int k = lane_index(); k < stride; k += 32)
-      packed[row + k] = k < in ? flat[weights + k] : k == in ? flat[bias] : 0.0f;
-  });
-  if (l.log_std < 0 || warp != 0) return;
-  for (int i = lane_index(); i < padded(l.actions); i += 32)
+__device__ __forceinline__ void pack(const Layout& l, const float* flat, float* packed,
+                                     Party party) {
+  pack_maps<8>(l, packed, party, [&](int i) { return flat[i]; });
+  if (l.log_std < 0) return;
+  for (int i = party.thread; i < padded(l.actions); i += party.threads)
     packed[l.log_std + i] = i < l.actions ? flat[l.flat_log_std + i] : 0.0f;
 }
 

@@ -33,6 +33,27 @@ __device__ __forceinline__ void store4(uint32_t* to, uint4 value TRPO_SITE_PARAM
   *reinterpret_cast<uint4*>(to) = value;
 }
 
+// use(i, load(i)) for i = first, first + step, ... below end, in order. kBatch loads at a time are
+// under way together, whatever the count: one trip to L2 takes as long as hundreds of instructions.
+// Past the end the first is loaded again, which costs less than a branch.
+template <int kBatch, class Load, class Use>
+__device__ __forceinline__ void each_loaded(int first, int end, int step, Load load, Use use) {
+#pragma unroll 1
+  for (int base = first; base < end; base += kBatch * step) {
+    decltype(load(0)) value[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int at = base + i * step;
+      value[i] = load(at < end ? at : base);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int at = base + i * step;
+      if (at < end) use(at, value[i]);
+    }
+  }
+}
+
 __device__ __forceinline__ void cp_async_wait_all() {
   cp_async_commit();
   cp_async_wait<0>();
