@@ -9,7 +9,7 @@ import torch
 from cases import HEADS, HIDDEN
 from torch import Tensor
 
-from trpo_fast import Gaussian, MLPPolicy, act
+from trpo_fast import Gaussian, MLPPolicy, MultiCategorical, act
 from trpo_fast.actor import ActTensors, ModuleActor
 from trpo_fast.critic import Critic
 from trpo_fast.normalize import ObservationNormaliser
@@ -200,6 +200,18 @@ def test_tensors_that_do_not_fit(name: str) -> None:
         if name == "obs" and (isinstance(bad, list) or bad.is_contiguous()):
             with pytest.raises(ValueError, match=r"^obs: expected .+, got .+"):
                 actor.values(bad)
+
+
+@pytest.mark.parametrize(
+    ("head", "hidden", "reason"),
+    [
+        (Gaussian(1), (3,) * 8, "at most 7 hidden layers, it has 8"),
+        (MultiCategorical([2] * 65), (3,), "at most 64 factors, its head has 65"),
+    ],
+    ids=["deep", "factors"],
+)
+def test_nets_beyond_the_kernels_sizes_are_left_to_the_modules(head, hidden, reason) -> None:
+    assert reason in act.unavailable(MLPPolicy(4, head, hidden), Critic(4))
 
 
 def test_says_why_not() -> None:

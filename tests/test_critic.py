@@ -269,6 +269,14 @@ def test_foreign_states_and_backends_are_refused() -> None:
         critic.fit(torch.ones(4, 3).double(), torch.ones(4).double())
 
 
+@pytest.mark.parametrize("method", ["adam", "gauss_newton"])
+def test_nets_too_deep_for_the_kernels_fit_by_the_reference(method: str) -> None:
+    critic = Critic(4, (5,) * 8, method=method)
+    assert critic.fit(torch.randn(20, 4), torch.randn(20)).backend == "reference"
+    with pytest.raises(BackendUnavailable, match="at most 7 hidden layers, it has 8"):
+        Critic(4, (5,) * 8, method=method, backend="cpu").fit(torch.randn(2, 4), torch.randn(2))
+
+
 def test_float64_fits_by_the_reference() -> None:
     critic = Critic(3, (8,)).double()
     obs, returns = problem(50)

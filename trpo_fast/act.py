@@ -19,7 +19,7 @@ from torch import Tensor
 from . import _native
 from .actor import Actor, ActTensors
 from .checks import check_acting, check_tensor
-from .native_problem import address, net_arguments
+from .native_problem import address, net_arguments, too_large
 from .policy import MLPPolicy, NetSpec, flat_params
 from .threads import kernel_threads
 
@@ -63,6 +63,8 @@ def refused(policy: Any, critic: Any, device: str) -> str:
             return f"{name}: expected float32 parameters on {place}, got {sorted(map(str, kinds))}"
         if not net.follows_spec():
             return f"{name}: expected no frozen or replaced parts"
+        if limit := too_large(net.spec):
+            return f"{name}: expected {limit}"
     return ""
 
 

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, Operator, Problem, UpdateConfig
-from .native_problem import NativeProblem, address
+from .native_problem import NativeProblem, address, too_large
 from .policy import MLPPolicy
 from .reference import Solution
 from .surrogate import Evaluation
 from .threads import kernel_threads
 
-MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/params.h
-MAX_FACTORS = 64
 # The bfloat16 numbers that a float is split into, for the products with directions.
 PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
 
@@ -154,10 +152,8 @@ class CpuBackend(Backend):
             return f"its kernels are float32, the policy is {problem.theta.dtype}"
         if problem.fisher != "analytic":
             return f"fisher={problem.fisher!r} is in the reference backend only"
-        if policy.spec.maps > MAX_MAPS:
-            return f"it takes at most {MAX_MAPS - 1} hidden layers, the policy has more"
-        if len(policy.head.nvec) > MAX_FACTORS:
-            return f"it takes at most {MAX_FACTORS} factors, the head has more"
+        if limit := too_large(policy.spec):
+            return f"policy: expected {limit}"
         return None
 
     def operator(self, problem: Problem) -> CpuOperator:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
-from .native_problem import NativeProblem, net_arguments
+from .native_problem import NativeProblem, net_arguments, too_large
 from .policy import MLPPolicy, NetSpec
 from .reference import Solution
 from .surrogate import Evaluation
@@ -267,8 +267,8 @@ class CudaBackend(Backend):
             return f"the kernels compute in float32, the policy is {problem.theta.dtype}"
         if problem.fisher != "analytic":
             return "fisher='empirical' exists in backend='reference' only"
-        if policy.spec.maps > 8 or len(policy.spec.nvec) > 64:
-            return "at most seven hidden layers and 64 factors; use backend='reference'"
+        if limit := too_large(policy.spec):
+            return f"policy: expected {limit}; use backend='reference'"
         with explained():
             refusal = _plan_of(problem).refusal
         if refusal is None or "; use " in refusal:

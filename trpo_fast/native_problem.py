@@ -13,6 +13,19 @@ from .heads import KINDS
 from .policy import ACTIVATIONS, MLPPolicy, NetSpec
 
 
+MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/params.h
+MAX_FACTORS = 64
+
+
+def too_large(spec: NetSpec) -> str:
+    """What of a net exceeds the kernels' fixed sizes; empty if nothing does."""
+    if spec.maps > MAX_MAPS:
+        return f"at most {MAX_MAPS - 1} hidden layers, it has {spec.maps - 1}"
+    if len(spec.nvec) > MAX_FACTORS:
+        return f"at most {MAX_FACTORS} factors, its head has {len(spec.nvec)}"
+    return ""
+
+
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
