@@ -12,7 +12,6 @@ from .backend import Problem
 from .heads import KINDS
 from .policy import ACTIVATIONS, MLPPolicy, NetSpec
 
-
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/params.h
 MAX_FACTORS = 64
 
