@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -138,6 +139,37 @@ def test_follows_parameters() -> None:
         actor.generator.manual_seed(7)
         actor.act(ActTensors(obs, None, *out))
         assert_equal(out, both(policy, critic, obs)[1])
+
+
+def replaced(policy: MLPPolicy, critic: Critic) -> list[Callable[[], object]]:
+    """Ways to put other parameters and modules into nets of (8, 5) and (8,)."""
+
+    def linear(*widths: int) -> torch.nn.Linear:
+        return torch.nn.Linear(*widths).to(next(policy.parameters()))
+
+    state = {name: value + 0.1 for name, value in policy.state_dict().items()}
+    return [
+        lambda: policy.load_state_dict(state, assign=True),
+        lambda: setattr(policy.net[0], "weight", linear(5, 8).weight),
+        lambda: setattr(policy.net[2], "bias", linear(8, 5).bias),
+        lambda: policy.net.__setitem__(2, linear(8, 5)),
+        lambda: setattr(critic.net.net[0], "weight", linear(5, 8).weight),
+    ]
+
+
+def test_follows_replaced_parts() -> None:
+    policy, critic = make("gaussian")
+    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    obs, out = torch.randn(4, 5), room(policy, 4)
+    for change in replaced(policy, critic):
+        change()
+        actor.generator.manual_seed(7)
+        actor.act(ActTensors(obs, None, *out))
+        assert_equal(out, both(policy, critic, obs)[1])
+        torch.testing.assert_close(actor.values(obs), critic.values(obs), rtol=2e-5, atol=2e-6)
+    policy.net[1] = torch.nn.ReLU()
+    with pytest.raises(RuntimeError, match="changed under its actor: policy: expected no frozen"):
+        actor.act(ActTensors(obs, None, *out))
 
 
 def test_noise_is_float32_whatever_the_default_dtype() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import HEADS
 from cuda_support import DEVICE, kernels, schedule, small_device  # noqa: F401
-from test_act import Outputs, assert_equal, make, room
+from test_act import Outputs, assert_equal, make, replaced, room
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy
@@ -125,6 +125,7 @@ def test_follows_parameters() -> None:
         lambda: [p.data.mul_(0.5) for p in policy.parameters()],
         lambda: policy.double().float(),
         lambda: critic.mean.fill_(-4.0),
+        *replaced(policy, critic),
     )
     for change in changes:
         change()

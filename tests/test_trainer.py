@@ -192,6 +192,18 @@ def test_the_record_says_where_the_time_went() -> None:
     assert 0 < record["learner_share"] < 1 and record["rows"] == 64
 
 
+@pytest.mark.parametrize("engine", ["sync", "tensor"])
+def test_a_rollout_follows_parameters_that_were_replaced(engine: str) -> None:
+    agent = TRPO("CartPole-v1", engine=engine, **SMALL)
+    agent.train_once()
+    state = {name: value + 0.5 for name, value in agent.policy.state_dict().items()}
+    agent.policy.load_state_dict(state, assign=True)
+    rollout = agent.collect()
+    obs, actions = rollout.obs.flatten(0, 1), rollout.actions.flatten(0, 1)
+    wanted = agent.policy(obs).log_prob(actions)
+    torch.testing.assert_close(rollout.log_probs.flatten(), wanted.detach())
+
+
 def test_seeds_decide_everything() -> None:
     runs = [parameters(TRPO("CartPole-v1", seed=s, **SMALL).learn(128)) for s in (1, 1, 2)]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])

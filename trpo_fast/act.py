@@ -20,7 +20,7 @@ from . import _native
 from .actor import Actor, ActTensors
 from .checks import check_acting, check_tensor
 from .native_problem import address, net_arguments, too_large
-from .policy import MLPPolicy, NetSpec, flat_params
+from .policy import MLPPolicy, NetSpec, every_parameter, flat_params
 from .threads import kernel_threads
 
 if TYPE_CHECKING:
@@ -69,24 +69,36 @@ def refused(policy: Any, critic: Any, device: str) -> str:
 
 
 class Address:
-    """The address of a net's flat parameters, looked up again when they have moved."""
+    """Where a net's flat parameters lie. ``pointer`` notices that all have moved, as in
+    ``module.to``; ``look``, that a part was replaced, which takes too long for every step.
+    """
 
     def __init__(self, net: MLPPolicy) -> None:
         self.net = net
         self.device = next(net.parameters()).device
-        self.first = next(net.parameters())
-        self.address = 0
+        self._seen: tuple[Any, ...] = ()
+        self.look()
+
+    def look(self) -> None:
+        """Find the parameters; a ``RuntimeError`` if they are none for the kernels any more."""
+        if self._parts() == self._seen:
+            return
+        if reason := refused(self.net, None, self.device.type):
+            raise RuntimeError(f"the policy changed under its actor: {reason}")
+        self.flat = flat_params(self.net)
+        self.first = next(self.net.parameters())
+        self.address = self.flat.data_ptr()
+        self._seen = self._parts()
+
+    def _parts(self) -> tuple[Any, ...]:
+        """Addresses of the parameters, which ``flat`` keeps from being used again, and modules."""
+        addresses = tuple(p.data_ptr() for p in every_parameter(self.net))
+        return addresses, tuple(self.net.net)
 
     def pointer(self) -> int:
-        address = self.first.data_ptr()
-        if address != self.address:
-            reason = refused(self.net, None, self.device.type)
-            if reason:
-                raise RuntimeError(f"the policy changed under its actor: {reason}")
-            self.flat = flat_params(self.net)
-            self.first = next(self.net.parameters())
-            address = self.address = self.flat.data_ptr()
-        return address
+        if self.first.data_ptr() != self.address:
+            self.look()
+        return self.address
 
 
 class KernelActor(Actor):
@@ -108,6 +120,10 @@ class KernelActor(Actor):
         self.normal = policy.spec.head.startswith("gaussian")
         self.noise_width = policy.head.action_shape[0] if self.normal else outputs
         self._shift: Tensor | None = None
+
+    def look(self) -> None:
+        self._policy.look()
+        self._critic.look()
 
     def room_for_noise(self, rows: int) -> Tensor:
         """[rows, ...] of what the kernels read, whatever torch's default dtype is by now."""
@@ -132,6 +148,7 @@ class NativeActor(KernelActor):
         self._act = self._native.act
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        self.look()
         check_acting(self._policy.net, self._policy.first, *tensors)
         obs, mask, *written, seen = tensors
         noise = self.room_for_noise(len(tensors.obs))
@@ -139,6 +156,7 @@ class NativeActor(KernelActor):
         return _BoundAct(self, [None if t is None else t.detach() for t in given])
 
     def values(self, obs: Tensor) -> Tensor:
+        self._critic.look()
         obs = check_tensor("obs", obs, self._policy.first, (None, self._inputs)).contiguous()
         out = obs.new_empty(obs.shape[0])
         if self.normaliser is not None:

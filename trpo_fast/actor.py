@@ -38,6 +38,11 @@ class Actor(abc.ABC):
     def values(self, obs: Tensor) -> Tensor:
         """Values [N] of observations [N, O], on the device the observations came from."""
 
+    def look(self) -> None:  # noqa: B027 - modules are asked by name every time
+        """Notice parameters or modules of the nets that were replaced since. Collectors ask once a
+        rollout; ``bind`` and ``values`` do as well, what ``bind`` returned does not.
+        """
+
     def act(self, tensors: ActTensors) -> None:
         """Write actions, log-probabilities and values for the observations. ``bind`` is for
         callers that act on the same tensors again and again.

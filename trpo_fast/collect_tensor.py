@@ -63,6 +63,7 @@ class TensorCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
+        self.actor.look()
         b, self.env_seconds = self.buffers, 0.0
         for t in range(self.layout.steps):
             if self.before_step is not None:

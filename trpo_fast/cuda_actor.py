@@ -63,10 +63,12 @@ class CudaActor(KernelActor):
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         given = [None if tensor is None else tensor.detach() for tensor in tensors]
         here = [None if tensor is None else self._beside(tensor) for tensor in given]
+        self.look()
         check_acting(self.policy, self._policy.first, *here)  # type: ignore[arg-type]
         return _BoundLaunch(self, given, here)
 
     def values(self, obs: Tensor) -> Tensor:
+        self._critic.look()
         rows = obs.to(self.device)
         rows = check_tensor("obs", rows, self._policy.first, (None, self._inputs)).contiguous()
         out = rows.new_empty(len(rows))
