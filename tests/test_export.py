@@ -95,6 +95,12 @@ def test_a_policy_that_does_not_match_leaves_no_file(
     with pytest.raises(RuntimeError, match="differs from predict"):
         export(agent, tmp_path / "policy.pt2")
     assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    good = export(agent, tmp_path / "policy.pt2").read_bytes()
+    monkeypatch.setattr(agent, "predict", lambda obs, **_: torch.full((len(obs), 1), 7.0))
+    with pytest.raises(RuntimeError, match=r"policy\.pt2 differs from predict"):
+        export(agent, tmp_path / "policy.pt2")  # what was there before stays
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [good]
 
 
 def test_other_endings_are_refused(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class Deployed(nn.Module):
 def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path:
     """Write the deterministic policy as ``.pt2`` or ``.onnx``, by the path's ending, and check it.
 
-    ``rows`` random observations must give the actions of ``predict``; a file that fails is removed.
+    ``rows`` random observations must give the actions of ``predict``; otherwise nothing is left,
+    and what was at ``path`` before stays.
     """
     path = Path(path)
     writers = {".pt2": (_write_torch, _run_torch), ".onnx": (_write_onnx, _run_onnx)}
@@ -64,14 +65,15 @@ def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path
     inputs = {"obs": _observations(agent, rows, generator)}
     if agent.collector.layout.mask_width:
         inputs["mask"] = _masks(agent.policy.head.nvec, rows, generator)
+    draft = path.with_name(f"{path.stem}.draft{path.suffix}")
     try:
-        write(module, inputs, path)
+        write(module, inputs, draft)
         wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
-        got, wanted = run(path, inputs), torch.as_tensor(wanted)
+        got, wanted = run(draft, inputs), torch.as_tensor(wanted)
         _compare(got.reshape(wanted.shape).to(wanted.dtype), wanted, path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 
