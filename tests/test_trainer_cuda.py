@@ -120,6 +120,27 @@ def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch) -> None:
     assert torch.equal(before[1], agent.critic.theta)
 
 
+@pytest.mark.parametrize("backend", ["cuda", "reference"])
+@pytest.mark.parametrize("which", [0, 1], ids=["obs", "rewards"])
+def test_training_goes_on_once_the_values_are_finite_again(monkeypatch, which, backend) -> None:
+    """The running statistics have not kept the bad rollout."""
+    options = {"normalize_observations": True, "normalize_rewards": True} | SMALL
+    agent = TRPO("Pendulum-v1", backend=backend, **options)
+    agent.train_once()
+    dynamics = agent.envs.dynamics
+
+    def bad(*given):
+        came = list(dynamics(*given))
+        came[which] = came[which] * torch.nan
+        return tuple(came)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="expected finite"):
+        patch.setattr(agent.envs, "dynamics", bad)
+        agent.train_once()
+    agent.collector.start(7)
+    assert np.isfinite(agent.train_once()["critic_loss"])
+
+
 def test_episodes_are_counted_as_on_the_host() -> None:
     ours, theirs = (TRPO("CartPole-v1", backend=name, **SMALL) for name in ("cuda", "reference"))
     for _ in range(2):

@@ -33,12 +33,16 @@ class RunningStatistics:
         self.merge_moments(float(rows.shape[0]), mean, spread)
 
     def merge_moments(self, count: float | Tensor, mean: Tensor, spread: Tensor) -> None:
-        """Add a batch by its count, mean and sum of squared deviations."""
+        """Add a batch by its count, mean and sum of squared deviations. One that is not finite is
+        left out: the update that refuses its rows comes later, and these would never recover.
+        """
+        fine = torch.isfinite(mean).all() & torch.isfinite(spread).all()
         total = self.count + count
         shift = mean - self.mean
-        self.mean = self.mean + shift * (count / total)
-        self.spread = self.spread + spread + shift.square() * (self.count * count / total)
-        self.count = total
+        moved = self.spread + spread + shift.square() * (self.count * count / total)
+        self.mean = torch.where(fine, self.mean + shift * (count / total), self.mean)
+        self.spread = torch.where(fine, moved, self.spread)
+        self.count = torch.where(fine, total, self.count)
 
     @property
     def variance(self) -> Tensor:
@@ -118,7 +122,7 @@ class RewardScaler:
         terms = rewards.double().clone()
         terms[0] += keep[0] * self.running
         forward = reverse_scan(terms.flip(0), keep.flip(0)).flip(0)
-        self.running = torch.where(done[-1], 0.0, forward[-1])
+        self.running = torch.where(done[-1] | ~forward[-1].isfinite(), 0.0, forward[-1])
         self.statistics.merge(forward.reshape(-1, 1))
         scale = (self.statistics.variance + 1e-8).rsqrt().to(rewards.dtype)
         return (rewards * scale).clamp(-self.clip, self.clip)
