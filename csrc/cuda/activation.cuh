@@ -30,31 +30,23 @@ __device__ TRPO_NOINLINE float activate(Activation activation, float z, float* s
   }
 }
 
-// Calls body(slope), slope(row, column) being act' at that output of the map: one uniform branch
-// outside of every loop.
+// Calls body(kept, slope): slope(y) is act' where the plane `kept`, of m's outputs, holds y. One
+// uniform branch outside of every loop.
 template <class Body>
 __device__ __forceinline__ void with_slope(Activation activation, const MapLayout& m,
                                            const float* tile, Body body) {
   const float* h = on_chip(tile + m.output);
-  const float* cached = on_chip(tile + m.slope);
-  const int stride = m.stride_out;
   switch (activation) {
     case Activation::kTanh:
-      return body([=](int r, int c) {
-        const float y = h[r * stride + c];
-        return 1.0f - y * y;
-      });
+      return body(h, [](float y) { return 1.0f - y * y; });
     case Activation::kRelu:
-      return body([=](int r, int c) { return h[r * stride + c] > 0.0f ? 1.0f : 0.0f; });
+      return body(h, [](float y) { return y > 0.0f ? 1.0f : 0.0f; });
     case Activation::kElu:
-      return body([=](int r, int c) {
-        const float y = h[r * stride + c];
-        return y > 0.0f ? 1.0f : y + 1.0f;
-      });
+      return body(h, [](float y) { return y > 0.0f ? 1.0f : y + 1.0f; });
     case Activation::kIdentity:
-      return body([](int, int) { return 1.0f; });
+      return body(h, [](float) { return 1.0f; });
     default:
-      return body([=](int r, int c) { return cached[r * stride + c]; });
+      return body(on_chip(tile + m.slope), [](float y) { return y; });
   }
 }
 

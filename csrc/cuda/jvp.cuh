@@ -27,9 +27,10 @@ __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
           if (i > 0) accumulate<V>(patch, carried);
         },
         [&](const auto& patch) {
-          with_slope(activation, m, tile, [&](auto slope) {
-            patch.each(
-                [&](int r, int c, float value) { out[r * stride + c] = slope(r, c) * value; });
+          with_slope(activation, m, tile, [&](const float* kept, auto slope) {
+            patch.each([&](int r, int c, float value) {
+              out[r * stride + c] = slope(kept[r * m.stride_out + c]) * value;
+            });
           });
         });
     if (i == l.maps - 1) break;

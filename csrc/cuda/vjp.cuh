@@ -53,8 +53,7 @@ template <class V>
 __device__ __forceinline__ void block_deltas(const Layout& l, const float* weights,
                                              const float* tile, float* work) {
   constexpr int kM = V::kM;
-  const int lane = lane_index(), warp = warp_index();
-  const int row = (warp & 3) * 4 + (lane >> 3), first = (warp >> 2) * 8 + (lane & 7);
+  const auto [row, first] = patch_place();
   for (int i = l.maps - 1; i > 0; --i) {
     const MapLayout &m = l.map[i], &below = l.map[i - 1];
     float* out = on_chip(work + below.tangent);
@@ -63,14 +62,17 @@ __device__ __forceinline__ void block_deltas(const Layout& l, const float* weigh
       float4 sum[kM] = {};
       accumulate_back<kM>(sum, on_chip(work + m.tangent + row * m.stride_tangent), m.stride_tangent,
                           packed_at<V>(weights + m.weights + q), m.stride_in, m.out);
-      with_slope(l.activation, below, tile, [&](auto slope) {
+      with_slope(l.activation, below, tile, [&](const float* kept, auto slope) {
 #pragma unroll
         for (int k = 0; k < kM; ++k) {
           const int r = row + kRowGroups * k;
-          const float part[4] = {sum[k].x, sum[k].y, sum[k].z, sum[k].w};
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            if (q + j < m.in) out[r * stride + q + j] = slope(r, q + j) * part[j];
+          const float4 y = load4(kept + r * below.stride_out + q);
+          float4 delta = {slope(y.x) * sum[k].x, slope(y.y) * sum[k].y, slope(y.z) * sum[k].z,
+                          slope(y.w) * sum[k].w};
+          if (q + 1 >= m.in) delta.y = 0.0f;  // the constant and what follows it
+          if (q + 2 >= m.in) delta.z = 0.0f;
+          if (q + 3 >= m.in) delta.w = 0.0f;
+          store4(out + r * stride + q, delta);
         }
       });
     }
@@ -92,8 +94,13 @@ __device__ __forceinline__ TilePlace place_tile(const Layout& l, int t, const fl
   int i = 0;
   while (i + 1 < l.maps && t >= l.map[i + 1].first_tile) ++i;
   const MapLayout& m = l.map[i];
-  const int local = t - m.first_tile;
-  const int o = local / m.tile_columns * kTileOutputs, q = local % m.tile_columns * kTileInputs;
+  // Rows of tiles are taken in twos, a column at a time, so that pairs of lanes read one address, as
+  // in patch_place.
+  const int local = t - m.first_tile, two_rows = 2 * m.tile_columns;
+  const int above = local / two_rows * 2, place = local % two_rows;
+  const bool both = (above + 1) * kTileOutputs < m.out;
+  const int o = (above + (both ? place & 1 : 0)) * kTileOutputs;
+  const int q = (both ? place >> 1 : place) * kTileInputs;
   return {work + m.tangent + o,
           tile + m.input + q,
           m.stride_tangent,

@@ -69,9 +69,21 @@ void record(const void* pointer, int size, const void* instruction) {
   requests[request].push_back({reinterpret_cast<uintptr_t>(pointer), me->lane});
 }
 
-// Eight- and sixteen-byte accesses are served by half and quarter warps.
+// Whether every active lane n wants what lane n ^ bit wants.
+bool paired(const std::vector<Access>& accesses, int bit) {
+  uintptr_t wanted[32] = {};
+  for (const Access& a : accesses) wanted[a.lane] = a.address;
+  return std::all_of(accesses.begin(), accesses.end(), [&](const Access& a) {
+    const uintptr_t other = wanted[a.lane ^ bit];
+    return other == 0 || other == a.address;
+  });
+}
+
+// Eight- and sixteen-byte accesses are served by half and quarter warps; by twice as many lanes at a
+// time where pairs of them, one or two apart, want the same (seen on sm_80 to sm_90).
 void add_wavefronts(const std::vector<Access>& accesses, int size, Cost* cost) {
-  const int lanes = size <= 4 ? 32 : 128 / size;
+  int lanes = size <= 4 ? 32 : 128 / size;
+  if (size > 4 && (paired(accesses, 1) || paired(accesses, 2))) lanes *= 2;
   for (int first = 0; first < 32; first += lanes) {
     std::set<uintptr_t> words, banks[32];
     for (const Access& a : accesses) {
