@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,42 +25,55 @@ if not SCRIPT.exists():
     pytest.skip("benchmarks need a checkout", allow_module_level=True)
 
 
-def learning(tmp: Path, command: str, *flags: str) -> str:
-    places = ["--runs", str(tmp / "runs"), "--out", str(tmp / "out")]
-    call = [sys.executable, str(SCRIPT), command, *places, *flags]
-    env = dict(os.environ, PYTHONPATH=str(Path(trpo_fast.__file__).parents[1]))
-    done = subprocess.run(call, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def learning(tmp_path: Path, monkeypatch, capsys) -> Callable[..., str]:
+    """A command of the script, and what it prints; in a process of its own where that matters."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+
+    def call(command: str, *flags: str, alone: bool = False) -> str:
+        words = [str(SCRIPT), command, *places, *flags]
+        if alone:
+            env = dict(os.environ, PYTHONPATH=str(Path(trpo_fast.__file__).parents[1]))
+            words = [sys.executable, *words]
+            done = subprocess.run(words, capture_output=True, text=True, env=env)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+        monkeypatch.setattr(sys, "argv", words)
+        capsys.readouterr()
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_an_interrupted_run_goes_on_and_the_table_shows_it(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_and_the_table_shows_it(tmp_path: Path, learning) -> None:
     pytest.importorskip("matplotlib")
     flags = ["--env", "CartPole-v1", "--every", "2048", "--episodes", "2"]
-    learning(tmp_path, "run", *flags, "--seeds", "0", "1", "--steps", "2048")
-    learning(tmp_path, "run", *flags, "--seeds", "0", "1", "--steps", "4096")
+    learning("run", *flags, "--seeds", "0", "1", "--steps", "2048")
+    learning("run", *flags, "--seeds", "0", "1", "--steps", "4096", alone=True)
     run = tmp_path / "runs" / "CartPole-v1" / "preset-1"
     with open(run / "evaluation.csv", newline="") as file:
         returns = [float(row["return"]) for row in csv.DictReader(file)]
-    learning(tmp_path, "collect")
+    learning("collect")
     row = json.loads((tmp_path / "out" / "CartPole-v1.json").read_text())
     assert [seed["seed"] for seed in row["seeds"]] == [0, 1] and row["seeds"][1]["updates"] == 4
     assert [steps for steps, _ in row["seeds"][1]["evaluations"]] == [2048, 4096]
     assert [value for _, value in row["seeds"][1]["evaluations"]] == pytest.approx(returns)
-    line = learning(tmp_path, "table").splitlines()[-1].split("|")
+    line = learning("table").splitlines()[-1].split("|")
     finals = [seed["evaluations"][-1][1] for seed in row["seeds"]]
     assert line[4].strip().startswith(f"{sum(finals) / 2:.1f} ±") and line[3].strip() == "2"
     assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
 
 
-def test_seeds_collected_before_stay_while_the_settings_do(tmp_path: Path) -> None:
+def test_seeds_collected_before_stay_while_the_settings_do(tmp_path: Path, learning) -> None:
     flags = ["--env", "CartPole-v1", "--every", "1024", "--episodes", "1", "--steps", "1024"]
     out, runs = tmp_path / "out" / "CartPole-v1.json", tmp_path / "runs" / "CartPole-v1"
     for seed, config, wanted in (("0", None, [0]), ("1", None, [0, 1]), ("2", "gamma", [2])):
         file = tmp_path / "settings.toml"
         file.write_text("gamma = 0.9\n" if config else "")
-        learning(tmp_path, "run", *flags, "--seeds", seed, "--config", str(file))
-        learning(tmp_path, "collect")
+        learning("run", *flags, "--seeds", seed, "--config", str(file))
+        learning("collect")
         row = json.loads(out.read_text())
         assert [run["seed"] for run in row["seeds"]] == wanted
         del row["config"]["scale_kl"]  # as if collected before there was such a setting
