@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from trpo_fast import (
     Gaussian,
     MLPPolicy,
     MultiCategorical,
+    Penalty,
     SquashedGaussian,
+    UpdateInfo,
+    kl_penalty_update,
+    npg_update,
+    pg_update,
+    trpo_update,
 )
 from trpo_fast.heads import Head
 from trpo_fast.policy import ACTIVATIONS
@@ -28,6 +35,23 @@ HEADS: dict[str, Callable[[], Head]] = {
     "categorical": lambda: Categorical(4),
     "multicategorical": lambda: MultiCategorical((2, 3, 1)),
     "bernoulli": lambda: Bernoulli(3),
+}
+
+
+def penalised(policy: MLPPolicy, batch: Batch, **options: Any) -> UpdateInfo:
+    return kl_penalty_update(policy, batch, Penalty(), **options)
+
+
+def penalised_adam(policy: MLPPolicy, batch: Batch, **options: Any) -> UpdateInfo:
+    return penalised(policy, batch, inner="adam", adam_steps=2, **options)
+
+
+UPDATES: dict[str, Callable[..., UpdateInfo]] = {
+    "trpo_update": trpo_update,
+    "npg_update": npg_update,
+    "kl_penalty_update": penalised,
+    "kl_penalty_adam": penalised_adam,
+    "pg_update": pg_update,
 }
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (7,), (8, 5), (6, 5, 7, 4))
 ROWS = (1, 7, 33, 129)

@@ -9,16 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case
+from cases import UPDATES, Case
 
 from trpo_fast import (
     Batch,
     FisherOperator,
-    Penalty,
     flat_params,
     kl_penalty_update,
-    npg_update,
-    pg_update,
     trpo_update,
 )
 from trpo_fast.backend import registry
@@ -35,21 +32,6 @@ def fisher(policy, batch, **options):
     return F @ flat_params(policy)
 
 
-def penalised(policy, batch, **options):
-    return kl_penalty_update(policy, batch, Penalty(), **options)
-
-
-def penalised_adam(policy, batch, **options):
-    return kl_penalty_update(policy, batch, Penalty(), inner="adam", adam_steps=1, **options)
-
-
-UPDATES = {
-    "trpo_update": trpo_update,
-    "npg_update": npg_update,
-    "kl_penalty_update": penalised,
-    "kl_penalty_adam": penalised_adam,
-    "pg_update": pg_update,
-}
 FUNCTIONS = {"FisherOperator": fisher, **UPDATES}
 
 

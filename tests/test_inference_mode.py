@@ -8,29 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, random_vector
+from cases import UPDATES, Case, random_vector
 
 from trpo_fast import (
     BackendUnavailable,
     FisherOperator,
     MLPPolicy,
-    Penalty,
     flat_params,
-    kl_penalty_update,
-    npg_update,
-    pg_update,
-    trpo_update,
 )
 
 CASE = Case("categorical", weights=True, masks=True, dtype=torch.float32)
-
-
-def penalised(policy, batch, **options):
-    return kl_penalty_update(policy, batch, Penalty(), **options)
-
-
-def penalised_adam(policy, batch, **options):
-    return penalised(policy, batch, inner="adam", adam_steps=2, **options)
 
 
 def made_inside(batch):
@@ -49,11 +36,12 @@ def result(update, change, inside, backend):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference", "autograd"])
-@pytest.mark.parametrize("update", [trpo_update, npg_update, pg_update, penalised, penalised_adam])
-def test_updates(update, backend):
+@pytest.mark.parametrize("name", UPDATES)
+def test_updates(name, backend):
+    update = UPDATES[name]
     expected = result(update, lambda b: b, False, backend)
     assert torch.equal(result(update, made_inside, False, backend), expected)
-    if update is penalised_adam:
+    if name == "kl_penalty_adam":
         with pytest.raises(ValueError, match=r"inner: expected 'natural' within torch.infer"):
             result(update, made_inside, True, backend)
     elif backend == "autograd":
