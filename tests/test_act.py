@@ -122,23 +122,30 @@ def test_threads_change_no_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_follows_parameters() -> None:
-    """Values written in place, a loaded state, and parameters that moved to another buffer."""
-    policy, critic = make("gaussian")
-    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
-    obs, out = torch.randn(4, 5), room(policy, 4)
+def check_follows(kind: type, policy: MLPPolicy, critic: Critic) -> None:
+    """Values written in place, a loaded state, and parameters that moved to another buffer; then
+    other parameters and modules.
+    """
+    device = critic.mean.device
+    obs = torch.randn(4, 5, device=device)
+    actor = kind(policy, critic, torch.Generator(device))
+    out, wanted = ([tensor.to(device) for tensor in room(policy, 4)] for _ in range(2))
     state = {name: value + 0.1 for name, value in policy.state_dict().items()}
     changes = (
         lambda: policy.load_state_dict(state),
         lambda: [p.data.mul_(0.5) for p in policy.parameters()],
         lambda: policy.double().float(),
         lambda: critic.mean.fill_(-4.0),
+        *replaced(policy, critic),
     )
     for change in changes:
         change()
-        actor.generator.manual_seed(7)
-        actor.act(ActTensors(obs, None, *out))
-        assert_equal(out, both(policy, critic, obs)[1])
+        modules = ModuleActor(policy, critic, torch.Generator(device))
+        for each, tensors in ((actor, out), (modules, wanted)):
+            each.generator.manual_seed(7)
+            each.act(ActTensors(obs, None, *tensors))
+        assert_equal(out, wanted)
+        torch.testing.assert_close(actor.values(obs), critic.values(obs), rtol=2e-5, atol=2e-6)
 
 
 def replaced(policy: MLPPolicy, critic: Critic) -> list[Callable[[], object]]:
@@ -157,16 +164,14 @@ def replaced(policy: MLPPolicy, critic: Critic) -> list[Callable[[], object]]:
     ]
 
 
-def test_follows_replaced_parts() -> None:
+def test_follows_parameters_and_parts() -> None:
+    check_follows(act.NativeActor, *make("gaussian"))
+
+
+def test_refuses_parts_it_was_not_made_for() -> None:
     policy, critic = make("gaussian")
-    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    actor = act.NativeActor(policy, critic)
     obs, out = torch.randn(4, 5), room(policy, 4)
-    for change in replaced(policy, critic):
-        change()
-        actor.generator.manual_seed(7)
-        actor.act(ActTensors(obs, None, *out))
-        assert_equal(out, both(policy, critic, obs)[1])
-        torch.testing.assert_close(actor.values(obs), critic.values(obs), rtol=2e-5, atol=2e-6)
     policy.net[1] = torch.nn.ReLU()
     with pytest.raises(RuntimeError, match="changed under its actor: policy: expected no frozen"):
         actor.act(ActTensors(obs, None, *out))

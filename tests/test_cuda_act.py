@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import HEADS
 from cuda_support import DEVICE, kernels, schedule, small_device  # noqa: F401
-from test_act import Outputs, assert_equal, make, replaced, room
+from test_act import Outputs, assert_equal, check_follows, make, room
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy
@@ -116,22 +116,8 @@ def test_schedules_change_no_bit(order: tuple[int, int, float]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_follows_parameters() -> None:
-    policy, critic = made("gaussian", (8, 5), "tanh", 5)
-    actor = CudaActor(policy, critic, torch.Generator(DEVICE))
-    obs, out = torch.randn(4, 5, device=DEVICE), room(policy, 4)
-    out = tuple(tensor.to(DEVICE) for tensor in out)
-    changes = (
-        lambda: [p.data.mul_(0.5) for p in policy.parameters()],
-        lambda: policy.double().float(),
-        lambda: critic.mean.fill_(-4.0),
-        *replaced(policy, critic),
-    )
-    for change in changes:
-        change()
-        actor.generator.manual_seed(7)
-        actor.act(ActTensors(obs, None, *out))
-        assert_equal(out, acted(ModuleActor, policy, critic, obs))
+def test_follows_parameters_and_parts() -> None:
+    check_follows(CudaActor, *made("gaussian", (8, 5), "tanh", 5))
 
 
 def test_tensors_of_another_device_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
