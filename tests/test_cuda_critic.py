@@ -146,6 +146,18 @@ def test_gauss_newton_stops_where_no_step_is_better() -> None:
         torch.testing.assert_close(critic.theta, before, rtol=1e-4, atol=1e-5)
 
 
+def test_a_search_that_finds_nothing_leaves_the_generator_where_the_reference_does() -> None:
+    """The host's fit ends there, the device's goes on: both draw for every step."""
+    ours, theirs = twins(hidden=(), method="gauss_newton", steps=3)
+    generators = [seeded(0), seeded(0)]
+    for critic, generator in zip((ours, theirs), generators, strict=True):
+        with torch.no_grad():  # both at the minimum: the outputs are the normalised targets
+            critic.net.net[-1].weight.zero_()
+        info = critic.fit(rows(50)[0], torch.ones(50, device=DEVICE), generator=generator)
+        assert info.steps == 0
+    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+
+
 @pytest.mark.parametrize("order", [(0, 0, 0.0), (2, 3, 0.0)])
 @pytest.mark.parametrize("method", ["adam", "gauss_newton"])
 def test_schedules_change_no_bit(method: str, order: tuple[int, int, float]) -> None:

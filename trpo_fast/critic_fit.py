@@ -175,6 +175,19 @@ def fit_adam(
     return fit.adam(state, torch.stack(draws), minibatch, learning_rate)
 
 
+def curvature_rows(
+    obs: Tensor, steps: int, fraction: float, generator: torch.Generator | None
+) -> list[Tensor]:
+    """Rows for each step's curvature, drawn before the first: a fit that ends early leaves the
+    generator where one on a device does, which cannot know that.
+    """
+    count = max(1, round(fraction * len(obs)))
+    return [
+        torch.randperm(len(obs), generator=generator, device=obs.device)[:count]
+        for _ in range(steps)
+    ]
+
+
 def fit_gauss_newton(
     fit: Fit,
     net: MLPPolicy,
@@ -192,10 +205,8 @@ def fit_gauss_newton(
     J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken.
     """
     theta, obs = flat_params(net), targets.obs
-    rows = max(1, round(fraction * len(obs)))
     loss, g = fit.gradient()
-    for step in range(steps):
-        part = torch.randperm(len(obs), generator=generator, device=obs.device)[:rows]
+    for step, part in enumerate(curvature_rows(obs, steps, fraction, generator)):
         weights = None if targets.weights is None else targets.weights[part]
         fisher = FisherOperator(
             net, obs[part], damping=damping, weights=weights, backend=backend, sync=False

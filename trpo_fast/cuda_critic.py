@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _native
 from .act import native_shape, refused
-from .critic_fit import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets
+from .critic_fit import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
 from .cuda_backend import connected, current_stream, device_index, explained, missing, plan
 from .fisher import FisherOperator
 from .native_problem import address
@@ -109,14 +109,12 @@ class CudaFit:
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """``critic_fit.fit_gauss_newton`` without a question to the device: after a search that
-        found nothing the remaining steps still draw and solve, but nothing moves. Returns the loss
-        and the steps taken.
+        found nothing the remaining steps still solve, but nothing moves. Returns the loss and the
+        steps taken.
         """
         obs, weights = self.targets.obs, self.targets.weights
-        rows = max(1, round(fraction * len(obs)))
-        for _ in range(steps):
+        for part in curvature_rows(obs, steps, fraction, generator):
             _, g = self.gradient()
-            part = torch.randperm(len(obs), generator=generator, device=obs.device)[:rows]
             fisher = FisherOperator(
                 self.net,
                 obs[part],
