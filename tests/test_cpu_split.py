@@ -139,3 +139,18 @@ def test_refused_without_tiles(precision, monkeypatch):
     policy, batch = single(few()[0])
     with pytest.raises(BackendUnavailable, match=f"{precision}.*AMX"):
         FisherOperator(policy, batch.obs, backend="cpu", precision=precision)
+
+
+@needs_tiles
+@every_precision
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1], ids=["usual", "GPU's", "all ones"])
+def test_every_nan_stays_one(precision, bits):
+    """Rounded to 16 bits, one with all bits set would be zero."""
+    case = few()[0]
+    policy, batch = single(case)
+    v = random_vector(policy)
+    v[3:4].view(torch.int32).fill_(bits)
+    ours, plain = (
+        FisherOperator(policy, batch.obs, precision=p, sync=False) @ v for p in (precision, "fp32")
+    )
+    assert torch.equal(ours.isnan(), plain.isnan()) and plain.isnan().sum() > 1

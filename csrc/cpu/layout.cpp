@@ -2,6 +2,7 @@
 #include "cpu/layout.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "cpu/split.h"
@@ -99,10 +100,14 @@ Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
   return plan;
 }
 
+// A GPU's NaN has all bits set: rounding it to 16 bits, as split precision does, would make it zero.
 void pack(const Plan& plan, const float* flat, float* packed) {
   std::fill_n(packed, plan.size, 0.0f);
   walk(plan, [&](int64_t from, int64_t to, int64_t step, int count) {
-    for (int i = 0; i < count; ++i) packed[to + i * step] = flat[from + i];
+    for (int i = 0; i < count; ++i) {
+      const float x = flat[from + i];
+      packed[to + i * step] = x == x ? x : NAN;
+    }
   });
 }
 
