@@ -94,6 +94,23 @@ def vector(kind: str, envs: int) -> Any:
     return cls([Counting] * envs, autoreset_mode=mode)
 
 
+@pytest.mark.parametrize("kind", ["sync same", "sync next"])
+def test_a_rollout_after_an_interrupted_one_begins_where_that_ended(kind: str) -> None:
+    envs = make_host(vector(kind, 2), 2)
+    collect = collector(envs, 31)
+
+    def interrupt(t: int) -> None:
+        if t == 3:
+            raise KeyboardInterrupt
+
+    collect.before_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect()
+    collect.before_step = None
+    for ours in transitions(collect.collect()):
+        assert ours == expected(len(ours) + 3)[3:]
+
+
 @pytest.mark.parametrize("kind", ["sync same", "sync next", "async same", "async next"])
 def test_every_row_is_a_transition_in_both_autoreset_modes(kind: str) -> None:
     envs = make_host(vector(kind, 2), 2)

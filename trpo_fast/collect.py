@@ -77,6 +77,7 @@ class HostCollector:
             row.truncated[...] = truncated
             if mask is not None:
                 mask = self._mask_of(infos)
+            self.obs, self.mask = obs, mask  # an interrupted rollout is gone, its steps were taken
             if valid is not None:
                 np.logical_not(self.just_ended, out=valid[t])
                 self.just_ended = terminated | truncated
@@ -84,7 +85,6 @@ class HostCollector:
                 finals += [
                     (t, int(e), self.envs.final_obs(infos, e)) for e in truncated.nonzero()[0]
                 ]
-        self.obs, self.mask = obs, mask
         return self._finish(finals, valid)
 
     def _observe(self, row: _Row, obs: np.ndarray) -> None:
