@@ -277,6 +277,14 @@ def test_nets_too_deep_for_the_kernels_fit_by_the_reference(method: str) -> None
         Critic(4, (5,) * 8, method=method, backend="cpu").fit(torch.randn(2, 4), torch.randn(2))
 
 
+@pytest.mark.parametrize("method", ["adam", "gauss_newton"])
+def test_frozen_parts_are_refused_in_a_sentence(method: str) -> None:
+    critic = Critic(3, (8,), method=method)
+    critic.net.net[0].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="critic: expected parameters that all require gradients"):
+        critic.fit(*problem(50))
+
+
 def test_float64_fits_by_the_reference() -> None:
     critic = Critic(3, (8,)).double()
     obs, returns = problem(50)

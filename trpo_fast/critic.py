@@ -135,6 +135,8 @@ class Critic(nn.Module):
         Values that are not finite leave the critic as it was and raise ``ValueError``; with
         ``sync=False``, which asks a device nothing (weights apart), they become a loss of NaN.
         """
+        if not all(p.requires_grad for p in self.net.parameters()):
+            raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
         chosen = self._choose()
         with nullcontext() if chosen == "reference" else OneThread():
             return self._fit(obs, targets, weights, chosen, generator, sync)
