@@ -177,6 +177,16 @@ def test_refuses_parts_it_was_not_made_for() -> None:
         actor.act(ActTensors(obs, None, *out))
 
 
+def test_what_was_bound_in_inference_mode_acts_outside_it() -> None:
+    policy, critic = make("gaussian")
+    obs, out = torch.randn(4, 5), room(policy, 4)
+    actor = act.NativeActor(policy, critic, torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        run = actor.bind(ActTensors(obs, None, *out))
+    run()
+    assert_equal(out, both(policy, critic, obs)[1])
+
+
 def test_noise_is_float32_whatever_the_default_dtype() -> None:
     policy, critic = make("gaussian")
     obs, out = torch.randn(4, 5), room(policy, 4)

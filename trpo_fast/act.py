@@ -127,7 +127,8 @@ class KernelActor(Actor):
 
     def room_for_noise(self, rows: int) -> Tensor:
         """[rows, ...] of what the kernels read, whatever torch's default dtype is by now."""
-        return self._policy.first.new_empty(rows, self.noise_width)
+        with torch.inference_mode(False):  # it is drawn into at every call, wherever that is
+            return self._policy.first.new_empty(rows, self.noise_width)
 
 
 class NativeActor(KernelActor):
