@@ -87,7 +87,8 @@ def restore(
     except checkpoint.CheckpointError:
         raise
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        why = f"it holds no {error}" if isinstance(error, KeyError) else error
         raise checkpoint.CheckpointError(
-            f"path: {path} does not fit this environment and version: {error}"
+            f"path: {path} does not fit this environment and version: {why}"
         ) from error
     return agent
