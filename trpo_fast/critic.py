@@ -24,7 +24,7 @@ from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_ad
 from .cuda_critic import CudaFit
 from .cuda_critic import unavailable as cuda_unavailable
 from .heads import Gaussian
-from .policy import MLPPolicy, flat_params, mark_written
+from .policy import MLPPolicy, every_parameter, flat_params, mark_written
 from .threads import OneThread
 
 METHODS = ("adam", "gauss_newton")
@@ -135,7 +135,7 @@ class Critic(nn.Module):
         Values that are not finite leave the critic as it was and raise ``ValueError``; with
         ``sync=False``, which asks a device nothing (weights apart), they become a loss of NaN.
         """
-        if not all(p.requires_grad for p in self.net.parameters()):
+        if not all(p.requires_grad for p in every_parameter(self.net)):
             raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
         chosen = self._choose()
         with nullcontext() if chosen == "reference" else OneThread():

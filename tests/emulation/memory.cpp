@@ -80,7 +80,7 @@ bool paired(const std::vector<Access>& accesses, int bit) {
 }
 
 // Eight- and sixteen-byte accesses are served by half and quarter warps; by twice as many lanes at a
-// time where pairs of them, one or two apart, want the same (seen on sm_80 to sm_90).
+// time where pairs of them, one or two apart, want the same (counted on sm_86 and sm_90).
 void add_wavefronts(const std::vector<Access>& accesses, int size, Cost* cost) {
   int lanes = size <= 4 ? 32 : 128 / size;
   if (size > 4 && (paired(accesses, 1) || paired(accesses, 2))) lanes *= 2;
