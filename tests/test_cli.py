@@ -163,6 +163,15 @@ def test_doctor_on_this_machine(capsys, monkeypatch: pytest.MonkeyPatch) -> None
         assert any("base, forced by TRPO_FAST_ISA" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("cores", "words"),
+    [(1, "no worker by default"), (2, "1 worker beside"), (5, "4 workers beside this process")],
+)
+def test_doctor_counts_workers(cores: int, words: str) -> None:
+    line = doctor._workers_line(cores, "fork")
+    assert words in line and (cores == 1 or line.endswith("by fork"))
+
+
 def test_unknown_isa_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     native = _native.module()
     if native is None:

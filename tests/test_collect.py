@@ -157,10 +157,10 @@ class MaskedByList(Masked):
         return super()._mask().tolist()
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "workers", "async"])
 @pytest.mark.parametrize("env", [Masked, MaskedByList])
 def test_action_masks_reach_the_actor_at_every_step(env: Any, kind: str) -> None:
-    envs = make_host(env, 2, engine=kind)
+    envs = make_host(env, 2, engine=kind, workers=1)
     rollout = collector(envs, 29, mask_width=3).collect()
     envs.close()
     assert rollout.mask is not None and rollout.mask.sum(-1).eq(1).all()
@@ -185,12 +185,14 @@ def test_a_mask_of_another_width_is_a_sentence() -> None:
         ("shape", "failed in step: ValueError"),
     ],
 )
-@pytest.mark.parametrize("engine", ["sync", "async"])
+@pytest.mark.parametrize("engine", ["sync", "workers", "async"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_misbehaving_environments_are_named(how: str, message: str, engine: str) -> None:
-    envs = make_host(lambda: Failing(how), 2, engine=engine)
+    envs = make_host(lambda: Failing(how), 2, engine=engine, workers=1)
     with pytest.raises(EnvError, match=message):
         collector(envs, 20).collect()
+    if engine == "workers":
+        envs.close()
 
 
 def test_a_killed_worker_is_a_clear_error() -> None:

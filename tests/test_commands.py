@@ -57,6 +57,15 @@ def test_early_stop_and_the_tensor_engine(tmp_path: Path) -> None:
     assert TRPO.load(tmp_path / "run" / commands.CHECKPOINT).steps < 10_000
 
 
+def test_workers_are_flags(tmp_path: Path) -> None:
+    assert train(tmp_path / "a", 192) == 0
+    assert train(tmp_path / "b", 64, "--engine", "workers", "--workers", "1") == 0
+    assert main(["resume", str(tmp_path / "b"), "--steps", "128"]) == 0
+    states = [checkpoint.load(tmp_path / run / commands.CHECKPOINT) for run in "ab"]
+    first, second = (state["policy"]["net.0.weight"] for state in states)
+    assert torch.equal(first, second) and states[1]["config"]["workers"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,6 +120,7 @@ def test_help_lists_every_setting() -> None:
     for flag in (
         "--max-kl",
         "--engine",
+        "--workers",
         "--critic",
         "--target-return",
         "--vine-branches",

@@ -21,7 +21,15 @@ def test_precedence_is_preset_then_file_then_arguments(tmp_path: Path) -> None:
 
 
 def test_a_config_survives_toml(tmp_path: Path) -> None:
-    config = make_config("Hopper-v5", hidden=(), chunk_rows=100, critic="gauss_newton", seed=3)
+    config = make_config(
+        "Hopper-v5",
+        hidden=(),
+        chunk_rows=100,
+        engine="workers",
+        workers=3,
+        critic="gauss_newton",
+        seed=3,
+    )
     write_toml(config, tmp_path / "c.toml")
     assert from_dict(read_toml(tmp_path / "c.toml")) == config
 
@@ -36,6 +44,7 @@ def test_a_config_survives_toml(tmp_path: Path) -> None:
         ("max_kl", "big", "max_kl: expected a number of at least 1e-12, got 'big'"),
         ("seed", True, "seed: expected an integer"),
         ("engine", "warp", "engine: expected one of"),
+        ("workers", -1, "workers: expected an integer of at least 0, got -1"),
         ("critic", "sgd", "critic: expected one of"),
         ("hidden", (64, -1), "hidden: expected a sequence of integers"),
         ("normalize_rewards", "yes", "normalize_rewards: expected true or false, got 'yes'"),

@@ -51,12 +51,14 @@ RESUMED = [
     ("CartPole-v1", {"algorithm": "npg"}),
     ("CartPole-v1", {"algorithm": "pg"}),
     ("CartPole-v1", {"engine": "async", "critic": "gauss_newton"}),
+    ("CartPole-v1", {"engine": "workers", "workers": 1}),
     ("CartPole-v1", {"engine": "tensor"}),
     ("CartPole-v1", {"max_kl_final": 0.002, "max_kl_steps": 512, "scale_kl": True}),
     ("Pendulum-v1", {"algorithm": "kl-penalty", "normalize_rewards": True}),
     ("Pendulum-v1", {"engine": "tensor", "normalize_observations": True}),
     ("Acrobot-v1", {}),
     ("Hopper-v5", {"std": "state"}),
+    ("Hopper-v5", {"engine": "workers", "workers": 1}),
     ("Ant-v5", {"action_mode": "squash"}),
 ]
 
@@ -207,6 +209,31 @@ def test_a_rollout_follows_parameters_that_were_replaced(engine: str) -> None:
 def test_seeds_decide_everything() -> None:
     runs = [parameters(TRPO("CartPole-v1", seed=s, **SMALL).learn(128)) for s in (1, 1, 2)]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_workers_train_to_the_bits_of_one_process() -> None:
+    def train(**settings: Any) -> torch.Tensor:
+        agent = TRPO("CartPole-v1", num_envs=5, rows_per_update=100, seed=3, **settings).learn(400)
+        agent.close()
+        return torch.cat([parameters(agent), torch.tensor(list(agent.recent_returns))])
+
+    sync = train()
+    for workers in (1, 3):
+        assert torch.equal(sync, train(engine="workers", workers=workers))
+
+
+def test_a_killed_worker_leaves_policy_and_checkpoint_intact(tmp_path: Path) -> None:
+    agent = TRPO("CartPole-v1", engine="workers", workers=1, **SMALL)
+    agent.learn(64, checkpoint_path=tmp_path / "c")
+    before = parameters(agent)
+    os.kill(agent.envs.venv.processes[0].pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match="a worker process died"):
+        agent.learn(64, checkpoint_path=tmp_path / "c")
+    agent.close()
+    resumed = TRPO.load(tmp_path / "c")
+    assert torch.equal(before, parameters(agent)) and torch.equal(before, parameters(resumed))
+    assert resumed.learn(64).steps == 128
+    resumed.close()
 
 
 @pytest.mark.parametrize("how", ["raises", "nan", "reward"])

@@ -141,6 +141,7 @@ def test_host_and_tensor_branches_agree_on_pendulum() -> None:
         ("CartPole-v1", {}),
         ("CartPole-v1", {"engine": "tensor"}),
         ("Hopper-v5", {"engine": "async"}),
+        ("CartPole-v1", {"engine": "workers", "workers": 2}),
     ],
     ids=str,
 )
@@ -152,6 +153,15 @@ def test_training_with_vine_counts_every_simulator_step(env: str, settings: dict
     branches = 2 if env.startswith("CartPole") else 4
     assert 60 < record["steps"] <= 60 + 20 * branches * 9 and record["rows"] == 20 * branches
     agent.close()
+
+
+def test_branches_from_workers_are_those_of_one_process() -> None:
+    batches = []
+    for engine in ("sync", "workers"):
+        vine, _, _, batch, steps = sampled("Pendulum-v1", engine=engine, workers=2)
+        batches.append((batch.obs, batch.actions, batch.advantages, torch.tensor(steps)))
+        vine.agent.close()
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
 @pytest.mark.parametrize("engine", ["sync", "tensor"])

@@ -25,10 +25,12 @@ class Config:
 
     env: str = "CartPole-v1"
     """gymnasium id, name for EnvPool, or tensor environment"""
-    engine: Literal["sync", "async", "envpool", "tensor"] = "sync"
-    """who steps the copies: gymnasium in this process or in workers, EnvPool, or tensors on the
-    device
+    engine: Literal["sync", "workers", "async", "envpool", "tensor"] = "sync"
+    """who steps the copies: gymnasium in this process (sync), in this one and workers that share
+    its memory (workers), in a process for each copy (async), EnvPool, or tensors on the device
     """
+    workers: int | None = None
+    """workers: processes beside this one; by default one for each further core"""
     num_envs: int = 8
     """copies of the environment"""
     rows_per_update: int = 2048
@@ -134,6 +136,7 @@ class Config:
 
 # Inclusive bounds of numbers.
 _RANGES: dict[str, tuple[float, float]] = {
+    "workers": (0, math.inf),
     "num_envs": (1, math.inf),
     "rows_per_update": (1, math.inf),
     "seed": (0, 2**63 - 1),
@@ -168,7 +171,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "engine": ("sync", "async", "envpool", "tensor"),
+    "engine": ("sync", "workers", "async", "envpool", "tensor"),
     "algorithm": ("trpo", "npg", "pg", "kl-penalty"),
     "sampling": ("path", "vine"),
     "activation": ("tanh", "relu", "elu", "silu", "gelu", "identity"),

@@ -14,6 +14,7 @@ import torch
 from trpo_fast import _native
 from trpo_fast._version import __version__
 from trpo_fast.backend import registry
+from trpo_fast.envs.workers import start_method, usable_cores
 
 # Extra -> the modules its packages provide; pyproject.toml has the packages.
 EXTRAS = {
@@ -64,6 +65,7 @@ def collect() -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "threads": torch.get_num_threads(),
         },
+        "workers": {"cores": usable_cores(), "start_method": start_method()},
         "native": _native_report(),
         "cuda": _cuda_report(),
         "backends": _native.availability(),
@@ -127,6 +129,13 @@ def _device_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def _workers_line(cores: int, start_method: str) -> str:
+    if cores < 2:
+        return "one usable core: no worker by default, which is engine sync"
+    workers = "1 worker" if cores == 2 else f"{cores - 1} workers"
+    return f"{cores} usable cores: {workers} beside this process by default, by {start_method}"
+
+
 def render(report: dict[str, Any]) -> str:
     """The report as aligned sentences."""
     cuda = report["torch"]["cuda"]
@@ -134,6 +143,7 @@ def render(report: dict[str, Any]) -> str:
     lines = [
         ("trpo_fast", f"{report['version']} on Python {report['python']}, {report['platform']}"),
         ("torch", f"{report['torch']['version']} {build}, {report['torch']['threads']} threads"),
+        ("engine workers", _workers_line(**report["workers"])),
         *_native_lines(report["native"]),
         *_device_lines(report["cuda"]),
     ]

@@ -71,7 +71,14 @@ def make_envs(
         if not isinstance(env, str):
             raise ValueError(f"env: expected the name of a tensor environment, got {env!r}")
         return tensor.make(env, config.num_envs, device=device, seed=config.seed, **options)
-    return make_host(env, config.num_envs, engine=config.engine, seed=config.seed, options=options)
+    return make_host(
+        env,
+        config.num_envs,
+        engine=config.engine,
+        workers=config.workers,
+        seed=config.seed,
+        options=options,
+    )
 
 
 def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:

@@ -13,18 +13,17 @@ user may be the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from .errors import EnvError, WorkerError, describe
 from .state import restore, snapshot, unsupported
+from .workers import WorkerEnvs
 
-ENGINES = ("sync", "async", "envpool")
-
-
-class EnvError(RuntimeError):
-    """An environment failed; the sentence says how. Nothing of the rollout in progress was used."""
+ENGINES = ("sync", "workers", "async", "envpool")
 
 
 class HostEnvs:
@@ -46,17 +45,15 @@ class HostEnvs:
 
     def reset(self, seed: int | list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """First observations [E, O] and infos."""
-        try:
+        with self._named("reset"):
             obs, infos = self.venv.reset() if self.envpool else self.venv.reset(seed=seed)
-        except Exception as error:
-            raise EnvError(f"{self.label()} failed in reset: {describe(error)}") from error
         return self._flat(obs), infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
         """Observations [E, O], rewards, terminated, truncated [E], infos. The arrays may be
         reused by the next call.
         """
-        try:
+        try:  # as _named does, without its microsecond
             obs, rewards, terminated, truncated, infos = self.venv.step(actions)
         except Exception as error:
             raise EnvError(f"{self.label()} failed in step: {describe(error)}") from error
@@ -74,10 +71,10 @@ class HostEnvs:
         return flat
 
     def final_obs(self, infos: dict[str, Any], index: int) -> np.ndarray:
-        """The observation [O] that ended the episode of copy ``index`` (same-step autoreset
-        only).
+        """A copy of the observation [O] that ended the episode of copy ``index`` (same-step
+        autoreset only).
         """
-        return np.asarray(infos["final_obs"][index], np.float32).reshape(-1)
+        return np.array(infos["final_obs"][index], np.float32).reshape(-1)
 
     def masks(self, infos: dict[str, Any], width: int) -> np.ndarray:
         """Every copy's ``action_mask`` [E, Z]; gymnasium stacks arrays, but not lists or tuples."""
@@ -95,6 +92,14 @@ class HostEnvs:
             raise EnvError(f"{self.label()} masks every action of copy {masks.any(1).argmin()}")
         return masks
 
+    @contextmanager
+    def _named(self, call: str) -> Iterator[None]:
+        """What goes wrong inside, as a sentence about this environment."""
+        try:
+            yield
+        except Exception as error:
+            raise EnvError(f"{self.label()} failed in {call}: {describe(error)}") from error
+
     def label(self) -> str:
         return f"environment {self.name}" if self.name else f"environment {self.venv}"
 
@@ -104,6 +109,9 @@ class HostEnvs:
             return "EnvPool keeps its states to itself"
         if not self.same_step:
             return "a vector environment with next-step autoreset keeps part of its state to itself"
+        if isinstance(self.venv, WorkerEnvs):
+            with self._named("unsupported"):
+                return self.venv.unsupported()
         if hasattr(self.venv, "envs"):
             return next((why for env in self.venv.envs if (why := unsupported(env))), None)
         if _is_async(self.venv):
@@ -113,6 +121,9 @@ class HostEnvs:
     def state(self, copies: list[int] | None = None) -> list[dict[str, Any]]:
         """One exact state per copy, of all or of the given ones."""
         indices = range(self.num_envs) if copies is None else copies
+        if isinstance(self.venv, WorkerEnvs):
+            with self._named("snapshot"):
+                return self.venv.snapshot(indices)
         if _is_async(self.venv):
             states = self.venv.call("snapshot")
             return [states[i] for i in indices]
@@ -122,6 +133,10 @@ class HostEnvs:
         if len(states) != self.num_envs:
             raise ValueError(f"state: expected {self.num_envs} environments, got {len(states)}")
         self.reset(seed=0)  # wrappers refuse a step before the first reset
+        if isinstance(self.venv, WorkerEnvs):
+            with self._named("restore"):
+                self.venv.restore(states)
+            return
         if _is_async(self.venv):
             self.venv.call("restore", states)
             return
@@ -130,13 +145,6 @@ class HostEnvs:
 
     def close(self) -> None:
         self.venv.close()
-
-
-def describe(error: BaseException) -> str:
-    """An exception as part of a sentence; dead worker processes in words."""
-    if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
-        return "a worker process died (killed, or out of memory)"
-    return f"{type(error).__name__}: {error}"
 
 
 def _is_async(venv: Any) -> bool:
@@ -148,6 +156,7 @@ def make_host(
     num_envs: int,
     *,
     engine: str = "sync",
+    workers: int | None = None,
     seed: int = 0,
     options: dict[str, Any] | None = None,
 ) -> HostEnvs:
@@ -173,6 +182,12 @@ def make_host(
             f"a vector environment or a tensor environment, got {type(env).__name__}"
         )
     makers = [_Flattened(build, index if engine == "async" else None) for index in range(num_envs)]
+    if engine == "workers":
+        try:
+            venv = WorkerEnvs(makers, workers, seed=seed)
+        except WorkerError as error:
+            raise EnvError(f"environment {name} failed to start: {error}") from error
+        return HostEnvs(venv, name=name, same_step=True)
     mode = gymnasium.vector.AutoresetMode.SAME_STEP
     kinds = {"sync": gymnasium.vector.SyncVectorEnv, "async": gymnasium.vector.AsyncVectorEnv}
     return HostEnvs(

@@ -1,0 +1,69 @@
+"""A few copies of an environment, stepped one after the other by gymnasium's ``SyncVectorEnv``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .shared import Board
+from .state import restore, snapshot, unsupported
+
+
+class Chunk:
+    """Neighbouring copies that one process steps; what comes of it is written to the board.
+
+    A copy sees the same calls with the same arguments as in one large vector environment.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Any]]) -> None:
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+        self.venv = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.spaces = self.venv.single_observation_space, self.venv.single_action_space
+
+    def join(self, board: Board, first: int) -> None:
+        """Take the rows from ``first`` on of a board."""
+        rows = slice(first, first + self.venv.num_envs)
+        self.actions, self.obs, self.final_obs, self.rewards, self.terminated, self.truncated = (
+            array[rows]
+            for array in (
+                board.actions,
+                board.obs,
+                board.final_obs,
+                board.rewards,
+                board.terminated,
+                board.truncated,
+            )
+        )
+
+    def step(self) -> Any:
+        """Take the board's actions; the action masks, or None where there are none."""
+        obs, rewards, terminated, truncated, infos = self.venv.step(self.actions)
+        self.obs[...] = obs.reshape(self.obs.shape)
+        self.rewards[...], self.terminated[...] = rewards, terminated
+        self.truncated[...] = truncated
+        if "final_obs" in infos:
+            for i in np.flatnonzero(infos["_final_obs"]):
+                self.final_obs[i] = np.asarray(infos["final_obs"][i]).reshape(-1)
+        return infos.get("action_mask")
+
+    def reset(self, seeds: Any) -> Any:
+        """Start an episode in every copy; the action masks."""
+        obs, infos = self.venv.reset(seed=seeds)
+        self.obs[...] = obs.reshape(self.obs.shape)
+        return infos.get("action_mask")
+
+    def unsupported(self) -> str | None:
+        return next((why for env in self.venv.envs if (why := unsupported(env))), None)
+
+    def snapshot(self, copies: list[int]) -> list[dict[str, Any]]:
+        return [snapshot(self.venv.envs[i]) for i in copies]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        for env, saved in zip(self.venv.envs, states, strict=True):
+            restore(env, saved)
+
+    def close(self) -> None:
+        self.venv.close()
