@@ -82,18 +82,21 @@ void bind_stages(py::class_<CpuOperator>& type) {
   });
 }
 
-py::list solve(CpuOperator& op, uintptr_t g, int64_t columns, int iterations, double tol,
-               uintptr_t x, int threads) {
+// table [columns, 4]: x'Ax, |r|, iterations, p'Ap of the first one.
+void solve(CpuOperator& op, uintptr_t g, int64_t columns, int iterations, double tol, uintptr_t x,
+           uintptr_t table, int threads) {
   std::vector<Solved> solved(static_cast<size_t>(columns));
   run(threads, [&](const CallOptions& call) {
     op.solve(pointer<const float>(g), columns, cg_params(iterations, tol), pointer<float>(x),
              solved.data(), call);
   });
-  py::list result;
+  double* to = pointer<double>(table);
   for (const Solved& s : solved) {
-    result.append(py::make_tuple(s.quad, s.residual_norm, s.iterations, s.first_curvature));
+    *to++ = s.quad;
+    *to++ = s.residual_norm;
+    *to++ = static_cast<double>(s.iterations);
+    *to++ = s.first_curvature;
   }
-  return result;
 }
 
 void update(CpuOperator& op, uintptr_t theta, uintptr_t stats, int iterations, double tol,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from cases import HEADS, Case
 
-from trpo_fast import Gaussian, MLPPolicy, flat_params
+from trpo_fast import FisherOperator, Gaussian, MLPPolicy, flat_params
 from trpo_fast.policy import NetSpec
 
 
@@ -35,6 +37,79 @@ def test_flat_params_survives_moves(move):
     flat = flat_params(policy)
     flat.zero_()
     assert all((p == 0).all() for p in policy.parameters())
+
+
+def test_flat_params_is_found_again_and_belongs_to_the_caller():
+    policy = small()
+    flat_params(policy).requires_grad_()
+    flat = flat_params(policy)
+    assert not flat.requires_grad
+    policy.net[0].bias.data = torch.ones(8)
+    assert flat_params(policy).data_ptr() != flat.data_ptr()
+    assert (flat_params(policy)[40:48] == 1).all()
+
+
+def swap(policy):
+    policy.net[2].weight = torch.nn.Parameter(torch.full((7, 8), 2.0))
+
+
+def transpose(policy):
+    policy.net[2].weight.data = policy.net[2].weight.data.T.contiguous().T
+
+
+def transpose_in_place(policy):
+    policy.net[2].weight.data = policy.net[2].weight.data.T
+
+
+def freeze(policy):
+    policy.net[0].bias.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [swap, transpose, transpose_in_place, freeze])
+def test_flat_params_notices_what_changed_since_it_was_found(change):
+    policy = small()
+    flat_params(policy)
+    change(policy)
+    expected = [p.detach().reshape(-1) for p in policy.parameters() if p.requires_grad]
+    assert torch.equal(flat_params(policy), torch.cat(expected))
+
+
+def test_flat_params_found_in_inference_mode_can_be_written_outside():
+    net = torch.nn.Linear(2, 1)
+    with torch.inference_mode():
+        flat_params(net)
+    flat_params(net).zero_()
+    assert (net.weight == 0).all()
+
+
+def test_flat_params_lets_its_module_go():
+    policy = small()
+    gone = weakref.ref(policy)
+    flat_params(policy)
+    del policy
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: setattr(p, "extra", torch.nn.Parameter(torch.zeros(1))),
+        lambda p: setattr(p, "value", torch.nn.Linear(5, 1)),
+        lambda p: setattr(p.net[0], "bias", None),
+        lambda p: p.head.log_std.requires_grad_(False),
+        lambda p: p.net.__setitem__(1, torch.nn.ReLU()),
+    ],
+)
+def test_a_policy_with_other_parts_goes_to_the_reference(change):
+    policy = small()
+    assert policy.follows_spec()
+    change(policy)
+    assert not policy.follows_spec()
+    operator = FisherOperator(policy, torch.randn(9, 5))
+    assert operator.backend == "reference"
+    size = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert operator.solve(torch.randn(size)).x.isfinite().all()
 
 
 def test_optimizers_and_state_dicts_write_the_buffer():

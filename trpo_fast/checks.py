@@ -180,7 +180,8 @@ def all_finite(value: Tensor) -> bool:
     """Whether no element is NaN or infinite. One pass: either would be in the sum, and a sum that
     only overflowed is looked at again.
     """
-    return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())
+    total = value.sum() if value.ndim else value
+    return math.isfinite(float(total)) or bool(torch.isfinite(value).all())
 
 
 def raise_for_values(problem: Problem) -> None:

@@ -82,11 +82,11 @@ class CpuOperator(Operator):
     def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
         g, x = g.contiguous(), torch.empty_like(g)
         columns = g.shape[0] if g.ndim == 2 else 1
-        solved = self._native.solve(
-            address(g), columns, iterations, tol, address(x), kernel_threads()
+        solved = torch.empty(*g.shape[:-1], 4, dtype=torch.float64)
+        self._native.solve(
+            address(g), columns, iterations, tol, address(x), address(solved), kernel_threads()
         )
-        table = torch.tensor(solved, dtype=torch.float64).reshape(*g.shape[:-1], 4)
-        quad, residual, used, curvature = table.unbind(-1)
+        quad, residual, used, curvature = solved.unbind(-1)
         return Solution(x, quad, residual, used.long(), curvature)
 
     def gradient(self) -> tuple[Tensor, Evaluation]:
@@ -132,8 +132,7 @@ class CpuBackend(Backend):
     precisions = tuple(PLANES)
 
     def unavailable(self) -> str | None:
-        reason = _native.availability()["cpu"]
-        return None if reason == "ok" else reason
+        return _native.missing("cpu")
 
     def refuses_precision(self, precision: str) -> str | None:
         if PLANES.get(precision) and (isa := _instruction_set()) != "amx":

@@ -237,8 +237,7 @@ class CudaOperator(Operator):
 @functools.cache
 def _missing(emulating: bool) -> str | None:
     """Why there are no kernels to run; asked once, the probe takes a tenth of a millisecond."""
-    reason = _native.availability()["cuda"]
-    return None if reason == "ok" else reason
+    return _native.missing("cuda")
 
 
 def missing() -> str | None:

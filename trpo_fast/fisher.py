@@ -116,9 +116,9 @@ class FisherOperator:
         self.backend = chosen.name
         self.damping = problem.damping
         self._sync = sync
-        self._snapshot = Snapshot(policy, theta)
-        self._rows = _Rows(problem)
         self._operator: Operator = chosen.operator(problem)
+        self._snapshot = Snapshot(policy, theta, self._operator.theta)
+        self._rows = _Rows(problem)
         if sync and bool(self._operator.bad_values()):
             checks.raise_for_values(problem)
 
@@ -137,13 +137,19 @@ class FisherOperator:
         return self._operator.scratch_bytes
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        return _columns_last(self._operator.fvp(self._vector("v", v)), v)
+        vector = self._vector("v", v)
+        if self._sync:
+            self._check_finite("v", vector)
+        return _columns_last(self._operator.fvp(vector), v)
 
     def solve(self, g: Tensor, iterations: int = 10, tol: float = 0.0) -> Solution:
         """Conjugate gradient on (F + damping I) x = g from x = 0; stops early at |r| <= tol |g|."""
         checks.check_count("iterations", iterations)
         checks.check_number("tol", tol, least=0.0, below=1.0)
         found = self._operator.solve(self._vector("g", g), iterations, tol)
+        # Bad values of g reach every residual, so that g itself need not be read before.
+        if self._sync and not checks.all_finite(found.residual_norm):
+            self._check_finite("g", g)
         return Solution(
             _columns_last(found.x, g), found.quad, found.residual_norm, found.iterations
         )
@@ -160,9 +166,11 @@ class FisherOperator:
     def _vector(self, name: str, value: Tensor) -> Tensor:
         self._check_fresh()
         vector = checks.check_vector(name, value, self._snapshot.theta, columns=True)
-        if self._sync and not checks.all_finite(vector):
-            raise checks.fail(name, "finite values", "NaN or infinity")
         return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not checks.all_finite(value):
+            raise checks.fail(name, "finite values", "NaN or infinity")
 
     def _check_fresh(self) -> None:
         if self._snapshot.changed():

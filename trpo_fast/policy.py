@@ -9,10 +9,11 @@ log_std. The module's own parameters are views into the same buffer, so an optim
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -146,15 +147,19 @@ class MLPPolicy(nn.Module):
         return any(getattr(type(self), name) is not getattr(MLPPolicy, name) for name in names)
 
     def follows_spec(self) -> bool:
-        """Whether ``spec`` says all that ``forward`` does: nothing overridden, replaced or
-        frozen. The stages and kernels compute from the spec.
+        """Whether ``spec`` says all that there is: nothing overridden, replaced, frozen, added or
+        removed. The stages and kernels compute from the spec.
         """
+        layers = self.net._modules.values()
         between = [_MODULES[self.spec.activation], nn.Linear] * (self.spec.maps - 1)
-        return (
-            not self.overridden()
-            and [type(m) for m in self.net._modules.values()] == [nn.Linear, *between]
-            and all(p.requires_grad for p in every_parameter(self))
-        )
+        if self.overridden() or [type(layer) for layer in layers] != [nn.Linear, *between]:
+            return False
+        if self._parameters or len(self._modules) != 2:
+            return False
+        held = [p for layer in layers for p in layer._parameters.values()]
+        if self.spec.head == "gaussian":
+            held.append(self.head.log_std)
+        return all([p is not None and p.requires_grad for p in held])
 
     def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """Distribution parameters [N, D]."""
@@ -203,6 +208,28 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in every_parameter(module) if p.requires_grad]
 
 
+class _Found(NamedTuple):
+    """What ``flat_params`` found and made last, which saves most of its time at every operator;
+    ``flat`` keeps the addresses from being reused.
+    """
+
+    parameters: list[nn.Parameter]
+    addresses: list[int]
+    flat: Tensor
+
+    def holds(self, parameters: list[nn.Parameter]) -> bool:
+        if len(parameters) != len(self.parameters):
+            return False
+        pairs = zip(parameters, self.parameters, strict=True)
+        return (
+            all([p is q and p.is_contiguous() for p, q in pairs])
+            and [p.data_ptr() for p in parameters] == self.addresses
+        )
+
+
+_found: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
+
+
 def flat_params(module: nn.Module) -> Tensor:
     """A view [P] of the module's trainable parameters: writing it writes them, and the reverse.
 
@@ -211,6 +238,16 @@ def flat_params(module: nn.Module) -> Tensor:
     state dicts are undisturbed.
     """
     parameters = trainable(module)
+    known = _found.get(module)
+    if known is None or not known.holds(parameters):
+        with torch.inference_mode(False):  # a view made in there could not be written outside
+            flat = _lay_flat(parameters)
+        known = _Found(parameters, [p.data_ptr() for p in parameters], flat)
+        _found[module] = known
+    return known.flat.detach()
+
+
+def _lay_flat(parameters: list[nn.Parameter]) -> Tensor:
     if not parameters:
         raise ValueError(
             "module: expected at least one parameter that requires a gradient, got none"
@@ -263,11 +300,10 @@ def mark_written(module: nn.Module) -> None:
 
 
 class Snapshot:
-    """The parameters at one moment: a detached copy, and whether they have been written since."""
+    """Whether the parameters have been written since the moment of a copy."""
 
-    def __init__(self, module: nn.Module, flat: Tensor) -> None:
-        self.module, self.flat = module, flat  # flat_params(module)
-        self.theta = self.flat.clone()
+    def __init__(self, module: nn.Module, flat: Tensor, theta: Tensor) -> None:
+        self.module, self.flat, self.theta = module, flat, theta  # flat_params(module), its copy
         self._versions = self._counters()
 
     def _counters(self) -> list[tuple[int, int]]:
