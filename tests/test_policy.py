@@ -78,6 +78,7 @@ def test_flat_params_found_in_inference_mode_can_be_written_outside():
     net = torch.nn.Linear(2, 1)
     with torch.inference_mode():
         flat_params(net)
+    assert not flat_params(net).is_inference()
     flat_params(net).zero_()
     assert (net.weight == 0).all()
 
