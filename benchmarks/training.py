@@ -2,18 +2,21 @@
 interleaved in one process; medians of whole ``learn`` calls. On a machine that is not idle, read
 the ratio of CPU times with --threads 1: what else runs there hardly touches it.
 
-    python benchmarks/training.py --out benchmarks/results/MACHINE/training.json
+    python benchmarks/training.py --out benchmarks/results/MACHINE/training.json --note 'idle'
+
+runs every case, writes the figures and puts the table into benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import re
 import statistics
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,77 +25,159 @@ import torch
 from trpo_fast import TRPO
 
 # name, environment, settings of ours, rows an update; sb3 gets the same copies and rows.
-CASES: list[tuple[str, str, dict[str, Any], int]] = [
+Case = tuple[str, str, dict[str, Any], int]
+CASES: list[Case] = [
     ("hopper", "Hopper-v5", {"engine": "sync"}, 2048),
+    ("hopper-workers", "Hopper-v5", {"engine": "workers"}, 2048),
     ("hopper-25k", "Hopper-v5", {"engine": "sync"}, 25_000),
+    ("hopper-25k-workers", "Hopper-v5", {"engine": "workers"}, 25_000),
     ("hopper-async", "Hopper-v5", {"engine": "async"}, 2048),
     ("hopper-envpool", "Hopper-v5", {"engine": "envpool"}, 2048),
     ("cartpole", "CartPole-v1", {"engine": "sync"}, 2048),
+    ("cartpole-workers", "CartPole-v1", {"engine": "workers"}, 2048),
     ("cartpole-tensor", "CartPole-v1", {"engine": "tensor"}, 131_072),
 ]
+OPPONENTS = {"sb3": "DummyVecEnv", "sb3_processes": "SubprocVecEnv"}  # the latter beside processes
+README = Path(__file__).parent / "README.md"
+MARKED = re.compile(r"(<!-- training:begin -->\n).*(<!-- training:end -->)", re.DOTALL)
 
 
-def make_sb3(env: str, copies: int, rows: int) -> Callable[[int], Any] | None:
-    """sb3-contrib's TRPO with gymnasium's environments in its own vector environment; None
-    without it.
-    """
-    try:
+class Ours:
+    """Our trainer on a case; every update leaves its record."""
+
+    def __init__(self, case: Case) -> None:
+        _, env, settings, rows = case
+        self.copies = 4096 if settings["engine"] == "tensor" else 8
+        self.agent = TRPO(env, num_envs=self.copies, rows_per_update=rows, seed=0, **settings)
+        self.processes = getattr(getattr(self.agent.envs, "venv", None), "processes", [])
+        self.records: list[dict[str, Any]] = []
+
+    def learn(self, steps: int) -> int:
+        before = self.agent.steps
+        self.agent.learn(steps, callbacks=[lambda agent, record: self.records.append(record)])
+        return self.agent.steps - before
+
+    def close(self) -> None:
+        self.agent.close()
+
+
+class Theirs:
+    """sb3-contrib's TRPO with gymnasium's environments in a vector environment of sb3's."""
+
+    def __init__(self, case: Case, kind: str) -> None:
         import sb3_contrib
+        from stable_baselines3.common import vec_env
         from stable_baselines3.common.env_util import make_vec_env
+
+        _, env, _, rows = case
+        self.venv = make_vec_env(env, 8, seed=0, vec_env_cls=getattr(vec_env, kind))
+        self.processes = getattr(self.venv, "processes", [])
+        self.agent = sb3_contrib.TRPO(
+            "MlpPolicy", self.venv, n_steps=rows // 8, seed=0, device="cpu"
+        )
+
+    def learn(self, steps: int) -> int:
+        self.agent.learn(steps, reset_num_timesteps=False)
+        return steps
+
+    def close(self) -> None:
+        self.venv.close()
+
+
+def players(case: Case) -> dict[str, Any]:
+    """Who takes part in a case; sb3-contrib where it is installed and has such environments."""
+    found: dict[str, Any] = {"ours": Ours(case)}
+    engine = case[2]["engine"]
+    if engine == "tensor":
+        return found
+    wanted = ["sb3", "sb3_processes"] if engine in ("workers", "async") else ["sb3"]
+    try:
+        return found | {who: Theirs(case, OPPONENTS[who]) for who in wanted}
     except ImportError:
-        return None
-    venv = make_vec_env(env, copies, seed=0)
-    agent = sb3_contrib.TRPO("MlpPolicy", venv, n_steps=rows // copies, seed=0, device="cpu")
-    return lambda steps: agent.learn(steps, reset_num_timesteps=False)
+        return found
 
 
-def measure(
-    case: tuple[str, str, dict[str, Any], int], updates: int, repeats: int
-) -> dict[str, Any]:
-    name, env, settings, rows = case
-    copies = 4096 if settings["engine"] == "tensor" else 8
-    ours = TRPO(env, num_envs=copies, rows_per_update=rows, seed=0, **settings)
-    records: list[dict[str, Any]] = []
+def cpu_seconds(processes: list[Any]) -> float:
+    """Of this process, all threads, and of the given ones."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
-    def learn(steps: int) -> None:
-        ours.learn(steps, callbacks=[lambda agent, record: records.append(record)])
 
-    sb3 = None if settings["engine"] == "tensor" else make_sb3(env, copies, rows)
-    rates: dict[str, list[float]] = {"ours": [], "sb3": []}
-    costs: dict[str, list[float]] = {"ours": [], "sb3": []}  # CPU seconds a step, all threads
+def measure(case: Case, updates: int, repeats: int) -> dict[str, Any]:
+    name, env, _, rows = case
+    found = players(case)
+    rates: dict[str, list[float]] = {who: [] for who in found}
+    costs: dict[str, list[float]] = {who: [] for who in found}  # CPU seconds a step
     for repeat in range(repeats + 1):  # the first is a warm-up
-        for who, call in (("ours", learn), ("sb3", sb3)):
-            if call is None:
-                continue
-            before, begin, cpu = ours.steps, time.perf_counter(), time.process_time()
-            call(updates * rows)
-            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-            done = ours.steps - before if who == "ours" else updates * rows
+        for who, player in found.items():
+            begin, cpu = time.perf_counter(), cpu_seconds(player.processes)
+            done = player.learn(updates * rows)
+            seconds, cpu = time.perf_counter() - begin, cpu_seconds(player.processes) - cpu
             if repeat:
                 rates[who].append(done / seconds)
                 costs[who].append(cpu / done)
-    ours.close()
-    late = records[updates:]
+    for player in found.values():
+        player.close()
+    late = found["ours"].records[updates:]
     row: dict[str, Any] = {
         "suite": "training",
         "case": name,
         "env": env,
-        "copies": copies,
+        "copies": found["ours"].copies,
         "rows_per_update": rows,
         "backend": late[-1]["backend"],
         "threads": torch.get_num_threads(),
+        "processes": 1 + len(found["ours"].processes),
         "steps_per_second": statistics.median(rates["ours"]),
         "steps_per_cpu_second": 1.0 / statistics.median(costs["ours"]),
         "learner_share": statistics.median(r["learner_share"] for r in late),
+        "ratio": {},
+        "cpu_ratio": {},
     }
     for part in ("env", "act", "update", "critic"):
         row[f"{part}_ms"] = 1e3 * statistics.median(r[f"{part}_seconds"] for r in late)
-    if rates["sb3"]:
-        row["sb3_steps_per_second"] = statistics.median(rates["sb3"])
-        row["sb3_steps_per_cpu_second"] = 1.0 / statistics.median(costs["sb3"])
-        row["ratio"] = {"sb3": row["steps_per_second"] / row["sb3_steps_per_second"]}
-        row["cpu_ratio"] = {"sb3": row["steps_per_cpu_second"] / row["sb3_steps_per_cpu_second"]}
+    for who in found.keys() - {"ours"}:
+        rate, cost = statistics.median(rates[who]), statistics.median(costs[who])
+        row[f"{who}_steps_per_second"], row[f"{who}_steps_per_cpu_second"] = rate, 1.0 / cost
+        row["ratio"][who] = row["steps_per_second"] / rate
+        row["cpu_ratio"][who] = row["steps_per_cpu_second"] * cost
     return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as benchmarks/README.md shows them."""
+    lines = [
+        "| case | steps/s | times sb3-contrib's | with processes | by CPU time | learner |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio, cpu = row["ratio"], row["cpu_ratio"]
+        cells = [
+            row["case"],
+            f"{row['steps_per_second']:,.0f}".replace(",", " "),
+            *(f"{ratio[who]:.1f}" if who in ratio else "" for who in OPPONENTS),
+            f"{cpu['sb3']:.1f}" if "sb3" in cpu else "",
+            f"{100 * row['learner_share']:.0f} %",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for the terminal."""
+    ratios = [
+        f"{ratio:.1f}x {who} ({row['cpu_ratio'][who]:.1f}x by CPU time)"
+        for who, ratio in sorted(row["ratio"].items())
+    ]
+    return (
+        f"{row['case']:<19}{row['steps_per_second']:>11,.0f} steps/s  "
+        f"learner {100 * row['learner_share']:3.0f} %  env {row['env_ms']:.1f}  "
+        f"act {row['act_ms']:.1f}  update {row['update_ms']:.1f}  "
+        f"critic {row['critic_ms']:.1f} ms  {', '.join(ratios)}"
+    )
 
 
 def main() -> None:
@@ -102,29 +187,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--note", default="", help="what else the machine did, for the JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     rows = []
     for case in CASES:
-        if options.case and case[0] not in options.case:
-            continue
-        row = measure(case, options.updates, options.repeats)
-        ratio = ""
-        if "ratio" in row:
-            ratio = f"{row['ratio']['sb3']:5.1f}x sb3 ({row['cpu_ratio']['sb3']:.1f}x by CPU time)"
-        print(
-            f"{row['case']:<16}{row['steps_per_second']:>12,.0f} steps/s  "
-            f"learner {100 * row['learner_share']:3.0f} %  env {row['env_ms']:.1f}  "
-            f"act {row['act_ms']:.1f}  update {row['update_ms']:.1f}  "
-            f"critic {row['critic_ms']:.1f} ms  {ratio}",
-            flush=True,
-        )
-        rows.append(row)
+        if not options.case or case[0] in options.case:
+            rows.append(measure(case, options.updates, options.repeats))
+            print(line(rows[-1]), flush=True)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         machine = {"python": platform.python_version(), "torch": torch.__version__}
+        machine["note"] = options.note
         options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        if not options.case:
+            README.write_text(MARKED.sub(rf"\g<1>{table(rows)}\g<2>", README.read_text()))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ from .shared import (
     STEP,
     Board,
     Wire,
-    take,
 )
 
 PATIENCE = 0.2  # seconds asleep between looks at whether a worker lives
@@ -68,7 +67,7 @@ class Worker:
         numbers = self.wire.numbers
         numbers[COMMAND] = command
         numbers[ASKED] += 1
-        self.wire.go.release()
+        self.wire.go.ring()
         if message is not None:
             try:
                 self.pipe.send(message)
@@ -88,7 +87,7 @@ class Worker:
                 "its workers were interrupted in the midst of a message; make it anew"
             )
         if self.heard != self.wire.numbers[ASKED]:
-            self.wire.go.release()  # once too often does no harm
+            self.wire.go.ring()  # once too often does no harm
             try:
                 self._hear()
             except WorkerError:
@@ -115,7 +114,7 @@ class Worker:
         return said
 
     def _take(self) -> None:
-        while not take(self.wire.done, PATIENCE):
+        while not self.wire.done.wait(PATIENCE):
             if not self.process.is_alive():
                 self._mourn()
 
@@ -168,7 +167,7 @@ def _work(wire: Wire, pipe: Any, chunk: Chunk) -> None:
     """Follow orders to the last."""
     numbers = wire.numbers
     while True:
-        take(wire.go)
+        wire.go.wait()
         if numbers[ASKED] == numbers[ANSWERED]:
             continue  # told twice, because the main process was interrupted
         if numbers[COMMAND] == STEP:
@@ -194,7 +193,7 @@ def _answer(wire: Wire, pipe: Any, call: Callable[[], Any]) -> None:
         status, said = FAILED, pickle.dumps((describe(error), traceback.format_exc()))
     numbers[STATUS] = status
     numbers[ANSWERED] = asked
-    wire.done.release()
+    wire.done.ring()
     if status != SILENT:
         pipe.send_bytes(said)
 

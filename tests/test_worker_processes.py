@@ -1,0 +1,176 @@
+"""Worker processes: how they wait, and that none outlives its use, whatever happens."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium")
+
+from envs_for_tests import Counting
+from gymnasium import spaces
+
+from trpo_fast.envs.host import EnvError, make_host
+from trpo_fast.envs.shared import SPINS, Bell
+
+
+def gone(pids: list[int], seconds: float = 10.0) -> bool:
+    """Whether the processes end in time; zombies are ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        stats = [Path(f"/proc/{pid}/stat") for pid in pids]
+        alive = [
+            s for s in stats if s.exists() and s.read_text().rpartition(")")[2].split()[0] != "Z"
+        ]
+        if not alive:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+class Silent:
+    """A context whose semaphore counts looks, and rings only when told."""
+
+    def __init__(self) -> None:
+        self.looks, self.rung = 0, False
+
+    def Semaphore(self, value: int) -> Silent:
+        return self
+
+    def acquire(self, block: bool, patience: float | None = None) -> bool:
+        self.looks += not block
+        return self.rung
+
+
+def test_whoever_waits_in_vain_spins_ever_less_often() -> None:
+    silent = Silent()
+    bell, spins = Bell(silent), []
+    for _ in range(400):
+        before = silent.looks
+        assert not bell.wait(0.0)
+        spins.append(silent.looks - before)
+    assert [i for i, n in enumerate(spins) if n] == [0, 2, 6, 14, 30, 62, 126, 190, 254, 318, 382]
+    silent.rung = True
+    for _ in range(70):
+        assert bell.wait(0.0)
+    silent.looks, silent.rung = 0, False
+    assert not bell.wait(0.0) and silent.looks == SPINS
+
+
+class OtherSpaces(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        if os.getpid() != int(os.environ["TRPO_FAST_TEST_PARENT"]):
+            self.action_space = spaces.Discrete(5)
+
+
+class FailsToStart(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        assert os.getpid() == int(os.environ["TRPO_FAST_TEST_PARENT"]), "no such device"
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [(OtherSpaces, "expected the same spaces of every copy"), (FailsToStart, "no such device")],
+)
+def test_workers_that_cannot_start_are_sentences(
+    env: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRPO_FAST_TEST_PARENT", str(os.getpid()))
+    with pytest.raises((ValueError, EnvError), match=message):
+        make_host(env, 3, engine="workers", workers=1)
+
+
+@pytest.mark.parametrize("when", ["step", "state"])
+def test_a_killed_worker_is_a_clear_error_and_the_others_end(when: str) -> None:
+    envs = make_host("CartPole-v1", 4, engine="workers", workers=3)
+    envs.reset(0)
+    pids = [process.pid for process in envs.venv.processes]
+    os.kill(pids[1], signal.SIGKILL)
+    died = r"a worker process died \(killed by SIGKILL\), and with it copies 2 to 2"
+    for _ in range(2):
+        with pytest.raises(EnvError, match=died):
+            envs.step(np.zeros(4, np.int64)) if when == "step" else envs.state()
+    envs.close()
+    assert gone(pids)
+
+
+def test_workers_end_with_their_environments() -> None:
+    shared = sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
+    envs = [make_host(Counting, 3, engine="workers", workers=2) for _ in range(2)]
+    pids = [[process.pid for process in e.venv.processes] for e in envs]
+    if shared:
+        assert sorted(os.listdir("/dev/shm")) == shared
+    envs[0].close()
+    envs[0].close()
+    assert gone(pids[0]) and not gone(pids[1], 0.1)
+    envs.clear()
+    gc.collect()
+    assert gone(pids[1])
+
+
+SCRIPT = """
+import sys, time
+from trpo_fast.envs.host import make_host
+envs = make_host("CartPole-v1", 3, engine="workers", workers=2)
+envs.reset(0)
+print(*[process.pid for process in envs.venv.processes], flush=True)
+while "forever" in sys.argv:
+    envs.step(envs.venv.single_action_space.sample() * [1, 1, 1])
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted", "exits"])
+def test_no_worker_outlives_the_process_it_works_for(how: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    more = [] if how == "exits" else ["forever"]
+    root = Path(__file__).resolve().parent.parent
+    main = subprocess.Popen(
+        [sys.executable, script, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    assert main.stdout is not None
+    pids = [int(pid) for pid in main.stdout.readline().split()]
+    assert len(pids) == 2
+    if how != "exits":
+        time.sleep(0.2)
+        main.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
+    main.wait(20)
+    assert gone(pids)
+
+
+def test_interruptions_leave_orders_and_answers_in_step() -> None:
+    envs, sync = make_host(Counting, 3, engine="workers", workers=2), make_host(Counting, 3)
+    envs.reset(0)
+    actions, hits, draw = np.zeros(3, np.int64), 0, random.Random(0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        while hits < 60:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 1e-3))
+                while True:
+                    envs.step(actions)
+            except KeyboardInterrupt:
+                hits += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    fresh = [e.reset(0)[0][:, 1].tolist() for e in (envs, sync)]
+    runs = [[e.step(actions)[1].tolist() for _ in range(20)] for e in (envs, sync)]
+    assert fresh[0] == fresh[1] and runs[0] == runs[1]
+    envs.close()
