@@ -17,9 +17,10 @@ import pytest
 
 pytest.importorskip("gymnasium")
 
-from envs_for_tests import Counting
+from envs_for_tests import Counting, Masked
 from gymnasium import spaces
 
+from trpo_fast.envs import worker
 from trpo_fast.envs.host import EnvError, make_host
 from trpo_fast.envs.shared import SPINS, Bell
 
@@ -120,14 +121,46 @@ def test_workers_end_with_their_environments() -> None:
     assert gone(pids[1])
 
 
+def test_a_fork_of_the_main_process_leaves_the_workers_alone() -> None:
+    envs = [make_host(Counting, 2, engine="workers", workers=1)]
+    envs[0].reset(0)
+    child = os.fork()
+    if child == 0:
+        try:
+            envs[0].close()
+            envs.clear()
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert envs[0].step(np.zeros(2, np.int64))[1].tolist() == [1.0, 1.0]
+    envs[0].close()
+
+
+def test_a_worker_steps_aside_when_it_shares_a_core_with_the_main_process() -> None:
+    cores = worker._usable()
+    if len(cores) < 2:
+        pytest.skip("one usable core")
+    aside = os.fork()
+    if aside == 0:  # its own main process: certainly on the same core
+        try:
+            worker._step_aside(os.getpid(), cores)
+        finally:
+            os._exit(len(worker._usable()))
+    assert os.waitstatus_to_exitcode(os.waitpid(aside, 0)[1]) == len(cores) - 1
+    worker._step_aside(2**22 + 1, cores)  # no such process
+    assert worker._usable() == cores
+
+
 SCRIPT = """
-import sys, time
+import sys
+import numpy as np
 from trpo_fast.envs.host import make_host
 envs = make_host("CartPole-v1", 3, engine="workers", workers=2)
 envs.reset(0)
 print(*[process.pid for process in envs.venv.processes], flush=True)
 while "forever" in sys.argv:
-    envs.step(envs.venv.single_action_space.sample() * [1, 1, 1])
+    envs.step(np.ones(3, int))
 """
 
 
@@ -149,9 +182,30 @@ def test_no_worker_outlives_the_process_it_works_for(how: str, tmp_path: Path) -
     assert len(pids) == 2
     if how != "exits":
         time.sleep(0.2)
+        assert main.poll() is None and not gone(pids, 0.05)
         main.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
     main.wait(20)
     assert gone(pids)
+
+
+@pytest.mark.parametrize(("at", "taken"), [("here", [0, 1, 1]), ("ring", [0, 1, 0])])
+def test_an_interrupted_steps_answers_are_not_taken_for_the_next_ones(
+    at: str, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    envs = make_host(Masked, 3, engine="workers", workers=2)
+    envs.reset(0)
+    venv = envs.venv
+    owner, name = (venv._here, "step") if at == "here" else (venv._workers[0].wire.go, "ring")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            envs.step(np.zeros(3, np.int64))
+    masks = envs.masks(envs.step(np.array(taken))[4], 3)
+    assert masks.argmax(1).tolist() == [count + 1 for count in taken]
+    envs.close()
 
 
 def test_interruptions_leave_orders_and_answers_in_step() -> None:

@@ -72,7 +72,8 @@ class Bell:
 
     def __init__(self, context: Any) -> None:
         self._semaphore = context.Semaphore(0)
-        self._naps = self._left = 0  # waits that sleep at once: after the last miss, still to come
+        self.misses = 0  # in a row
+        self._naps = 0  # waits to come that sleep at once
 
     def ring(self) -> None:
         self._semaphore.release()
@@ -80,14 +81,15 @@ class Bell:
     def wait(self, patience: float | None = None) -> bool:
         """Until it rings; False after ``patience`` seconds asleep."""
         acquire = self._semaphore.acquire
-        if self._left:
-            self._left -= 1
+        if self._naps:
+            self._naps -= 1
         else:
             for _ in range(SPINS):
                 if acquire(False):
-                    self._naps = 0
+                    self.misses = 0
                     return True
-            self._left = self._naps = min(2 * self._naps + 1, NAPS)
+            self.misses += 1
+            self._naps = min(2**self.misses - 1, NAPS)
         return bool(acquire(True, patience))
 
 

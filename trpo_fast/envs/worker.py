@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -41,6 +42,7 @@ from .shared import (
 )
 
 PATIENCE = 0.2  # seconds asleep between looks at whether a worker lives
+CROWDED = 3  # misses in a row that make a worker look where it runs
 WATCH = 0.5  # seconds between looks at whether the main process lives
 
 
@@ -158,16 +160,20 @@ def serve(
     with contextlib.suppress(EOFError, OSError):  # the main process does not listen any more
         _answer(wire, pipe, make)
         if chunks:
-            _work(wire, pipe, chunks[0])
+            _work(wire, pipe, chunks[0], parent)
     for chunk in chunks:
         chunk.close()
 
 
-def _work(wire: Wire, pipe: Any, chunk: Chunk) -> None:
+def _work(wire: Wire, pipe: Any, chunk: Chunk, parent: int) -> None:
     """Follow orders to the last."""
-    numbers = wire.numbers
+    numbers, go = wire.numbers, wire.go
+    cores = _usable()
     while True:
-        wire.go.wait()
+        misses = go.misses
+        go.wait()
+        if go.misses > max(misses, CROWDED):
+            _step_aside(parent, cores)
         if numbers[ASKED] == numbers[ANSWERED]:
             continue  # told twice, because the main process was interrupted
         if numbers[COMMAND] == STEP:
@@ -196,6 +202,26 @@ def _answer(wire: Wire, pipe: Any, call: Callable[[], Any]) -> None:
     wire.done.ring()
     if status != SILENT:
         pipe.send_bytes(said)
+
+
+def _usable() -> set[int]:
+    """The cores that this process may run on, where the system tells."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _step_aside(parent: int, cores: set[int]) -> None:
+    """Keep off the main process's core. Where every core has something to do, however little, a
+    process wakes on the core of the one that woke it: the two then step in turns, and spinning
+    keeps the other from working.
+    """
+
+    def core(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[36])
+
+    with contextlib.suppress(OSError, ValueError, IndexError):  # no such files: not on Linux
+        here = core(parent)
+        if here == core(os.getpid()) and len(cores) > 1:
+            os.sched_setaffinity(0, cores - {here})
 
 
 def _watch(parent: int) -> None:
