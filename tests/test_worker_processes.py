@@ -24,6 +24,8 @@ from trpo_fast.envs import worker
 from trpo_fast.envs.host import EnvError, make_host
 from trpo_fast.envs.shared import SPINS, Bell
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+
 
 def gone(pids: list[int], seconds: float = 10.0) -> bool:
     """Whether the processes end in time; zombies are ended."""
@@ -60,7 +62,20 @@ def test_whoever_waits_in_vain_spins_ever_less_often() -> None:
         before = silent.looks
         assert not bell.wait(0.0)
         spins.append(silent.looks - before)
-    assert [i for i, n in enumerate(spins) if n] == [0, 2, 6, 14, 30, 62, 126, 190, 254, 318, 382]
+    assert [i for i, n in enumerate(spins) if n] == [
+        0,
+        1,
+        3,
+        7,
+        15,
+        31,
+        63,
+        127,
+        191,
+        255,
+        319,
+        383,
+    ]
     silent.rung = True
     for _ in range(70):
         assert bell.wait(0.0)
@@ -91,6 +106,17 @@ def test_workers_that_cannot_start_are_sentences(
     monkeypatch.setenv("TRPO_FAST_TEST_PARENT", str(os.getpid()))
     with pytest.raises((ValueError, EnvError), match=message):
         make_host(env, 3, engine="workers", workers=1)
+
+
+def test_a_script_that_cannot_be_imported_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gymnasium\nfrom trpo_fast.envs.workers import WorkerEnvs\n"
+        "WorkerEnvs([lambda: gymnasium.make('CartPole-v1')] * 2, 1, method='spawn')\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ENVIRONMENT)
+    assert run.returncode == 1
+    assert 'a script needs `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("when", ["step", "state"])
@@ -169,13 +195,12 @@ def test_no_worker_outlives_the_process_it_works_for(how: str, tmp_path: Path) -
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     more = [] if how == "exits" else ["forever"]
-    root = Path(__file__).resolve().parent.parent
     main = subprocess.Popen(
         [sys.executable, script, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(root)},
+        env=ENVIRONMENT,
     )
     assert main.stdout is not None
     pids = [int(pid) for pid in main.stdout.readline().split()]

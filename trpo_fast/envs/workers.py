@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from .chunk import Chunk
+from .errors import WorkerError
 from .shared import CALL, CLOSE, STEP, Board
 from .worker import Worker
 
@@ -77,16 +78,33 @@ class WorkerEnvs:
         self._here.join(self._board, 0)
         self._workers: list[Worker] = []
         self._end = weakref.finalize(self, _shut, os.getpid(), self._workers)
-        for copies in self._chunks[1:]:
-            chosen = [_portable(makers[i], method) for i in copies]
-            arguments = (self._board, copies[0], chosen, seed)
-            self._workers.append(Worker(context, copies, arguments))
-        for worker in self._workers:
-            if worker.answer() != self._here.spaces:
-                raise ValueError(
-                    f"env: expected the same spaces of every copy, got others from copies "
-                    f"{worker.copies[0]} to {worker.copies[-1]}"
-                )
+        try:
+            for copies in self._chunks[1:]:
+                chosen = [_portable(makers[i], method) for i in copies]
+                arguments = (self._board, copies[0], chosen, seed)
+                self._workers.append(Worker(context, copies, arguments))
+            for worker in self._workers:
+                self._welcome(worker, method)
+        except BaseException:
+            self.close()
+            raise
+
+    def _welcome(self, worker: Worker, method: str) -> None:
+        """Wait until a worker has made its copies, and compare them with ours."""
+        try:
+            spaces = worker.answer()
+        except WorkerError as error:
+            if method == "fork" or worker.process.exitcode != 1:
+                raise
+            raise WorkerError(
+                f'{error}; a script needs `if __name__ == "__main__":` around what it does, '
+                "because workers that are spawned import it"
+            ) from error
+        if spaces != self._here.spaces:
+            raise ValueError(
+                f"env: expected the same spaces of every copy, got others from copies "
+                f"{worker.copies[0]} to {worker.copies[-1]}"
+            )
 
     @property
     def processes(self) -> list[Any]:
