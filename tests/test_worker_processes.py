@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("gymnasium")
 
@@ -117,6 +118,28 @@ def test_a_script_that_cannot_be_imported_is_told_so(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ENVIRONMENT)
     assert run.returncode == 1
     assert 'a script needs `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
+
+
+class WithTorch(Counting):
+    """Simulates with torch, as learned models do: large enough for several threads."""
+
+    def step(self, action: Any) -> Any:
+        wide = torch.ones(600, 600)
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, float((wide @ wide)[0, 0]), terminated, truncated, info
+
+
+def test_torch_works_in_workers_though_the_main_process_has_used_its_threads() -> None:
+    torch.set_num_threads(2)
+    try:
+        torch.ones(600, 600) @ torch.ones(600, 600)
+        envs = make_host(WithTorch, 3, engine="workers", workers=2)
+        envs.reset(0)
+        for _ in range(3):
+            assert envs.step(np.zeros(3, np.int64))[1].tolist() == [600.0] * 3
+        envs.close()
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("when", ["step", "state"])
