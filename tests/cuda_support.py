@@ -54,13 +54,43 @@ class Emulator:
             ctypes.c_uint64,
             ctypes.c_float,
         ]
-        self._library.trpo_emulation_device.argtypes = [ctypes.c_int, ctypes.c_uint64]
+        self._library.trpo_emulation_device.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_uint64]
+        self._library.trpo_emulation_calls.restype = ctypes.c_char_p
 
     def schedule(self, order: int, seed: int, preempt: float) -> None:
         self._library.trpo_emulation_schedule(order, seed, preempt)
 
-    def device(self, multiprocessors: int, shared_limit: int) -> None:
-        self._library.trpo_emulation_device(multiprocessors, shared_limit)
+    def device(self, multiprocessors: int, shared_limit: int, number: int = 0) -> None:
+        self._library.trpo_emulation_device(number, multiprocessors, shared_limit)
+
+    def devices(self, count: int) -> None:
+        self._library.trpo_emulation_devices(count)
+
+    def current_device(self) -> int:
+        return self._library.trpo_emulation_current_device()
+
+    def last_error(self) -> int:
+        """What a call has left for the next one that asks cudaGetLastError."""
+        return self._library.trpo_emulation_last_error()
+
+    def calls(self) -> list[tuple[str, int]]:
+        """The CUDA runtime's, since the last time: the name of each and the current device."""
+        words = self._library.trpo_emulation_calls().decode().split()
+        return [(name, int(device)) for name, device in (word.split("@") for word in words)]
+
+    def fail(self, call: str, error: int, skip: int = 0) -> None:
+        """Have the runtime call of that name fail once, after so many others of it."""
+        self._library.trpo_emulation_fail(call.encode(), error, skip)
+
+    def capture(self, on: bool) -> None:
+        """Record launches in place of running them."""
+        self._library.trpo_emulation_capture(int(on))
+
+    def recorded(self) -> int:
+        return self._library.trpo_emulation_recorded()
+
+    def replay(self, number: int) -> None:
+        assert self._library.trpo_emulation_replay(number) == 0
 
     def counters(self) -> list[int]:
         """Since the last call, in the order of emulation::Counters."""

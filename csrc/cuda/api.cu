@@ -6,6 +6,12 @@
 namespace trpo_fast {
 namespace {
 
+// An error of ours must not surface in a later, unrelated call.
+int cleared(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
 // Makes a device current for one call and puts the caller's back.
 class DeviceGuard {
  public:
@@ -17,7 +23,7 @@ class DeviceGuard {
     }
   }
   ~DeviceGuard() {
-    if (changed_) cudaSetDevice(before_);
+    if (changed_) cleared(cudaSetDevice(before_));
   }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
@@ -56,16 +62,10 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   return a;
 }
 
-// An error of this launch must not surface in a later, unrelated call.
-int cleared(cudaError_t error) {
-  if (error != cudaSuccess) cudaGetLastError();
-  return error;
-}
-
 template <Program kProgram>
 int run(const ResidentCall& call) {
   const DeviceGuard guard(call.device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  if (guard.error() != cudaSuccess) return cleared(guard.error());
   const KernelArgs args = kernel_args(call, kProgram);
   const size_t shared = block_bytes(args.layout, args.plan);
   const auto stream = static_cast<cudaStream_t>(call.stream);
@@ -80,12 +80,12 @@ int run(const ResidentCall& call) {
 template <auto kLaunch, class Call>
 int guarded(const Call& call) {
   const DeviceGuard guard(call.device);
-  return guard.error() != cudaSuccess ? guard.error() : cleared(kLaunch(call));
+  return cleared(guard.error() != cudaSuccess ? guard.error() : kLaunch(call));
 }
 
 int gae(const GaeCall& call) {
   const DeviceGuard guard(call.device);
-  if (guard.error() != cudaSuccess) return guard.error();
+  if (guard.error() != cudaSuccess) return cleared(guard.error());
   int multiprocessors = 0;
   const cudaError_t error =
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, call.device);

@@ -31,31 +31,10 @@
 #define TRPO_SITE_PASS
 #define TRPO_SITE_PARAM
 #define TRPO_SITE_ARG
+#define TRPO_LAUNCH inline
 #define DYN_SMEM(name) extern __shared__ __align__(128) unsigned char name[]
 
 namespace trpo_fast {
-
-template <class... Params, class... Args>
-inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
-                          bool cooperative, cudaStream_t stream, const Args&... args) {
-  if (shared_bytes > 48 * 1024) {  // beyond the static limit a kernel must opt in
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = cooperative ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, args...);
-}
 
 __device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
 __device__ __forceinline__ void spin_wait() {}  // polling a flag in L2 paces itself
@@ -191,6 +170,27 @@ __device__ __forceinline__ float2 unpack_bf16(uint32_t pair) {
 #endif  // __CUDACC__
 
 namespace trpo_fast {
+
+// Every launch. What a kernel may ask of shared memory is kept for each device by itself, so it is said
+// every time, for the current one; like a launch, that is allowed while a stream is captured.
+template <class... Params, class... Args>
+TRPO_LAUNCH cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
+                               size_t shared_bytes, bool cooperative, cudaStream_t stream,
+                               const Args&... args) {
+  if (shared_bytes > 48 * 1024) {  // beyond the static limit a kernel must opt in
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  // In order: gridDim, blockDim (words of the emulator's, as members), bytes, stream, attributes.
+  const cudaLaunchConfig_t config = {grid,   block,      shared_bytes,
+                                     stream, &attribute, cooperative ? 1u : 0u};
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
 
 // Lays out shared memory. The same code adds up the size on the host (base = null) and hands out
 // pointers on the device. Under ASan every array is followed by a poisoned red zone, so an overrun

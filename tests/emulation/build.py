@@ -26,7 +26,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "emulation"
-RUNTIME = ("launch.cpp", "scheduler.cpp", "switch.cpp", "barriers.cpp", "warp.cpp", "control.cpp")
+RUNTIME = tuple(
+    f"{name}.cpp"
+    for name in ("launch", "devices", "scheduler", "switch", "barriers", "warp", "control")
+)
 FLAGS = (
     f"-std=c++20 -g1 -fPIC -pthread -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing "
     f"-ffp-contract=off -I{HERE} -I{ROOT / 'csrc'} -I{ROOT / 'csrc' / 'cuda'}"

@@ -14,10 +14,25 @@ TRPO_EXPORT void trpo_emulation_schedule(int order, uint64_t seed, float preempt
   emulation::options.preempt = preempt;
 }
 
-TRPO_EXPORT void trpo_emulation_device(int multiprocessors, uint64_t shared_limit) {
-  emulation::options.multiprocessors = multiprocessors;
-  emulation::options.shared_limit = shared_limit;
+TRPO_EXPORT void trpo_emulation_device(int device, int multiprocessors, uint64_t shared_limit) {
+  emulation::options.device[device] = {multiprocessors, shared_limit};
 }
+TRPO_EXPORT void trpo_emulation_devices(int count) { emulation::options.devices = count; }
+TRPO_EXPORT int trpo_emulation_current_device() { return emulation::current_device; }
+// What a call has left for cudaGetLastError.
+TRPO_EXPORT int trpo_emulation_last_error() { return emulation::last_error; }
+
+// The CUDA runtime's calls since the last time, "name@device " each.
+TRPO_EXPORT const char* trpo_emulation_calls() { return emulation::take_calls(); }
+// The call of that name after `skip` others of it fails, once.
+TRPO_EXPORT void trpo_emulation_fail(const char* call, int error, int skip) {
+  emulation::plant_failure(call, error, skip);
+}
+
+// Between the two, launches are recorded and not run, and calls that wait are errors.
+TRPO_EXPORT void trpo_emulation_capture(int on) { emulation::capture(on); }
+TRPO_EXPORT int trpo_emulation_recorded() { return emulation::recorded_launches(); }
+TRPO_EXPORT int trpo_emulation_replay(int number) { return emulation::replay(number); }
 
 // counters: eight words in the order of emulation::Counters, since the last reset.
 TRPO_EXPORT void trpo_emulation_counters(uint64_t* counters, int reset) {

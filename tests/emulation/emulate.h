@@ -34,6 +34,8 @@
 #define blockIdx (::emulation::current->block_index)
 #define blockDim (::emulation::current->block_size)
 #define gridDim (::emulation::current->grid_size)
+// Inlined in every build, so that the memory report finds the kernel's line.
+#define TRPO_LAUNCH __forceinline__
 #define DYN_SMEM(name) unsigned char* const name = ::emulation::current->shared
 constexpr int warpSize = 32;
 
@@ -134,24 +136,9 @@ __forceinline__ void finish_copy(const AsyncCopy& copy) {  // in kernel code, wh
 
 }  // namespace emulation
 
-// ---- dev.h: launch, asynchronous copies, tensor cores ------------------------------------------
+// ---- dev.h: asynchronous copies, tensor cores --------------------------------------------------
 // Inlined in every build, so that the memory report finds the kernel's line.
 namespace trpo_fast {
-
-// The kernel takes its arguments by value, as on the device.
-template <class... Params, class... Args>
-__forceinline__ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
-                                   size_t shared_bytes, bool cooperative, cudaStream_t,
-                                   const Args&... args) {
-  using Call = std::tuple<void (*)(Params...), std::tuple<Params...>>;
-  const Call call(kernel, std::tuple<Params...>(args...));
-  const auto body = [](const void* pointer) {
-    const Call& c = *static_cast<const Call*>(pointer);
-    std::apply(std::get<0>(c), std::get<1>(c));
-  };
-  return emulation::record_error(static_cast<cudaError_t>(
-      emulation::run(grid, block, shared_bytes, cooperative, body, &call)));
-}
 
 __forceinline__ void grid_barrier(TRPO_SITE_ONLY) { emulation::wait_for_grid(site); }
 __forceinline__ void spin_wait(TRPO_SITE_ONLY) { emulation::yield(site); }

@@ -1,5 +1,6 @@
 // The few names of the CUDA runtime that launchers use, for g++. Streams are in order and done on
-// return; memory is the host's; the one device is the pretended one of emulation::options.
+// return; memory is the host's; the devices are the pretended ones of emulation::options. Every call
+// passes through emulation::enter, which logs it and may make it fail.
 #pragma once
 
 using cudaStream_t = struct CUstream_st*;
@@ -9,6 +10,8 @@ enum cudaError_t : int {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719,
   cudaErrorCooperativeLaunchTooLarge = 720,
@@ -36,23 +39,19 @@ enum cudaMemcpyKind : int {
 
 namespace emulation {
 
-inline cudaError_t& last_error() {
-  static cudaError_t error = cudaSuccess;
-  return error;
-}
 inline cudaError_t record_error(cudaError_t error) {
-  if (error != cudaSuccess) last_error() = error;
+  if (error != cudaSuccess) last_error = error;
   return error;
 }
 
 }  // namespace emulation
 
 inline cudaError_t cudaGetLastError() {
-  const cudaError_t error = emulation::last_error();
-  emulation::last_error() = cudaSuccess;
-  return error;
+  const int error = emulation::last_error;
+  emulation::last_error = cudaSuccess;
+  return static_cast<cudaError_t>(error);
 }
-inline cudaError_t cudaPeekAtLastError() { return emulation::last_error(); }
+inline cudaError_t cudaPeekAtLastError() { return static_cast<cudaError_t>(emulation::last_error); }
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : emulation::last_message();
 }
@@ -66,6 +65,10 @@ inline const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration:
       return "cudaErrorInvalidConfiguration";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
     case cudaErrorLaunchFailure:
@@ -76,25 +79,45 @@ inline const char* cudaGetErrorName(cudaError_t error) {
   return "unrecognized error code";
 }
 
+namespace emulation {
+
+inline cudaError_t entered(const char* call, bool waits = false) {
+  return record_error(static_cast<cudaError_t>(enter(call, waits)));
+}
+inline cudaError_t known(int device) {
+  const bool known = device >= 0 && device < options.devices;
+  return known ? cudaSuccess : record_error(cudaError_t{refuse(cudaErrorInvalidDevice)});
+}
+
+}  // namespace emulation
+
 inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = emulation::options.devices;
+  return emulation::entered(__func__);
 }
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
+  *device = emulation::current_device;
+  return emulation::entered(__func__);
 }
 inline cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : emulation::record_error(cudaErrorInvalidDevice);
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
+  if (const cudaError_t error = emulation::known(device)) return error;
+  emulation::current_device = device;
+  return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  if (device != 0) return emulation::record_error(cudaErrorInvalidDevice);
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
+  if (const cudaError_t error = emulation::known(device)) return error;
+  const int before = emulation::current_device;
+  emulation::current_device = device;  // for what follows from its options
+  const int shared = static_cast<int>(emulation::shared_limit());
+  emulation::current_device = before;
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:
       *value = 1024;
       break;
     case cudaDevAttrMultiProcessorCount:
-      *value = emulation::options.multiprocessors;
+      *value = emulation::options.device[device].multiprocessors;
       break;
     case cudaDevAttrL2CacheSize:
       *value = 50 << 20;
@@ -109,13 +132,13 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
       *value = 0;
       break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      *value = static_cast<int>(emulation::shared_limit()) + 1024;
+      *value = shared + 1024;
       break;
     case cudaDevAttrCooperativeLaunch:
       *value = 1;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(emulation::shared_limit());
+      *value = shared;
       break;
     default:
       return emulation::record_error(cudaErrorInvalidValue);
@@ -131,12 +154,54 @@ inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Ke
 }
 
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
   memset(to, value, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                                    cudaStream_t) {
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
   memcpy(to, from, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return emulation::entered(__func__, /*waits=*/true);
+}
+
+enum cudaFuncAttribute : int { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
+  return emulation::record_error(
+      static_cast<cudaError_t>(emulation::allow_shared(kernel, static_cast<size_t>(value))));
+}
+
+enum cudaLaunchAttributeID : int { cudaLaunchAttributeCooperative = 2 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int cooperative;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 grid, block;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+// The kernel takes its arguments by value, as on the device.
+template <class... Params, class... Args>
+inline __attribute__((always_inline)) cudaError_t cudaLaunchKernelEx(
+    const cudaLaunchConfig_t* config, void (*kernel)(Params...), const Args&... args) {
+  if (const cudaError_t error = emulation::entered("cudaLaunchKernelEx")) return error;
+  using Call = std::tuple<void (*)(Params...), std::tuple<Params...>>;
+  const Call call(kernel, std::tuple<Params...>(args...));
+  const auto body = [](const void* pointer) {
+    const Call& c = *static_cast<const Call*>(pointer);
+    std::apply(std::get<0>(c), std::get<1>(c));
+  };
+  return emulation::record_error(static_cast<cudaError_t>(emulation::launch(
+      config->grid, config->block, config->dynamicSmemBytes, config->numAttrs != 0,
+      reinterpret_cast<const void*>(kernel), body, &call, sizeof call)));
+}

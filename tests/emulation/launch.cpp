@@ -176,6 +176,8 @@ int reject(LaunchError error, const char* format, ...) {
   return error;
 }
 
+}  // namespace
+
 int check_launch(dim3 grid, dim3 shape, size_t shared_bytes, bool cooperative) {
   const uint64_t threads = uint64_t{shape.x} * shape.y * shape.z;
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
@@ -188,7 +190,7 @@ int check_launch(dim3 grid, dim3 shape, size_t shared_bytes, bool cooperative) {
   if (shared_bytes > shared_limit())
     return reject(kInvalidValue, "launch: expected at most %zu bytes of shared memory, got %zu",
                   shared_limit(), shared_bytes);
-  const uint64_t room = uint64_t(options.multiprocessors) *
+  const uint64_t room = uint64_t(options.device[current_device].multiprocessors) *
                         blocks_per_multiprocessor(static_cast<int>(threads), shared_bytes);
   if (cooperative && blocks > room)
     return reject(kCooperativeTooLarge,
@@ -208,11 +210,10 @@ int check_launch(dim3 grid, dim3 shape, size_t shared_bytes, bool cooperative) {
   return kSuccess;
 }
 
-}  // namespace
-
 size_t shared_limit() {
   // The carver's red zones are not the kernel's fault.
-  return (options.shared_limit ? options.shared_limit : 227 * 1024) + 512 * kRedZone;
+  const size_t limit = options.device[current_device].shared_limit;
+  return (limit ? limit : 227 * 1024) + 512 * kRedZone;
 }
 
 int blocks_per_multiprocessor(int threads, size_t shared_bytes) {

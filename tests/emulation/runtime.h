@@ -34,15 +34,23 @@ extern Thread* current;  // null outside kernels
 
 enum class Order : int { kFifo = 0, kLifo = 1, kRandom = 2 };
 
+constexpr int kMaxDevices = 2;
+struct PretendedDevice {
+  int multiprocessors = 4;
+  size_t shared_limit = 0;  // bytes a block may ask for; 0: 227 KB
+};
+
 struct Options {
   Order order = Order::kLifo;  // the fastest; tests go through all three
   uint64_t seed = 1;
   float preempt = 0;        // probability that an atomic yields first
-  int multiprocessors = 4;  // of the pretended device
-  size_t shared_limit = 0;  // bytes a block may ask for; 0: 227 KB
   uint64_t spin_limit = 0;  // yields without progress that count as a livelock; 0: by grid size
+  int devices = 1;
+  PretendedDevice device[kMaxDevices];
 };
 extern Options options;
+extern int current_device;
+extern int last_error;  // that cudaGetLastError has not taken yet
 
 struct Counters {
   uint64_t launches, cooperative_launches, switches, block_barriers, grid_barriers, warp_ops, mmas,
@@ -61,9 +69,26 @@ enum LaunchError : int {
 using Body = void (*)(const void*);
 int run(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, Body body,
         const void* argument);
-const char* last_message();  // of the last failed launch
-size_t shared_limit();
+int check_launch(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative);
+const char* last_message();  // of the last call that failed
+size_t shared_limit();       // of the current device
 int blocks_per_multiprocessor(int threads, size_t shared_bytes);
+
+// ---- the CUDA runtime's calls (devices.cpp) ------------------------------------------------------
+constexpr size_t kStaticShared = 48 * 1024;  // beyond it a kernel must have been allowed to ask
+// Every call of emulate_api.h begins here: it is logged, and the error planted for it, or that of a
+// call that waits during a capture, is returned; 0 where it may go on.
+int enter(const char* call, bool waits = false);
+int refuse(int error);  // with the CUDA runtime's sentence as the message
+int allow_shared(const void* kernel, size_t bytes);
+// Checks and runs a launch; during a capture it is kept for replay(), the argument by value.
+int launch(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, const void* kernel,
+           Body body, const void* argument, size_t argument_bytes);
+const char* take_calls();  // "name@device " of every call since the last time
+void plant_failure(const char* call, int error, int skip);
+void capture(bool on);  // on: forgets what was recorded
+int recorded_launches();
+int replay(int number);
 
 // ---- what kernels call ---------------------------------------------------------------------------
 [[noreturn]] void fail(const char* what, Site site);
