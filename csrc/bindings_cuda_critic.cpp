@@ -1,7 +1,6 @@
 // Bindings of the critic's fit on the device: raw addresses, sizes and a stream in.
 #include <pybind11/pybind11.h>
 
-#include <cmath>
 #include <stdexcept>
 
 #include "bindings.h"
@@ -35,7 +34,7 @@ class CudaCritic {
   // Of a launch with so many rows between two grid barriers.
   int64_t scratch_bytes(int64_t pass_rows) const { return plan(pass_rows).scratch.total; }
 
-  void adam(uintptr_t order, int epochs, int64_t minibatch, int64_t steps, float learning_rate,
+  void adam(uintptr_t order, int epochs, int64_t minibatch, uintptr_t taken, float learning_rate,
             float beta1, float beta2, float eps, uintptr_t first, uintptr_t second,
             uintptr_t scratch, uintptr_t stream) const {
     TRPO_CHECK(minibatch > 0, "a positive minibatch", minibatch);
@@ -47,8 +46,7 @@ class CudaCritic {
               beta1,
               beta2,
               eps,
-              std::pow(static_cast<double>(beta1), static_cast<double>(steps)),
-              std::pow(static_cast<double>(beta2), static_cast<double>(steps)),
+              pointer<int64_t>(taken),
               pointer<float>(first),
               pointer<float>(second)};
     check_cuda_status(cuda_api().critic_adam(c));
@@ -103,7 +101,7 @@ void bind_cuda_critic(py::module_& m) {
            py::arg("grid"))
       .def("scratch_bytes", &CudaCritic::scratch_bytes)
       .def("adam", &CudaCritic::adam, py::kw_only(), py::arg("order"), py::arg("epochs"),
-           py::arg("minibatch"), py::arg("steps"), py::arg("learning_rate"), py::arg("beta1"),
+           py::arg("minibatch"), py::arg("taken"), py::arg("learning_rate"), py::arg("beta1"),
            py::arg("beta2"), py::arg("eps"), py::arg("first"), py::arg("second"),
            py::arg("scratch"), py::arg("stream"))
       .def("gradient", &CudaCritic::gradient, py::kw_only(), py::arg("out"), py::arg("scratch"),

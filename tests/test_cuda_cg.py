@@ -16,6 +16,8 @@ from cuda_support import (  # noqa: F401
     small_device,
 )
 
+from trpo_fast import FisherOperator, trpo_update
+
 WIDE = [
     Case("gaussian", (64, 64), rows=33, obs_dim=11),
     Case("gaussian", (), rows=7),
@@ -79,6 +81,20 @@ def test_grid_barriers_per_iteration(atomics, per_iteration):
         assert int(t.kernels.solve(g, iterations, 0.0).iterations) == iterations
         counts.append(Emulator().grid_barriers())
     assert counts[1] - counts[0] == 5 * per_iteration
+
+
+def test_a_user_asks_for_atomics_by_name():
+    if not EMULATED:
+        pytest.skip("the emulator counts barriers, a device does not")
+    t, barriers = Trio(WIDE[0]), {}
+    for deterministic in (True, False):
+        options = {"deterministic": deterministic, "backend": "cuda"}
+        F = FisherOperator(t.policy, t.batch.obs, **options)
+        Emulator().grid_barriers()
+        F.solve(t.vector(), iterations=5)
+        trpo_update(t.policy, t.batch, cg_iterations=5, **options)
+        barriers[deterministic] = Emulator().grid_barriers()
+    assert barriers[True] - barriers[False] >= 8
 
 
 @pytest.mark.parametrize("case", WIDE, ids=str)

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import Case, every_shape, few, poison
-from cuda_support import DEVICE, Trio, check_error, kernels, schedule, small_device  # noqa: F401
+from cuda_support import (  # noqa: F401
+    DEVICE,
+    EMULATED,
+    Trio,
+    check_error,
+    kernels,
+    schedule,
+    small_device,
+)
 
 from trpo_fast import FisherOperator, Gaussian, MLPPolicy
 from trpo_fast.cuda_backend import CudaOperator
@@ -105,6 +113,19 @@ def test_equal_bits_whatever_the_schedule(case):
         found.append((t.kernels.fvp(v), t.kernels.gradient()[0]))
     for product, gradient in found[1:]:
         assert torch.equal(product, found[0][0]) and torch.equal(gradient, found[0][1])
+
+
+@pytest.mark.skipif(EMULATED, reason="a million rows take the emulator minutes")
+@pytest.mark.parametrize("chunk_rows", [None, 4096])
+def test_a_million_rows(chunk_rows):
+    policy = MLPPolicy(obs_dim=11, head=Gaussian(3), hidden=(64, 64)).to(DEVICE)
+    obs = torch.randn(10**6, 11, device=DEVICE)
+    v = torch.randn(policy.spec.size, device=DEVICE)
+    single = FisherOperator(policy, obs, backend="reference") @ v
+    exact = FisherOperator(policy.double(), obs.double(), backend="reference") @ v.double()
+    policy.float()
+    F = FisherOperator(policy, obs, chunk_rows=chunk_rows, backend="cuda")
+    check_error(F @ v, single, exact)
 
 
 def test_zero_vector_and_columns():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, few, poison
+from cases import UPDATES, Case, few, poison
 from cuda_support import (  # noqa: F401
     DEVICE,
     Emulator,
@@ -19,7 +19,7 @@ from cuda_support import (  # noqa: F401
     to_device,
 )
 
-from trpo_fast import Batch, Gaussian, MLPPolicy, npg_update, trpo_update
+from trpo_fast import Batch, FisherOperator, Gaussian, MLPPolicy, npg_update, trpo_update
 from trpo_fast.backend import REASONS, STATS, UpdateConfig
 from trpo_fast.cuda_backend import CudaOperator
 from trpo_fast.policy import flat_params
@@ -106,11 +106,47 @@ def test_equal_bits_whatever_the_schedule(case):
         assert torch.equal(stats, found[0][0]) and torch.equal(theta, found[0][1])
 
 
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("case", [CASES[0], CASES[9]], ids=["plain", "groups"])
+def test_every_update_rule_is_served(name, case):
+    """By the kernels' gradient, solver and evaluation; what they gave is the reference's."""
+    case, infos, thetas = replace(case, dtype=torch.float32), [], []
+    for backend, place in (("cuda", DEVICE), ("reference", "cpu")):
+        policy, batch = case.policy().to(place), to_device(case.batch(case.policy()), device=place)
+        options = {} if name == "pg_update" else {"damping": 0.5}
+        infos.append(UPDATES[name](policy, batch, backend=backend, **options))
+        thetas.append(flat_params(policy))
+    ours, theirs = infos
+    assert (ours.backend, ours.reason) == ("cuda", theirs.reason) and ours.accepted
+    for number in ("kl", "surrogate_before", "surrogate_after", "entropy", "gradient_norm"):
+        wanted = getattr(theirs, number)
+        assert getattr(ours, number) == pytest.approx(wanted, rel=2e-3, abs=2e-5), number
+    assert error(*thetas) <= 1e-3
+
+
 def test_rows_beyond_the_chip():
     with small_device(multiprocessors=3, shared_kib=48):
         t = Trio(Case("categorical", (24, 16), "gelu", 400, weights=True))
         assert t.kernels.plan()["cached"]
         assert_same(t, CONFIG)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
+@pytest.mark.parametrize("index", [-1, 33, 2**40])
+@pytest.mark.parametrize("chunk_rows", [None, 16])
+def test_products_of_no_row_are_flagged_not_followed(index, chunk_rows, precision):
+    """With sync=False nobody has looked at the indices before the kernels do."""
+    case = Case("gaussian", (8, 5), rows=33, dtype=torch.float32)
+    policy, batch = case.policy().to(DEVICE), to_device(case.batch(case.policy()))
+    rows = torch.tensor([1, 5, index], device=DEVICE)
+    before = flat_params(policy).clone()
+    options = {"fvp_rows": rows, "chunk_rows": chunk_rows, "precision": precision}
+    info = trpo_update(policy, batch, backend="cuda", sync=False, **options)
+    assert info.reason == "bad_values" and torch.equal(flat_params(policy), before)
+    with pytest.raises(ValueError, match="fvp_rows: expected"):
+        trpo_update(policy, batch, backend="cuda", **options)
+    F = FisherOperator(policy, batch.obs, backend="cuda", sync=False, **options)
+    assert (F @ before).isnan().all()
 
 
 def bad(batch: Batch, name: str, value: float) -> Batch:

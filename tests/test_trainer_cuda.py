@@ -4,7 +4,6 @@ otherwise with the CUDA kernels emulated on the host.
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("gymnasium")
 
+from cuda_graph import asked_from, no_values_compared, waits
 from cuda_support import DEVICE, EMULATED, kernels  # noqa: F401 (an autouse fixture)
 
-from trpo_fast.policy import Snapshot, flat_params
+from trpo_fast.policy import flat_params
 from trpo_fast.trainer import TRPO
 
 SMALL: dict[str, Any] = {
@@ -54,21 +54,14 @@ def test_gauss_newton_fits_the_critic_there() -> None:
 class Asked(TorchDispatchMode):
     """Records every operator whose answer the host needs before it can go on."""
 
-    names = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
-
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
         self.listening = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        by_mask = name in ("index", "index_put_") and any(
-            i is not None and i.dtype == torch.bool for i in args[1]
-        )
-        if self.listening and (by_mask or name.startswith(self.names)):
-            frames = [f for f in traceback.extract_stack() if "/trpo_fast/" in f.filename]
-            self.found.append(f"{name}: {frames[-1].filename}:{frames[-1].lineno}")
+        if self.listening and (name := waits(func, args)):
+            self.found.append(f"{name}: {asked_from()}")
         return func(*args, **(kwargs or {}))
 
 
@@ -87,7 +80,7 @@ def test_nothing_is_asked_of_the_device_before_the_end(monkeypatch, critic, algo
     options |= {"critic_steps": 1, "critic_epochs": 1, "algorithm": algorithm, "critic": critic}
     agent = TRPO("Pendulum-v1", backend="cuda", **(SMALL | options))
     agent.train_once()  # what is made once is made
-    monkeypatch.setattr(Snapshot, "changed", lambda self: False)
+    no_values_compared(monkeypatch)
     asked, read = Asked(), agent._read
 
     def stop(*arguments):

@@ -9,8 +9,12 @@ import functools
 import importlib
 import os
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from trpo_fast._version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 _REBUILD = "reinstall with TRPO_FAST_REQUIRE_NATIVE=1 to see what is missing"
 
@@ -45,6 +49,11 @@ def problem() -> str:
 def emulating() -> bool:
     """Whether TRPO_FAST_EMULATE asks for the CUDA kernels to run on the host."""
     return os.environ.get("TRPO_FAST_EMULATE", "0") not in ("", "0")
+
+
+def asynchronous(device: torch.device) -> bool:
+    """Whether the host runs ahead of work on this device, as emulated kernels pretend."""
+    return device.type != "cpu" or emulating()
 
 
 def _runs(arch: str, number: int) -> bool:

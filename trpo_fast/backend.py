@@ -66,6 +66,7 @@ class Problem:
     fvp_rows: Tensor | None = None  # [M] increasing row indices, fixed across CG
     chunk_rows: int | None = None
     precision: str = "fp32"
+    deterministic: bool = True  # equal bits from equal inputs
 
     def fisher_batch(self) -> Batch:
         """The rows that Fisher-vector products see."""

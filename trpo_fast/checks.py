@@ -146,14 +146,18 @@ def check_vector(argument: str, value: Any, theta: Tensor, *, columns: bool) -> 
     return check_tensor(argument, value, theta, (theta.numel(),))
 
 
-def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int) -> Tensor | None:
-    """Row indices for the Fisher-vector products: an int asks for that many, evenly strided."""
+def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True) -> Tensor | None:
+    """Row indices for the Fisher-vector products: an int asks for that many, evenly strided.
+    Without ``look`` the values of given indices are left to the kernels, which flag what is none.
+    """
     if fvp_rows is None:
         return None
     if isinstance(fvp_rows, Tensor):
         index = check_tensor("fvp_rows", fvp_rows, theta, (None,), dtypes=(torch.int64,))
         if index.numel() == 0:
             raise fail("fvp_rows", "at least one row index", "none")
+        if not look:
+            return index
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= rows:
             raise fail("fvp_rows", f"indices from 0 to {rows - 1}", f"{low} to {high}")

@@ -21,6 +21,7 @@ from . import _native, checks
 from .act import unavailable
 from .backend import BackendUnavailable
 from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
+from .cuda_backend import capturing
 from .cuda_critic import CudaFit
 from .cuda_critic import unavailable as cuda_unavailable
 from .heads import Gaussian
@@ -69,6 +70,7 @@ class Critic(nn.Module):
     mean: Tensor
     std: Tensor
     moments: Tensor
+    taken: Tensor
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class Critic(nn.Module):
         self.register_buffer("moments", torch.zeros(2, theta.numel(), device=theta.device))
         self.register_buffer("mean", torch.zeros((), device=theta.device))
         self.register_buffer("std", torch.ones((), device=theta.device))
+        taken = torch.zeros(1, dtype=torch.int64, device=theta.device)
+        self.register_buffer("taken", taken, persistent=False)  # adam_steps, for a device's fits
         self.adam_steps = 0
         self.fits = 0
 
@@ -134,6 +138,9 @@ class Critic(nn.Module):
 
         Values that are not finite leave the critic as it was and raise ``ValueError``; with
         ``sync=False``, which asks a device nothing (weights apart), they become a loss of NaN.
+
+        With ``sync=False`` and without weights a CUDA graph can capture a fit, any but the first.
+        Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.
         """
         if not all(p.requires_grad for p in every_parameter(self.net)):
             raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
@@ -150,6 +157,11 @@ class Critic(nn.Module):
         generator: torch.Generator | None,
         sync: bool,
     ) -> CriticInfo:
+        if not self.fits and capturing(self.theta.device):
+            raise RuntimeError(
+                "critic: the first fit, which sets the scale of the targets, cannot be captured in "
+                "a CUDA graph; fit once before"
+            )
         obs, targets, weights = checks.check_critic_batch(
             self.theta, self.net.spec.widths[0], obs, targets, weights, values=sync
         )
@@ -196,7 +208,7 @@ class Critic(nn.Module):
             return fit_gauss_newton(fit, self.net, targets, backend=self.backend, **options)
         loss = fit_adam(
             fit,
-            AdamState(self.moments[0], self.moments[1], self.adam_steps),
+            AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),
             targets.obs,
             epochs=self.epochs,
             minibatch=self.minibatch,
@@ -249,3 +261,4 @@ class Critic(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.adam_steps, self.fits = (int(count) for count in state)
+        self.taken.fill_(self.adam_steps)

@@ -40,11 +40,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class AdamState:
-    """Adam's moments [P], written in place, and the steps taken before this fit."""
+    """Adam's moments [P], written in place, and the steps taken before this fit: as the host counts
+    them, and for fits on a device in its memory ([1] int64), where the fit adds its own.
+    """
 
     first: Tensor
     second: Tensor
     steps: int
+    taken: Tensor | None = None
 
 
 class Fit(Protocol):

@@ -129,6 +129,14 @@ def current_stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured on the device's current stream."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
 class CudaOperator(Operator):
     """Owns contiguous inputs for as long as the native operator points to them.
 
@@ -245,6 +253,17 @@ def missing() -> str | None:
     return _missing(_native.emulating())
 
 
+@functools.cache
+def wrong_arch(device: torch.device) -> str | None:
+    """Why the kernels of this build do not run on a device, where another one may be served."""
+    native = connected()
+    archs = native.build_info()["cuda_archs"]
+    arch = native.cuda_limits(device_index(device))["arch"]
+    if _native.serves(archs, divmod(arch, 10)):
+        return None
+    return f"built for {archs}, which does not serve {device} (sm_{arch}); set TRPO_FAST_CUDA_ARCHS"
+
+
 class CudaBackend(Backend):
     """Fused kernels for float32 ``MLPPolicy`` up to 128 wide, on a CUDA device."""
 
@@ -269,10 +288,11 @@ class CudaBackend(Backend):
         if limit := too_large(policy.spec):
             return f"policy: expected {limit}; use backend='reference'"
         with explained():
-            refusal = _plan_of(problem).refusal
+            wrong = None if _native.emulating() else wrong_arch(device)
+            refusal = wrong or _plan_of(problem).refusal
         if refusal is None or "; use " in refusal:
             return refusal
         return f"{refusal}; use backend='reference'"
 
     def operator(self, problem: Problem) -> CudaOperator:
-        return CudaOperator(problem)
+        return CudaOperator(problem, atomics=not problem.deterministic)

@@ -83,13 +83,14 @@ class CudaFit:
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
         order = order.contiguous()
+        assert state.taken is not None
         self._launch(
             "adam",
             min(minibatch, len(self.targets.obs)),
             order=order.data_ptr(),
             epochs=len(order),
             minibatch=minibatch,
-            steps=state.steps,
+            taken=state.taken.data_ptr(),
             learning_rate=learning_rate,
             beta1=BETA1,
             beta2=BETA2,

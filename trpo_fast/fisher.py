@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import _native, checks
 from .backend import Operator, Problem, resolve
 from .policy import Snapshot
 from .surrogate import Batch
@@ -42,8 +42,12 @@ def make_problem(
     fvp_rows: int | Tensor | None = None,
     chunk_rows: int | None = None,
     precision: str = "fp32",
+    deterministic: bool = True,
+    sync: bool = True,
 ) -> Problem:
-    """Check what remains of the options and put them beside an already checked batch."""
+    """Check what remains of the options and put them beside an already checked batch. Without
+    ``sync`` nothing is asked of a device.
+    """
     checks.check_choice("fisher", fisher, ("analytic", "empirical"))
     if fisher == "empirical" and batch.actions is None:
         raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
@@ -57,9 +61,12 @@ def make_problem(
         reverse_kl=checks.check_choice("kl_direction", kl_direction, ("forward", "reverse"))
         == "reverse",
         fisher=fisher,
-        fvp_rows=checks.check_fvp_rows(fvp_rows, theta, len(batch)),
+        fvp_rows=checks.check_fvp_rows(
+            fvp_rows, theta, len(batch), look=sync or not _native.asynchronous(theta.device)
+        ),
         chunk_rows=None if chunk_rows is None else checks.check_count("chunk_rows", chunk_rows),
         precision=precision,
+        deterministic=bool(deterministic),
     )
 
 
@@ -71,6 +78,8 @@ class FisherOperator:
     the parameters, ``obs`` or another of its tensors have been written, using it raises
     ``RuntimeError``. Writes that torch does not see, through a NumPy array that shares the memory,
     go unnoticed in the rows: give ``obs.clone()`` if such a buffer is to be filled again.
+    ``deterministic=False`` lets the CUDA kernels add by atomics: a barrier less for each product of
+    a solve, and bits that differ from run to run.
 
     >>> F = FisherOperator(policy, obs, damping=0.1)
     >>> F @ v                          # [P], or [P, K] for K right-hand sides
@@ -92,6 +101,7 @@ class FisherOperator:
         chunk_rows: int | None = None,
         backend: str = "auto",
         precision: str = "fp32",
+        deterministic: bool = True,
         sync: bool = True,
     ) -> None:
         theta = checks.check_policy(policy)
@@ -111,6 +121,8 @@ class FisherOperator:
             fvp_rows=fvp_rows,
             chunk_rows=chunk_rows,
             precision=precision,
+            deterministic=deterministic,
+            sync=sync,
         )
         chosen = resolve(backend, problem)
         self.backend = chosen.name

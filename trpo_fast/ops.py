@@ -86,7 +86,8 @@ def _fisher_operator(
 ) -> Operator:
     policy = _policy(theta, *net)
     batch = checks.check_rows(policy, theta, Batch(obs, weights=weights, action_mask=action_mask))
-    return _operator(make_problem(policy, batch, theta=theta.detach(), **options), backend)
+    problem = make_problem(policy, batch, theta=theta.detach(), sync=False, **options)
+    return _operator(problem, backend)
 
 
 def _rows_first(name: str, value: Tensor, theta: Tensor) -> Tensor:
@@ -269,6 +270,7 @@ def update(
         fvp_rows=fvp_rows,
         chunk_rows=chunk_rows,
         precision=precision,
+        sync=False,
     )
     config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
     stats = _operator(problem, backend).update(config)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import _native, checks
 from .backend import REASONS, STATS, Operator, Problem, resolve
 from .module_backend import functional_params
 from .policy import mark_written, trainable
@@ -86,8 +86,9 @@ def kl_penalty_update(
 
     ``inner="natural"`` takes the maximiser of the quadratic model, theta + (F + damping I)^-1 g /
     lambda, halving it until the penalised objective improves; ``inner="adam"`` takes ``adam_steps``
-    full-batch Adam steps on it. lambda is a number on the host, so this update waits for the KL
-    unless the rule is "fixed".
+    full-batch Adam steps on it, whose gradients are autograd's whatever the backend, which judges
+    the result. lambda is a number on the host, so this update waits for the KL unless the rule is
+    "fixed".
     """
     checks.check_choice("inner", inner, ("natural", "adam"))
     if not isinstance(penalty, Penalty):
@@ -100,7 +101,7 @@ def kl_penalty_update(
     checks.check_number("cg_tol", cg_tol, least=0.0, below=1.0)
     checks.check_number("backtrack_ratio", backtrack_ratio, above=0.0, below=1.0)
     checks.check_number("learning_rate", learning_rate, above=0.0)
-    problem = update_problem(policy, batch, damping, options)
+    problem = update_problem(policy, batch, damping, options, sync)
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
     g, before = operator.gradient()
@@ -139,7 +140,7 @@ def pg_update(
     checks.check_number("learning_rate", learning_rate, above=0.0)
     if max_grad_norm is not None:
         checks.check_number("max_grad_norm", max_grad_norm, above=0.0)
-    problem = update_problem(policy, batch, 0.0, options)
+    problem = update_problem(policy, batch, 0.0, options, sync)
     if optimizer is not None:
         checks.check_optimizer(policy, optimizer)
     chosen = resolve(backend, problem)
@@ -188,8 +189,9 @@ class _Report:
         theta = torch.where(accepted, theta, self.operator.theta)
         self.after = self.operator.evaluate(theta)
         self.operator.problem.theta.copy_(theta)
-        size = torch.as_tensor(step_size, dtype=torch.float64, device=theta.device)
-        self.values["step_size"] = torch.where(accepted, size, 0.0)
+        if not isinstance(step_size, Tensor):  # filled on the device: a copy to it would wait
+            step_size = torch.full_like(self.values["gradient_norm"], step_size)
+        self.values["step_size"] = torch.where(accepted, step_size.double(), 0.0)
 
     def stats(self) -> Tensor:
         values = dict(self.values)
@@ -221,7 +223,7 @@ def _penalised_natural(
         good = ~found & better & torch.isfinite(after.kl)
         chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
         found = found | good
-        if chosen.device.type == "cpu" and bool(found):
+        if not _native.asynchronous(chosen.device) and bool(found):
             break
     report.fail("line_search_failed", ~found)
     report.values["backtracks"] = used

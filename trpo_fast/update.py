@@ -18,7 +18,15 @@ from .fisher import make_problem
 from .policy import mark_written
 from .surrogate import Batch
 
-OPTIONS = ("kl_reduction", "kl_direction", "fisher", "fvp_rows", "chunk_rows", "precision")
+OPTIONS = (
+    "kl_reduction",
+    "kl_direction",
+    "fisher",
+    "fvp_rows",
+    "chunk_rows",
+    "precision",
+    "deterministic",
+)
 
 
 @dataclass
@@ -102,6 +110,12 @@ class UpdateInfo:
     def gradient_norm(self) -> float:
         return self._read("gradient_norm")
 
+    def forget(self) -> None:
+        """Have the next number read from the device again: after the replay of a CUDA graph that
+        captured the update.
+        """
+        self._values = None
+
     def as_dict(self) -> dict[str, float | str]:
         """Every number by name, for a logger."""
         numbers: dict[str, float | str] = {name: self._read(name) for name in STATS[1:]}
@@ -128,7 +142,7 @@ def trpo_update(
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. ``sync=False`` returns without
     waiting for the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
-    precision, as for ``FisherOperator``.
+    precision, deterministic, as for ``FisherOperator``.
     """
     config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
     return _natural_update(policy, batch, config, damping, sync, backend, options)
@@ -174,7 +188,7 @@ def _natural_update(
     backend: str,
     options: dict[str, Any],
 ) -> UpdateInfo:
-    problem = update_problem(policy, batch, damping, options)
+    problem = update_problem(policy, batch, damping, options, sync)
     chosen = resolve(backend, problem)
     stats = chosen.operator(problem).update(config)
     mark_written(policy)
@@ -182,14 +196,19 @@ def _natural_update(
 
 
 def update_problem(
-    policy: nn.Module, batch: Batch, damping: float, options: dict[str, Any]
+    policy: nn.Module, batch: Batch, damping: float, options: dict[str, Any], sync: bool
 ) -> Problem:
     for name in options:
         if name not in OPTIONS:
             raise TypeError(f"{name}: expected one of the options {OPTIONS}, got an unknown name")
     theta = checks.check_policy(policy)
     return make_problem(
-        policy, checks.check_batch(policy, theta, batch), theta=theta, damping=damping, **options
+        policy,
+        checks.check_batch(policy, theta, batch),
+        theta=theta,
+        damping=damping,
+        sync=sync,
+        **options,
     )
 
 

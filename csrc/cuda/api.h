@@ -55,7 +55,7 @@ struct CriticAdam {
   int epochs;
   int64_t minibatch;
   float learning_rate, beta1, beta2, eps;
-  double power1, power2;  // beta1^t and beta2^t of the t steps taken before
+  int64_t* taken;         // steps of Adam before this fit; those of the fit are added
   float *first, *second;  // [P] moments
 };
 
@@ -94,7 +94,7 @@ struct CudaApi {
   int (*update)(const ResidentCall&);    // theta_out; stats [kStatCount]
   int (*act)(const ActCall&);
   int (*gae)(const GaeCall&);
-  int (*critic_adam)(const CriticCall&);      // theta, moments and the last epoch's mean loss
+  int (*critic_adam)(const CriticCall&);      // theta, moments, steps, the last epoch's mean loss
   int (*critic_gradient)(const CriticCall&);  // gradient and loss on every row
   int (*critic_search)(const CriticCall&);    // theta and state
 };

@@ -114,15 +114,31 @@ __device__ __forceinline__ StepOperands load_operands(const KernelArgs& a, const
   return early;
 }
 
+// use(quad, A p there) for every quad, `early` first.
+template <class Use>
+__device__ __forceinline__ void each_product(const KernelArgs& a, const Block& b, const Cg& s,
+                                             const StepOperands& early, Use use) {
+  const int quads = a.layout.packed / 4;
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) use(q, early.product[i]);
+  }
+  each_loaded<kEarlyQuads>(
+      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
+      [&](int q) { return load_product(a, b, s, q); }, use);
+}
+
 // p'Ap, A p being complete.
-__device__ __forceinline__ double block_curvature(const KernelArgs& a, const Block& b,
-                                                  const Cg& s) {
+__device__ __forceinline__ double block_curvature(const KernelArgs& a, const Block& b, const Cg& s,
+                                                  const StepOperands& early) {
   if (!a.atomics) {  // inline: a call would wait for the operands to arrive, to save them
     return warp_sums<1>(published(b, kRegionDots), b.grid).value[0];
   }
-  return block_sum_quads(a.layout, b, [&](int q) {
-    return dot4(load4(b.direction + 4 * q), load_product(a, b, s, q));
-  });
+  double sum = 0;
+  each_product(a, b, s, early,
+               [&](int q, float4 product) { sum += dot4(load4(b.direction + 4 * q), product); });
+  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
 // x += alpha p on the block's slice; r -= alpha A p everywhere. Returns r'r.
@@ -130,25 +146,17 @@ __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const
                                                       const Cg& s, float alpha,
                                                       const StepOperands& early) {
   const Slice slice = own_slice(a.layout, b);
-  const int quads = a.layout.packed / 4, first = slice.first + threadIdx.x;
+  const int first = slice.first + threadIdx.x;
   for (int q = first; q < slice.last; q += kThreads) {
     const float4 x = q == first ? early.solution : load4(b.solution + 4 * q);
     store4(b.solution + 4 * q, axpy4(alpha, load4(b.direction + 4 * q), x));
   }
   double sum = 0;
-  const auto step = [&](int q, float4 product) {
+  each_product(a, b, s, early, [&](int q, float4 product) {
     const float4 r = axpy4(-alpha, product, load4(b.residual + 4 * q));
     store4(b.residual + 4 * q, r);
     sum += dot_self(r);
-  };
-#pragma unroll
-  for (int i = 0; i < kEarlyQuads; ++i) {
-    const int q = threadIdx.x + i * kThreads;
-    if (q < quads) step(q, early.product[i]);
-  }
-  each_loaded<kEarlyQuads>(
-      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
-      [&](int q) { return load_product(a, b, s, q); }, step);
+  });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
@@ -171,7 +179,7 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
 __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& b, Cg& s) {
   block_complete_product(a, b, s);
   const StepOperands early = load_operands(a, b, s);
-  const double curvature = block_curvature(a, b, s);
+  const double curvature = block_curvature(a, b, s, early);
   if (s.iterations == 0) s.first_curvature = curvature;
   const bool positive = curvature > 0 && !isinf(curvature);
   if (positive) {

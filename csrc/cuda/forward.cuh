@@ -14,6 +14,12 @@ __device__ __forceinline__ float row_weight(const Rows& rows, int64_t n) {
   return rows.weights ? rows.weights[n] : 1.0f;
 }
 
+// The same where n is an index that the caller gave: NaN outside of the batch, which flags it like any
+// weight that no update can use; nothing of such a row is read.
+__device__ __forceinline__ float given_weight(const Rows& rows, int64_t n) {
+  return n >= 0 && n < rows.count ? row_weight(rows, n) : NAN;
+}
+
 // Observations [rows, O], their constant 1, and the row weights of one tile. Rows past the end and
 // rows of weight zero become zeros of weight zero. Returns 1 in a thread that met a value no update
 // can use.
@@ -27,7 +33,7 @@ __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet
   for (int r = warp_index(); r < l.rows; r += kThreads / 32) {
     const int64_t i = number * l.rows + r;
     const int64_t n = i < set.count ? row_number(set, i) : 0;
-    const float w = i < set.count ? row_weight(a.rows, n) : 0.0f;
+    const float w = i < set.count ? given_weight(a.rows, n) : 0.0f;
     const float* obs = a.rows.obs + n * in;
     for (int k = lane_index(); k < stride; k += 32) {
       const float value = k < in && w > 0.0f ? obs[k] : k == in ? 1.0f : 0.0f;

@@ -24,23 +24,27 @@ __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) 
   return block_forward_tiles<V>(a, b);
 }
 
-// Writes one quad of a packed vector to its flat place.
-__device__ __forceinline__ void put_flat(const Layout& l, int quad, float4 value, float* flat) {
-#pragma unroll 1
-  for (int i = 0; i < 4; ++i) {
-    const int at = flat_index(l, 4 * quad + i);
-    const float part = i == 0 ? value.x : i == 1 ? value.y : i == 2 ? value.z : value.w;
-    if (at >= 0) flat[at] = part;
-  }
-}
-
-// value(quad) of the block's slice of a packed vector, to its flat place.
+// value(i) of the block's slice of a packed vector, to its flat place; one float a thread, so that a
+// warp writes whole sectors.
 template <class Value>
 __device__ __forceinline__ void block_unpack(const Layout& l, const Block& b, float* flat,
                                              Value value) {
   const Slice slice = own_slice(l, b);
-  for (int q = slice.first + threadIdx.x; q < slice.last; q += kThreads)
-    put_flat(l, q, value(q), flat);
+  for (int i = 4 * slice.first + threadIdx.x; i < 4 * slice.last; i += kThreads) {
+    const int at = flat_index(l, i);
+    if (at >= 0) flat[at] = value(i);
+  }
+}
+
+// The sum of all blocks' partials, finish(quad, sum), to its flat place by way of the packed vector
+// `room`.
+template <class Finish>
+__device__ __forceinline__ void block_reduce_to_flat(const Layout& l, const Block& b, float* room,
+                                                     float* flat, Finish finish) {
+  block_reduce_slice(l, b,
+                     [&](int quad, float4 sum) { store4(room + 4 * quad, finish(quad, sum)); });
+  __syncthreads();  // the block's slice is complete
+  block_unpack(l, b, flat, [&](int i) { return __ldcg(room + i); });
 }
 
 // What one launch knows as it goes along, the same in every thread of every block.
@@ -81,7 +85,7 @@ __device__ __forceinline__ void block_store_column(const KernelArgs& a, const Bl
   run.solution = block_cg_finish(a, b);
   if (a.program != kProgramSolve) return;
   block_unpack(a.layout, b, a.out + int64_t{run.column} * a.layout.flat,
-               [&](int q) { return load4_global(b.solution + 4 * q); });
+               [&](int i) { return __ldcg(b.solution + i); });
   if (!reports(b)) return;
   double* stats = a.stats + run.column * kSolveStats;
   stats[kSolveQuad] = run.solution.quad;
@@ -110,8 +114,8 @@ __device__ __forceinline__ bool block_use_product(const KernelArgs& a, const Blo
   run.cg.scale = static_cast<float>(1.0 / run.totals.fvp_weight);
   if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg);
   float* out = a.out + int64_t{run.column} * a.layout.flat;
-  block_reduce_slice(a.layout, b, [&](int quad, float4 sum) {
-    put_flat(a.layout, quad, finish_quad(a, b, quad, sum, run.cg.scale), out);
+  block_reduce_to_flat(a.layout, b, b.reduced, out, [&](int quad, float4 sum) {
+    return finish_quad(a, b, quad, sum, run.cg.scale);
   });
   return false;
 }
@@ -157,9 +161,8 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
   const double before = t.surrogate / t.weight;
   if (s.found) {
     const float step = static_cast<float>(s.step);
-    block_unpack(a.layout, b, a.theta_out, [&](int q) {
-      return candidate_quad(b, q, step, load4_global(b.solution + 4 * q));
-    });
+    block_unpack(a.layout, b, a.theta_out,
+                 [&](int i) { return fmaf(step, __ldcg(b.solution + i), b.weights[i]); });
   } else {
     if (reason == kAccepted) reason = a.search.search ? kLineSearchFailed : kNonFinite;
     s.after = {0, 0, before, t.entropy / t.weight};
@@ -186,7 +189,7 @@ __device__ __forceinline__ bool block_use_gradient(const KernelArgs& a, const Bl
                                                    const Scores& score, double group_surrogate) {
   run.totals = block_finish_gradient(a, b, score.sums, group_surrogate);
   if (a.program == kProgramUpdate) return block_cg_start(a, b, run.cg);
-  block_unpack(a.layout, b, a.out, [&](int q) { return load4_global(b.gradient + 4 * q); });
+  block_unpack(a.layout, b, a.out, [&](int i) { return __ldcg(b.gradient + i); });
   const Totals& t = run.totals;
   if (reports(b))
     report_evaluation(a, {0, 0, t.surrogate / t.weight, t.entropy / t.weight}, has_bad_values(t));

@@ -121,7 +121,7 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
   each_tile(a, b, set, [&](int64_t number, int64_t) {
     const int64_t i = number * a.layout.rows + threadIdx.x;
     if (int(threadIdx.x) >= a.layout.rows || i >= set.count) return;
-    const float w = row_weight(a.rows, row_number(set, i));
+    const float w = given_weight(a.rows, row_number(set, i));
     sum += w > 0.0f ? double{w} : w == 0.0f ? 0.0 : double{NAN};
   });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));

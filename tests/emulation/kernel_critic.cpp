@@ -29,6 +29,7 @@ class Fit {
         gradient(theta.size()),
         state(kCriticStates),
         order(size_t(2 * shape.rows)),
+        taken(1),
         weights(size_t(shape.rows)) {
     for (int i = 0; i < 2 * shape.rows; ++i)
       order[size_t(i)] = (i * 7 + i / shape.rows) % shape.rows;
@@ -40,8 +41,8 @@ class Fit {
     call.weights = shape.weights ? weights.data() : nullptr;
     call.theta = theta.data();
     call.state = state.data();
-    call.adam = {order.data(), 2,   shape.minibatch, 4e-3f,        0.9f, 0.999f, 1e-8f,
-                 1.0,          1.0, first.data(),    second.data()};
+    call.adam = {order.data(), 2,     shape.minibatch, 4e-3f,        0.9f,
+                 0.999f,       1e-8f, taken.data(),    first.data(), second.data()};
     call.gradient = gradient.data();
     call.direction = gradient.data();
     call.backtracks = 10;
@@ -62,6 +63,7 @@ class Fit {
     for (auto* zero : {&first, &second, &gradient})
       for (float& value : *zero) value = 0;
     for (double& value : state) value = 0;
+    taken[0] = 0;
     const CudaApi& api = *trpo_fast_cuda_api();
     for (const auto entry :
          adam ? std::vector{api.critic_adam} : std::vector{api.critic_gradient, api.critic_search})
@@ -77,7 +79,7 @@ class Fit {
   Problem problem;
   DeviceArray<float> theta, first, second, gradient;
   DeviceArray<double> state;
-  DeviceArray<int64_t> order;
+  DeviceArray<int64_t> order, taken;
   DeviceArray<float> weights;
   std::unique_ptr<DeviceArray<unsigned char>> scratch;
   CriticCall call{};
