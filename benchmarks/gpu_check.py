@@ -4,7 +4,8 @@
 
 Steps, each with a time limit: environment, build for this GPU alone, CUDA tests, the emulator's
 model of the hardware against the hardware, compute-sanitizer, barriers and sums, the suites `cg`
-and `update` against the opponents. A step that cannot run here is skipped by name with the reason.
+and `update` against the opponents, and `cg` case by case against those that compile for long
+(results/compiled). A step that cannot run here is skipped by name with the reason.
 Needs torch, pybind11, ninja, pytest and pytest-benchmark, a checkout and no package registry.
 ``--rehearse`` runs the same steps on the host: emulated kernels, few rows, no timing worth keeping.
 Exit status 1 if a step failed.
@@ -29,6 +30,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 TAIL = 4000  # characters of a step's output that the report keeps
 CASES = ("C1", "C2", "cartpole")
+QUICK = ("sb3", "sb3_replica", "double_backward", "gauss_newton", "gauss_newton_graph")
+COMPILED = ("gauss_newton_graph", "gauss_newton_compile", "func_compile", "jax_jit")
 PRECISIONS = ("fp32", "fp16x3")  # of the kernels: a suite without a row of each has failed
 
 
@@ -118,6 +121,7 @@ def steps(rehearse: bool, results: Path, scratch: Path) -> list[Step]:
         ),
         Step("barriers and sums", [primitives], 60, missing),
         *[_suite(python, suite, rehearse, results, emulate) for suite in ("cg", "update")],
+        *[_compiled(python, case, missing, results) for case in CASES],
     ]
 
 
@@ -134,7 +138,18 @@ def _suite(python: str, suite: str, rehearse: bool, results: Path, env: dict[str
         command += ["--device", "cpu", *fast, *some]
     else:
         command += ["--device", "cuda", "--seconds", "1"]
-    return Step(f"bench {suite}", command, 150, env=env, rows=(suite, results))
+        command += ["--opponents", *QUICK] if suite == "cg" else []
+    return Step(f"bench {suite}", command, 120, env=env, rows=(suite, results))
+
+
+def _compiled(python: str, case: str, missing: str | None, results: Path) -> Step:
+    """A case against the opponents that compile for long, into a file of its own: last, so that
+    nothing else is lost with the time they take.
+    """
+    command = [python, "-m", "trpo_fast.cli", "bench", "cg", "--case", case, "--device", "cuda"]
+    command += ["--seconds", "0.5", "--backend", "cuda", "--opponents", *COMPILED]
+    command += ["--append", "--json", str(results / "compiled")]
+    return Step(f"bench cg {case}, compiled", command, 110, missing)
 
 
 def missing_rows(suite: str, results: Path) -> list[str]:

@@ -60,6 +60,14 @@ def test_opponent_solves_the_same_system(name, case):
         assert error < tolerance, (suite, error)
 
 
+def test_compiled_gauss_newton_solves_the_same_system():
+    """Timed on CUDA only; what it computes is seen here."""
+    work = make_workload(CASES["cartpole"], cap=64)
+    timed = SUITES["cg"].opponent(package, "gauss_newton_compile", work, "fp32", 2)
+    assert relative_error(timed.result(), SUITES["cg"].exact(work, 2)) < 1e-5
+    assert torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize("case", SMALL)
 @pytest.mark.parametrize("name", package.UPDATE_OPPONENTS)
 def test_opponent_takes_the_same_step(name, case):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .base import Opponent, Setup
 from .double_backward import DoubleBackward
 from .func_compile import FuncCompile
-from .gauss_newton import GaussNewton, GaussNewtonGraph
+from .gauss_newton import GaussNewton, GaussNewtonCompile, GaussNewtonGraph
 from .jax_jit import JaxJit
 from .sb3 import Sb3, Sb3Replica
 from .sb3_learner import Sb3Act, Sb3Critic
@@ -24,6 +24,7 @@ OPPONENTS: dict[str, type[Opponent]] = {
         GaussNewton,
         GaussNewtonGraph,
         FuncCompile,
+        GaussNewtonCompile,
         JaxJit,
     )
 }

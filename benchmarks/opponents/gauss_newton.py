@@ -1,5 +1,6 @@
 """The Gauss-Newton product J' M J v written by hand in PyTorch, activations cached: what a careful
-user would write without a compiler. On CUDA also captured in one graph, in fp32 and tf32.
+user would write without a compiler. On CUDA also in one graph and under torch.compile, in fp32 and
+tf32.
 """
 
 from __future__ import annotations
@@ -51,6 +52,29 @@ class GaussNewton(Opponent):
         p = torch.softmax(torch.addmm(bias, h, weight.t()), -1)
         p_mean = p / rows
         return lambda t: p_mean * (t - (p * t).sum(1, keepdim=True)), 0.0
+
+
+class GaussNewtonCompile(GaussNewton):
+    """The same, the whole solve one function under torch.compile, which puts it in a CUDA graph."""
+
+    name = "gauss_newton_compile"
+
+    def __init__(self, setup, precision: str) -> None:
+        super().__init__(setup, precision)
+        mode = "reduce-overhead" if setup.device == "cuda" else "default"
+        self._solve = torch.compile(super().solve, mode=mode, dynamic=False)
+
+    @staticmethod
+    def missing(device: str) -> str | None:
+        return None if device == "cuda" else "timed on CUDA devices; func_compile is on every one"
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        return ("fp32", "tf32") if device == "cuda" else ("fp32",)
+
+    def solve(self, g: Tensor, iterations: int) -> Tensor:
+        with torch.no_grad(), tf32(self.precision == "tf32"):  # compiled code leaves gradients off
+            return self._solve(g, iterations)
 
 
 class GaussNewtonGraph(GaussNewton):
