@@ -43,6 +43,22 @@ def test_what_becomes_of_a_step(gpu_check, command, limit, skip, status, words):
     assert result.status == status and words in result.said
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "status"),
+    [
+        (0, "", "passed"),
+        (1, "========= Error: Device not supported. Please refer to ...", "skipped"),
+        (9, "========= Device not supported\n========= ERROR SUMMARY: 1 error", "skipped"),
+        (9, "========= Invalid __global__ write of size 4 bytes", "failed"),
+        (1, "assert False", "failed"),
+    ],
+)
+def test_a_sanitizer_that_the_machine_refuses_is_skipped(gpu_check, code, said, status):
+    step = gpu_check.Step("compute-sanitizer", [])
+    assert gpu_check._status(step, code, said) == status
+    assert gpu_check._status(gpu_check.Step("tests", []), code, said) != "skipped"
+
+
 def row(case: str, precision: str, **changed) -> dict[str, object]:
     numbers = {"backend": "cuda", "median_us": 50.0, "rel_err": 1e-6}
     return {"case": case, "precision": precision, **numbers, **changed}
@@ -72,6 +88,8 @@ def test_steps_fit_into_ten_minutes_and_name_what_exists(gpu_check, tmp_path):
     assert all(step.limit <= 300 for step in steps)
     skipped = {step.name for step in steps if step.skip}
     assert {"emulator against hardware", "compute-sanitizer", "barriers and sums"} <= skipped
+    assert {f"bench cg {case}, compiled" for case in gpu_check.CASES} <= skipped
+    assert [step.name for step in steps][-3:] == [s.name for s in steps if "compiled" in s.name]
     for step in steps:
         for word in step.command:
             assert not word.startswith(("tests/", "benchmarks/")) or (ROOT / word).exists()
