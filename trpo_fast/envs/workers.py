@@ -165,14 +165,18 @@ class WorkerEnvs:
     def _together(self, here: Callable[[], Any]) -> list[Any]:
         """This process's share, then the workers' answers; the first error once all are in."""
         results: list[Any] = []
-        failures: list[Exception] = []
-        for part in (here, *(worker.answer for worker in self._workers)):
+        failure: Exception | None = None
+        try:
+            results.append(here())
+        except Exception as error:
+            failure = error
+        for worker in self._workers:
             try:
-                results.append(part())
+                results.append(worker.answer())
             except Exception as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return results
 
 
