@@ -256,6 +256,23 @@ def test_an_interrupted_steps_answers_are_not_taken_for_the_next_ones(
     envs.close()
 
 
+def test_an_interrupted_message_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(message: Any) -> None:
+        raise KeyboardInterrupt
+
+    envs = make_host("CartPole-v1", 2, engine="workers", workers=1)
+    envs.reset(0)
+    monkeypatch.setattr(envs.venv._workers[0].pipe, "send", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        envs.state()
+    pids = [process.pid for process in envs.venv.processes]
+    for _ in range(2):
+        with pytest.raises(EnvError, match="interrupted in the midst of a message; make it anew"):
+            envs.step(np.zeros(2, np.int64))
+    envs.close()
+    assert gone(pids)
+
+
 def test_interruptions_leave_orders_and_answers_in_step() -> None:
     envs, sync = make_host(Counting, 3, engine="workers", workers=2), make_host(Counting, 3)
     envs.reset(0)

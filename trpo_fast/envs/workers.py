@@ -8,7 +8,8 @@ message; only action masks and errors go through pipes. Every copy sees the call
 in one ``SyncVectorEnv``: the numbers are the same for any number of workers.
 
 A worker ends with ``close``, when the environments are collected as garbage, when this process
-ends, and half a second after it was killed. Ctrl-C at any moment leaves orders and answers in step.
+ends, and half a second after it was killed. Ctrl-C leaves orders and answers in step; in the midst
+of a message (states, masks) it cannot, and the next call says so.
 """
 
 from __future__ import annotations
@@ -67,9 +68,8 @@ class WorkerEnvs:
         self.num_envs = len(makers)
         wanted = usable_cores() - 1 if workers is None else workers
         self._chunks = _cut(self.num_envs, 1 + min(wanted, self.num_envs - 1))
-        self._here = Chunk(
-            [makers[i] for i in self._chunks[0]]
-        )  # its errors are as without workers
+        # Ours come first: what goes wrong in all copies is then said as without workers.
+        self._here = Chunk([makers[i] for i in self._chunks[0]])
         self.single_observation_space, self.single_action_space = self._here.spaces
         method = method or start_method()
         context: Any = multiprocessing.get_context(method)
