@@ -71,7 +71,14 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "gamma"), [("Pendulum-v1", 0.9), ("InvertedPendulum-v5", 0.99), ("Swimmer-v5", 0.9999)]
+    ("env", "gamma"),
+    [
+        ("Pendulum-v1", 0.9),
+        ("InvertedPendulum-v5", 0.99),
+        ("Swimmer-v5", 0.9999),
+        ("Hopper-v5", 0.995),
+        ("Walker2d-v5", 0.99),
+    ],
 )
 def test_a_preset_is_its_own_familys(env: str, gamma: float) -> None:
     assert make_config(env).gamma == gamma
