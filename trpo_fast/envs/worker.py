@@ -228,4 +228,4 @@ def _watch(parent: int) -> None:
     """End the process, whatever it is doing, when its parent is gone."""
     while os.getppid() == parent:
         time.sleep(WATCH)
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
