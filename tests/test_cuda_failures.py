@@ -83,7 +83,8 @@ def emulator(monkeypatch):
     emulator.calls()
     yield emulator
     emulator.devices(1)
-    emulator.device(4, 0, number=1)
+    for number in (0, 1):
+        emulator.device(4, 0, number=number)
 
 
 NAMES = ("fvp", "solve", "operator", "update", "act", "gae", "adam", "gauss_newton")
@@ -119,11 +120,12 @@ def test_every_call_that_fails_is_an_exception_that_moves_nothing(emulator, name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_launches_go_to_the_device_of_the_tensors(emulator, monkeypatch, name):
-    """CPU tensors pretend to lie on device 1, which has fewer multiprocessors and less shared
-    memory, while 0 is current.
+    """CPU tensors pretend to lie on device 1, which has more multiprocessors, less shared memory and
+    so blocks that ask for less of it, while 0 is current.
     """
     emulator.devices(2)
-    emulator.device(2, 100 * 1024, number=1)
+    emulator.device(2, 0, number=0)
+    emulator.device(4, 100 * 1024, number=1)
     first = Work()
     first.calls[name]()  # what was said to device 0 is of no use to device 1
     for module in ("backend", "actor", "advantage", "critic"):
@@ -135,7 +137,9 @@ def test_launches_go_to_the_device_of_the_tensors(emulator, monkeypatch, name):
     assert launched and set(launched) == {1} and emulator.current_device() == 0
     if name == "update":
         plan = cuda_backend.CudaOperator(work.F._operator.problem).plan()
-        assert plan["grid"] == 2 and plan["shared_bytes"] <= 100 * 1024
+        before = first.F._operator.plan()
+        assert (before["grid"], plan["grid"]) == (2, 3)
+        assert 48 * 1024 < plan["shared_bytes"] < before["shared_bytes"]
 
 
 def test_a_device_of_another_architecture_is_refused_by_name(monkeypatch):
