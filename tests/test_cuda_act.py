@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import HEADS
-from cuda_support import DEVICE, kernels, schedule, small_device  # noqa: F401
+from cuda_support import DEVICE, EMULATED, kernels, schedule, small_device  # noqa: F401
 from test_act import Outputs, assert_equal, check_follows, make, room
 from torch import Tensor
 
@@ -118,6 +118,17 @@ def test_schedules_change_no_bit(order: tuple[int, int, float]) -> None:
 
 def test_follows_parameters_and_parts() -> None:
     check_follows(CudaActor, *made("gaussian", (8, 5), "tanh", 5))
+
+
+def test_an_actor_does_not_follow_to_another_device() -> None:
+    """Its launches, and what it has bound, are for the device where it was made."""
+    policy, critic = made("gaussian", (8, 5), "tanh", 5)
+    actor = CudaActor(policy, critic)
+    elsewhere = torch.device(DEVICE.type, 0 if EMULATED else 7)
+    actor._policy.device = elsewhere  # as if the policy had been there
+    policy.load_state_dict({k: v.clone() for k, v in policy.state_dict().items()}, assign=True)
+    with pytest.raises(RuntimeError, match=f"expected parameters on {elsewhere}.*make another"):
+        actor.look()
 
 
 def test_tensors_of_another_device_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,8 +120,8 @@ def test_every_call_that_fails_is_an_exception_that_moves_nothing(emulator, name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_launches_go_to_the_device_of_the_tensors(emulator, monkeypatch, name):
-    """CPU tensors pretend to lie on device 1, which has more multiprocessors, less shared memory and
-    so blocks that ask for less of it, while 0 is current.
+    """CPU tensors pretend to lie on device 1, with more multiprocessors and less shared memory:
+    its blocks ask for less of it. Device 0 is current.
     """
     emulator.devices(2)
     emulator.device(2, 0, number=0)

@@ -85,6 +85,11 @@ class Address:
             return
         if reason := refused(self.net, None, self.device.type):
             raise RuntimeError(f"the policy changed under its actor: {reason}")
+        if (now := next(self.net.parameters()).device) != self.device:
+            raise RuntimeError(
+                f"the policy changed under its actor: expected parameters on {self.device}, got "
+                f"{now}; make another actor"
+            )
         self.flat = flat_params(self.net)
         self.first = next(self.net.parameters())
         self.address = self.flat.data_ptr()
