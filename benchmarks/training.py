@@ -35,10 +35,12 @@ CASES: list[Case] = [
     ("hopper-25k-workers", "Hopper-v5", HOPPER | {"engine": "workers"}, 25_000),
     ("hopper-async", "Hopper-v5", HOPPER | {"engine": "async"}, 2048),
     ("hopper-envpool", "Hopper-v5", HOPPER | {"engine": "envpool"}, 2048),
+    ("hopper-envpool-64", "Hopper-v5", HOPPER | {"engine": "envpool", "num_envs": 64}, 8192),
     ("cartpole", "CartPole-v1", {"engine": "sync"}, 2048),
     ("cartpole-workers", "CartPole-v1", {"engine": "workers"}, 2048),
-    ("cartpole-tensor", "CartPole-v1", {"engine": "tensor"}, 131_072),
+    ("cartpole-tensor", "CartPole-v1", {"engine": "tensor", "num_envs": 4096}, 131_072),
 ]
+COPIES = 8  # where the settings say nothing
 OPPONENTS = {"sb3": "DummyVecEnv", "sb3_processes": "SubprocVecEnv"}  # the latter beside processes
 README = Path(__file__).parent / "README.md"
 MARKED = re.compile(r"(<!-- training:begin -->\n).*(<!-- training:end -->)", re.DOTALL)
@@ -49,8 +51,7 @@ class Ours:
 
     def __init__(self, case: Case) -> None:
         _, env, settings, rows = case
-        self.copies = 4096 if settings["engine"] == "tensor" else 8
-        self.agent = TRPO(env, num_envs=self.copies, rows_per_update=rows, seed=0, **settings)
+        self.agent = TRPO(env, **{"num_envs": COPIES, **settings}, rows_per_update=rows, seed=0)
         self.processes = getattr(getattr(self.agent.envs, "venv", None), "processes", [])
         self.records: list[dict[str, Any]] = []
 
@@ -71,11 +72,12 @@ class Theirs:
         from stable_baselines3.common import vec_env
         from stable_baselines3.common.env_util import make_vec_env
 
-        _, env, _, rows = case
-        self.venv = make_vec_env(env, 8, seed=0, vec_env_cls=getattr(vec_env, kind))
+        _, env, settings, rows = case
+        copies = settings.get("num_envs", COPIES)
+        self.venv = make_vec_env(env, copies, seed=0, vec_env_cls=getattr(vec_env, kind))
         self.processes = getattr(self.venv, "processes", [])
         self.agent = sb3_contrib.TRPO(
-            "MlpPolicy", self.venv, n_steps=rows // 8, seed=0, device="cpu"
+            "MlpPolicy", self.venv, n_steps=rows // copies, seed=0, device="cpu"
         )
 
     def learn(self, steps: int) -> int:
@@ -109,7 +111,7 @@ def cpu_seconds(processes: list[Any]) -> float:
 
 
 def measure(case: Case, updates: int, repeats: int) -> dict[str, Any]:
-    name, env, _, rows = case
+    name, env, settings, rows = case
     found = players(case)
     rates: dict[str, list[float]] = {who: [] for who in found}
     costs: dict[str, list[float]] = {who: [] for who in found}  # CPU seconds a step
@@ -128,7 +130,7 @@ def measure(case: Case, updates: int, repeats: int) -> dict[str, Any]:
         "suite": "training",
         "case": name,
         "env": env,
-        "copies": found["ours"].copies,
+        "copies": settings.get("num_envs", COPIES),
         "rows_per_update": rows,
         "backend": late[-1]["backend"],
         "threads": torch.get_num_threads(),
