@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learning_table import collect, draw, read_rows, rewrite, table
+from learning_table import collect, draw, read_rows, table
+from marked import fill
 
 from trpo_fast import TRPO, evaluate
 from trpo_fast.commands import CHECKPOINT
@@ -109,7 +110,8 @@ def main() -> None:
         print(text)
         draw(options.out, options.out / "curves.png")
         if options.out == RESULTS:
-            rewrite(HERE / "README.md", text)
+            page = HERE / "README.md"
+            page.write_text(fill(page.read_text(), "learning", text + "\n"))
 
 
 if __name__ == "__main__":

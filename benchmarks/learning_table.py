@@ -23,7 +23,6 @@ from trpo_fast.logger import read_progress
 from trpo_fast.plotting import band
 
 POINTS = 50  # kept of every training curve
-MARKED = re.compile(r"(<!-- learning:begin -->\n).*(<!-- learning:end -->)", re.DOTALL)
 
 # What others publish for their TRPO: tianshou's max average over 10 seeds at 1M steps, rl-zoo's
 # one trained agent (deterministic episodes), sb3-contrib's documented mean over 3 seeds at 1M.
@@ -207,9 +206,3 @@ def draw(out: Path, path: Path) -> None:
         axis.legend(fontsize=6)
     figure.savefig(path, dpi=90)
     plt.close(figure)
-
-
-def rewrite(readme: Path, text: str) -> None:
-    """Put the table between the markers of the page."""
-    page = readme.read_text()
-    readme.write_text(MARKED.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page))

@@ -9,18 +9,18 @@ python benchmarks/plot.py --png FILE       # one bar chart of the CG suite of ev
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from marked import fill
 
 from trpo_fast.bench.cases import CASES
 from trpo_fast.bench.report import Row, format_time, read_json
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-MARKED = re.compile(r"(<!-- results:begin -->\n).*(<!-- results:end -->)", re.DOTALL)
 TITLES = {
     "fvp": "One Fisher-vector product, forward already done",
     "cg": "CG solve, 10 iterations, from (parameters, obs, g) to x",
@@ -139,12 +139,6 @@ def summary() -> str:
     return "\n".join(parts) if parts else "not measured yet\n"
 
 
-def rewrite(text: str, content: Callable[[], str] = tables) -> str:
-    if not MARKED.search(text):
-        raise ValueError("README.md: expected the markers results:begin and results:end, got none")
-    return MARKED.sub(lambda found: found[1] + content() + found[2], text)
-
-
 def chart(path: Path) -> None:
     """Share of sgemm's rate that the useful flops of the CG solve reach."""
     import matplotlib
@@ -188,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     stale = 0
     for readme, content in ((HERE / "README.md", tables), (HERE.parent / "README.md", summary)):
         text = readme.read_text()
-        wanted = rewrite(text, content)
+        wanted = fill(text, "results", content())
         if not arguments.check:
             readme.write_text(wanted)
         elif text != wanted:

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import time
 import warnings
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from marked import fill
 
 from trpo_fast import TRPO
 
@@ -43,7 +43,6 @@ CASES: list[Case] = [
 COPIES = 8  # where the settings say nothing
 OPPONENTS = {"sb3": "DummyVecEnv", "sb3_processes": "SubprocVecEnv"}  # the latter beside processes
 README = Path(__file__).parent / "README.md"
-MARKED = re.compile(r"(<!-- training:begin -->\n).*(<!-- training:end -->)", re.DOTALL)
 
 
 class Ours:
@@ -206,7 +205,7 @@ def main() -> None:
         machine["note"] = options.note
         options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         if not options.case:
-            README.write_text(MARKED.sub(rf"\g<1>{table(rows)}\g<2>", README.read_text()))
+            README.write_text(fill(README.read_text(), "training", table(rows)))
 
 
 if __name__ == "__main__":

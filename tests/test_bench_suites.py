@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from trpo_fast.bench import cli as bench_cli
 
@@ -34,17 +37,33 @@ def test_front_ends_time_the_smallest_case():
         assert f"test_{suite}[tiny-reference-fp32]" in result.stdout
 
 
+def load(name, monkeypatch):
+    """A program of benchmarks/, which is no package."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(name)
+
+
 def test_tables_come_from_the_json(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("plot", ROOT / "benchmarks" / "plot.py")
-    plot = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plot)
+    plot, fill = load("plot", monkeypatch), load("marked", monkeypatch).fill
     assert plot.main(["--check"]) == 0, "run python benchmarks/plot.py"
     arguments = "cg --case tiny --seconds 0.01 --backend reference --opponents gauss_newton"
     assert bench_cli.main([*arguments.split(), "--json", str(tmp_path)]) == 0
     monkeypatch.setattr(plot, "RESULTS", tmp_path)
-    text = plot.rewrite("a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n")
+    text = fill(
+        "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n", "results", plot.tables()
+    )
     assert "| tiny, N = 64 | **reference** |" in text and "gauss_newton" in text
     assert "old" not in text and text.endswith("<!-- results:end -->\nb\n")
-    assert plot.rewrite(text) == text
     plot.main(["--png", str(tmp_path / "cg.png")])
     assert (tmp_path / "cg.png").stat().st_size > 1000
+
+
+def test_the_page_has_the_tables_of_training_and_learning(monkeypatch):
+    fill = load("marked", monkeypatch).fill
+    page, results = (ROOT / "benchmarks" / "README.md").read_text(), ROOT / "benchmarks" / "results"
+    rows = json.loads((results / "training.json").read_text())["rows"]
+    assert fill(page, "training", load("training", monkeypatch).table(rows)) == page
+    table = load("learning_table", monkeypatch).table(results / "learning")
+    assert fill(page, "learning", table + "\n") == page
+    with pytest.raises(ValueError, match="markers nothing:begin/end, got 0"):
+        fill(page, "nothing", "")
