@@ -25,7 +25,8 @@ from trpo_fast.collect import HostCollector
 from trpo_fast.collect_tensor import TensorCollector
 from trpo_fast.envs import tensor
 from trpo_fast.envs.actions import ActionMap
-from trpo_fast.envs.host import EnvError, HostEnvs, make_host
+from trpo_fast.envs.engines import make_host
+from trpo_fast.envs.host import EnvError, HostEnvs
 from trpo_fast.normalize import ObservationNormaliser
 from trpo_fast.rollout import EpisodeLog, Layout, Rollout
 

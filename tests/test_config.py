@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from trpo_fast.config import Config, from_dict, make_config, read_toml, write_toml
+from trpo_fast.envs.engines import ENGINES
 
 
 def test_precedence_is_preset_then_file_then_arguments(tmp_path: Path) -> None:
@@ -82,3 +83,10 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 )
 def test_a_preset_is_its_own_familys(env: str, gamma: float) -> None:
     assert make_config(env).gamma == gamma
+
+
+def test_every_engine_can_be_configured() -> None:
+    for engine in (*ENGINES, "tensor"):
+        assert Config(engine=engine).engine == engine
+    with pytest.raises(ValueError, match=r"engine: expected one of \('sync', .*'tensor'\), got"):
+        Config(engine="warp")

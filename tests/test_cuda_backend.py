@@ -22,8 +22,8 @@ NARROW = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(8,)).to(DEVICE)
     ("policy", "options", "words"),
     [
         (WIDE, {}, "up to 128 wide; use backend='reference'"),
-        (NARROW.double(), {}, "compute in float32"),
-        (torch.nn.Linear(3, 2).to(DEVICE), {}, "MLPPolicy only"),
+        (NARROW.double(), {}, "are float32, the policy is torch.float64; use backend=.reference"),
+        (torch.nn.Linear(3, 2).to(DEVICE), {}, "for MLPPolicy, not Linear; use backend=.reference"),
     ],
     ids=["wide", "double", "module"],
 )

@@ -22,7 +22,8 @@ from envs_for_tests import Counting, Masked
 from gymnasium import spaces
 
 from trpo_fast.envs import worker
-from trpo_fast.envs.host import EnvError, make_host
+from trpo_fast.envs.engines import make_host
+from trpo_fast.envs.errors import EnvError
 from trpo_fast.envs.shared import SPINS, Bell
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
@@ -204,7 +205,7 @@ def test_a_worker_steps_aside_when_it_shares_a_core_with_the_main_process() -> N
 SCRIPT = """
 import sys
 import numpy as np
-from trpo_fast.envs.host import make_host
+from trpo_fast.envs.engines import make_host
 envs = make_host("CartPole-v1", 3, engine="workers", workers=2)
 envs.reset(0)
 print(*[process.pid for process in envs.venv.processes], flush=True)

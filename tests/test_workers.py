@@ -15,7 +15,8 @@ from envs_for_tests import Counting, Masked
 from gymnasium import spaces
 
 from trpo_fast.envs import workers as module
-from trpo_fast.envs.host import EnvError, HostEnvs, make_host
+from trpo_fast.envs.engines import make_host
+from trpo_fast.envs.host import EnvError, HostEnvs
 from trpo_fast.envs.workers import WorkerEnvs, start_method
 
 COPIES = 5

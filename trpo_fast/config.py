@@ -13,7 +13,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .arguments import check_counts
 from .presets import preset_for
@@ -171,15 +171,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "engine": ("sync", "workers", "async", "envpool", "tensor"),
-    "algorithm": ("trpo", "npg", "pg", "kl-penalty"),
-    "sampling": ("path", "vine"),
-    "activation": ("tanh", "relu", "elu", "silu", "gelu", "identity"),
-    "std": ("free", "state"),
-    "action_mode": ("clip", "scale", "squash"),
-    "kl_reduction": ("sum", "mean"),
-    "penalty_rule": ("fixed", "adaptive", "dual"),
-    "critic": ("adam", "gauss_newton"),
+    name: get_args(hint)
+    for name, hint in get_type_hints(Config).items()
+    if get_origin(hint) is Literal
 }
 
 _WHOLE = {name for name, (low, _) in _RANGES.items() if isinstance(low, int)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, Operator, Problem, UpdateConfig
-from .native_problem import NativeProblem, address, too_large
+from .native_problem import NativeProblem, address, refusal
 from .policy import MLPPolicy
 from .reference import Solution
 from .surrogate import Evaluation
@@ -140,20 +140,7 @@ class CpuBackend(Backend):
         return super().refuses_precision(precision)
 
     def refuses(self, problem: Problem) -> str | None:
-        policy = problem.policy
-        if not isinstance(policy, MLPPolicy):
-            return f"its kernels are for MLPPolicy, not {type(policy).__name__}"
-        if not policy.follows_spec():
-            return "the policy has frozen or replaced parts; use backend='reference'"
-        if problem.theta.device.type != "cpu":
-            return f"the policy is on {problem.theta.device}"
-        if problem.theta.dtype != torch.float32:
-            return f"its kernels are float32, the policy is {problem.theta.dtype}"
-        if problem.fisher != "analytic":
-            return f"fisher={problem.fisher!r} is in the reference backend only"
-        if limit := too_large(policy.spec):
-            return f"policy: expected {limit}"
-        return None
+        return refusal(problem, "cpu")
 
     def operator(self, problem: Problem) -> CpuOperator:
         return CpuOperator(problem)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
-from .native_problem import NativeProblem, net_arguments, too_large
+from .native_problem import NativeProblem, net_arguments, refusal
 from .policy import MLPPolicy, NetSpec
 from .reference import Solution
 from .surrogate import Evaluation
@@ -274,25 +274,14 @@ class CudaBackend(Backend):
         return missing()
 
     def refuses(self, problem: Problem) -> str | None:
-        policy, device = problem.policy, problem.theta.device
-        if not isinstance(policy, MLPPolicy):
-            return "the kernels know MLPPolicy only; use backend='reference' for other modules"
-        if not policy.follows_spec():
-            return "the policy has frozen or replaced parts; use backend='reference'"
-        if device.type != ("cpu" if _native.emulating() else "cuda"):
-            return f"the policy is on {device}; move it with policy.to('cuda')"
-        if problem.theta.dtype != torch.float32:
-            return f"the kernels compute in float32, the policy is {problem.theta.dtype}"
-        if problem.fisher != "analytic":
-            return "fisher='empirical' exists in backend='reference' only"
-        if limit := too_large(policy.spec):
-            return f"policy: expected {limit}; use backend='reference'"
-        with explained():
-            wrong = None if _native.emulating() else wrong_arch(device)
-            refusal = wrong or _plan_of(problem).refusal
-        if refusal is None or "; use " in refusal:
-            return refusal
-        return f"{refusal}; use backend='reference'"
+        why = refusal(problem, "cpu" if _native.emulating() else "cuda")
+        if why is None:
+            with explained():
+                why = None if _native.emulating() else wrong_arch(problem.theta.device)
+                why = why or _plan_of(problem).refusal
+        if why is None or "; " in why:  # the sentence already says what to do
+            return why
+        return f"{why}; use backend='reference'"
 
     def operator(self, problem: Problem) -> CudaOperator:
         return CudaOperator(problem, atomics=not problem.deterministic)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from .arguments import check_count, fail
-from .envs.host import HostEnvs, make_host
+from .envs.engines import make_host
+from .envs.host import HostEnvs
 from .setup import is_tensor_env
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .backend import Problem
@@ -23,6 +24,26 @@ def too_large(spec: NetSpec) -> str:
     if len(spec.nvec) > MAX_FACTORS:
         return f"at most {MAX_FACTORS} factors, its head has {len(spec.nvec)}"
     return ""
+
+
+def refusal(problem: Problem, place: str) -> str | None:
+    """What of a problem neither core takes, as a sentence; ``place`` is the device it has to be
+    on.
+    """
+    policy, theta = problem.policy, problem.theta
+    if not isinstance(policy, MLPPolicy):
+        return f"its kernels are for MLPPolicy, not {type(policy).__name__}"
+    if not policy.follows_spec():
+        return "the policy has parts that are frozen, replaced, added or removed"
+    if theta.device.type != place:
+        return f"the policy is on {theta.device}; move it with policy.to({place!r})"
+    if theta.dtype != torch.float32:
+        return f"its kernels are float32, the policy is {theta.dtype}"
+    if problem.fisher != "analytic":
+        return f"fisher={problem.fisher!r} is in the reference backend only"
+    if limit := too_large(policy.spec):
+        return f"policy: expected {limit}"
+    return None
 
 
 def address(tensor: Tensor | None) -> int:

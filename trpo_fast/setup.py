@@ -16,7 +16,8 @@ from .config import Config
 from .critic import Critic
 from .envs import tensor
 from .envs.actions import ActionMap
-from .envs.host import HostEnvs, make_host
+from .envs.engines import make_host
+from .envs.host import HostEnvs
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
 from .policy import MLPPolicy, head_for_space

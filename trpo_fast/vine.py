@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .advantage import normalise
 from .collect import HostCollector
-from .envs.host import make_host
+from .envs.engines import make_host
 from .envs.state import restore
 from .heads import Head
 from .rollout import Rollout

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from .access import Copies
 from .shared import Board
-from .state import restore, snapshot, unsupported
 
 
-class Chunk:
+class Chunk(Copies):
     """Neighbouring copies that one process steps; what comes of it is written to the board.
 
     A copy sees the same calls with the same arguments as in one large vector environment.
@@ -21,6 +21,7 @@ class Chunk:
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
         self.venv = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        super().__init__(self.venv.envs)
         self.spaces = self.venv.single_observation_space, self.venv.single_action_space
 
     def join(self, board: Board, first: int) -> None:
@@ -54,16 +55,6 @@ class Chunk:
         obs, infos = self.venv.reset(seed=seeds)
         self.obs[...] = obs.reshape(self.obs.shape)
         return infos.get("action_mask")
-
-    def unsupported(self) -> str | None:
-        return next((why for env in self.venv.envs if (why := unsupported(env))), None)
-
-    def snapshot(self, copies: list[int]) -> list[dict[str, Any]]:
-        return [snapshot(self.venv.envs[i]) for i in copies]
-
-    def restore(self, states: list[dict[str, Any]]) -> None:
-        for env, saved in zip(self.venv.envs, states, strict=True):
-            restore(env, saved)
 
     def close(self) -> None:
         self.venv.close()

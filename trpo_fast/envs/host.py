@@ -13,17 +13,14 @@ user may be the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .errors import EnvError, WorkerError, describe
-from .state import restore, snapshot, unsupported
-from .workers import WorkerEnvs
-
-ENGINES = ("sync", "workers", "async", "envpool")
+from .access import Access
+from .errors import EnvError, describe
 
 
 class HostEnvs:
@@ -32,9 +29,10 @@ class HostEnvs:
     """
 
     def __init__(
-        self, venv: Any, *, name: str = "", same_step: bool, envpool: bool = False
+        self, venv: Any, access: Access, *, name: str = "", same_step: bool, envpool: bool = False
     ) -> None:
-        self.venv, self.name, self.same_step, self.envpool = venv, name, same_step, envpool
+        self.venv, self.access, self.name = venv, access, name
+        self.same_step, self.envpool = same_step, envpool
         self.num_envs: int = venv.num_envs
         self.observation_space = (
             venv.observation_space if envpool else venv.single_observation_space
@@ -105,170 +103,20 @@ class HostEnvs:
 
     def unsupported(self) -> str | None:
         """Why exact states cannot be saved, or None where they can."""
-        if self.envpool:
-            return "EnvPool keeps its states to itself"
-        if not self.same_step:
-            return "a vector environment with next-step autoreset keeps part of its state to itself"
-        if isinstance(self.venv, WorkerEnvs):
-            with self._named("unsupported"):
-                return self.venv.unsupported()
-        if hasattr(self.venv, "envs"):
-            return next((why for env in self.venv.envs if (why := unsupported(env))), None)
-        if _is_async(self.venv):
-            return next((why for why in self.venv.call("unsupported") if why), None)
-        return f"{type(self.venv).__name__} does not give access to its environments"
+        with self._named("unsupported"):
+            return self.access.unsupported()
 
     def state(self, copies: list[int] | None = None) -> list[dict[str, Any]]:
         """One exact state per copy, of all or of the given ones."""
-        indices = range(self.num_envs) if copies is None else copies
-        if isinstance(self.venv, WorkerEnvs):
-            with self._named("snapshot"):
-                return self.venv.snapshot(indices)
-        if _is_async(self.venv):
-            states = self.venv.call("snapshot")
-            return [states[i] for i in indices]
-        return [snapshot(self.venv.envs[i]) for i in indices]
+        with self._named("snapshot"):
+            return self.access.snapshot(range(self.num_envs) if copies is None else copies)
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
         if len(states) != self.num_envs:
             raise ValueError(f"state: expected {self.num_envs} environments, got {len(states)}")
         self.reset(seed=0)  # wrappers refuse a step before the first reset
-        if isinstance(self.venv, WorkerEnvs):
-            with self._named("restore"):
-                self.venv.restore(states)
-            return
-        if _is_async(self.venv):
-            self.venv.call("restore", states)
-            return
-        for env, saved in zip(self.venv.envs, states, strict=True):
-            restore(env, saved)
+        with self._named("restore"):
+            self.access.restore(states)
 
     def close(self) -> None:
         self.venv.close()
-
-
-def _is_async(venv: Any) -> bool:
-    return type(venv).__name__ == "AsyncVectorEnv"
-
-
-def make_host(
-    env: Any,
-    num_envs: int,
-    *,
-    engine: str = "sync",
-    workers: int | None = None,
-    seed: int = 0,
-    options: dict[str, Any] | None = None,
-) -> HostEnvs:
-    """Host environments from a gymnasium id, a function that makes one environment, or a vector
-    environment.
-    """
-    import gymnasium
-
-    options = options or {}
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        return _wrap_vector(env)
-    if engine not in ENGINES:
-        raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}")
-    if engine == "envpool":
-        return _make_envpool(env, num_envs, seed, options)
-    if isinstance(env, str):
-        name, build = env, _Maker(env, options)
-    elif callable(env):
-        name, build = getattr(env, "__name__", "env"), env
-    else:
-        raise ValueError(
-            "env: expected a gymnasium id, a function that makes an environment, "
-            f"a vector environment or a tensor environment, got {type(env).__name__}"
-        )
-    makers = [_Flattened(build, index if engine == "async" else None) for index in range(num_envs)]
-    if engine == "workers":
-        try:
-            venv = WorkerEnvs(makers, workers, seed=seed)
-        except WorkerError as error:
-            raise EnvError(f"environment {name} failed to start: {error}") from error
-        return HostEnvs(venv, name=name, same_step=True)
-    mode = gymnasium.vector.AutoresetMode.SAME_STEP
-    kinds = {"sync": gymnasium.vector.SyncVectorEnv, "async": gymnasium.vector.AsyncVectorEnv}
-    return HostEnvs(
-        kinds[engine](makers, copy=False, autoreset_mode=mode), name=name, same_step=True
-    )
-
-
-class _Maker:
-    """gymnasium.make as a function that a worker process can be sent."""
-
-    def __init__(self, name: str, options: dict[str, Any]) -> None:
-        self.name, self.options = name, options
-
-    def __call__(self) -> Any:
-        import gymnasium
-
-        return gymnasium.make(self.name, **self.options)
-
-
-class _Flattened:
-    """Makes one environment, flattens observations that are no Box, and adds the state adapter
-    in workers.
-    """
-
-    def __init__(self, build: Callable[[], Any], index: int | None) -> None:
-        self.build, self.index = build, index
-
-    def __call__(self) -> Any:
-        import gymnasium
-
-        env = self.build()
-        if not isinstance(env, gymnasium.Env):
-            raise ValueError(
-                f"env: expected a function that makes a gymnasium.Env, got {type(env)}"
-            )
-        if not isinstance(env.observation_space, gymnasium.spaces.Box):
-            env = gymnasium.wrappers.FlattenObservation(env)
-        return env if self.index is None else _stateful(env, self.index)
-
-
-def _stateful(env: Any, index: int) -> Any:
-    """A wrapper whose methods a vector environment can ``call`` in its worker processes."""
-    import gymnasium
-
-    class Stateful(gymnasium.Wrapper):
-        def snapshot(self) -> dict[str, Any]:
-            return snapshot(self.env)
-
-        def restore(self, states: list[dict[str, Any]]) -> None:
-            restore(self.env, states[index])
-
-        def unsupported(self) -> str | None:
-            return unsupported(self.env)
-
-    return Stateful(env)
-
-
-def _wrap_vector(venv: Any) -> HostEnvs:
-    import gymnasium
-    from gymnasium.vector import AutoresetMode
-
-    mode = venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-        raise ValueError(f"env: expected a vector environment that resets itself, got {mode}")
-    if not isinstance(venv.single_observation_space, gymnasium.spaces.Box):
-        venv = gymnasium.wrappers.vector.FlattenObservation(venv)
-    return HostEnvs(venv, same_step=mode == AutoresetMode.SAME_STEP)
-
-
-def _make_envpool(env: Any, num_envs: int, seed: int, options: dict[str, Any]) -> HostEnvs:
-    if not isinstance(env, str):
-        raise ValueError(
-            f"env: expected the name of an environment for EnvPool, got {type(env).__name__}"
-        )
-    try:
-        import envpool
-    except ImportError as error:
-        raise EnvError(
-            'engine="envpool" needs EnvPool: pip install "trpo-fast[envpool]"'
-        ) from error
-    if env not in envpool.list_all_envs():
-        raise EnvError(f"EnvPool has no environment {env}; engine='sync' takes gymnasium's")
-    venv = envpool.make_gymnasium(env, num_envs=num_envs, seed=seed, **options)
-    return HostEnvs(venv, name=env, same_step=False, envpool=True)

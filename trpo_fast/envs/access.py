@@ -1,0 +1,100 @@
+"""Exact states of the copies in a vector environment, by where the copies live. A new kind of
+vector environment whose states can be had gets a class here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .state import restore, snapshot, unsupported
+
+
+class Access(Protocol):
+    """Reads and writes states. ``WorkerEnvs`` is one; the others are below."""
+
+    def unsupported(self) -> str | None:
+        """Why exact states cannot be saved, or None where they can."""
+        ...
+
+    def snapshot(self, copies: Sequence[int]) -> list[dict[str, Any]]:
+        """The exact states of these copies."""
+        ...
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Bring every copy to its saved state."""
+        ...
+
+
+class Copies:
+    """Environments in this process."""
+
+    def __init__(self, envs: Sequence[Any]) -> None:
+        self.envs = envs
+
+    def unsupported(self) -> str | None:
+        return next((why for env in self.envs if (why := unsupported(env))), None)
+
+    def snapshot(self, copies: Sequence[int]) -> list[dict[str, Any]]:
+        return [snapshot(self.envs[i]) for i in copies]
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        for env, saved in zip(self.envs, states, strict=True):
+            restore(env, saved)
+
+
+class Processes:
+    """gymnasium's ``AsyncVectorEnv`` over environments that ``Stateful`` made."""
+
+    def __init__(self, venv: Any) -> None:
+        self.venv = venv
+
+    def unsupported(self) -> str | None:
+        return next((why for why in self.venv.call("unsupported") if why), None)
+
+    def snapshot(self, copies: Sequence[int]) -> list[dict[str, Any]]:
+        states = self.venv.call("snapshot")
+        return [states[i] for i in copies]
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        self.venv.call("restore", states)
+
+
+class NoAccess:
+    """States that nobody can have, and why."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def unsupported(self) -> str | None:
+        return self.why
+
+    def snapshot(self, copies: Sequence[int]) -> list[dict[str, Any]]:
+        raise ValueError(f"state: expected environments that can be saved, but {self.why}")
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        raise ValueError(f"state: expected environments that can be restored, but {self.why}")
+
+
+class Stateful:
+    """A maker of environments whose states ``Processes`` can ask for; ``index`` is the copy's."""
+
+    def __init__(self, build: Callable[[], Any], index: int) -> None:
+        self.build, self.index = build, index
+
+    def __call__(self) -> Any:
+        import gymnasium
+
+        index = self.index
+
+        class Asked(gymnasium.Wrapper):
+            def snapshot(self) -> dict[str, Any]:
+                return snapshot(self.env)
+
+            def restore(self, states: list[dict[str, Any]]) -> None:
+                restore(self.env, states[index])
+
+            def unsupported(self) -> str | None:
+                return unsupported(self.env)
+
+        return Asked(self.build())

@@ -1,0 +1,161 @@
+"""Who steps the copies of an environment on the host: an engine is a function that makes them.
+
+A new one goes into ``ENGINES`` and into ``Config.engine``; how its states can be had, into
+``access``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .access import Access, Copies, NoAccess, Processes, Stateful
+from .errors import EnvError, WorkerError
+from .host import HostEnvs
+from .workers import WorkerEnvs
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an engine is asked for."""
+
+    env: Any  # a gymnasium id or a function that makes one environment
+    num_envs: int
+    workers: int | None = None
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # of gymnasium.make, for an id
+
+    @property
+    def name(self) -> str:
+        return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", "env")
+
+    def maker(self) -> Callable[[], Any]:
+        """A function that makes one copy with flat observations."""
+        if isinstance(self.env, str):
+            return _Flattened(_Maker(self.env, self.options))
+        if callable(self.env):
+            return _Flattened(self.env)
+        raise ValueError(
+            "env: expected a gymnasium id, a function that makes an environment, "
+            f"a vector environment or a tensor environment, got {type(self.env).__name__}"
+        )
+
+
+def make_host(env: Any, num_envs: int, *, engine: str = "sync", **wanted: Any) -> HostEnvs:
+    """Host environments from a gymnasium id, a function that makes one environment, or a vector
+    environment, which brings an engine of its own; ``wanted`` are the fields of ``Wanted``.
+    """
+    import gymnasium
+
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return _of_the_user(env)
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected one of {tuple(ENGINES)}, got {engine!r}")
+    return ENGINES[engine](Wanted(env, num_envs, **wanted))
+
+
+def _sync(wanted: Wanted) -> HostEnvs:
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    makers = [wanted.maker()] * wanted.num_envs
+    venv = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    return HostEnvs(venv, Copies(venv.envs), name=wanted.name, same_step=True)
+
+
+def _workers(wanted: Wanted) -> HostEnvs:
+    makers = [wanted.maker()] * wanted.num_envs
+    try:
+        venv = WorkerEnvs(makers, wanted.workers, seed=wanted.seed)
+    except WorkerError as error:
+        raise EnvError(f"environment {wanted.name} failed to start: {error}") from error
+    return HostEnvs(venv, venv, name=wanted.name, same_step=True)
+
+
+def _async(wanted: Wanted) -> HostEnvs:
+    from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+
+    makers = [Stateful(wanted.maker(), index) for index in range(wanted.num_envs)]
+    venv = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    return HostEnvs(venv, Processes(venv), name=wanted.name, same_step=True)
+
+
+def _envpool(wanted: Wanted) -> HostEnvs:
+    env = wanted.env
+    if not isinstance(env, str):
+        raise ValueError(
+            f"env: expected the name of an environment for EnvPool, got {type(env).__name__}"
+        )
+    try:
+        import envpool
+    except ImportError as error:
+        raise EnvError(
+            'engine="envpool" needs EnvPool: pip install "trpo-fast[envpool]"'
+        ) from error
+    if env not in envpool.list_all_envs():
+        raise EnvError(f"EnvPool has no environment {env}; engine='sync' takes gymnasium's")
+    venv = envpool.make_gymnasium(env, num_envs=wanted.num_envs, seed=wanted.seed, **wanted.options)
+    access = NoAccess("EnvPool keeps its states to itself")
+    return HostEnvs(venv, access, name=env, same_step=False, envpool=True)
+
+
+ENGINES: dict[str, Callable[[Wanted], HostEnvs]] = {
+    "sync": _sync,
+    "workers": _workers,
+    "async": _async,
+    "envpool": _envpool,
+}
+
+
+def _of_the_user(venv: Any) -> HostEnvs:
+    """A vector environment that the user made."""
+    import gymnasium
+    from gymnasium.vector import AutoresetMode
+
+    mode = venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+        raise ValueError(f"env: expected a vector environment that resets itself, got {mode}")
+    if not isinstance(venv.single_observation_space, gymnasium.spaces.Box):
+        venv = gymnasium.wrappers.vector.FlattenObservation(venv)
+    same_step = mode == AutoresetMode.SAME_STEP
+    access: Access
+    if not same_step:
+        access = NoAccess(
+            "a vector environment with next-step autoreset keeps part of its state to itself"
+        )
+    elif hasattr(venv, "envs"):
+        access = Copies(venv.envs)
+    else:
+        access = NoAccess(f"{type(venv).__name__} does not give access to its environments")
+    return HostEnvs(venv, access, same_step=same_step)
+
+
+class _Maker:
+    """gymnasium.make as a function that a worker process can be sent."""
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name, self.options = name, options
+
+    def __call__(self) -> Any:
+        import gymnasium
+
+        return gymnasium.make(self.name, **self.options)
+
+
+class _Flattened:
+    """Makes one environment, and flattens observations that are no Box."""
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self.build = build
+
+    def __call__(self) -> Any:
+        import gymnasium
+
+        env = self.build()
+        if not isinstance(env, gymnasium.Env):
+            raise ValueError(
+                f"env: expected a function that makes a gymnasium.Env, got {type(env)}"
+            )
+        if not isinstance(env.observation_space, gymnasium.spaces.Box):
+            env = gymnasium.wrappers.FlattenObservation(env)
+        return env
