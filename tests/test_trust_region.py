@@ -32,6 +32,16 @@ def test_the_length_of_a_step_goes_linearly_and_then_stays() -> None:
     assert lengths == pytest.approx([0.2, 0.155, 0.11, 0.02, 0.02])
 
 
+def test_it_stays_until_it_shall_move() -> None:
+    region = TrustRegion(
+        Config(max_kl=0.04, max_kl_final=0.0004, max_kl_hold=600, max_kl_steps=1000)
+    )
+    lengths = [math.sqrt(region.limit(steps)) for steps in (0, 600, 800, 1000, 5000)]
+    assert lengths == pytest.approx([0.2, 0.2, 0.11, 0.02, 0.02])
+    with pytest.raises(ValueError, match="max_kl_hold: expected less than max_kl_steps 10, got 10"):
+        Config(max_kl_final=0.001, max_kl_hold=10, max_kl_steps=10)
+
+
 def test_it_may_grow() -> None:
     region = TrustRegion(Config(max_kl=0.01, max_kl_final=0.04, max_kl_steps=10))
     assert region.limit(10) == pytest.approx(0.04)

@@ -66,7 +66,10 @@ class Config:
 
     max_kl: float = 0.01
     max_kl_final: float | None = None
-    """where max_kl goes over the first max_kl_steps environment steps; without it max_kl stays"""
+    """where max_kl goes, from max_kl_hold environment steps on until max_kl_steps; without it
+    max_kl stays
+    """
+    max_kl_hold: int = 0
     max_kl_steps: int = 1_000_000
     scale_kl: bool = False
     """smaller updates where the advantages vary less than they did on average: max_kl times
@@ -124,6 +127,11 @@ class Config:
             if value is None and field.default is not None:
                 raise ValueError(f"{field.name}: expected a value, got None")
             _check_choice(field.name, value)
+        if self.max_kl_final is not None and self.max_kl_hold >= self.max_kl_steps:
+            raise ValueError(
+                f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
+                f"got {self.max_kl_hold}"
+            )
 
     @property
     def steps_per_update(self) -> int:
@@ -146,6 +154,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "initial_log_std": (-20.0, 20.0),
     "max_kl": (1e-12, math.inf),
     "max_kl_final": (1e-12, math.inf),
+    "max_kl_hold": (0, math.inf),
     "max_kl_steps": (1, math.inf),
     "damping": (0.0, math.inf),
     "cg_iterations": (1, math.inf),

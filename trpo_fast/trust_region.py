@@ -1,6 +1,7 @@
 """The limit on the KL of each update: annealed over the run, and smaller where there is little to
 learn from.
 
+    progress_t = (steps - hold) / (end - hold), within [0, 1]
     max_kl_t = share_t (sqrt(max_kl) + progress_t (sqrt(max_kl_final) - sqrt(max_kl)))^2
     share_t  = min(1, var_t / mean(var_1 ... var_t)),     var_t = Var[A] of update t's rows
 
@@ -30,7 +31,7 @@ class TrustRegion:
     def __init__(self, config: Config) -> None:
         self.start = config.max_kl
         self.final = config.max_kl if config.max_kl_final is None else config.max_kl_final
-        self.over = config.max_kl_steps
+        self.hold, self.end = config.max_kl_hold, config.max_kl_steps
         self.scaled = config.scale_kl
         self.updates, self.mean_variance, self.share = 0, 0.0, 1.0
 
@@ -52,7 +53,7 @@ class TrustRegion:
         """max_kl of an update after so many environment steps."""
         if self.final == self.start:
             return self.share * self.start
-        progress = min(1.0, steps / self.over)
+        progress = min(1.0, max(0.0, (steps - self.hold) / (self.end - self.hold)))
         length = math.sqrt(self.start) * (1.0 - progress) + math.sqrt(self.final) * progress
         return self.share * length**2
 
