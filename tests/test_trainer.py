@@ -166,6 +166,21 @@ def test_envpool_trains_without_its_reset_rows(tmp_path: Path) -> None:
         assert TRPO.load(tmp_path / "c").steps == agent.steps
 
 
+def test_reset_rows_count_in_no_statistics() -> None:
+    """The same 80 transitions with both kinds of autoreset."""
+    modes, agents = gymnasium.vector.AutoresetMode, []
+    for mode, rows in ((modes.SAME_STEP, 80), (modes.NEXT_STEP, 98)):
+        venv = gymnasium.vector.SyncVectorEnv([Counting] * 2, autoreset_mode=mode)
+        options = {"normalize_rewards": True, "normalize_observations": True}
+        agents.append(TRPO(venv, rows_per_update=rows, **options))
+        assert agents[-1].train_once()["steps"] == 80
+    for name in ("count", "mean", "spread"):
+        for owner in ("normaliser", "reward_scaler"):
+            ours, theirs = (getattr(getattr(a, owner).statistics, name) for a in agents)
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    assert float(agents[1].normaliser.statistics.mean[1]) == 1.5
+
+
 def test_the_critic_may_be_fitted_to_a_part_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, seen = TRPO("CartPole-v1", critic_rows=0.25, **SMALL), []
     fit = agent.critic.fit

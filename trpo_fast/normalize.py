@@ -112,18 +112,23 @@ class RewardScaler:
         self.gamma, self.clip = gamma, clip
         self.running = torch.zeros(num_envs, dtype=torch.float64, device=device)
 
-    def __call__(self, rewards: Tensor, done: Tensor) -> Tensor:
-        """Scaled rewards [T, E]; the rollout's own returns count towards the deviation first."""
+    def __call__(self, rewards: Tensor, done: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Scaled rewards [T, E]; the rollout's own returns count towards the deviation first,
+        those of reset rows (``valid`` [T, E] False) excepted.
+        """
         from .advantage import reverse_scan
 
         # Forward sums R_t = gamma (1 - done_{t-1}) R_{t-1} + r_t are a reverse scan of the reversed
         # rollout.
         keep = self.gamma * torch.cat((torch.ones_like(done[:1]), ~done[:-1])).double()
         terms = rewards.double().clone()
+        if valid is not None:
+            terms.masked_fill_(~valid, 0.0)
         terms[0] += keep[0] * self.running
         forward = reverse_scan(terms.flip(0), keep.flip(0)).flip(0)
         self.running = torch.where(done[-1] | ~forward[-1].isfinite(), 0.0, forward[-1])
-        self.statistics.merge(forward.reshape(-1, 1))
+        counted = forward if valid is None else forward[valid]
+        self.statistics.merge(counted.reshape(-1, 1))
         scale = (self.statistics.variance + 1e-8).rsqrt().to(rewards.dtype)
         return (rewards * scale).clamp(-self.clip, self.clip)
 

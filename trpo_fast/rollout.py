@@ -50,6 +50,10 @@ class Rollout:
     def done(self) -> Tensor:
         return self.terminated | self.truncated
 
+    def transitions(self, tensor: Tensor) -> Tensor:
+        """Rows [N, ...] of a tensor [T, E, ...], reset rows dropped."""
+        return tensor.flatten(0, 1) if self.valid is None else tensor[self.valid]
+
     @property
     def rows(self) -> int:
         """Transitions in the rollout."""

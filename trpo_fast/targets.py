@@ -20,7 +20,7 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     """
     config, rewards, device = agent.config, rollout.rewards, agent.device
     if agent.reward_scaler is not None:
-        rewards = agent.reward_scaler(rewards, rollout.done)
+        rewards = agent.reward_scaler(rewards, rollout.done, rollout.valid)
     advantages = advantage.gae(
         rewards,
         rollout.values,
@@ -33,8 +33,7 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
 
     def flat(tensor: Tensor) -> Tensor:
         """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
-        rows = tensor.flatten(0, 1) if rollout.valid is None else tensor[rollout.valid]
-        return rows.to(device)
+        return rollout.transitions(tensor).to(device)
 
     returns, values = flat(advantages + rollout.values), flat(rollout.values)
     advantages = flat(advantages)

@@ -163,7 +163,7 @@ class TRPO:
         critic = self.fit_critic(path.obs, returns)
         with OneThread():
             if self.normaliser is not None:
-                self.normaliser.update(rollout.raw_obs.flatten(0, 1))
+                self.normaliser.update(rollout.transitions(rollout.raw_obs))
             explained = advantage.explained_variance(values, returns)
         if self.asynchronous:
             self._read(rollout, batch, max_kl, info, critic)
