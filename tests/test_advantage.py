@@ -31,6 +31,11 @@ def rollout(steps: int, envs: int, seed: int) -> dict[str, Tensor]:
     }
 
 
+def following_values(r: dict[str, Tensor]) -> Tensor:
+    names = ("values", "last", "terminated", "truncated", "final")
+    return advantage.next_values(*(r[name] for name in names))
+
+
 def brute_gae(r: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
     steps, envs = r["rewards"].shape
     result = torch.zeros(steps, envs, dtype=torch.float64)
@@ -52,7 +57,7 @@ def brute_gae(r: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
 @pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
 def test_gae_equals_brute_force(shape: tuple[int, int], lam: float) -> None:
     r = rollout(*shape, seed=shape[0])
-    following = advantage.next_values(r["values"], r["last"], r["terminated"], r["final"])
+    following = following_values(r)
     done = r["terminated"] | r["truncated"]
     ours = advantage.gae(r["rewards"], r["values"], following, done, gamma=0.9, lam=lam)
     torch.testing.assert_close(ours, brute_gae(r, 0.9, lam), rtol=1e-12, atol=1e-12)
@@ -60,11 +65,20 @@ def test_gae_equals_brute_force(shape: tuple[int, int], lam: float) -> None:
 
 def test_lambda_one_gives_returns_minus_values() -> None:
     r = rollout(57, 4, seed=3)
-    following = advantage.next_values(r["values"], r["last"], r["terminated"], r["final"])
+    following = following_values(r)
     done = r["terminated"] | r["truncated"]
     ours = advantage.gae(r["rewards"], r["values"], following, done, gamma=0.97, lam=1.0)
     returns = advantage.discounted_returns(r["rewards"], following, done, gamma=0.97)
     torch.testing.assert_close(ours + r["values"], returns, rtol=1e-10, atol=1e-10)
+
+
+def test_a_final_value_that_is_nan_stays_so() -> None:
+    """Nothing else may stand in for it, least of all the next episode's first value."""
+    values, last = torch.ones(2, 1), torch.ones(1)
+    truncated = torch.tensor([[True], [False]])
+    final = torch.full_like(values, torch.nan)
+    following = advantage.next_values(values, last, torch.zeros_like(truncated), truncated, final)
+    assert torch.isnan(following[0]) and float(following[1]) == 1.0
 
 
 def test_next_step_autoreset_needs_no_final_values() -> None:

@@ -196,6 +196,40 @@ def test_misbehaving_environments_are_named(how: str, message: str, engine: str)
         envs.close()
 
 
+class NanAtTheEnd(Counting):
+    """Final observations of truncated episodes are not finite, or those of all others."""
+
+    def __init__(self, terminated: bool) -> None:
+        super().__init__()
+        self.at = terminated
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        bad = terminated if self.at else truncated
+        return (obs * np.nan if bad else obs), reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("engine", ["sync", "workers", "async"])
+def test_a_final_observation_that_is_not_finite_is_named(engine: str) -> None:
+    envs = make_host(lambda: NanAtTheEnd(False), 2, engine=engine, workers=1)
+    wanted = "returned nan as component 0 of the final observation of copy 0, 12 steps into the"
+    with pytest.raises(EnvError, match=wanted):
+        collector(envs, 20).collect()
+    envs.close()
+    envs = make_host(lambda: NanAtTheEnd(True), 2, engine=engine, workers=1)
+    assert transitions(collector(envs, 7).collect())[1] == expected(7)  # nobody reads it
+    envs.close()
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_the_observation_after_the_last_row_is_looked_at(steps: int) -> None:
+    collect = collector(make_host(lambda: Failing("nan"), 2), steps)
+    if steps == 5:
+        assert torch.isfinite(collect.collect().following).all()
+    with pytest.raises(EnvError, match=r"observation of copy 0, [61] steps into the rollout"):
+        collect.collect()
+
+
 def test_a_killed_worker_is_a_clear_error() -> None:
     envs = make_host(Counting, 2, engine="async")
     collect = collector(envs, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cuda_support import DEVICE, EMULATED, kernels, schedule  # noqa: F401
-from test_advantage import brute_gae, rollout
+from test_advantage import brute_gae, following_values, rollout
 from torch import Tensor
 
 from trpo_fast import advantage
@@ -17,7 +17,7 @@ SHAPES = [(1, 1), (1, 40), (2, 3), (33, 5), (129, 2), (1030, 1), (300, 9), (7, 2
 def arguments(steps: int, envs: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """A rollout in float64, and what gae wants of it."""
     r = rollout(steps, envs, seed=steps)
-    following = advantage.next_values(r["values"], r["last"], r["terminated"], r["final"])
+    following = following_values(r)
     return r, [r["rewards"], r["values"], following, r["terminated"] | r["truncated"]]
 
 

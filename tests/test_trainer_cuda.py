@@ -4,6 +4,7 @@ otherwise with the CUDA kernels emulated on the host.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,23 @@ def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch) -> None:
         agent.train_once()
     assert torch.equal(before[0], flat_params(agent.policy))
     assert torch.equal(before[1], agent.critic.theta)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "reference"])
+def test_a_final_observation_that_is_not_finite_is_refused(monkeypatch, backend) -> None:
+    """The next episode's first value does not stand in for its own."""
+    agent = TRPO("Pendulum-v1", backend=backend, **SMALL)
+    agent.envs.max_episode_steps = 5
+    step = agent.envs.step
+
+    def bad(actions):
+        came = step(actions)
+        final = torch.where(came.truncated[:, None], torch.nan, came.final_obs)
+        return replace(came, final_obs=final)
+
+    monkeypatch.setattr(agent.envs, "step", bad)
+    with pytest.raises(ValueError, match="expected finite values"):
+        agent.train_once()
 
 
 @pytest.mark.parametrize("backend", ["cuda", "reference"])

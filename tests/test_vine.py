@@ -14,6 +14,7 @@ pytest.importorskip("gymnasium")
 
 from envs_for_tests import Counting, Masked
 
+from trpo_fast.envs.host import EnvError
 from trpo_fast.heads import Bernoulli, Categorical, Gaussian, MultiCategorical
 from trpo_fast.trainer import TRPO
 from trpo_fast.vine import Vine, choose
@@ -186,6 +187,34 @@ def test_chosen_actions_have_the_distribution_of_the_head(head: Any) -> None:
     ours, theirs = choose(head, params, noise), head.sample(params)
     torch.testing.assert_close(ours.float().mean(0), theirs.float().mean(0), atol=0.05, rtol=0)
     assert torch.equal(ours, choose(head, params, noise))
+
+
+class BadBranches(Walk):
+    """Misbehaves in branches only."""
+
+    how, branched = "", False
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.branched = True
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        if self.branched and self.how == "obs":
+            obs = obs * np.nan
+        return obs, np.inf if self.branched and self.how == "reward" else reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("obs", "returned nan as component 0 of the observation of a branch, 1 steps after the"),
+        ("reward", "returned reward inf from a branch, 1 steps after the state that it began in"),
+    ],
+)
+def test_values_of_a_branch_that_are_not_finite_are_named(how: str, message: str) -> None:
+    with pytest.raises(EnvError, match=f"environment Bad {message}"):
+        sampled(type("Bad", (BadBranches,), {"how": how}))
 
 
 def test_environments_without_states_are_refused() -> None:

@@ -17,18 +17,23 @@ from .cuda_advantage import cuda_gae, gae_refused
 
 
 def next_values(
-    values: Tensor, last_values: Tensor, terminated: Tensor, final_values: Tensor | None = None
+    values: Tensor,
+    last_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor | None = None,
+    final_values: Tensor | None = None,
 ) -> Tensor:
     """V' [T, E] from values [T, E] of the rows and last_values [E] of the observation after the
     last.
 
-    ``final_values [T, E]`` holds the final observation's value where a row was truncated and NaN
-    elsewhere; without it the row after a truncation must hold the final observation itself
-    (gymnasium's next-step autoreset).
+    ``final_values [T, E]`` holds the final observation's value where a row was ``truncated``
+    [T, E], and is not read elsewhere; without it the row after a truncation must hold the final
+    observation itself (gymnasium's next-step autoreset).
     """
     following = torch.cat((values[1:], last_values[None]))
     if final_values is not None:
-        following = torch.where(final_values.isnan(), following, final_values)
+        assert truncated is not None, "final values are those of truncated rows"
+        following = torch.where(truncated, final_values, following)
     return following.masked_fill(terminated, 0.0)
 
 

@@ -82,9 +82,8 @@ class HostCollector:
                 np.logical_not(self.just_ended, out=valid[t])
                 self.just_ended = terminated | truncated
             elif truncated.any():
-                finals += [
-                    (t, int(e), self.envs.final_obs(infos, e)) for e in truncated.nonzero()[0]
-                ]
+                cut = (truncated & ~terminated).nonzero()[0]
+                finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
         return self._finish(finals, valid)
 
     def _observe(self, row: _Row, obs: np.ndarray) -> None:
@@ -95,7 +94,7 @@ class HostCollector:
         # One dot product in place of a test of every element; huge but finite values take the slow
         # path.
         if not math.isfinite(row.flat.dot(row.flat)):
-            self._refuse_non_finite(row)
+            self._check_finite(row.raw, row.time)
         if self.normaliser is not None and not self.fused:
             shown, clip = row.shown, self.normaliser.clip
             np.subtract(row.raw, self.normaliser.host_shift, out=shown)
@@ -103,14 +102,25 @@ class HostCollector:
             np.minimum(shown, clip, out=shown)
             np.maximum(shown, -clip, out=shown)
 
-    def _refuse_non_finite(self, row: _Row) -> None:
-        bad = ~np.isfinite(row.raw)
-        if bad.any():
-            copy, component = (int(i) for i in np.argwhere(bad)[0])
-            raise EnvError(
-                f"{self.envs.label()} returned {row.raw[copy, component]} as component {component} "
-                f"of the observation of copy {copy}, {row.time} steps into the rollout"
+    def _check_finite(self, obs: np.ndarray, time: int) -> None:
+        self.envs.check_finite(
+            obs, lambda copy: f"observation of copy {copy}, {time} steps into the rollout"
+        )
+
+    def _values_of(self, finals: list[tuple[int, int, np.ndarray]]) -> Tensor:
+        """[T, E]: the value of the observation that an episode was truncated at, and else zero."""
+        result = torch.zeros_like(self.buffers.values)
+        if finals:
+            times, copies, observations = zip(*finals, strict=True)
+            rows = np.stack(observations)
+            self.envs.check_finite(
+                rows,
+                lambda i: (
+                    f"final observation of copy {copies[i]}, {times[i] + 1} steps into the rollout"
+                ),
             )
+            result[list(times), list(copies)] = self.actor.values(self._shown(rows))
+        return result
 
     def _finish(
         self, finals: list[tuple[int, int, np.ndarray]], valid: np.ndarray | None
@@ -123,15 +133,11 @@ class HostCollector:
                 f"{self.envs.label()} returned reward {rewards[time, copy]} from copy {copy}, "
                 f"{time} steps into the rollout"
             )
+        assert self.obs is not None
+        self._check_finite(self.obs, self.layout.steps)
         last = self.actor.values(self._shown(self.obs))
-        final_values = None
-        if valid is None:
-            final_values = torch.full_like(b.values, torch.nan)
-            if finals:
-                times, copies, observations = zip(*finals, strict=True)
-                values = self.actor.values(self._shown(np.stack(observations)))
-                final_values[list(times), list(copies)] = values
-        following = next_values(b.values, last, b.terminated, final_values)
+        final_values = self._values_of(finals) if valid is None else None
+        following = next_values(b.values, last, b.terminated, b.truncated, final_values)
         done = b.terminated.numpy() | b.truncated.numpy()
         returns, lengths = self.episodes.add(rewards, done, valid)
         kept = None if valid is None or valid.all() else torch.from_numpy(valid)

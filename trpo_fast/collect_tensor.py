@@ -86,16 +86,16 @@ class TensorCollector:
         b = self.buffers
         assert self.obs is not None
         last = self.actor.values(self._shown(self.obs))
-        final_values = torch.full_like(b.values, torch.nan)
         if not self.asynchronous:
+            final_values = torch.zeros_like(b.values)
             times, copies = b.truncated.nonzero(as_tuple=True)
             if len(times):
                 rows = self.final_obs[times, copies]
                 final_values[times, copies] = self.actor.values(self._shown(rows))
         else:  # selecting rows would wait for the device; valuing all of them is one more forward
             every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
-            final_values = torch.where(b.truncated, every.view_as(b.values), final_values)
-        following = next_values(b.values, last, b.terminated, final_values)
+            final_values = every.view_as(b.values)
+        following = next_values(b.values, last, b.terminated, b.truncated, final_values)
         rollout = b.rollout(following, ended=self.episodes)
         if not self.asynchronous:
             rollout.read_episodes()

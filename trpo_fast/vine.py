@@ -13,6 +13,7 @@ A small action set is summed exactly, sum_a pi_theta(a | s_n) Q(s_n, a), as rows
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from torch import Tensor
 from .advantage import normalise
 from .collect import HostCollector
 from .envs.engines import make_host
+from .envs.errors import EnvError
 from .envs.state import restore
 from .heads import Head
 from .rollout import Rollout
@@ -289,6 +291,7 @@ class _HostRunner:
             terminated, truncated = (np.array([bool(c[j]) for c in came]) for j in (2, 3))
             steps, discount = steps + len(slots), discount * agent.config.gamma
             obs = np.stack([np.asarray(c[0], np.float32).reshape(-1) for c in came])
+            self._check_finite([float(c[1]) for c in came], obs[~terminated], length + 1)
             rows = _shown(agent, torch.from_numpy(obs))
             last = length == len(noise)
             cut = np.flatnonzero(~terminated & (truncated | last))
@@ -302,6 +305,15 @@ class _HostRunner:
             params = agent.policy.distribution_params(rows[going], mask)
             chosen = choose(agent.policy.head, params, noise[length, slots // self.width])
         return total, steps
+
+    def _check_finite(self, rewards: list[float], obs: np.ndarray, steps: int) -> None:
+        """Refuse rewards and observations [N, O] that are not finite."""
+        envs: Any = self.agent.envs
+        where = f"a branch, {steps} steps after the state that it began in"
+        for reward in rewards:
+            if not math.isfinite(reward):
+                raise EnvError(f"{envs.label()} returned reward {reward} from {where}")
+        envs.check_finite(obs, lambda row: f"observation of {where}")
 
     def _mask(self, infos: list[dict[str, Any]]) -> Tensor | None:
         if not self.agent.collector.layout.mask_width:

@@ -13,7 +13,7 @@ user may be the second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,16 @@ class HostEnvs:
         autoreset only).
         """
         return np.array(infos["final_obs"][index], np.float32).reshape(-1)
+
+    def check_finite(self, obs: np.ndarray, which: Callable[[int], str]) -> None:
+        """Refuse observations [N, O] that are not finite; ``which`` says what row i is."""
+        bad = ~np.isfinite(obs)
+        if bad.any():
+            row, component = (int(i) for i in np.argwhere(bad)[0])
+            raise EnvError(
+                f"{self.label()} returned {obs[row, component]} as component {component} "
+                f"of the {which(row)}"
+            )
 
     def masks(self, infos: dict[str, Any], width: int) -> np.ndarray:
         """Every copy's ``action_mask`` [E, Z]; gymnasium stacks arrays, but not lists or tuples."""
