@@ -117,6 +117,89 @@ def test_a_state_reaches_only_the_derived_fields_of_mujoco() -> None:
     assert not (env.unwrapped.data.ctrl == 7.0).any()
 
 
+def hopper(**members: Any) -> Any:
+    """A user's subclass of gymnasium's Hopper, wrapped as usual."""
+    pytest.importorskip("mujoco")
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+    env = gym.wrappers.TimeLimit(type("Mine", (HopperEnv,), members)(), 30)
+    env.reset(seed=1)
+    return env
+
+
+def random_simulator(self: Any) -> Any:
+    """Another simulator in every episode: an array, a number, flags and the statistics."""
+    model, draw = self.model, self.np_random
+    model.body_mass[1] = draw.uniform(1.0, 9.0)
+    model.geom_friction[:, 0] = draw.uniform(0.2, 3.0)
+    model.geom_contype[2] = int(draw.integers(2))
+    model.jnt_limited[3] = bool(draw.integers(2))
+    model.opt.timestep = float(draw.uniform(0.001, 0.003))
+    model.opt.gravity[2] = draw.uniform(-12.0, -5.0)
+    model.stat.meaninertia = float(draw.uniform(0.5, 2.0))
+    return super(type(self), self).reset_model()
+
+
+def drawn_noise(self: Any, action: Any) -> Any:
+    """Observations with noise from a generator that is the environment's own."""
+    obs, *rest = super(type(self), self).step(action)
+    vars(self).setdefault("mine", np.random.default_rng(5))
+    return obs + self.mine.normal(size=obs.shape), *rest
+
+
+def through_a_view(self: Any) -> Any:
+    """Writes to the simulator by a view of its memory."""
+    self.mass = self.model.body_mass
+    self.mass[1:] = self.np_random.uniform(1.0, 9.0, 4)
+    return super(type(self), self).reset_model()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"reset_model": random_simulator},
+        {"step": drawn_noise},
+        {"reset_model": through_a_view},
+    ],
+    ids=["model", "generator", "view"],
+)
+def test_a_subclass_that_changes_more_than_the_physics_continues(
+    members: Any, tmp_path: Path
+) -> None:
+    env, other = hopper(**members), hopper(**members)
+    actions = draw(env, 120)
+    follow(other, actions[:1])
+    follow(env, actions[:50])
+    assert unsupported(env) is None
+    path = checkpoint.save(tmp_path / "state", {"env": snapshot(env)})
+    first = follow(env, actions[50:])
+    restore(other, checkpoint.load(path)["env"])
+    second = follow(other, actions[50:])
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    "kept", [object(), {7: 1.0}, [np.random.RandomState(0)]], ids=lambda kept: type(kept).__name__
+)
+def test_a_subclass_that_keeps_what_cannot_be_saved_is_named(kept: Any) -> None:
+    env = hopper()
+    assert unsupported(env) is None
+    env.unwrapped.kept = kept
+    assert "Mine keeps kept, which cannot be saved" in (unsupported(env) or "")
+    env.unwrapped.save_state = env.unwrapped.load_state = lambda *state: {}
+    assert unsupported(env) is None
+
+
+def test_a_model_of_another_size_is_refused() -> None:
+    env = hopper()
+    saved = snapshot(env)
+    saved["mujoco"]["model"] = saved["mujoco"]["model"][:-1]
+    with pytest.raises(ValueError, match="numbers of a MuJoCo model, got"):
+        restore(env, saved)
+    del saved["mujoco"]["model"]  # as earlier versions saved it
+    restore(env, saved)
+
+
 class Counter(gym.Env):
     """An environment with a state adapter of its own."""
 

@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("gymnasium")
 
+import gymnasium
 from envs_for_tests import Counting, Masked
 
 from trpo_fast.envs.host import EnvError
@@ -217,10 +218,20 @@ def test_values_of_a_branch_that_are_not_finite_are_named(how: str, message: str
         sampled(type("Bad", (BadBranches,), {"how": how}))
 
 
+class Keeper(gymnasium.Wrapper):
+    """Keeps, from the first reset on, what cannot be saved."""
+
+    def reset(self, **options: Any) -> Any:
+        self.thing = object()
+        return self.env.reset(**options)
+
+
 def test_environments_without_states_are_refused() -> None:
     with pytest.raises(
         ValueError, match="sampling: expected 'path', because Counting has no state"
     ):
         TRPO(Counting, **SMALL)
+    with pytest.raises(ValueError, match="because the wrapper Keeper keeps thing, which cannot"):
+        TRPO(lambda: Keeper(gymnasium.make("CartPole-v1")), **SMALL)
     with pytest.raises(ValueError, match="normalize_rewards: expected false"):
         TRPO("CartPole-v1", **SMALL, normalize_rewards=True)

@@ -61,9 +61,7 @@ class Vine:
     """Collects a path and its branches for an agent; environments must have a state adapter."""
 
     def __init__(self, agent: TRPO) -> None:
-        why = agent.collector.unsupported()
-        if why is not None:
-            raise ValueError(f"sampling: expected 'path', because {why}, got 'vine'")
+        _check_states(agent.collector.unsupported())
         if agent.config.normalize_rewards:
             raise ValueError("normalize_rewards: expected false with sampling='vine', got true")
         self.agent, self.head = agent, agent.policy.head
@@ -147,6 +145,11 @@ class Vine:
         if gaussian:
             return noise.normal_(generator=self.agent.generator)
         return noise.uniform_(generator=self.agent.generator)
+
+
+def _check_states(why: str | None) -> None:
+    if why is not None:
+        raise ValueError(f"sampling: expected 'path', because {why}, got 'vine'")
 
 
 def choose(head: Head, params: Tensor, noise: Tensor) -> Tensor:
@@ -239,6 +242,7 @@ class _HostRunner:
             )
         copies = make_host(agent.env_source, width * STATES, options=agent.env_options)
         copies.reset(seed=0)
+        _check_states(copies.unsupported())  # some attributes come with the first reset
         self.envs: list[Any] = copies.venv.envs
 
     def watch(self, times: Tensor, copies: Tensor) -> list[Any]:

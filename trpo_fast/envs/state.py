@@ -9,18 +9,12 @@ control and toy text, MuJoCo environments, and any environment with ``save_state
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-# What MuJoCo derives during a step and environments read afterwards (or before the next one): the
-# integration state alone would repeat the physics but not the rewards and observations made from
-# these.
-DERIVED = (
-    "qacc xpos xquat xmat xipos ximat geom_xpos geom_xmat site_xpos site_xmat subtree_com "
-    "cinert cvel cacc cfrc_int cfrc_ext qfrc_actuator qfrc_constraint qfrc_bias qfrc_passive "
-    "actuator_force actuator_length actuator_velocity ten_length ten_velocity sensordata"
-).split()
+from .mujoco_state import is_mujoco, load_simulator, simulator_state
 
 _SIMPLE = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
 # Attributes that describe a wrapper and never change while it runs, or that are saved separately.
@@ -28,24 +22,29 @@ _SKIPPED = set(
     "env _np_random _np_random_seed spec model data metadata _saved_kwargs _cached_spec "
     "_action_space _observation_space _metadata".split()
 )
+# What gymnasium gives its MuJoCo environments besides: neither changes the simulation.
+_ASIDE = set("mujoco_renderer _ezpickle_args _ezpickle_kwargs".split())
 
 
 def unsupported(env: Any) -> str | None:
     """Why the environment's state cannot be saved, as a sentence, or None where it can."""
     core = env.unwrapped
-    if not _own(core) and not _is_mujoco(core) and not type(core).__module__.startswith(_SIMPLE):
+    if not _own(core) and not is_mujoco(core) and not type(core).__module__.startswith(_SIMPLE):
         return (
             f"{type(core).__name__} has no state adapter: classic control, toy text and MuJoCo do, "
             "and any environment with save_state() and load_state(state)"
         )
+    if not _own(core) and not type(core).__module__.startswith("gymnasium.envs."):
+        for name in _opaque(core):
+            return (
+                f"{type(core).__name__} keeps {name}, which cannot be saved: numbers, strings, "
+                "arrays, numpy's generators and containers can, and environments may bring "
+                "save_state() and load_state(state)"
+            )
     for wrapper in _wrappers(env):
         if not type(wrapper).__module__.startswith("gymnasium.wrappers."):
-            opaque = [k for k, v in vars(wrapper).items() if k not in _SKIPPED and not _plain(v)]
-            opaque = [k for k in opaque if not _describes(vars(wrapper)[k])]
-            if opaque:
-                return (
-                    f"the wrapper {type(wrapper).__name__} keeps {opaque[0]}, which cannot be saved"
-                )
+            for name in _opaque(wrapper):
+                return f"the wrapper {type(wrapper).__name__} keeps {name}, which cannot be saved"
     return None
 
 
@@ -58,8 +57,8 @@ def snapshot(env: Any) -> dict[str, Any]:
         saved["own"] = core.save_state()
     else:
         saved["core"] = _attributes(core)
-        if _is_mujoco(core):
-            saved["mujoco"] = _mujoco_state(core)
+        if is_mujoco(core):
+            saved["mujoco"] = simulator_state(core)
     saved["wrappers"] = [_attributes(wrapper) for wrapper in _wrappers(env)]
     return saved
 
@@ -78,8 +77,8 @@ def restore(env: Any, saved: dict[str, Any]) -> None:
         core.load_state(saved["own"])
     else:
         _assign(core, saved["core"])
-        if _is_mujoco(core):
-            _load_mujoco(core, saved["mujoco"])
+        if is_mujoco(core):
+            load_simulator(core, saved["mujoco"])
     for wrapper, attributes in zip(wrappers, saved["wrappers"], strict=True):
         _assign(wrapper, attributes)
 
@@ -90,42 +89,10 @@ def _own(core: Any) -> bool:
     )
 
 
-def _is_mujoco(core: Any) -> bool:
-    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(core).__mro__}
-    return "gymnasium.envs.mujoco.mujoco_env.MujocoEnv" in kinds
-
-
 def _wrappers(env: Any) -> Any:
     while env is not env.unwrapped:
         yield env
         env = env.env
-
-
-def _mujoco_state(core: Any) -> dict[str, np.ndarray]:
-    import mujoco
-
-    kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(core.model, kind))
-    mujoco.mj_getState(core.model, core.data, state, kind)
-    derived = {
-        name: getattr(core.data, name).copy() for name in DERIVED if hasattr(core.data, name)
-    }
-    return {"integration": state, **derived}
-
-
-def _load_mujoco(core: Any, saved: dict[str, np.ndarray]) -> None:
-    import mujoco
-
-    kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    size = mujoco.mj_stateSize(core.model, kind)
-    if saved["integration"].shape != (size,):
-        raise ValueError(
-            f"state: expected {size} numbers of MuJoCo state, got {saved['integration'].shape}"
-        )
-    mujoco.mj_setState(core.model, core.data, saved["integration"], kind)
-    for name in DERIVED:  # the file names nothing: what it holds beyond these stays unread
-        if name in saved:
-            getattr(core.data, name)[:] = saved[name]
 
 
 def _plain(value: Any) -> bool:
@@ -139,6 +106,15 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | np.generic)
 
 
+def _opaque(owner: Any) -> Iterator[str]:
+    """Names of attributes that may be state and that nobody can save."""
+    for name, value in vars(owner).items():
+        if name in _SKIPPED or name in _ASIDE or _plain(value) or _is_generator(value):
+            continue
+        if not _describes(value):
+            yield name
+
+
 def _describes(value: Any) -> bool:
     """Functions and spaces say what a wrapper does; they are not state."""
     from gymnasium import Space
@@ -146,13 +122,17 @@ def _describes(value: Any) -> bool:
     return callable(value) or isinstance(value, Space)
 
 
+def _is_generator(value: Any) -> bool:
+    return isinstance(value, np.random.Generator)
+
+
 def _is_moments(value: Any) -> bool:
     return type(value).__name__ == "RunningMeanStd"
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """The plain attributes of an object, and the running moments of gymnasium's normalising
-    wrappers.
+    """The plain attributes of an object, the states of its generators, and the running moments
+    of gymnasium's normalising wrappers.
     """
     saved: dict[str, Any] = {}
     for name, value in vars(owner).items():
@@ -160,6 +140,8 @@ def _attributes(owner: Any) -> dict[str, Any]:
             continue
         if _is_moments(value):
             saved[name] = _attributes(value)
+        elif _is_generator(value):
+            saved[name] = _copy(value.bit_generator.state)
         elif _plain(value):
             saved[name] = _copy(value)
     return saved
@@ -179,12 +161,27 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
         present = vars(owner)[name]
         if _is_moments(present):
             _assign(present, value)
+        elif _is_generator(present):
+            present.bit_generator.state = _copy(value)
+        elif (
+            isinstance(present, np.ndarray) and not present.flags.owndata and _like(present, value)
+        ):
+            present[...] = value  # perhaps a view of the simulator's memory: it has to stay one
         elif isinstance(present, deque) and isinstance(value, list):
             setattr(owner, name, deque(_copy(value), maxlen=present.maxlen))
         elif isinstance(present, tuple) and isinstance(value, list):
             setattr(owner, name, tuple(_copy(value)))
         else:
             setattr(owner, name, _copy(value))
+
+
+def _like(present: np.ndarray, value: Any) -> bool:
+    """Whether a saved array can be written over the present one."""
+    same = isinstance(value, np.ndarray) and (present.shape, present.dtype) == (
+        value.shape,
+        value.dtype,
+    )
+    return same and present.flags.writeable
 
 
 def _copy(value: Any) -> Any:
