@@ -333,6 +333,21 @@ def test_wrong_uses_are_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_envpool_follows_its_seed() -> None:
+    pytest.importorskip("envpool")
+
+    def starts(seed: int, again: int | None = None) -> np.ndarray:
+        envs = make_host("CartPole-v1", 4, engine="envpool", seed=seed)
+        obs = envs.reset(seed)[0] if again is None else envs.reset(again)[0]
+        envs.close()
+        return obs.copy()
+
+    assert np.array_equal(starts(1), starts(1)) and not np.array_equal(starts(1), starts(2))
+    assert np.array_equal(starts(1, again=2), starts(2))
+    assert np.array_equal(starts(3_000_000_000), starts(3_000_000_000 - 2**31))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_envpool_resets_on_the_next_step() -> None:
     pytest.importorskip("envpool")
     envs = make_host("CartPole-v1", 4, engine="envpool", seed=1)

@@ -162,8 +162,16 @@ def test_envpool_trains_without_its_reset_rows(tmp_path: Path) -> None:
     assert sum(record["rows"] for record in records) == agent.steps and resets >= agent.episodes - 2
     assert evaluate(agent, episodes=2).mean > 5
     agent.save(tmp_path / "c")
-    with pytest.warns(UserWarning, match="EnvPool keeps its states to itself"):
-        assert TRPO.load(tmp_path / "c").steps == agent.steps
+    agent = TRPO("CartPole-v1", engine="envpool", **SMALL)
+    agent.start()
+    starts = [agent.collector.obs]
+    for restarts in (1, 2):
+        with pytest.warns(UserWarning, match="EnvPool keeps its states to itself"):
+            resumed = TRPO.load(tmp_path / "c")
+        assert resumed.restarts == restarts and resumed.steps > 200
+        starts.append(resumed.collector.obs)
+        resumed.save(tmp_path / "c")
+    assert len(np.unique(np.concatenate(starts), axis=0)) == 6
 
 
 def test_reset_rows_count_in_no_statistics() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .access import Access, Copies, NoAccess, Processes, Stateful
 from .errors import EnvError, WorkerError
 from .host import HostEnvs
@@ -94,9 +96,10 @@ def _envpool(wanted: Wanted) -> HostEnvs:
         ) from error
     if env not in envpool.list_all_envs():
         raise EnvError(f"EnvPool has no environment {env}; engine='sync' takes gymnasium's")
-    venv = envpool.make_gymnasium(env, num_envs=wanted.num_envs, seed=wanted.seed, **wanted.options)
+    options = {"num_envs": wanted.num_envs, **wanted.options}
+    venv = _Pool(lambda seed: envpool.make_gymnasium(env, seed=seed, **options), wanted.seed)
     access = NoAccess("EnvPool keeps its states to itself")
-    return HostEnvs(venv, access, name=env, same_step=False, envpool=True)
+    return HostEnvs(venv, access, name=env, same_step=False)
 
 
 ENGINES: dict[str, Callable[[Wanted], HostEnvs]] = {
@@ -105,6 +108,33 @@ ENGINES: dict[str, Callable[[Wanted], HostEnvs]] = {
     "async": _async,
     "envpool": _envpool,
 }
+
+
+class _Pool:
+    """An EnvPool as a vector environment of gymnasium's. A pool takes its seed when it is made and
+    none afterwards, so it is made anew for another one; the same one goes on.
+    """
+
+    def __init__(self, make: Callable[[int], Any], seed: int) -> None:
+        self._make = make
+        self._start(seed)
+
+    def _start(self, seed: int) -> None:
+        self._seed = seed
+        self._pool = self._make(seed % 2**31)
+        self.num_envs: int = self._pool.num_envs
+        self.single_observation_space = self._pool.observation_space
+        self.single_action_space = self._pool.action_space
+        self.step = self._pool.step
+
+    def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        if seed is not None and seed != self._seed:
+            self._pool.close()
+            self._start(seed)
+        return self._pool.reset()
+
+    def close(self) -> None:
+        self._pool.close()
 
 
 def _of_the_user(venv: Any) -> HostEnvs:

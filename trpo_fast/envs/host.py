@@ -28,23 +28,18 @@ class HostEnvs:
     be read.
     """
 
-    def __init__(
-        self, venv: Any, access: Access, *, name: str = "", same_step: bool, envpool: bool = False
-    ) -> None:
-        self.venv, self.access, self.name = venv, access, name
-        self.same_step, self.envpool = same_step, envpool
+    def __init__(self, venv: Any, access: Access, *, name: str = "", same_step: bool) -> None:
+        self.venv, self.access, self.name, self.same_step = venv, access, name, same_step
         self.num_envs: int = venv.num_envs
-        self.observation_space = (
-            venv.observation_space if envpool else venv.single_observation_space
-        )
-        self.action_space = venv.action_space if envpool else venv.single_action_space
+        self.observation_space = venv.single_observation_space
+        self.action_space = venv.single_action_space
         self.obs_dim = int(np.prod(self.observation_space.shape))
         self._shape = (self.num_envs, self.obs_dim)
 
     def reset(self, seed: int | list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """First observations [E, O] and infos."""
         with self._named("reset"):
-            obs, infos = self.venv.reset() if self.envpool else self.venv.reset(seed=seed)
+            obs, infos = self.venv.reset(seed=seed)
         return self._flat(obs), infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
