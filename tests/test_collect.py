@@ -183,7 +183,7 @@ def test_a_mask_of_another_width_is_a_sentence() -> None:
             "returned nan as component 0 of the observation of copy 0, 6 steps into the rollout",
         ),
         ("reward", "returned reward inf from copy 0, 5 steps into the rollout"),
-        ("shape", "failed in step: ValueError"),
+        ("shape", r"failed in step: expected observations of shape \[2\], got \[5\] from copy"),
     ],
 )
 @pytest.mark.parametrize("engine", ["sync", "workers", "async"])
@@ -191,6 +191,36 @@ def test_a_mask_of_another_width_is_a_sentence() -> None:
 def test_misbehaving_environments_are_named(how: str, message: str, engine: str) -> None:
     envs = make_host(lambda: Failing(how), 2, engine=engine, workers=1)
     with pytest.raises(EnvError, match=message):
+        collector(envs, 20).collect()
+    if engine == "workers":
+        envs.close()
+
+
+class Short(Counting):
+    """One number in place of two: always, at the end of an episode, or of the second copy."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when, self.copy = when, 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        self.copy = self.copy if seed is None else seed
+        return super().reset(seed=seed, options=options)
+
+    def _obs(self) -> np.ndarray:
+        last = self.count == self.length and self.episode == 2
+        short = {"always": True, "end": last, "second": self.copy == 1}[self.when]
+        return super()._obs()[: 1 if short else 2]
+
+
+@pytest.mark.parametrize("engine", ["sync", "workers", "async"])
+@pytest.mark.parametrize("when", ["always", "end", "second"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_engine_repeats_numbers_where_some_are_missing(when: str, engine: str) -> None:
+    envs = make_host(lambda: Short(when), 2, engine=engine, workers=1)
+    copy = r"\d" if when == "end" else "1" if when == "second" else "0"
+    wanted = rf"expected observations of shape \[2\], got \[1\] from copy {copy}"
+    with pytest.raises(EnvError, match=wanted):
         collector(envs, 20).collect()
     if engine == "workers":
         envs.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from .errors import WorkerError, shape_error
 from .state import restore, snapshot, unsupported
 
 
@@ -77,7 +78,10 @@ class NoAccess:
 
 
 class Stateful:
-    """A maker of environments whose states ``Processes`` can ask for; ``index`` is the copy's."""
+    """A maker of environments whose states ``Processes`` can ask for; ``index`` is the copy's.
+    gymnasium's processes copy an observation into place whatever its shape, repeating numbers
+    where some are missing: these environments look at it first.
+    """
 
     def __init__(self, build: Callable[[], Any], index: int) -> None:
         self.build, self.index = build, index
@@ -88,6 +92,20 @@ class Stateful:
         index = self.index
 
         class Asked(gymnasium.Wrapper):
+            def reset(self, **options: Any) -> Any:
+                obs, info = self.env.reset(**options)
+                return self._checked(obs), info
+
+            def step(self, action: Any) -> Any:
+                obs, *rest = self.env.step(action)
+                return self._checked(obs), *rest
+
+            def _checked(self, obs: Any) -> Any:
+                wanted = self.env.observation_space.shape
+                if why := shape_error(obs, wanted, f" from copy {index}"):
+                    raise WorkerError(why)
+                return obs
+
             def snapshot(self) -> dict[str, Any]:
                 return snapshot(self.env)
 

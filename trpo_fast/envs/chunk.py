@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .access import Copies
+from .errors import WorkerError, describe_step, shape_error
 from .shared import Board
 
 
@@ -26,7 +27,7 @@ class Chunk(Copies):
 
     def join(self, board: Board, first: int) -> None:
         """Take the rows from ``first`` on of a board."""
-        rows = slice(first, first + self.venv.num_envs)
+        self.first, rows = first, slice(first, first + self.venv.num_envs)
         self.actions, self.obs, self.final_obs, self.rewards, self.terminated, self.truncated = (
             array[rows]
             for array in (
@@ -41,18 +42,27 @@ class Chunk(Copies):
 
     def step(self) -> Any:
         """Take the board's actions; the action masks, or None where there are none."""
-        obs, rewards, terminated, truncated, infos = self.venv.step(self.actions)
+        try:
+            obs, rewards, terminated, truncated, infos = self.venv.step(self.actions)
+        except ValueError as error:
+            raise WorkerError(describe_step(error, self.venv, self.first)) from error
         self.obs[...] = obs.reshape(self.obs.shape)
         self.rewards[...], self.terminated[...] = rewards, terminated
         self.truncated[...] = truncated
         if "final_obs" in infos:
             for i in np.flatnonzero(infos["_final_obs"]):
-                self.final_obs[i] = np.asarray(infos["final_obs"][i]).reshape(-1)
+                final = infos["final_obs"][i]
+                if why := shape_error(final, self.spaces[0].shape, f" from copy {self.first + i}"):
+                    raise WorkerError(why)
+                self.final_obs[i] = np.asarray(final).reshape(-1)
         return infos.get("action_mask")
 
     def reset(self, seeds: Any) -> Any:
         """Start an episode in every copy; the action masks."""
-        obs, infos = self.venv.reset(seed=seeds)
+        try:
+            obs, infos = self.venv.reset(seed=seeds)
+        except ValueError as error:
+            raise WorkerError(describe_step(error, self.venv, self.first)) from error
         self.obs[...] = obs.reshape(self.obs.shape)
         return infos.get("action_mask")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 
 class EnvError(RuntimeError):
     """An environment failed; the sentence says how. Nothing of the rollout in progress was used."""
@@ -9,6 +13,27 @@ class EnvError(RuntimeError):
 
 class WorkerError(RuntimeError):
     """What went wrong in a worker process, or with it, as part of a sentence."""
+
+
+def shape_error(obs: Any, wanted: tuple[int, ...] | None, where: str = "") -> str | None:
+    """What is wrong with the shape of an observation, as part of a sentence."""
+    got = np.shape(obs)
+    if got == (wanted or ()):
+        return None
+    return f"expected observations of shape {list(wanted or ())}, got {list(got)}{where}"
+
+
+def describe_step(error: BaseException, venv: Any, first: int = 0) -> str:
+    """What went wrong in a call of a vector environment, as part of a sentence. gymnasium's
+    ``SyncVectorEnv`` leaves observations of a wrong shape to numpy's words; ``first`` is the
+    number of its first copy.
+    """
+    if isinstance(error, ValueError):
+        for copy, obs in enumerate(getattr(venv, "_env_obs", ())):
+            wanted, where = venv.single_observation_space.shape, f" from copy {first + copy}"
+            if obs is not None and (why := shape_error(obs, wanted, where)):
+                return why
+    return describe(error)
 
 
 def describe(error: BaseException) -> str:

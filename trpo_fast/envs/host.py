@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .access import Access
-from .errors import EnvError, describe
+from .errors import EnvError, describe_step, shape_error
 
 
 class HostEnvs:
@@ -49,7 +49,8 @@ class HostEnvs:
         try:  # as _named does, without its microsecond
             obs, rewards, terminated, truncated, infos = self.venv.step(actions)
         except Exception as error:
-            raise EnvError(f"{self.label()} failed in step: {describe(error)}") from error
+            why = describe_step(error, self.venv)
+            raise EnvError(f"{self.label()} failed in step: {why}") from error
         return self._flat(obs), rewards, terminated, truncated, infos
 
     def _flat(self, obs: Any) -> np.ndarray:
@@ -67,7 +68,11 @@ class HostEnvs:
         """A copy of the observation [O] that ended the episode of copy ``index`` (same-step
         autoreset only).
         """
-        return np.array(infos["final_obs"][index], np.float32).reshape(-1)
+        final = np.array(infos["final_obs"][index], np.float32)
+        if final.size != self.obs_dim:
+            why = shape_error(final, self.observation_space.shape, f" from copy {index}")
+            raise EnvError(f"{self.label()} failed in step: {why}")
+        return final.reshape(-1)
 
     def check_finite(self, obs: np.ndarray, which: Callable[[int], str]) -> None:
         """Refuse observations [N, O] that are not finite; ``which`` says what row i is."""
@@ -101,7 +106,8 @@ class HostEnvs:
         try:
             yield
         except Exception as error:
-            raise EnvError(f"{self.label()} failed in {call}: {describe(error)}") from error
+            why = describe_step(error, self.venv)
+            raise EnvError(f"{self.label()} failed in {call}: {why}") from error
 
     def label(self) -> str:
         return f"environment {self.name}" if self.name else f"environment {self.venv}"
