@@ -15,10 +15,12 @@ pytest.importorskip("gymnasium")
 import gymnasium
 from envs_for_tests import Counting, Masked
 
+from trpo_fast.branches import choose
+from trpo_fast.envs import tensor as tensors
 from trpo_fast.envs.host import EnvError
 from trpo_fast.heads import Bernoulli, Categorical, Gaussian, MultiCategorical
 from trpo_fast.trainer import TRPO
-from trpo_fast.vine import Vine, choose
+from trpo_fast.vine import Vine
 
 SMALL: dict[str, Any] = {
     "sampling": "vine",
@@ -201,19 +203,22 @@ class BadBranches(Walk):
 
     def step(self, action: Any) -> Any:
         obs, reward, *rest = super().step(action)
-        if self.branched and self.how == "obs":
-            obs = obs * np.nan
+        if self.branched and self.how == "raises":
+            raise ZeroDivisionError("the simulator is broken")
+        obs = {"obs": obs * np.nan, "shape": obs[:1]}.get(self.how if self.branched else "", obs)
         return obs, np.inf if self.branched and self.how == "reward" else reward, *rest
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
+        ("raises", "failed in the step of a branch: ZeroDivisionError: the simulator is broken"),
+        ("shape", r"failed in step: expected observations of shape \[2\], got \[1\] from a branch"),
         ("obs", "returned nan as component 0 of the observation of a branch, 1 steps after the"),
         ("reward", "returned reward inf from a branch, 1 steps after the state that it began in"),
     ],
 )
-def test_values_of_a_branch_that_are_not_finite_are_named(how: str, message: str) -> None:
+def test_a_branch_that_goes_wrong_is_named(how: str, message: str) -> None:
     with pytest.raises(EnvError, match=f"environment Bad {message}"):
         sampled(type("Bad", (BadBranches,), {"how": how}))
 
@@ -226,6 +231,19 @@ class Keeper(gymnasium.Wrapper):
         return self.env.reset(**options)
 
 
+class Foreign:
+    """A user's tensor environment, with states in a form of its own."""
+
+    num_envs, device = 2, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.env = tensors.make("Pendulum-v1", 2)
+        self.single_observation_space = self.env.single_observation_space
+        self.single_action_space = self.env.single_action_space
+        self.reset, self.step = self.env.reset, self.env.step
+        self.state, self.load_state = self.env.state, self.env.load_state
+
+
 def test_environments_without_states_are_refused() -> None:
     with pytest.raises(
         ValueError, match="sampling: expected 'path', because Counting has no state"
@@ -233,5 +251,7 @@ def test_environments_without_states_are_refused() -> None:
         TRPO(Counting, **SMALL)
     with pytest.raises(ValueError, match="because the wrapper Keeper keeps thing, which cannot"):
         TRPO(lambda: Keeper(gymnasium.make("CartPole-v1")), **SMALL)
+    with pytest.raises(ValueError, match="because Foreign is no TensorEnv, whose physics"):
+        TRPO(Foreign(), **SMALL | {"num_envs": 2})
     with pytest.raises(ValueError, match="normalize_rewards: expected false"):
         TRPO("CartPole-v1", **SMALL, normalize_rewards=True)

@@ -129,7 +129,7 @@ class TensorCollector:
         self.returns, self.lengths = state["returns"].to(device), state["lengths"].to(device)
 
     def unsupported(self) -> str | None:
-        if callable(getattr(self.env, "state", None)):
+        if all(callable(getattr(self.env, name, None)) for name in ("state", "load_state")):
             return None
         return f"{type(self.env).__name__} has no state() and load_state()"
 

@@ -38,7 +38,7 @@ class HostEnvs:
 
     def reset(self, seed: int | list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """First observations [E, O] and infos."""
-        with self._named("reset"):
+        with self.named("reset"):
             obs, infos = self.venv.reset(seed=seed)
         return self._flat(obs), infos
 
@@ -46,7 +46,7 @@ class HostEnvs:
         """Observations [E, O], rewards, terminated, truncated [E], infos. The arrays may be
         reused by the next call.
         """
-        try:  # as _named does, without its microsecond
+        try:  # as ``named`` does, without its microsecond
             obs, rewards, terminated, truncated, infos = self.venv.step(actions)
         except Exception as error:
             why = describe_step(error, self.venv)
@@ -101,7 +101,7 @@ class HostEnvs:
         return masks
 
     @contextmanager
-    def _named(self, call: str) -> Iterator[None]:
+    def named(self, call: str) -> Iterator[None]:
         """What goes wrong inside, as a sentence about this environment."""
         try:
             yield
@@ -114,19 +114,19 @@ class HostEnvs:
 
     def unsupported(self) -> str | None:
         """Why exact states cannot be saved, or None where they can."""
-        with self._named("unsupported"):
+        with self.named("unsupported"):
             return self.access.unsupported()
 
     def state(self, copies: list[int] | None = None) -> list[dict[str, Any]]:
         """One exact state per copy, of all or of the given ones."""
-        with self._named("snapshot"):
+        with self.named("snapshot"):
             return self.access.snapshot(range(self.num_envs) if copies is None else copies)
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
         if len(states) != self.num_envs:
             raise ValueError(f"state: expected {self.num_envs} environments, got {len(states)}")
         self.reset(seed=0)  # wrappers refuse a step before the first reset
-        with self._named("restore"):
+        with self.named("restore"):
             self.access.restore(states)
 
     def close(self) -> None:
