@@ -152,6 +152,21 @@ def test_training_goes_on_once_the_values_are_finite_again(monkeypatch, which, b
     assert np.isfinite(agent.train_once()["critic_loss"])
 
 
+def test_episodes_of_an_update_that_failed_are_counted_on(monkeypatch) -> None:
+    """Nobody has asked the device for them when the next rollout begins."""
+    agents = [TRPO("Pendulum-v1", backend="cuda", **SMALL) for _ in range(2)]
+    for agent in agents:
+        agent.envs.max_episode_steps = 20
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(agents[0], "update", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        agents[0].train_once()
+    agents[1].start()
+    agents[1].collect()
+    assert agents[0].asynchronous
+    returns = [agent.collect().returns for agent in agents]
+    assert returns[0] == returns[1] and len(returns[0]) == 4
+
+
 def test_episodes_are_counted_as_on_the_host() -> None:
     ours, theirs = (TRPO("CartPole-v1", backend=name, **SMALL) for name in ("cuda", "reference"))
     for _ in range(2):

@@ -62,29 +62,42 @@ class HostCollector:
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
-        for t, row in enumerate(self._rows):
-            if self.before_step is not None:
-                self.before_step(t)
-            self._observe(row, obs)
-            if mask is not None:
-                row.mask[...] = mask
-            row.act()
-            actions = self.action_map.host(row.actions_array)
-            begin = perf_counter()
-            obs, rewards, terminated, truncated, infos = self.envs.step(actions)
-            self.env_seconds += perf_counter() - begin
-            row.rewards[...], row.terminated[...] = rewards, terminated
-            row.truncated[...] = truncated
-            if mask is not None:
-                mask = self._mask_of(infos)
-            self.obs, self.mask = obs, mask  # an interrupted rollout is gone, its steps were taken
-            if valid is not None:
-                np.logical_not(self.just_ended, out=valid[t])
-                self.just_ended = terminated | truncated
-            elif truncated.any():
-                cut = (truncated & ~terminated).nonzero()[0]
-                finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
-        return self._finish(finals, valid)
+        taken = 0
+        try:
+            for t, row in enumerate(self._rows):
+                if self.before_step is not None:
+                    self.before_step(t)
+                self._observe(row, obs)
+                if mask is not None:
+                    row.mask[...] = mask
+                row.act()
+                actions = self.action_map.host(row.actions_array)
+                begin = perf_counter()
+                obs, rewards, terminated, truncated, infos = self.envs.step(actions)
+                self.env_seconds += perf_counter() - begin
+                row.rewards[...], row.terminated[...] = rewards, terminated
+                row.truncated[...] = truncated
+                if mask is not None:
+                    mask = self._mask_of(infos)
+                self.obs, self.mask = obs, mask
+                if valid is not None:
+                    np.logical_not(self.just_ended, out=valid[t])
+                    self.just_ended = terminated | truncated
+                elif truncated.any():
+                    cut = (truncated & ~terminated).nonzero()[0]
+                    finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
+                taken = t + 1
+            return self._finish(finals, valid)
+        except BaseException:  # the rollout is gone, but its steps were taken
+            self._count(taken, valid)
+            raise
+
+    def _count(self, rows: int, valid: np.ndarray | None) -> tuple[list[float], list[int]]:
+        """Account for the first ``rows`` of the buffers; what ended there."""
+        b = self.buffers
+        done = b.terminated.numpy() | b.truncated.numpy()
+        counted = None if valid is None else valid[:rows]
+        return self.episodes.add(b.rewards.numpy()[:rows], done[:rows], counted)
 
     def _observe(self, row: _Row, obs: np.ndarray) -> None:
         """Store the observation, raw and as the policy sees it, and stop at the first
@@ -138,8 +151,7 @@ class HostCollector:
         last = self.actor.values(self._shown(self.obs))
         final_values = self._values_of(finals) if valid is None else None
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
-        done = b.terminated.numpy() | b.truncated.numpy()
-        returns, lengths = self.episodes.add(rewards, done, valid)
+        returns, lengths = self._count(self.layout.steps, valid)
         kept = None if valid is None or valid.all() else torch.from_numpy(valid)
         return b.rollout(following, valid=kept, returns=returns, lengths=lengths)
 

@@ -48,6 +48,7 @@ class TensorCollector:
         self.env_seconds = 0.0
         zeros = torch.zeros(layout.envs, dtype=torch.float64, device=layout.device)
         self.returns, self.lengths = zeros, zeros.clone()
+        self._unread = False  # whether the last rollout still has to be counted
 
     def _bound(self, t: int) -> Callable[[], None]:
         b = self.buffers
@@ -60,27 +61,36 @@ class TensorCollector:
         self.obs = self.env.reset(seed)
         self.returns.zero_()
         self.lengths.zero_()
+        self._unread = False
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
         self.actor.look()
         b, self.env_seconds = self.buffers, 0.0
-        for t in range(self.layout.steps):
-            if self.before_step is not None:
-                self.before_step(t)
-            b.raw_obs[t] = self.obs
-            if self.normaliser is not None and not self.fused:
-                b.obs[t] = self.normaliser(b.raw_obs[t])
-            self._act[t]()
-            actions = self.action_map.device(b.actions[t])
-            begin = perf_counter()
-            step = self.env.step(actions)
-            self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
-            self.obs = step.obs
-            b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
-            b.terminated[t], b.truncated[t] = step.terminated, step.truncated
-        with OneThread() if self.layout.device.type == "cpu" else nullcontext():
-            return self._finish()
+        if self._unread:
+            self.episodes()  # of a rollout whose update was interrupted
+        taken = 0
+        try:
+            for t in range(self.layout.steps):
+                if self.before_step is not None:
+                    self.before_step(t)
+                b.raw_obs[t] = self.obs
+                if self.normaliser is not None and not self.fused:
+                    b.obs[t] = self.normaliser(b.raw_obs[t])
+                self._act[t]()
+                actions = self.action_map.device(b.actions[t])
+                begin = perf_counter()
+                step = self.env.step(actions)
+                self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
+                self.obs = step.obs
+                b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
+                b.terminated[t], b.truncated[t] = step.terminated, step.truncated
+                taken = t + 1
+            with OneThread() if self.layout.device.type == "cpu" else nullcontext():
+                return self._finish()
+        except BaseException:  # the rollout is gone, but its steps were taken
+            self._count(taken)
+            raise
 
     def _finish(self) -> Rollout:
         b = self.buffers
@@ -97,6 +107,7 @@ class TensorCollector:
             final_values = every.view_as(b.values)
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
         rollout = b.rollout(following, ended=self.episodes)
+        self._unread = True
         if not self.asynchronous:
             rollout.read_episodes()
         return rollout
@@ -109,12 +120,17 @@ class TensorCollector:
         """Returns and lengths of the episodes that ended in the last rollout; waits for the
         device.
         """
+        self._unread = False
+        return self._count(self.layout.steps)
+
+    def _count(self, rows: int) -> tuple[list[float], list[int]]:
+        """Account for the first ``rows`` of the buffers."""
         log = EpisodeLog(self.layout.envs)
         log.returns = self.returns.cpu().numpy()
         log.lengths = self.lengths.cpu().numpy().astype(np.int64)
         b = self.buffers
-        done = (b.terminated | b.truncated).cpu().numpy()
-        ended = log.add(b.rewards.cpu().numpy(), done, None)
+        done = (b.terminated | b.truncated)[:rows].cpu().numpy()
+        ended = log.add(b.rewards[:rows].cpu().numpy(), done, None)
         device = self.layout.device
         self.returns = torch.as_tensor(log.returns, dtype=torch.float64, device=device)
         self.lengths = torch.as_tensor(log.lengths, dtype=torch.float64, device=device)

@@ -112,7 +112,7 @@ class Buffers:
 
 
 class EpisodeLog:
-    """Returns and lengths of episodes, from whole rollouts: no bookkeeping inside the step loop."""
+    """Returns and lengths of episodes, from rollouts: no bookkeeping inside the step loop."""
 
     def __init__(self, envs: int) -> None:
         self.returns = np.zeros(envs)  # so far, of the episodes under way
@@ -122,8 +122,12 @@ class EpisodeLog:
         self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray | None
     ) -> tuple[list[float], list[int]]:
         """Account for a rollout [T, E]; the returns and lengths of the episodes that ended in
-        it, in time order.
+        it, in time order. Rewards that are not finite count as none: nothing learns from their
+        rollout, and the sums would never recover.
         """
+        if not len(rewards):
+            return [], []
+        rewards = np.where(np.isfinite(rewards), rewards, 0.0)
         counted = np.ones(rewards.shape, np.int64) if valid is None else valid.astype(np.int64)
         total = self.returns + np.cumsum(rewards, axis=0, dtype=np.float64)
         steps = self.lengths + np.cumsum(counted, axis=0)
