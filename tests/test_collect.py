@@ -170,6 +170,46 @@ def test_action_masks_reach_the_actor_at_every_step(env: Any, kind: str) -> None
     assert torch.equal(rollout.actions, rollout.obs[..., 1].long() % 3)
 
 
+@pytest.mark.parametrize("engine", ["sync", "workers", "async"])
+def test_every_copy_has_a_seed_of_its_own(engine: str) -> None:
+    envs = make_host("CartPole-v1", 5, engine=engine, workers=2)
+    starts = [envs.reset(seed)[0].copy() for seed in (3, 3, 4)]
+    envs.close()
+    assert len(np.unique(starts[0], axis=0)) == 5 and np.array_equal(starts[0], starts[1])
+    assert np.array_equal(starts[0][1:], starts[2][:-1])  # seed + i, as gymnasium has it
+
+
+class LateMask(Masked):
+    """Masks in the infos of steps only."""
+
+    def reset(self, **options: Any) -> Any:
+        return super().reset(**options)[0], {}
+
+
+class BinaryMask(Masked):
+    action_space = spaces.MultiBinary(3)
+
+
+@pytest.mark.parametrize("engine", ["sync", "workers", "async"])
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (LateMask, "gives action_mask in the info of step, .* come with every reset as well"),
+        (BinaryMask, r"in the info of reset, expected none: a policy for MultiBinary\(3\) takes"),
+    ],
+)
+def test_masks_that_nobody_would_look_at_are_refused(env: Any, message: str, engine: str) -> None:
+    envs = make_host(env, 2, engine=engine, workers=1)
+    discrete = isinstance(envs.action_space, spaces.Discrete)
+    layout = Layout(1, 2, 2, () if discrete else (3,), discrete)
+    collect = HostCollector(envs, Scripted(), layout, ActionMap(envs.action_space))
+    collect._rows[0].act = lambda: collect.buffers.actions.zero_()
+    with pytest.raises(EnvError, match=message):
+        collect.start(0)
+        collect.collect()
+    envs.close()
+
+
 def test_a_mask_of_another_width_is_a_sentence() -> None:
     envs = make_host(Masked, 2)
     with pytest.raises(EnvError, match="expected 4 choices for each of 2 copies"):

@@ -50,6 +50,7 @@ class HostCollector:
     def start(self, seed: int | list[int] | None) -> None:
         """Reset every copy; the next rollout begins there."""
         obs, infos = self.envs.reset(seed)
+        self._refuse_masks(infos, "reset")
         self.obs = obs.copy()
         self.mask = self._mask_of(infos)
         self.episodes = EpisodeLog(self.layout.envs)
@@ -87,6 +88,7 @@ class HostCollector:
                     cut = (truncated & ~terminated).nonzero()[0]
                     finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
                 taken = t + 1
+            self._refuse_masks(infos, "step")
             return self._finish(finals, valid)
         except BaseException:  # the rollout is gone, but its steps were taken
             self._count(taken, valid)
@@ -165,6 +167,17 @@ class HostCollector:
         if not self.layout.mask_width:
             return None
         return self.envs.masks(infos, self.layout.mask_width)
+
+    def _refuse_masks(self, infos: dict[str, Any], call: str) -> None:
+        """Masks that nobody would look at."""
+        if not self.layout.mask_width and "action_mask" in infos:
+            space = self.envs.action_space
+            why = f"a policy for {space} takes none"
+            if self.layout.discrete:
+                why = "one has to come with every reset as well"
+            raise EnvError(
+                f"{self.envs.label()} gives action_mask in the info of {call}, expected none: {why}"
+            )
 
     def state(self) -> dict[str, Any]:
         """What collecting goes on from, the environments' own states apart."""
