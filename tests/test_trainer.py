@@ -26,6 +26,7 @@ from gymnasium import spaces
 
 from trpo_fast import checkpoint
 from trpo_fast.checkpoint import CheckpointError
+from trpo_fast.collect_tensor import TensorCollector
 from trpo_fast.config import Config
 from trpo_fast.envs import tensor
 from trpo_fast.envs.host import EnvError
@@ -86,6 +87,34 @@ def test_environments_without_an_adapter_restart_their_episodes_and_say_so(tmp_p
         resumed = TRPO.load(tmp_path / "c", Counting)
     assert resumed.steps == 64 and resumed.restarts == 1
     assert resumed.learn(64).steps == 128
+
+
+class Opaque(gymnasium.Wrapper):
+    """Keeps what cannot be saved."""
+
+    def __init__(self) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.thing = object()
+
+
+@pytest.mark.parametrize(("env", "engine"), [(Opaque, "sync"), (Opaque, "async"), (None, "tensor")])
+def test_every_copy_seed_and_restart_begins_somewhere_else(
+    env: Any, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TensorCollector, "unsupported", lambda self: "the test says so")
+    source, starts = env or "CartPole-v1", []
+    for seed in (0, 100):
+        agent = TRPO(source, engine=engine, seed=seed, **SMALL)
+        agent.save(tmp_path / "c")
+        starts.append(torch.as_tensor(agent.collector.obs).numpy().copy())
+        agent.close()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="episodes under way start anew"):
+            agent = TRPO.load(tmp_path / "c", env)
+        starts.append(torch.as_tensor(agent.collector.obs).numpy().copy())
+        agent.save(tmp_path / "c")
+        agent.close()
+    assert len(np.unique(np.concatenate(starts), axis=0)) == 8
 
 
 @pytest.mark.parametrize("engine", ["sync", "tensor"])
@@ -171,7 +200,10 @@ def test_envpool_trains_without_its_reset_rows(tmp_path: Path) -> None:
         assert resumed.restarts == restarts and resumed.steps > 200
         starts.append(resumed.collector.obs)
         resumed.save(tmp_path / "c")
-    assert len(np.unique(np.concatenate(starts), axis=0)) == 6
+    other = TRPO("CartPole-v1", engine="envpool", seed=100, **SMALL)
+    other.start()
+    starts.append(other.collector.obs)
+    assert len(np.unique(np.concatenate(starts), axis=0)) == 8
 
 
 def test_reset_rows_count_in_no_statistics() -> None:

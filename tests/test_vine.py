@@ -90,6 +90,32 @@ def test_one_step_branches_are_the_rewards_of_the_saved_states() -> None:
     torch.testing.assert_close(branches.values, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("engine", ["sync", "tensor"])
+def test_nothing_is_worth_anything_after_a_termination(
+    engine: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three states one goes on, one has fallen, and one has fallen as its time was up."""
+    settings = {"engine": engine, "vine_length": length, "normalize_observations": False}
+    agent = TRPO("CartPole-v1", **SMALL | settings | {"gamma": 0.5})
+    agent.start()
+    monkeypatch.setattr(agent.critic, "values", lambda rows: torch.full((len(rows),), 1024.0))
+    angles, elapsed = (0.0, 0.3, 0.3), (0, 0, 499)
+    states = [[0.0, 0.0, angle, 0.0] for angle in angles]
+    saved: Any = [(torch.tensor(states), torch.tensor(elapsed))]
+    if engine == "sync":
+        saved = agent.envs.state()
+        for one, state, steps in zip(saved, states, elapsed, strict=True):
+            one["core"]["state"] = np.array(state)
+            one["wrappers"][0]["_elapsed_steps"] = steps
+    actions, live = torch.tensor([[0, 1]] * 3), torch.ones(3, 2, dtype=torch.bool)
+    assert agent.vine is not None
+    values, steps = agent.vine.runner.follow(saved, actions, torch.rand(length - 1, 3, 2), live)
+    goes_on = sum(0.5**l for l in range(length)) + 0.5**length * 1024.0
+    assert values.tolist() == [[goes_on] * 2, [1.0] * 2, [1.0] * 2]
+    assert steps == 2 * length + 4
+
+
 def test_branches_share_their_noise_so_differences_are_the_actions() -> None:
     """Nothing after the first action depends on it but the position: Q(2) - Q(1) = sum gamma^l."""
     vine, rollout, states, _, _ = sampled(Walk, gamma=0.9, normalize_observations=False)
