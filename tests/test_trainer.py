@@ -266,6 +266,18 @@ def test_seeds_decide_everything() -> None:
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
+def test_start_states_and_exploration_are_drawn_independently() -> None:
+    many = {"num_envs": 4096, "rows_per_update": 4096, "engine": "tensor"}
+    for seed in (0, 1):
+        agent = TRPO("Pendulum-v1", seed=seed, **SMALL | many)
+        agent.start()
+        angles = agent.envs.physics[:, 0].clone()
+        rollout = agent.collect()
+        noise = rollout.actions[0, :, 0] - agent.policy(rollout.obs[0]).mean[:, 0].detach()
+        correlation = torch.corrcoef(torch.stack((angles, noise)))[0, 1]
+        assert abs(float(correlation)) < 0.08  # five deviations; -0.33 with one seed for both
+
+
 def test_workers_train_to_the_bits_of_one_process() -> None:
     def train(**settings: Any) -> torch.Tensor:
         agent = TRPO("CartPole-v1", num_envs=5, rows_per_update=100, seed=3, **settings).learn(400)

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
 from .config import from_dict
-from .setup import check_imports_nothing, env_name
+from .setup import check_imports_nothing, env_name, start_seed
 
 if TYPE_CHECKING:
     from .trainer import TRPO
-
-SEED_STRIDE = 1_000_003  # between the seeds of episodes that a resumed run starts anew
 
 
 def pack(agent: TRPO) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
         "everything else continues",
         stacklevel=4,
     )
-    agent.collector.start(agent.config.seed + SEED_STRIDE * agent.restarts)
+    agent.collector.start(start_seed(agent))
 
 
 def restore(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from . import cuda_actor
@@ -25,6 +26,8 @@ from .rollout import Layout
 
 if TYPE_CHECKING:
     from .trainer import TRPO
+
+SEED_STRIDE = 1_000_003  # between the seeds of episodes that a resumed run starts anew
 
 
 def is_tensor_env(env: Any) -> bool:
@@ -62,6 +65,24 @@ def pick_device(config: Config, env: Any) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
+def derived_seed(seed: int, restarts: int = 0) -> int:
+    """A seed below 2^31 that has nothing to do with those of other seeds and restarts, nor with
+    the numbers that a generator seeded with ``seed`` itself draws.
+    """
+    return int(np.random.SeedSequence([seed, restarts]).generate_state(1)[0]) >> 1
+
+
+def start_seed(agent: TRPO) -> int:
+    """The seed of the episodes that the environments start with, anew in every restart. On the
+    host copy i has this plus i; a tensor environment has one generator, as the agent has for its
+    actions, and from one seed their numbers would be the same.
+    """
+    seed, restarts = agent.config.seed, agent.restarts
+    if isinstance(agent.envs, HostEnvs):
+        return seed + SEED_STRIDE * restarts
+    return derived_seed(seed, restarts)
+
+
 def make_envs(
     env: Any, config: Config, device: torch.device, options: dict[str, Any]
 ) -> HostEnvs | TensorEnvironment:
@@ -71,7 +92,9 @@ def make_envs(
     if config.engine == "tensor":
         if not isinstance(env, str):
             raise ValueError(f"env: expected the name of a tensor environment, got {env!r}")
-        return tensor.make(env, config.num_envs, device=device, seed=config.seed, **options)
+        return tensor.make(
+            env, config.num_envs, device=device, seed=derived_seed(config.seed), **options
+        )
     return make_host(
         env,
         config.num_envs,

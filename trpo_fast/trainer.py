@@ -38,6 +38,7 @@ from .setup import (
     make_envs,
     make_policy,
     pick_device,
+    start_seed,
 )
 from .surrogate import Batch
 from .targets import estimate
@@ -246,7 +247,7 @@ class TRPO:
     def start(self) -> None:
         """Reset the environments, once."""
         if not self.started:
-            self.collector.start(self.config.seed)
+            self.collector.start(start_seed(self))
             self.started = True
 
     def _reached(self, target_return: float | None) -> bool:
