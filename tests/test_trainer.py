@@ -311,7 +311,7 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
 )
 def test_a_policy_must_fit_its_environment(policy: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TRPO("CartPole-v1", policy=policy(), **SMALL)
+        TRPO("CartPole-v1", policy=policy())
 
 
 def test_the_number_of_copies_is_the_environment_s() -> None:

@@ -11,6 +11,7 @@ from .config import from_dict
 from .setup import check_imports_nothing, env_name
 
 if TYPE_CHECKING:
+    from .policy import MLPPolicy
     from .trainer import TRPO
 
 SEED_STRIDE = 1_000_003  # between the seeds of episodes that a resumed run starts anew
@@ -24,6 +25,7 @@ def pack(agent: TRPO) -> dict[str, Any]:
         "config": agent.config.as_dict(),
         "env_options": agent.env_options,
         "policy": dict(agent.policy.state_dict()),
+        "own_policy": None if agent.policy.follows_spec() else type(agent.policy).__name__,
         "critic": dict(agent.critic.state_dict()),
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),
@@ -67,12 +69,22 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
 
 
 def restore(
-    kind: type[TRPO], path: str | os.PathLike[str], env: Any, device: str | None, trust_env: bool
+    kind: type[TRPO],
+    path: str | os.PathLike[str],
+    env: Any,
+    device: str | None,
+    trust_env: bool,
+    policy: MLPPolicy | None,
 ) -> TRPO:
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
     tree = checkpoint.load(path)
     if tree.get("kind") != "TRPO":
         raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
+    if tree.get("own_policy") and policy is None:  # absent in older ones
+        raise checkpoint.CheckpointError(
+            f"policy: expected one such as the {tree['own_policy']} of {path}, which its settings "
+            "do not describe, got none: give TRPO.load(path, policy=...)"
+        )
     try:
         values = dict(tree["config"])
         if env is not None:
@@ -81,7 +93,10 @@ def restore(
             check_imports_nothing(values["env"])
         config = from_dict(values | ({"device": device} if device else {}))
         agent = kind(
-            config.env if env is None else env, config=config, env_options=tree["env_options"]
+            config.env if env is None else env,
+            config=config,
+            policy=policy,
+            env_options=tree["env_options"],
         )
         unpack(agent, tree)
     except checkpoint.CheckpointError:

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import advantage, checkpoint
 from .agent_state import pack, restore
 from .arguments import check_number
-from .config import Config, make_config
+from .config import Config
 from .critic import CriticInfo
 from .extras import require
 from .normalize import ObservationNormaliser, RewardScaler
@@ -30,9 +30,9 @@ from .policy import MLPPolicy
 from .prediction import predict
 from .rollout import Rollout
 from .rules import apply_rule
+from .settle import settle
 from .setup import (
     check_fits,
-    env_name,
     make_collector,
     make_critic,
     make_envs,
@@ -57,7 +57,7 @@ class TRPO:
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
     or a tensor environment. Settings are the fields of ``Config``; those not given come from the
-    environment's preset.
+    environment's preset, and ``policy`` decides those that describe it.
     """
 
     def __init__(
@@ -71,15 +71,7 @@ class TRPO:
     ) -> None:
         require("gymnasium", "TRPO", "train")
         self.env_source, self.env_options = env, env_options or {}
-        if config is None:
-            if hasattr(env, "num_envs"):
-                settings["num_envs"] = env.num_envs
-            config = make_config(env_name(env), **settings)
-        elif settings:
-            raise ValueError(
-                f"config: expected a Config or settings, got both ({sorted(settings)})"
-            )
-        self.config = config
+        self.config = config = settle(env, config, policy, settings)
         self.device = pick_device(config, env)
         torch.manual_seed(config.seed)  # initial weights; everything later draws from the generator
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
@@ -280,12 +272,14 @@ class TRPO:
         *,
         device: str | None = None,
         trust_env: bool = False,
+        policy: MLPPolicy | None = None,
     ) -> TRPO:
         """The agent of a checkpoint. Environments made by a function must be given again as
         ``env``; one that is named "module:Id" as well, unless ``trust_env`` says that whoever
-        wrote the checkpoint may have that module imported.
+        wrote the checkpoint may have that module imported. A policy of a class of its own, or with
+        layers of its own, must be given again as ``policy``, with any weights.
         """
-        return restore(cls, path, env, device, trust_env)
+        return restore(cls, path, env, device, trust_env, policy)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""
