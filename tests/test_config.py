@@ -35,6 +35,17 @@ def test_a_config_survives_toml(tmp_path: Path) -> None:
     assert from_dict(read_toml(tmp_path / "c.toml")) == config
 
 
+@pytest.mark.parametrize("env", ["Walker2d-v5", "CartPole-v1", "Ant-v5"])
+def test_none_survives_toml_and_a_preset(env: str, tmp_path: Path) -> None:
+    config = make_config(env, max_kl_final=None, workers=None)
+    write_toml(config, tmp_path / "c.toml")
+    assert 'max_kl_final = "none"' in (tmp_path / "c.toml").read_text()
+    assert make_config(env, file=tmp_path / "c.toml") == config
+    (tmp_path / "d.toml").write_text('gamma = "none"\n')
+    with pytest.raises(ValueError, match="gamma: expected a value, got None"):
+        make_config(env, file=tmp_path / "d.toml")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -10,11 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from . import toml
 from .arguments import check_counts
 from .presets import preset_for
 
@@ -255,29 +254,11 @@ def _nearest(name: str, known: set[str]) -> str:
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Settings from a TOML file of ``name = value`` lines."""
-    import importlib
-
-    # The standard library has it from Python 3.11 on; before, the train extra installs its twin.
-    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        return dict(tomllib.loads(Path(path).read_text()))
-    except OSError as error:
-        raise ValueError(f"config: expected a TOML file, got {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"config: expected TOML in {path}: {error}") from error
+    return toml.read(path)
 
 
 def write_toml(config: Config, path: str | os.PathLike[str]) -> None:
-    """The settings as a TOML file that ``read_toml`` reads; None is left out."""
-    lines = [
-        f"{name} = {_toml(value)}" for name, value in config.as_dict().items() if value is not None
-    ]
-    Path(path).write_text("\n".join(lines) + "\n")
-
-
-def _toml(value: Any) -> str:
-    import json
-
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value) if isinstance(value, float) else json.dumps(value)
+    """The settings as a TOML file that ``read_toml`` reads; every one of them, so that the file
+    gives the same run whatever presets become.
+    """
+    toml.write(path, config.as_dict())
