@@ -21,6 +21,19 @@ def test_precedence_is_preset_then_file_then_arguments(tmp_path: Path) -> None:
     assert make_config("CartPole-v1", engine="tensor").num_envs == 4096
 
 
+def test_the_environment_given_wins_over_the_files_and_the_files_engine_counts(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('env = "Hopper-v5"\nengine = "tensor"\n')
+    config = make_config("Pendulum-v1", file=file)
+    assert (config.env, config.gamma, config.num_envs) == ("Pendulum-v1", 0.9, 4096)
+    config = make_config(file=file)
+    assert (config.env, config.gamma, config.num_envs) == ("Hopper-v5", 0.995, 4096)
+    assert make_config("Pendulum-v1", file=file, engine="sync").num_envs == 16
+    assert make_config() == make_config("CartPole-v1")
+
+
 def test_a_config_survives_toml(tmp_path: Path) -> None:
     config = make_config(
         "Hopper-v5",
@@ -58,6 +71,7 @@ def test_none_survives_toml_and_a_preset(env: str, tmp_path: Path) -> None:
         ("engine", "warp", "engine: expected one of"),
         ("workers", -1, "workers: expected an integer of at least 0, got -1"),
         ("critic", "sgd", "critic: expected one of"),
+        ("device", 3, "device: expected a string, got 3"),
         ("hidden", (64, -1), "hidden: expected a sequence of integers"),
         ("normalize_rewards", "yes", "normalize_rewards: expected true or false, got 'yes'"),
         ("max_lk", 0.1, "max_lk: expected a setting such as 'max_kl', got an unknown name"),

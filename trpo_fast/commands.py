@@ -14,8 +14,9 @@ from typing import Any
 
 import tyro
 
+from . import flags
 from .checkpoint import CheckpointError
-from .config import Config, make_config, read_toml, write_toml
+from .config import Config, make_config, write_toml
 from .envs.host import EnvError
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
@@ -59,24 +60,26 @@ class Arguments:
 
 
 def train(argv: list[str]) -> int:
-    """``trpo-fast train [ENV] [--config FILE] [flags]``"""
-    argv, env = _positional(argv, "CartPole-v1")
-    argv, file = _take(argv, "--config")
-    return _guard(lambda: _train(argv, env, file))
+    """``trpo-fast train [ENV] [--config FILE] [flags]``, in any order.
+
+    The environment is ENV or ``--env``, or else the file's, or else CartPole-v1; the preset is that
+    of the environment and engine which train.
+    """
+    return _guard(lambda: _train(argv))
 
 
-def _train(argv: list[str], env: str, file: str | None) -> int:
-    engine = _peek(argv, "--engine") or (read_toml(file).get("engine") if file else None) or "sync"
-    defaults = make_config(env, file=file, engine=engine)
-
-    parsed = tyro.cli(
-        Arguments,
-        args=argv,
-        prog=f"trpo-fast train {env}",
-        description=f"Train on {env}; defaults below are its preset: {preset_for(env, engine)}",
-        default=Arguments(RunOptions(), defaults),
-    )
-    run, config = parsed.run, parsed.config
+def _train(argv: list[str]) -> int:
+    argv, file = flags.take(argv, "--config")
+    argv, words = flags.split(argv, RunOptions, Config)
+    name = flags.one(words, "ENV", "one environment")
+    argv, named = flags.take(argv, "--env")
+    if name is not None and named not in (None, name):
+        raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
+    engine = flags.take(argv, "--engine")[1]
+    chosen: dict[str, Any] = {} if engine is None else {"engine": engine}
+    config = make_config(name or named, file=file, **chosen)
+    run, config = _parse(argv, config, file)
+    env = config.env
     moment = time.strftime("%Y%m%d-%H%M%S")
     out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
     if (out / CHECKPOINT).exists():
@@ -89,15 +92,29 @@ def _train(argv: list[str], env: str, file: str | None) -> int:
     return _run(agent, run, out)
 
 
+def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[RunOptions, Config]:
+    """The flags over the defaults, which the help shows."""
+    env, preset = defaults.env, preset_for(defaults.env, defaults.engine)
+    source = f"those of {file} over its preset" if file else "its preset"
+    parsed = tyro.cli(
+        Arguments,
+        args=argv,
+        prog=f"trpo-fast train {env} [--config FILE]",
+        description=f"Train on {env}; defaults below are {source}: {preset}",
+        default=Arguments(RunOptions(), defaults),
+    )
+    return parsed.run, parsed.config
+
+
 def resume(argv: list[str]) -> int:
     """``trpo-fast resume RUN [--steps N]``: train for N more steps, exactly as if never
     interrupted.
     """
-    argv, directory = _positional(argv, None)
-    run = tyro.cli(ResumeOptions, args=argv, prog="trpo-fast resume RUN")
 
     def go() -> int:
-        out = _directory(directory)
+        words, found = flags.split(argv, ResumeOptions)
+        run = tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
+        out = _directory(found)
         agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env)
         print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
         return _run(agent, run, out)
@@ -147,17 +164,17 @@ class EvalOptions:
 
 def evaluate(argv: list[str]) -> int:
     """``trpo-fast eval RUN [--episodes N] [--render FILE]``"""
-    argv, directory = _positional(argv, None)
-    options = tyro.cli(EvalOptions, args=argv, prog="trpo-fast eval RUN")
 
     def go() -> int:
         import warnings
 
+        words, found = flags.split(argv, EvalOptions)
+        options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # that training episodes start anew does not matter here
-            path = _directory(directory) / CHECKPOINT
+            path = _directory(found) / CHECKPOINT
             agent = TRPO.load(path, trust_env=options.trust_env)
         result = evaluate_agent(
             agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
@@ -176,11 +193,16 @@ def plot(argv: list[str]) -> int:
     """``trpo-fast plot RUN... [--out FILE]``"""
     from .plotting import plot_runs
 
-    argv, out = _take(argv, "--out")
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or any(word in flags.HELP for word in argv):
         print("usage: trpo-fast plot RUN... [--out curves.png]")
         return 0 if argv else 2
-    return _guard(lambda: print(plot_runs(argv, out or "curves.png")) or 0)
+
+    def go() -> int:
+        runs, out = flags.take(argv, "--out")
+        print(plot_runs(runs, out or "curves.png"))
+        return 0
+
+    return _guard(go)
 
 
 def _guard(command: Any) -> int:
@@ -197,38 +219,9 @@ def _guard(command: Any) -> int:
         raise
 
 
-def _directory(name: str | None) -> Path:
+def _directory(words: list[str]) -> Path:
+    name = flags.one(words, "RUN", "the directory of one run")
     if name is None:
-        raise ValueError("RUN: expected the directory of a run")
+        raise ValueError("RUN: expected the directory of a run, got nothing")
     path = Path(name)
     return path.parent if path.name == CHECKPOINT else path
-
-
-def _positional(argv: list[str], default: Any) -> tuple[list[str], Any]:
-    """Take a leading argument that is no flag."""
-    if argv and not argv[0].startswith("-"):
-        return argv[1:], argv[0]
-    return argv, default
-
-
-def _take(argv: list[str], flag: str) -> tuple[list[str], str | None]:
-    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
-    value, rest = _peek(argv, flag), []
-    skip = False
-    for item in argv:
-        if skip:
-            skip = False
-        elif item == flag:
-            skip = True
-        elif not item.startswith(f"{flag}="):
-            rest.append(item)
-    return rest, value
-
-
-def _peek(argv: list[str], flag: str) -> str | None:
-    for i, item in enumerate(argv):
-        if item == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if item.startswith(f"{flag}="):
-            return item.partition("=")[2]
-    return None

@@ -126,6 +126,8 @@ class Config:
             if value is None and field.default is not None:
                 raise ValueError(f"{field.name}: expected a value, got None")
             _check_choice(field.name, value)
+            if isinstance(field.default, str):
+                _check_name(field.name, value)
         if self.max_kl_final is not None and self.max_kl_hold >= self.max_kl_steps:
             raise ValueError(
                 f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
@@ -202,16 +204,28 @@ def _check_choice(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected true or false, got {value!r}")
 
 
+def _check_name(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string, got {value!r}")
+
+
 def make_config(
-    env: str, *, file: str | os.PathLike[str] | None = None, preset: bool = True, **settings: Any
+    env: str | None = None,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    preset: bool = True,
+    **settings: Any,
 ) -> Config:
-    """Settings for an environment: its preset, then a TOML file, then the given ones."""
-    merged: dict[str, Any] = {"env": env}
+    """Settings for an environment: its preset, then a TOML file, then the given ones. The
+    environment is the given one, or else the file's; a file's engine counts for the preset.
+    """
+    merged: dict[str, Any] = {} if file is None else read_toml(file)
+    env = merged.get("env", Config.env) if env is None else env
+    _check_name("env", env)
+    merged |= settings | {"env": env}
     if preset:
-        merged |= preset_for(env, settings.get("engine", "sync"))
-    if file is not None:
-        merged |= read_toml(file)
-    return from_dict(merged | settings)
+        merged = preset_for(env, merged.get("engine", Config.engine)) | merged
+    return from_dict(merged)
 
 
 def from_dict(values: dict[str, Any]) -> Config:
