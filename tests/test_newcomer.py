@@ -39,6 +39,10 @@ def agent():
 CALLS = [
     (lambda agent: agent.learn("1000"), "total_steps: expected a finite number"),
     (lambda agent: agent.learn(-1), "total_steps: expected a finite number of at least 0"),
+    (
+        lambda agent: agent.learn(32, checkpoint_every=0),
+        "checkpoint_every: expected an integer of at least 1",
+    ),
     (lambda agent: agent.learn(32, target_return="475"), "target_return: expected a finite"),
     (lambda agent: agent.predict((np.zeros(4), {})), "obs: expected an array of numbers, got tup"),
     (lambda agent: agent.predict("left"), "obs: expected an array of numbers, got str"),

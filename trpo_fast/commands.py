@@ -1,13 +1,10 @@
-"""The subcommands train, eval, resume and plot of ``trpo-fast``.
-
-A run is a directory: config.toml, checkpoint.safetensors, progress.csv, progress.jsonl, TensorBoard
-events.
-"""
+"""The subcommands train, eval, resume and plot of ``trpo-fast``; ``runs`` says what a run is."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,47 +12,50 @@ from typing import Any
 import tyro
 
 from . import flags
+from .arguments import check_count
+from .backend import BackendUnavailable
 from .checkpoint import CheckpointError
-from .config import Config, make_config, write_toml
+from .config import Config, make_config
 from .envs.host import EnvError
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
-from .logger import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
 from .presets import preset_for
+from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options
 from .trainer import TRPO
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
-class RunOptions:
-    """How long a run goes on and where it is written; what it trains is in the config."""
-
-    steps: int = 1_000_000
+class TrainOptions(RunOptions):
+    steps: int = STEPS
     """environment steps to train for"""
     out: Path | None = None
     """directory of the run; default runs/ENV-SEED-TIME"""
-    target_return: float | None = None
-    """stop when the mean return of the last episodes reaches this"""
-    checkpoint_every: int = 10
-    """updates between checkpoints"""
-    print_every: int = 1
-    """updates between lines"""
-    tensorboard: bool = False
-    """write TensorBoard events as well"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("steps", self.steps)
 
 
 @dataclass
 class ResumeOptions(RunOptions):
+    steps: int | None = None
+    """environment steps to go on for; by default up to the run's own number of them"""
+    device: str | None = None
+    """where to go on; by default where the run was"""
     trust_env: bool = False
     """import the module of a "module:Id" that the checkpoint names"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None:
+            check_count("steps", self.steps)
 
 
 @dataclass
 class Arguments:
     """All flags of ``train``: the run's and the config's, side by side."""
 
-    run: tyro.conf.OmitArgPrefixes[RunOptions]
+    run: tyro.conf.OmitArgPrefixes[TrainOptions]
     config: tyro.conf.OmitArgPrefixes[Config]
 
 
@@ -70,7 +70,7 @@ def train(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     argv, file = flags.take(argv, "--config")
-    argv, words = flags.split(argv, RunOptions, Config)
+    argv, words = flags.split(argv, TrainOptions, Config)
     name = flags.one(words, "ENV", "one environment")
     argv, named = flags.take(argv, "--env")
     if name is not None and named not in (None, name):
@@ -82,17 +82,11 @@ def _train(argv: list[str]) -> int:
     env = config.env
     moment = time.strftime("%Y%m%d-%H%M%S")
     out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
-    if (out / CHECKPOINT).exists():
-        raise ValueError(
-            f"out: expected a directory without a run, got {out}; trpo-fast resume continues it"
-        )
-    agent = TRPO(config.env, config=config)
-    out.mkdir(parents=True, exist_ok=True)
-    write_toml(config, out / "config.toml")
-    return _run(agent, run, out)
+    claim(out)
+    return begin(TRPO(env, config=config), run, run.steps, out)
 
 
-def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[RunOptions, Config]:
+def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[TrainOptions, Config]:
     """The flags over the defaults, which the help shows."""
     env, preset = defaults.env, preset_for(defaults.env, defaults.engine)
     source = f"those of {file} over its preset" if file else "its preset"
@@ -101,53 +95,33 @@ def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[RunOpti
         args=argv,
         prog=f"trpo-fast train {env} [--config FILE]",
         description=f"Train on {env}; defaults below are {source}: {preset}",
-        default=Arguments(RunOptions(), defaults),
+        default=Arguments(TrainOptions(), defaults),
     )
     return parsed.run, parsed.config
 
 
 def resume(argv: list[str]) -> int:
-    """``trpo-fast resume RUN [--steps N]``: train for N more steps, exactly as if never
-    interrupted.
+    """``trpo-fast resume RUN [--steps N]``: train up to the run's goal, or for N more steps,
+    exactly as if never interrupted; with the options the run had, unless told otherwise.
     """
-
-    def go() -> int:
-        words, found = flags.split(argv, ResumeOptions)
-        run = tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
-        out = _directory(found)
-        agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env)
-        print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
-        return _run(agent, run, out)
-
-    return _guard(go)
+    return _guard(lambda: _resume(argv))
 
 
-def _run(agent: TRPO, run: RunOptions, out: Path) -> int:
-    loggers: list[Any] = [ConsoleLogger(run.steps, every=run.print_every)]
-    loggers += [CsvLogger(out), JsonLogger(out)]
-    if run.tensorboard:
-        loggers.append(TensorBoardLogger(out))
-    begin = time.perf_counter()
-    with Loggers(*loggers) as log:
-        try:
-            agent.learn(
-                run.steps,
-                callbacks=[log],
-                target_return=run.target_return,
-                checkpoint_path=out / CHECKPOINT,
-                checkpoint_every=run.checkpoint_every,
-            )
-        except KeyboardInterrupt:
-            # Between updates nothing is half done, but inside one something may be: keep the last
-            # checkpoint.
-            print(f"interrupted; continue with trpo-fast resume {out}", file=sys.stderr)
-            return 130
-    seconds = time.perf_counter() - begin
-    recent = agent.recent_returns
-    reached = f"return {sum(recent) / len(recent):.1f}" if recent else "no episode ended"
-    print(f"{agent.steps:,} steps, {seconds:.1f} s; {reached} over {len(recent)} episodes; {out}")
-    agent.close()
-    return 0
+def _resume(argv: list[str]) -> int:
+    words, found = flags.split(argv, ResumeOptions)
+    helped = any(word in flags.HELP for word in words)
+    out = Path() if helped else _directory(found)
+    goal, options = read_options(out)
+    run = tyro.cli(
+        ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
+    )
+    agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
+    goal = goal if run.steps is None else agent.steps + run.steps
+    print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
+    if agent.steps >= goal or agent.reached(run.target_return):
+        print("the run has reached its goal; --steps N goes on for N more", file=sys.stderr)
+        return 0
+    return go_on(agent, run, goal, out)
 
 
 @dataclass
@@ -205,18 +179,29 @@ def plot(argv: list[str]) -> int:
     return _guard(go)
 
 
-def _guard(command: Any) -> int:
-    """Mistakes of the user become one line, not a traceback."""
+def _guard(command: Callable[[], int]) -> int:
+    """Mistakes of the user, and what the machine refuses, become one line, not a traceback."""
     try:
-        return int(command())
-    except (ValueError, CheckpointError, EnvError) as error:
-        print(f"trpo-fast: {error}", file=sys.stderr)
-        return 1
+        return command()
+    except KeyboardInterrupt:
+        print("trpo-fast: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
-        if type(error).__module__.startswith("gymnasium"):
-            print(f"trpo-fast: gymnasium: {error}", file=sys.stderr)
-            return 1
-        raise
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(f"trpo-fast: {sentence}", file=sys.stderr)
+        return 1
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to print about an error; None where it is a mistake of this package."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    known = (ValueError, CheckpointError, EnvError, BackendUnavailable, OSError, ImportError)
+    if isinstance(error, known):
+        return str(error)
+    return f"gymnasium: {error}" if type(error).__module__.startswith("gymnasium") else None
 
 
 def _directory(words: list[str]) -> Path:

@@ -37,9 +37,8 @@ class Config:
     seed: int = 0
     device: str = "auto"
     """auto: where a tensor environment lives, otherwise the CPU"""
-    backend: str = "auto"
-    """auto, cpu, cuda, reference or autograd"""
-    precision: str = "fp32"
+    backend: Literal["auto", "cpu", "cuda", "reference", "autograd"] = "auto"
+    precision: Literal["fp32", "bf16x3", "bf16x6", "fp16x3", "tf32"] = "fp32"
 
     algorithm: Literal["trpo", "npg", "pg", "kl-penalty"] = "trpo"
     sampling: Literal["path", "vine"] = "path"

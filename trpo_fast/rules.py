@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from .backend import resolve
 from .config import Config
 from .penalty import Penalty, kl_penalty_update, pg_update
 from .policy import MLPPolicy
 from .surrogate import Batch
-from .update import UpdateInfo, npg_update, trpo_update
+from .update import UpdateInfo, npg_update, trpo_update, update_problem
 
 
 def apply_rule(
@@ -16,8 +19,7 @@ def apply_rule(
 ) -> UpdateInfo:
     """Move the policy by ``config.algorithm``, within ``max_kl``."""
     c = config
-    shared: dict[str, Any] = {"backend": c.backend, "precision": c.precision, "sync": sync}
-    shared |= {"kl_reduction": c.kl_reduction, "chunk_rows": c.chunk_rows}
+    shared: dict[str, Any] = {"backend": c.backend, "sync": sync, **_options(c)}
     if c.algorithm == "pg":
         return pg_update(policy, batch, learning_rate=c.pg_learning_rate, **shared)
     shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
@@ -33,3 +35,18 @@ def apply_rule(
     if c.algorithm == "npg":
         return npg_update(policy, batch, learning_rate=c.npg_learning_rate, max_kl=max_kl, **shared)
     return trpo_update(policy, batch, max_kl=max_kl, **search, **shared)
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """The options that every update has."""
+    names = ("kl_reduction", "chunk_rows", "precision")
+    return {name: getattr(config, name) for name in names}
+
+
+def check_serves(policy: MLPPolicy, config: Config) -> None:
+    """Raise ``BackendUnavailable`` here and now where updates of the policy would."""
+    obs = next(policy.parameters()).new_zeros(2, policy.spec.widths[0])
+    kind = torch.int64 if policy.head.nvec else obs.dtype
+    actions = obs.new_zeros(2, *policy.head.action_shape, dtype=kind)
+    batch = Batch(obs, actions, obs.new_zeros(2), obs.new_zeros(2))
+    resolve(config.backend, update_problem(policy, batch, config.damping, _options(config), True))

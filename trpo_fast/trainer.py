@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import advantage, checkpoint
 from .agent_state import pack, restore
-from .arguments import check_number
+from .arguments import check_count, check_number
 from .config import Config
 from .critic import CriticInfo
 from .extras import require
@@ -110,18 +110,26 @@ class TRPO:
     ) -> TRPO:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
         return of the last episodes reaches ``target_return``, or until a callback returns False.
+
+        With a ``checkpoint_path``, a checkpoint is there before the first update, after every
+        ``checkpoint_every`` of them, and at the end; callbacks come after it.
         """
         goal = self.steps + check_number("total_steps", total_steps, least=0)
         if target_return is not None:
             check_number("target_return", target_return)
+        check_count("checkpoint_every", checkpoint_every)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         self.start()
+        if checkpoint_path is not None and (
+            self.updates == 0 or not os.path.exists(checkpoint_path)
+        ):
+            self.save(checkpoint_path)
         while self.steps < goal:
             record = self.train_once()
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
             keep_going = [callback(self, record) is not False for callback in callbacks]
-            if not all(keep_going) or self._reached(target_return):
+            if not all(keep_going) or self.reached(target_return):
                 break
         if checkpoint_path is not None:
             self.save(checkpoint_path)
@@ -241,7 +249,8 @@ class TRPO:
             self.collector.start(self.config.seed)
             self.started = True
 
-    def _reached(self, target_return: float | None) -> bool:
+    def reached(self, target_return: float | None) -> bool:
+        """Whether the last episodes are enough to tell, and their mean return is that much."""
         if target_return is None or len(self.recent_returns) < min(WINDOW, 20):
             return False
         return float(np.mean(self.recent_returns)) >= target_return
