@@ -109,7 +109,8 @@ class TRPO:
         checkpoint_every: int = 10,
     ) -> TRPO:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
-        return of the last episodes reaches ``target_return``, or until a callback returns False.
+        return of the last episodes reaches ``target_return``, or until a callback returns
+        False (NumPy's and 0 as well; None goes on).
 
         With a ``checkpoint_path``, a checkpoint is there before the first update, after every
         ``checkpoint_every`` of them, and at the end; callbacks come after it.
@@ -128,8 +129,9 @@ class TRPO:
             record = self.train_once()
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
-            keep_going = [callback(self, record) is not False for callback in callbacks]
-            if not all(keep_going) or self.reached(target_return):
+            answers = [callback(self, record) for callback in callbacks]
+            stop = any(answer is not None and not answer for answer in answers)
+            if stop or self.reached(target_return):
                 break
         if checkpoint_path is not None:
             self.save(checkpoint_path)
