@@ -80,6 +80,8 @@ class Config:
     backtrack_steps: int = 10
     kl_reduction: Literal["sum", "mean"] = "sum"
     """mean averages the KL over action dimensions, as sb3-contrib and omnisafe do"""
+    kl_direction: Literal["forward", "reverse"] = "forward"
+    """the KL that updates are held to: KL(old || new), or reverse KL(new || old)"""
     fvp_fraction: float = 1.0
     """share of the rows that Fisher-vector products use"""
     chunk_rows: int | None = None
@@ -88,9 +90,18 @@ class Config:
     npg_learning_rate: float | None = None
     """npg: a fixed step on the natural gradient; without it the step is normalised to max_kl"""
     pg_learning_rate: float = 0.1
+    pg_max_grad_norm: float | None = None
+    """pg: gradients longer than this are shortened to it"""
     penalty: float = 1.0
     """kl-penalty: the first value of lambda"""
     penalty_rule: Literal["fixed", "adaptive", "dual"] = "adaptive"
+    penalty_rate: float = 0.1
+    """kl-penalty, dual: the rate of ascent on lambda"""
+    penalty_inner: Literal["natural", "adam"] = "natural"
+    """kl-penalty: one step on the natural gradient, or Adam on all rows"""
+    penalty_adam_steps: int = 20
+    penalty_learning_rate: float = 3e-4
+    """kl-penalty, adam: the rate of its steps"""
 
     critic: Literal["adam", "gauss_newton"] = "adam"
     critic_hidden: tuple[int, ...] = (64, 64)
@@ -165,7 +176,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "chunk_rows": (1, math.inf),
     "npg_learning_rate": (1e-12, math.inf),
     "pg_learning_rate": (1e-12, math.inf),
+    "pg_max_grad_norm": (1e-12, math.inf),
     "penalty": (1e-12, math.inf),
+    "penalty_rate": (1e-12, math.inf),
+    "penalty_adam_steps": (1, math.inf),
+    "penalty_learning_rate": (1e-12, math.inf),
     "critic_learning_rate": (1e-12, math.inf),
     "critic_epochs": (1, math.inf),
     "critic_minibatch": (1, math.inf),

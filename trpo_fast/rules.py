@@ -14,6 +14,12 @@ from .surrogate import Batch
 from .update import UpdateInfo, npg_update, trpo_update, update_problem
 
 
+def make_penalty(config: Config) -> Penalty:
+    """The multiplier of ``algorithm="kl-penalty"``."""
+    c = config
+    return Penalty(c.penalty, c.penalty_rule, target_kl=c.max_kl, rate=c.penalty_rate)
+
+
 def apply_rule(
     policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
 ) -> UpdateInfo:
@@ -21,7 +27,8 @@ def apply_rule(
     c = config
     shared: dict[str, Any] = {"backend": c.backend, "sync": sync, **_options(c)}
     if c.algorithm == "pg":
-        return pg_update(policy, batch, learning_rate=c.pg_learning_rate, **shared)
+        rate, norm = c.pg_learning_rate, c.pg_max_grad_norm
+        return pg_update(policy, batch, learning_rate=rate, max_grad_norm=norm, **shared)
     shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
     if c.fvp_fraction < 1.0:
         shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
@@ -31,7 +38,12 @@ def apply_rule(
     }
     if c.algorithm == "kl-penalty":
         penalty.target_kl = max_kl
-        return kl_penalty_update(policy, batch, penalty, **search, **shared)
+        inner: dict[str, Any] = {
+            "inner": c.penalty_inner,
+            "adam_steps": c.penalty_adam_steps,
+            "learning_rate": c.penalty_learning_rate,
+        }
+        return kl_penalty_update(policy, batch, penalty, **inner, **search, **shared)
     if c.algorithm == "npg":
         return npg_update(policy, batch, learning_rate=c.npg_learning_rate, max_kl=max_kl, **shared)
     return trpo_update(policy, batch, max_kl=max_kl, **search, **shared)
@@ -39,7 +51,7 @@ def apply_rule(
 
 def _options(config: Config) -> dict[str, Any]:
     """The options that every update has."""
-    names = ("kl_reduction", "chunk_rows", "precision")
+    names = ("kl_reduction", "kl_direction", "chunk_rows", "precision")
     return {name: getattr(config, name) for name in names}
 
 

@@ -25,11 +25,10 @@ from .config import Config
 from .critic import CriticInfo
 from .extras import require
 from .normalize import ObservationNormaliser, RewardScaler
-from .penalty import Penalty
 from .policy import MLPPolicy
 from .prediction import predict
 from .rollout import Rollout
-from .rules import apply_rule
+from .rules import apply_rule, make_penalty
 from .settle import settle
 from .setup import (
     check_fits,
@@ -80,7 +79,7 @@ class TRPO:
         check_fits(self.policy, self.envs, config, self.device)
         self.critic = make_critic(self.envs, config, self.device)
         self.collector = make_collector(self)
-        self.penalty = Penalty(config.penalty, config.penalty_rule, target_kl=config.max_kl)
+        self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
         self.reward_scaler = self._make_scaler()
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
