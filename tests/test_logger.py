@@ -23,7 +23,7 @@ from trpo_fast.logger import (
     line,
     read_progress,
 )
-from trpo_fast.plotting import band, group_runs, plot_runs
+from trpo_fast.plotting import band, draw_runs, group_runs, plot_runs
 
 
 class Agent:
@@ -72,6 +72,20 @@ def test_the_line_says_what_matters() -> None:
     assert line(record(3, reason="line_search_failed")).endswith("line_search_failed")
     assert "kl 0.0100  entropy" in line(record(3, max_kl=math.nan))
     assert clock(3725.4) == "1:02:05"
+
+
+def test_the_time_left_is_that_of_the_steps_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("trpo_fast.logger.time.perf_counter", lambda: now[0])
+    stream, agent = io.StringIO(), Agent()
+    console = ConsoleLogger(4000, stream=stream, bar=False)
+    for update in (1, 2):
+        agent.steps, now[0] = 100 * update, 10.0 * update
+        console(agent, record(update))
+    assert [text.split("eta ")[1] for text in stream.getvalue().splitlines()] == [
+        "0:06:30",
+        "0:06:20",
+    ]
 
 
 def test_lines_come_every_so_many_updates() -> None:
@@ -194,3 +208,22 @@ def test_runs_that_differ_in_the_seed_share_a_curve(tmp_path: Path) -> None:
     }
     out = plot_runs([tmp_path / name for name in "abc"], tmp_path / "curves.png")
     assert out.read_bytes()[:4] == b"\x89PNG" and out.stat().st_size > 10_000
+
+
+def test_every_panel_draws_its_own_column(tmp_path: Path) -> None:
+    seconds = {"env_seconds": 0.5, "act_seconds": 0.25, "update_seconds": 0.2}
+    seconds |= {"critic_seconds": 0.05, "explained_variance": 0.75}
+    write(tmp_path / "a", range(1, 4), **seconds)
+    axes = draw_runs([tmp_path / "a"]).axes
+    drawn = {axis.get_title(): axis.get_lines()[0].get_xydata() for axis in axes[:3]}
+    ends = {title: (points[0].tolist(), points[-1].tolist()) for title, points in drawn.items()}
+    assert ends == {
+        "return": ([100.0, 10.0], [300.0, 30.0]),
+        "KL per update": ([100.0, 0.01], [300.0, 0.01]),
+        "explained variance": ([100.0, 0.75], [300.0, 0.75]),
+    }
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes[3].patches]
+    np.testing.assert_allclose(bars, [(0, 50), (50, 25), (75, 20), (95, 5)], atol=1e-9)
+    names = [text.get_text() for text in axes[3].get_legend().get_texts()]
+    assert names == ["env", "act", "update", "critic"]
+    assert axes[0].get_legend().get_texts()[0].get_text() == "a (1)"

@@ -55,6 +55,8 @@ def test_an_interrupted_run_resumes_to_its_goal(
     out, whole = tmp_path / "run", tmp_path / "whole"
     assert interrupted(out, updates, "--checkpoint-every", every) == 130
     assert f"continue with trpo-fast resume {out}" in capsys.readouterr().err
+    saved = checkpoint.load(out / CHECKPOINT)["counters"][1]
+    assert saved == updates - updates % int(every)
     assert train(out, 256) == 1
     assert "expected a directory without a run" in capsys.readouterr().err
     assert main(["resume", str(out)]) == 0 and train(whole, 256) == 0
@@ -84,6 +86,14 @@ def test_a_resumed_run_keeps_its_options(
     assert events and len(list(tmp_path.glob("events.*"))) > events
     err = capsys.readouterr().err
     assert "update     2" in err and "update     3" not in err
+
+
+def test_lines_are_printed_every_so_many_updates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, 320, "--print-every", "2") == 0
+    lines = [text for text in capsys.readouterr().err.splitlines() if text.startswith("update")]
+    assert [text.split()[1] for text in lines] == ["2", "4"]
 
 
 def test_a_run_at_its_goal_says_how_to_go_on(

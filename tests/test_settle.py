@@ -21,6 +21,17 @@ from trpo_fast.config import Config
 from trpo_fast.evaluation import evaluate
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rows_per_update": 64, "critic_hidden": (8,)}
+
+
+def test_an_agents_parts_are_those_of_its_config() -> None:
+    settings = {"hidden": (8, 5), "activation": "elu", "initial_log_std": -1.25}
+    agent = TRPO("Pendulum-v1", critic_hidden=(7,), num_envs=2, rows_per_update=64, **settings)
+    assert agent.policy.spec.widths == (3, 8, 5, 1) and agent.policy.spec.activation == "elu"
+    assert agent.policy.head.log_std.tolist() == [-1.25]
+    assert [type(layer).__name__ for layer in agent.critic.net.net] == ["Linear", "ELU", "Linear"]
+    assert agent.critic.net.net[0].out_features == 7
+
+
 GIVEN = [
     ("CartPole-v1", lambda: MLPPolicy(4, Categorical(2), (64, 64), "relu")),
     ("CartPole-v1", lambda: MLPPolicy(4, Categorical(2), (8,))),

@@ -32,6 +32,7 @@ from trpo_fast.envs.host import EnvError
 from trpo_fast.evaluation import evaluate
 from trpo_fast.heads import Categorical, Gaussian
 from trpo_fast.policy import MLPPolicy, flat_params
+from trpo_fast.targets import estimate
 from trpo_fast.trainer import TRPO
 
 SMALL: dict[str, Any] = {
@@ -198,6 +199,25 @@ def test_the_record_says_where_the_time_went() -> None:
     parts = [record[f"{part}_seconds"] for part in ("env", "act", "update", "critic")]
     assert min(parts) > 0 and abs(sum(parts) - record["seconds"]) < 1e-9
     assert 0 < record["learner_share"] < 1 and record["rows"] == 64
+
+
+def test_explained_variance_is_of_the_returns_by_the_critics_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def keep(agent: TRPO, rollout: Any) -> Any:
+        seen.append(estimate(agent, rollout))
+        return seen[-1]
+
+    monkeypatch.setattr("trpo_fast.trainer.estimate", keep)
+    agent = TRPO("CartPole-v1", **SMALL)
+    for _ in range(3):
+        record = agent.train_once()
+        _, returns, values = (x if i == 0 else x.double() for i, x in enumerate(seen[-1]))
+        wanted = 1.0 - (returns - values).var() / returns.var()
+        assert record["explained_variance"] == pytest.approx(float(wanted), abs=1e-4)
+        assert abs(float(wanted) - 1.0) > 1e-2
 
 
 @pytest.mark.parametrize("engine", ["sync", "tensor"])
