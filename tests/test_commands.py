@@ -42,10 +42,15 @@ def test_train_resume_eval_plot(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "c.png").exists()
 
 
-def test_flags_files_and_presets_meet_in_the_saved_config(tmp_path: Path) -> None:
+def test_flags_files_and_presets_meet_in_the_saved_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "run.toml"
     file.write_text("gamma = 0.9\nmax_kl = 0.5\n")
     assert train(tmp_path / "run", 64, "--config", str(file), "--max-kl", "0.25") == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    kept, replaced = "normalize_observations=False", "rows_per_update, gamma, max_kl"
+    assert first == f"preset of CartPole-v1: {kept}; not its {replaced}"
     config = from_dict(read_toml(tmp_path / "run" / "config.toml"))
     assert (config.gamma, config.max_kl, config.seed) == (0.9, 0.25, 5)
     assert config.normalize_observations is False and config.hidden == (8,)

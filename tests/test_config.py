@@ -9,6 +9,7 @@ import pytest
 
 from trpo_fast.config import Config, from_dict, make_config, read_toml, write_toml
 from trpo_fast.envs.engines import ENGINES
+from trpo_fast.presets import describe, preset_for
 
 
 def test_precedence_is_preset_then_file_then_arguments(tmp_path: Path) -> None:
@@ -108,6 +109,34 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 )
 def test_a_preset_is_its_own_familys(env: str, gamma: float) -> None:
     assert make_config(env).gamma == gamma
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("Antelope", None),
+        ("AntMaze_UMaze-v4", None),
+        ("MyHopper-v0", None),
+        ("InvertedSpring-v0", None),
+        ("HopperEnv", "Hopper-v5"),
+        ("ALE/Hopper-v0", "Hopper-v5"),
+        ("module:Hopper-v5", "Hopper-v5"),
+        ("HumanoidStandup-v5", "Ant-v5"),
+        ("InvertedDoublePendulum-v5", "InvertedPendulum-v5"),
+        ("LunarLanderContinuous-v3", "LunarLander-v3"),
+        ("Pusher-v5", "HalfCheetah-v5"),
+    ],
+)
+def test_presets_are_of_whole_names(name: str, family: str | None) -> None:
+    wanted = {} if family is None else preset_for(family)
+    assert preset_for(name) == wanted and (family is None or wanted)
+
+
+def test_a_preset_in_one_line() -> None:
+    config = make_config("Pendulum-v1", gamma=0.8).as_dict()
+    wanted = "rows_per_update=4096, num_envs=16, max_kl=0.02; not its gamma"
+    assert describe(config) == f"preset of Pendulum-v1: {wanted}"
+    assert describe(make_config("Antelope").as_dict()) == "no preset for Antelope"
 
 
 def test_every_engine_can_be_configured() -> None:

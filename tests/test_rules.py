@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_no_two_settings_do_the_same() -> None:
 def test_the_penalty_is_the_configs() -> None:
     config = Config(penalty=3.0, penalty_rule="dual", penalty_rate=0.5, max_kl=0.02)
     assert make_penalty(config) == Penalty(3.0, "dual", target_kl=0.02, rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limited"),
+    [
+        ({}, True),
+        ({"algorithm": "npg"}, True),
+        ({"algorithm": "npg", "npg_learning_rate": 0.3}, False),
+        ({"algorithm": "pg"}, False),
+        ({"algorithm": "kl-penalty"}, True),
+        ({"algorithm": "kl-penalty", "penalty_rule": "fixed"}, False),
+    ],
+)
+def test_a_limit_is_reported_where_there_is_one(settings: dict[str, Any], limited: bool) -> None:
+    pytest.importorskip("gymnasium")
+    from trpo_fast import TRPO
+
+    record = TRPO("CartPole-v1", num_envs=2, rows_per_update=32, **settings).train_once()
+    assert math.isnan(record["max_kl"]) is not limited
 
 
 def test_what_cannot_be_served_is_said_before_there_are_rows() -> None:

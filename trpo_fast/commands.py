@@ -132,6 +132,8 @@ class EvalOptions:
     """sample actions in place of the most likely ones"""
     render: Path | None = None
     """record one episode into this GIF"""
+    device: str | None = None
+    """where to act; by default where the run was"""
     trust_env: bool = False
     """import the module of a "module:Id" that the checkpoint names"""
 
@@ -149,7 +151,7 @@ def evaluate(argv: list[str]) -> int:
                 "ignore"
             )  # that training episodes start anew does not matter here
             path = _directory(found) / CHECKPOINT
-            agent = TRPO.load(path, trust_env=options.trust_env)
+            agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
         result = evaluate_agent(
             agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from . import toml
 from .arguments import check_counts
+from .newcomers import nearest
 from .presets import preset_for
 
 
@@ -248,36 +249,9 @@ def from_dict(values: dict[str, Any]) -> Config:
     for name in values:
         if name not in known:
             raise ValueError(
-                f"{name}: expected a setting{_nearest(name, known)}, got an unknown name"
+                f"{name}: expected a setting{nearest(name, known)}, got an unknown name"
             )
     return Config(**values)
-
-
-# What stable-baselines3 and sb3-contrib call some settings.
-_SB3_NAMES = {
-    "n_steps": "rows_per_update (n_steps times num_envs)",
-    "target_kl": "max_kl",
-    "learning_rate": "critic_learning_rate",
-    "batch_size": "critic_minibatch",
-    "n_critic_updates": "critic_epochs",
-    "cg_max_steps": "cg_iterations",
-    "cg_damping": "damping",
-    "line_search_shrinking_factor": "backtrack_ratio",
-    "line_search_max_iter": "backtrack_steps",
-    "normalize_advantage": "normalize_advantages",
-    "sub_sampling_factor": "fvp_fraction, its inverse",
-    "policy_kwargs": "hidden, critic_hidden, activation",
-    "n_envs": "num_envs",
-}
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    import difflib
-
-    if name in _SB3_NAMES:
-        return f", here {_SB3_NAMES[name]}"
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" such as {close[0]!r}" if close else ""
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -20,6 +20,15 @@ def make_penalty(config: Config) -> Penalty:
     return Penalty(c.penalty, c.penalty_rule, target_kl=c.max_kl, rate=c.penalty_rate)
 
 
+def is_limited(config: Config) -> bool:
+    """Whether ``max_kl`` has a say in the updates of the config's algorithm."""
+    if config.algorithm == "npg":
+        return config.npg_learning_rate is None
+    if config.algorithm == "kl-penalty":
+        return config.penalty_rule != "fixed"
+    return config.algorithm != "pg"
+
+
 def apply_rule(
     policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
 ) -> UpdateInfo:

@@ -19,6 +19,7 @@ from . import toml
 from .arguments import check_count, check_number
 from .config import write_toml
 from .logger import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
+from .presets import describe
 from .rules import check_serves
 from .trainer import TRPO
 
@@ -61,6 +62,7 @@ def begin(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
     check_serves(agent.policy, agent.config)  # before there is anything to clean up
     out.mkdir(parents=True, exist_ok=True)
     write_toml(agent.config, out / "config.toml")
+    print(describe(agent.config.as_dict()), file=sys.stderr)
     return go_on(agent, options, steps, out)
 
 

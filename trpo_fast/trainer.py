@@ -23,12 +23,13 @@ from .agent_state import pack, restore
 from .arguments import check_count, check_number
 from .config import Config
 from .critic import CriticInfo
-from .extras import require
+from .newcomers import check_agent, check_learn
 from .normalize import ObservationNormaliser, RewardScaler
 from .policy import MLPPolicy
-from .prediction import predict
+from .prediction import predict, sampler
+from .record import Record, Times
 from .rollout import Rollout
-from .rules import apply_rule, make_penalty
+from .rules import apply_rule, is_limited, make_penalty
 from .settle import settle
 from .setup import (
     check_fits,
@@ -47,7 +48,6 @@ from .vine import Vine
 
 WINDOW = 100  # episodes that the reported mean return is over
 
-Record = dict[str, Any]  # what one update reports; the names are the columns of the logs
 Callback = Callable[["TRPO", Record], bool | None]
 
 
@@ -62,13 +62,13 @@ class TRPO:
     def __init__(
         self,
         env: Any = "CartPole-v1",
-        *,
+        *more: Any,
         config: Config | None = None,
         policy: MLPPolicy | None = None,
         env_options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        require("gymnasium", "TRPO", "train")
+        check_agent(env, more)
         self.env_source, self.env_options = env, env_options or {}
         self.config = config = settle(env, config, policy, settings)
         self.device = pick_device(config, env)
@@ -87,6 +87,7 @@ class TRPO:
         self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
         self.started = False
         self.vine = Vine(self) if config.sampling == "vine" else None
+        self.sampler = sampler(config.seed, self.device)  # of predict, which trains nothing
 
     @property
     def normaliser(self) -> ObservationNormaliser | None:
@@ -100,12 +101,13 @@ class TRPO:
 
     def learn(
         self,
-        total_steps: int,
+        total_steps: int | None = None,
         *,
         callbacks: Callback | Iterable[Callback] = (),
         target_return: float | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
+        **unknown: Any,
     ) -> TRPO:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
         return of the last episodes reaches ``target_return``, or until a callback returns
@@ -114,15 +116,14 @@ class TRPO:
         With a ``checkpoint_path``, a checkpoint is there before the first update, after every
         ``checkpoint_every`` of them, and at the end; callbacks come after it.
         """
+        check_learn(total_steps, unknown)
         goal = self.steps + check_number("total_steps", total_steps, least=0)
         if target_return is not None:
             check_number("target_return", target_return)
         check_count("checkpoint_every", checkpoint_every)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         self.start()
-        if checkpoint_path is not None and (
-            self.updates == 0 or not os.path.exists(checkpoint_path)
-        ):
+        if checkpoint_path is not None and not (self.updates and os.path.exists(checkpoint_path)):
             self.save(checkpoint_path)
         while self.steps < goal:
             record = self.train_once()
@@ -177,18 +178,12 @@ class TRPO:
             "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
             "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
             **info.as_dict(),
-            "max_kl": max_kl if self.config.algorithm != "pg" else math.nan,
+            "max_kl": max_kl if is_limited(self.config) else math.nan,
             "explained_variance": float(explained),
             "critic_loss": float(critic),
             "rows": len(batch),
             "collected": steps,
-            "seconds": end - begin,
-            "steps_per_second": steps / (end - begin),
-            "env_seconds": env_seconds,
-            "act_seconds": collected - begin - env_seconds,
-            "update_seconds": updated - collected,
-            "critic_seconds": end - updated,
-            "learner_share": 1.0 - env_seconds / (end - begin),
+            **Times(begin, collected, updated, end, env_seconds).as_dict(steps),
         }
 
     @property
