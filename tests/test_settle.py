@@ -72,6 +72,7 @@ DISAGREE = [
     (GIVEN[2], {"std": "free"}, "std: expected 'state' as in the policy"),
     (GIVEN[3], {"action_mode": "scale"}, "action_mode: expected 'squash' as in the policy"),
     (GIVEN[2], {"action_mode": "squash"}, "action_mode: expected 'clip' or 'scale' for a policy"),
+    (GIVEN[0], {"initial_log_std": -1.0}, "initial_log_std: expected none beside a policy"),
     (GIVEN[0], {"config": Config(activation="elu")}, "activation: expected 'relu' as in the pol"),
 ]
 

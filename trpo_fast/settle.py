@@ -23,6 +23,8 @@ def settle(
     """The config of an agent: the given one, or the settings over the environment's preset."""
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
+    if policy is not None and "initial_log_std" in settings:
+        raise fail("initial_log_std", "none beside a policy, which has its own", "both")
     given = set(settings) if config is None else _changed(config)
     if config is None:
         if hasattr(env, "num_envs"):
