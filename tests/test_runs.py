@@ -109,6 +109,19 @@ def test_a_run_at_its_goal_says_how_to_go_on(
     assert "run: expected the options of a run in" in capsys.readouterr().err
 
 
+def test_a_run_at_its_target_goes_on_only_when_told_for_how_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, 100_000, "--target-return", "11") == 0
+    steps = checkpoint.load(tmp_path / CHECKPOINT)["counters"][0]
+    assert main(["resume", str(tmp_path)]) == 0 and steps < 10_000
+    assert "the run has reached its goal" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path), "--steps", "256"]) == 0
+    assert checkpoint.load(tmp_path / CHECKPOINT)["counters"][0] == steps + 256
+    with pytest.raises(SystemExit):  # the run has its place
+        main(["resume", str(tmp_path), "--out", str(tmp_path / "other")])
+
+
 def test_logs_without_a_checkpoint_are_a_run_as_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,9 +118,13 @@ def _resume(argv: list[str]) -> int:
     agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
     goal = goal if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
-    if agent.steps >= goal or agent.reached(run.target_return):
+    done = agent.reached(run.target_return)
+    if agent.steps >= goal or (done and run.steps is None):
         print("the run has reached its goal; --steps N goes on for N more", file=sys.stderr)
         return 0
+    if done and run.target_return == options.get("target_return"):
+        print("its target return is reached and counts no longer", file=sys.stderr)
+        run.target_return = None
     return go_on(agent, run, goal, out)
 
 
