@@ -270,21 +270,24 @@ class LastValue(Scripted):
         (spaces.Box(-2, 4, (1,)), "squash", [[0.5]], [[1.0 + 3.0 * np.tanh(0.5)]]),
         (spaces.Box(-np.inf, np.inf, (1,)), "scale", [[7.0]], [[7.0]]),
         (spaces.Box(0, 1, (2, 2)), "clip", [[0.5, 2.0, -1.0, 0.0]], [[[0.5, 1.0], [0.0, 0.0]]]),
+        (spaces.Box(0, 4, (2, 2), np.float64), "scale", [[0.5, 2.0, -1.0, 0]], [[[3, 4], [0, 2]]]),
+        (spaces.Box(0, 5, (2,), np.int32), "scale", [[-0.5, 0.5]], [[1, 3]]),
         (spaces.Discrete(3, start=5), "scale", [2], [7]),
+        (spaces.MultiDiscrete([[3], [3]], start=[[1], [2]]), "scale", [[0, 1]], [[[1], [3]]]),
         (spaces.MultiBinary(2), "scale", [[1.0, 0.0]], [[1, 0]]),
     ],
 )
 def test_actions_reach_the_environment_in_its_units(
     space: Any, mode: str, stored: list, wanted: list
 ) -> None:
-    integers = isinstance(space, spaces.Discrete)
+    integers = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
     actions = np.array(stored, np.int64 if integers else np.float32)
     mapped = ActionMap(space, mode).host(actions)
     np.testing.assert_allclose(mapped, np.array(wanted), atol=1e-6)
     assert space.contains(mapped[0].astype(space.dtype)) and mapped.dtype == space.dtype
-    if mapped.shape == actions.shape:
-        device = ActionMap(space, mode).device(torch.from_numpy(actions))
-        np.testing.assert_allclose(device.numpy(), mapped, atol=1e-6)
+    device = ActionMap(space, mode).device(torch.from_numpy(actions)).numpy()
+    np.testing.assert_allclose(device, mapped, atol=1e-6)
+    assert (device.shape, device.dtype) == (mapped.shape, mapped.dtype)
 
 
 def test_wrong_uses_are_refused() -> None:

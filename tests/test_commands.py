@@ -42,13 +42,43 @@ def test_train_resume_eval_plot(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "c.png").exists()
 
 
-def test_flags_files_and_presets_meet_in_the_saved_config(tmp_path: Path) -> None:
+def test_flags_files_and_presets_meet_in_the_saved_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "run.toml"
     file.write_text("gamma = 0.9\nmax_kl = 0.5\n")
     assert train(tmp_path / "run", 64, "--config", str(file), "--max-kl", "0.25") == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    kept, replaced = "normalize_observations=False", "rows_per_update, gamma, max_kl"
+    assert first == f"preset of CartPole-v1: {kept}; not its {replaced}"
     config = from_dict(read_toml(tmp_path / "run" / "config.toml"))
     assert (config.gamma, config.max_kl, config.seed) == (0.9, 0.25, 5)
     assert config.normalize_observations is False and config.hidden == (8,)
+
+
+ENVIRONMENTS = [
+    ("Pendulum-v1 --config run.toml", "Pendulum-v1", 0.9),
+    ("--steps 64 Pendulum-v1", "Pendulum-v1", 0.9),
+    ("--env Pendulum-v1 --config run.toml", "Pendulum-v1", 0.9),
+    ("--env=Pendulum-v1 Pendulum-v1", "Pendulum-v1", 0.9),
+    ("--config run.toml", "MountainCarContinuous-v0", 0.999),
+    ("", "CartPole-v1", 0.99),
+]
+
+
+@pytest.mark.parametrize(("words", "env", "gamma"), ENVIRONMENTS)
+def test_the_environment_that_trains_has_its_own_preset(
+    words: str, env: str, gamma: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text('env = "MountainCarContinuous-v0"\nengine = "tensor"\n')
+    assert main(["train", *words.split(), *SMALL, "--steps", "1"]) == 0
+    (run,) = Path("runs").iterdir()
+    config = from_dict(read_toml(run / "config.toml"))
+    assert run.name.startswith(f"{env}-5-") and (config.env, config.gamma) == (env, gamma)
+    tensor = "run.toml" in words
+    assert config.engine == ("tensor" if tensor else "sync")
+    assert config.critic_epochs == (1 if tensor else 10)  # of the tensor engine's preset
 
 
 def test_early_stop_and_the_tensor_engine(tmp_path: Path) -> None:
@@ -70,6 +100,9 @@ def test_workers_are_flags(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["eval"], "RUN: expected the directory of a run"),
+        (["eval", "a", "b"], "RUN: expected the directory of one run, got a b"),
+        (["train", "CartPole-v1", "--env", "Acrobot-v1"], "ENV: expected one environment, got Ca"),
+        (["train", "CartPole-v1", "--config"], "--config: expected a value after it, got nothing"),
         (["eval", "nowhere"], "does not exist"),
         (["resume", "nowhere"], "does not exist"),
         (["plot", "nowhere"], "run: expected a run directory"),

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("gymnasium")
 
-from envs_for_tests import Masked
+from envs_for_tests import Counting, Masked
 from gymnasium import spaces
 
 from trpo_fast.export import export
@@ -31,6 +31,15 @@ CASES = [
     ("Pendulum-v1", {"action_mode": "scale"}),
     ("Pendulum-v1", {"engine": "tensor", "action_mode": "clip"}),
 ]
+SPACES = [
+    spaces.Box(0, 1, (2, 2), np.float64),
+    spaces.Box(0, 5, (2,), np.int32),
+    spaces.MultiBinary(3),
+    spaces.MultiBinary([2, 2]),
+    spaces.MultiDiscrete([[2, 3], [1, 2]], start=[[1, 0], [0, 1]]),
+    spaces.Discrete(3, start=2),
+]
+SHAPED = [*((".pt2", space) for space in SPACES), (".onnx", SPACES[0]), (".onnx", SPACES[2])]
 
 
 @pytest.mark.parametrize(("env", "settings"), CASES, ids=str)
@@ -40,6 +49,32 @@ def test_a_torch_program_equals_predict(env: str, settings: dict[str, Any], tmp_
     for rows in (1, 5, 33):
         obs = torch.randn(rows, agent.policy.spec.widths[0])
         torch.testing.assert_close(program(obs), torch.as_tensor(agent.predict(obs)))
+
+
+@pytest.mark.parametrize(("ending", "space"), SHAPED, ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_shapes_and_types_are_the_spaces_everywhere(
+    space: Any, ending: str, tmp_path: Path
+) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxscript")
+
+    class Env(Counting):
+        action_space = space
+
+        def step(self, action: Any) -> Any:
+            return super().step(0)
+
+    agent = TRPO(Env, **SMALL).learn(64)
+    path = export(agent, tmp_path / f"policy{ending}")  # compares shapes and types as well
+    obs = torch.randn(3, 2)
+    array, tensor = agent.predict(obs.numpy()), agent.predict(obs)
+    assert array.shape == tuple(tensor.shape) == (3, *space.shape)
+    assert array.dtype == tensor.numpy().dtype == space.dtype
+    np.testing.assert_allclose(array, tensor.numpy())
+    if ending == ".pt2":
+        torch.testing.assert_close(torch.export.load(path).module()(obs), tensor)
 
 
 class MaskedPairs(Masked):

@@ -23,7 +23,7 @@ from trpo_fast.logger import (
     line,
     read_progress,
 )
-from trpo_fast.plotting import band, group_runs, plot_runs
+from trpo_fast.plotting import band, draw_runs, group_runs, plot_runs
 
 
 class Agent:
@@ -74,6 +74,25 @@ def test_the_line_says_what_matters() -> None:
     assert clock(3725.4) == "1:02:05"
 
 
+def test_the_time_left_is_that_of_the_steps_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("trpo_fast.logger.time.perf_counter", lambda: now[0])
+    stream, agent = io.StringIO(), Agent()
+    console = ConsoleLogger(4000, stream=stream, bar=False)
+    for update in (1, 2):
+        agent.steps, now[0] = 100 * update, 10.0 * update
+        console(agent, record(update))
+    assert [text.split("eta ")[1] for text in stream.getvalue().splitlines()] == [
+        "0:06:30",
+        "0:06:20",
+    ]
+
+
+def test_lines_come_every_so_many_updates() -> None:
+    with pytest.raises(ValueError, match="every: expected an integer of at least 1, got 0"):
+        ConsoleLogger(100, every=0)
+
+
 @pytest.mark.parametrize("bar", [False, True])
 def test_the_console_counts_from_where_a_run_resumes(bar: bool) -> None:
     stream, agent = io.StringIO(), Agent()
@@ -104,6 +123,46 @@ def test_a_row_that_a_kill_cut_short_is_read_as_gaps(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-60])
     columns = read_progress(tmp_path)
     assert columns["update"] == [1, 2, 3] and math.isnan(columns["critic_seconds"][-1])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 60, 88, 120])
+def test_a_row_that_a_kill_cut_short_is_ended_before_the_next(tmp_path: Path, cut: int) -> None:
+    write(tmp_path, range(1, 4))
+    for name in ("progress.csv", "progress.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-cut])
+    assert set(read_progress(tmp_path)["update"]) >= {1, 2}
+    write(tmp_path, range(4, 6))
+    columns = read_progress(tmp_path)
+    assert set(columns["update"]) >= {1, 2, 4, 5} and columns["update"][0] == 1
+    assert columns["seconds"][-2:] == [1.0, 1.0] and columns["kl"][:2] == [0.01, 0.01]
+    for name in columns:  # a number that was cut is a gap, not another number
+        right = {record(update).get(name) for update in range(1, 6)}
+        assert all(math.isnan(value) or value in right for value in columns[name])
+    lines = (tmp_path / "progress.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines][-2:] == [4, 5]
+
+
+def test_a_header_that_a_kill_cut_short_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").write_text("update,ste")
+    write(tmp_path, range(1, 3))
+    assert read_progress(tmp_path)["steps"] == [100.0, 200.0]
+
+
+def test_every_logger_is_closed_whatever_one_of_them_raises() -> None:
+    closed = []
+
+    class Log:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+            raise OSError(self.name)
+
+    with pytest.raises(OSError), Loggers(Log("a"), Log("b")):
+        pass
+    assert sorted(closed) == ["a", "b"]
 
 
 def test_missing_and_empty_runs_are_named(tmp_path: Path) -> None:
@@ -149,3 +208,22 @@ def test_runs_that_differ_in_the_seed_share_a_curve(tmp_path: Path) -> None:
     }
     out = plot_runs([tmp_path / name for name in "abc"], tmp_path / "curves.png")
     assert out.read_bytes()[:4] == b"\x89PNG" and out.stat().st_size > 10_000
+
+
+def test_every_panel_draws_its_own_column(tmp_path: Path) -> None:
+    seconds = {"env_seconds": 0.5, "act_seconds": 0.25, "update_seconds": 0.2}
+    seconds |= {"critic_seconds": 0.05, "explained_variance": 0.75}
+    write(tmp_path / "a", range(1, 4), **seconds)
+    axes = draw_runs([tmp_path / "a"]).axes
+    drawn = {axis.get_title(): axis.get_lines()[0].get_xydata() for axis in axes[:3]}
+    ends = {title: (points[0].tolist(), points[-1].tolist()) for title, points in drawn.items()}
+    assert ends == {
+        "return": ([100.0, 10.0], [300.0, 30.0]),
+        "KL per update": ([100.0, 0.01], [300.0, 0.01]),
+        "explained variance": ([100.0, 0.75], [300.0, 0.75]),
+    }
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes[3].patches]
+    np.testing.assert_allclose(bars, [(0, 50), (50, 25), (75, 20), (95, 5)], atol=1e-9)
+    names = [text.get_text() for text in axes[3].get_legend().get_texts()]
+    assert names == ["env", "act", "update", "critic"]
+    assert axes[0].get_legend().get_texts()[0].get_text() == "a (1)"

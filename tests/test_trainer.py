@@ -33,6 +33,7 @@ from trpo_fast.envs.host import EnvError
 from trpo_fast.evaluation import evaluate
 from trpo_fast.heads import Categorical, Gaussian
 from trpo_fast.policy import MLPPolicy, flat_params
+from trpo_fast.targets import estimate
 from trpo_fast.trainer import TRPO
 
 SMALL: dict[str, Any] = {
@@ -238,6 +239,12 @@ def test_learn_again_callbacks_and_early_stop() -> None:
     assert seen == [64, 128, 192]
     agent.learn(10_000, callbacks=[lambda a, record: False])
     assert agent.steps == 256
+    for goes_on in (None, True, np.True_, 1):
+        agent.learn(128, callbacks=lambda a, record, answer=goes_on: answer)
+    assert agent.steps == 768
+    for stops in (np.False_, 0):
+        agent.learn(10_000, callbacks=[lambda a, record, answer=stops: answer, lambda a, r: True])
+    assert agent.steps == 896
     agent.learn(100_000, target_return=5.0)
     assert len(agent.recent_returns) >= 20 and agent.steps < 2000
 
@@ -247,6 +254,25 @@ def test_the_record_says_where_the_time_went() -> None:
     parts = [record[f"{part}_seconds"] for part in ("env", "act", "update", "critic")]
     assert min(parts) > 0 and abs(sum(parts) - record["seconds"]) < 1e-9
     assert 0 < record["learner_share"] < 1 and record["rows"] == 64
+
+
+def test_explained_variance_is_of_the_returns_by_the_critics_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def keep(agent: TRPO, rollout: Any) -> Any:
+        seen.append(estimate(agent, rollout))
+        return seen[-1]
+
+    monkeypatch.setattr("trpo_fast.trainer.estimate", keep)
+    agent = TRPO("CartPole-v1", **SMALL)
+    for _ in range(3):
+        record = agent.train_once()
+        _, returns, values = (x if i == 0 else x.double() for i, x in enumerate(seen[-1]))
+        wanted = 1.0 - (returns - values).var() / returns.var()
+        assert record["explained_variance"] == pytest.approx(float(wanted), abs=1e-4)
+        assert abs(float(wanted) - 1.0) > 1e-2
 
 
 @pytest.mark.parametrize("engine", ["sync", "tensor"])
@@ -378,7 +404,7 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
 )
 def test_a_policy_must_fit_its_environment(policy: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TRPO("CartPole-v1", policy=policy(), **SMALL)
+        TRPO("CartPole-v1", policy=policy())
 
 
 def test_the_number_of_copies_is_the_environment_s() -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
 from .config import from_dict
+from .extras import require
 from .setup import check_imports_nothing, env_name, start_seed
 
 if TYPE_CHECKING:
+    from .policy import MLPPolicy
     from .trainer import TRPO
 
 
@@ -20,8 +22,10 @@ def pack(agent: TRPO) -> dict[str, Any]:
     return {
         "kind": "TRPO",
         "config": agent.config.as_dict(),
+        "env_has_id": isinstance(agent.env_source, str),
         "env_options": agent.env_options,
         "policy": dict(agent.policy.state_dict()),
+        "own_policy": None if agent.policy.follows_spec() else type(agent.policy).__name__,
         "critic": dict(agent.critic.state_dict()),
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),
@@ -65,28 +69,53 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
 
 
 def restore(
-    kind: type[TRPO], path: str | os.PathLike[str], env: Any, device: str | None, trust_env: bool
+    kind: type[TRPO],
+    path: str | os.PathLike[str],
+    env: Any,
+    device: str | None,
+    trust_env: bool,
+    policy: MLPPolicy | None,
 ) -> TRPO:
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
+    gymnasium = require("gymnasium", "TRPO", "train")
     tree = checkpoint.load(path)
     if tree.get("kind") != "TRPO":
         raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
+    if tree.get("own_policy") and policy is None:  # absent in older ones
+        raise checkpoint.CheckpointError(
+            f"policy: expected one such as the {tree['own_policy']} of {path}, which its settings "
+            "do not describe, got none: give TRPO.load(path, policy=...)"
+        )
     try:
         values = dict(tree["config"])
         if env is not None:
             values["env"] = env_name(env)
+        elif not tree.get("env_has_id", True):  # absent in older ones
+            raise _needs_env(path, values["env"], "a function or an object made it")
         elif not trust_env:
             check_imports_nothing(values["env"])
         config = from_dict(values | ({"device": device} if device else {}))
         agent = kind(
-            config.env if env is None else env, config=config, env_options=tree["env_options"]
+            config.env if env is None else env,
+            config=config,
+            policy=policy,
+            env_options=tree["env_options"],
         )
         unpack(agent, tree)
     except checkpoint.CheckpointError:
         raise
+    except gymnasium.error.Error as error:
+        raise _needs_env(path, values["env"], f"gymnasium: {error}") from error
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         why = f"it holds no {error}" if isinstance(error, KeyError) else error
         raise checkpoint.CheckpointError(
             f"path: {path} does not fit this environment and version: {why}"
         ) from error
     return agent
+
+
+def _needs_env(path: str | os.PathLike[str], name: str, why: str) -> checkpoint.CheckpointError:
+    return checkpoint.CheckpointError(
+        f"env: expected an environment that can be made here, got {name!r} for {path} ({why}); "
+        "give env=, TRPO.load(path, env=...)"
+    )

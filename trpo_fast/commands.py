@@ -1,136 +1,131 @@
-"""The subcommands train, eval, resume and plot of ``trpo-fast``.
-
-A run is a directory: config.toml, checkpoint.safetensors, progress.csv, progress.jsonl, TensorBoard
-events.
-"""
+"""The subcommands train, eval, resume and plot of ``trpo-fast``; ``runs`` says what a run is."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from . import flags
+from .arguments import check_count
+from .backend import BackendUnavailable
 from .checkpoint import CheckpointError
-from .config import Config, make_config, read_toml, write_toml
+from .config import Config, make_config
 from .envs.host import EnvError
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
-from .logger import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
 from .presets import preset_for
+from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options
 from .trainer import TRPO
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
-class RunOptions:
-    """How long a run goes on and where it is written; what it trains is in the config."""
-
-    steps: int = 1_000_000
+class TrainOptions(RunOptions):
+    steps: int = STEPS
     """environment steps to train for"""
     out: Path | None = None
     """directory of the run; default runs/ENV-SEED-TIME"""
-    target_return: float | None = None
-    """stop when the mean return of the last episodes reaches this"""
-    checkpoint_every: int = 10
-    """updates between checkpoints"""
-    print_every: int = 1
-    """updates between lines"""
-    tensorboard: bool = False
-    """write TensorBoard events as well"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("steps", self.steps)
 
 
 @dataclass
 class ResumeOptions(RunOptions):
+    steps: int | None = None
+    """environment steps to go on for; by default up to the run's own number of them"""
+    device: str | None = None
+    """where to go on; by default where the run was"""
     trust_env: bool = False
     """import the module of a "module:Id" that the checkpoint names"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None:
+            check_count("steps", self.steps)
 
 
 @dataclass
 class Arguments:
     """All flags of ``train``: the run's and the config's, side by side."""
 
-    run: tyro.conf.OmitArgPrefixes[RunOptions]
+    run: tyro.conf.OmitArgPrefixes[TrainOptions]
     config: tyro.conf.OmitArgPrefixes[Config]
 
 
 def train(argv: list[str]) -> int:
-    """``trpo-fast train [ENV] [--config FILE] [flags]``"""
-    argv, env = _positional(argv, "CartPole-v1")
-    argv, file = _take(argv, "--config")
-    return _guard(lambda: _train(argv, env, file))
+    """``trpo-fast train [ENV] [--config FILE] [flags]``, in any order.
+
+    The environment is ENV or ``--env``, or else the file's, or else CartPole-v1; the preset is that
+    of the environment and engine which train.
+    """
+    return _guard(lambda: _train(argv))
 
 
-def _train(argv: list[str], env: str, file: str | None) -> int:
-    engine = _peek(argv, "--engine") or (read_toml(file).get("engine") if file else None) or "sync"
-    defaults = make_config(env, file=file, engine=engine)
+def _train(argv: list[str]) -> int:
+    argv, file = flags.take(argv, "--config")
+    argv, words = flags.split(argv, TrainOptions, Config)
+    name = flags.one(words, "ENV", "one environment")
+    argv, named = flags.take(argv, "--env")
+    if name is not None and named not in (None, name):
+        raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
+    engine = flags.take(argv, "--engine")[1]
+    chosen: dict[str, Any] = {} if engine is None else {"engine": engine}
+    config = make_config(name or named, file=file, **chosen)
+    run, config = _parse(argv, config, file)
+    env = config.env
+    moment = time.strftime("%Y%m%d-%H%M%S")
+    out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
+    claim(out)
+    return begin(TRPO(env, config=config), run, run.steps, out)
 
+
+def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[TrainOptions, Config]:
+    """The flags over the defaults, which the help shows."""
+    env, preset = defaults.env, preset_for(defaults.env, defaults.engine)
+    source = f"those of {file} over its preset" if file else "its preset"
     parsed = tyro.cli(
         Arguments,
         args=argv,
-        prog=f"trpo-fast train {env}",
-        description=f"Train on {env}; defaults below are its preset: {preset_for(env, engine)}",
-        default=Arguments(RunOptions(), defaults),
+        prog=f"trpo-fast train {env} [--config FILE]",
+        description=f"Train on {env}; defaults below are {source}: {preset}",
+        default=Arguments(TrainOptions(), defaults),
     )
-    run, config = parsed.run, parsed.config
-    moment = time.strftime("%Y%m%d-%H%M%S")
-    out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
-    if (out / CHECKPOINT).exists():
-        raise ValueError(
-            f"out: expected a directory without a run, got {out}; trpo-fast resume continues it"
-        )
-    agent = TRPO(config.env, config=config)
-    out.mkdir(parents=True, exist_ok=True)
-    write_toml(config, out / "config.toml")
-    return _run(agent, run, out)
+    return parsed.run, parsed.config
 
 
 def resume(argv: list[str]) -> int:
-    """``trpo-fast resume RUN [--steps N]``: train for N more steps, exactly as if never
-    interrupted.
+    """``trpo-fast resume RUN [--steps N]``: train up to the run's goal, or for N more steps,
+    exactly as if never interrupted; with the options the run had, unless told otherwise.
     """
-    argv, directory = _positional(argv, None)
-    run = tyro.cli(ResumeOptions, args=argv, prog="trpo-fast resume RUN")
-
-    def go() -> int:
-        out = _directory(directory)
-        agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env)
-        print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
-        return _run(agent, run, out)
-
-    return _guard(go)
+    return _guard(lambda: _resume(argv))
 
 
-def _run(agent: TRPO, run: RunOptions, out: Path) -> int:
-    loggers: list[Any] = [ConsoleLogger(run.steps, every=run.print_every)]
-    loggers += [CsvLogger(out), JsonLogger(out)]
-    if run.tensorboard:
-        loggers.append(TensorBoardLogger(out))
-    begin = time.perf_counter()
-    with Loggers(*loggers) as log:
-        try:
-            agent.learn(
-                run.steps,
-                callbacks=[log],
-                target_return=run.target_return,
-                checkpoint_path=out / CHECKPOINT,
-                checkpoint_every=run.checkpoint_every,
-            )
-        except KeyboardInterrupt:
-            # Between updates nothing is half done, but inside one something may be: keep the last
-            # checkpoint.
-            print(f"interrupted; continue with trpo-fast resume {out}", file=sys.stderr)
-            return 130
-    seconds = time.perf_counter() - begin
-    recent = agent.recent_returns
-    reached = f"return {sum(recent) / len(recent):.1f}" if recent else "no episode ended"
-    print(f"{agent.steps:,} steps, {seconds:.1f} s; {reached} over {len(recent)} episodes; {out}")
-    agent.close()
-    return 0
+def _resume(argv: list[str]) -> int:
+    words, found = flags.split(argv, ResumeOptions)
+    helped = any(word in flags.HELP for word in words)
+    out = Path() if helped else _directory(found)
+    goal, options = read_options(out)
+    run = tyro.cli(
+        ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
+    )
+    agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
+    goal = goal if run.steps is None else agent.steps + run.steps
+    print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
+    done = agent.reached(run.target_return)
+    if agent.steps >= goal or (done and run.steps is None):
+        print("the run has reached its goal; --steps N goes on for N more", file=sys.stderr)
+        return 0
+    if done and run.target_return == options.get("target_return"):
+        print("its target return is reached and counts no longer", file=sys.stderr)
+        run.target_return = None
+    return go_on(agent, run, goal, out)
 
 
 @dataclass
@@ -141,24 +136,26 @@ class EvalOptions:
     """sample actions in place of the most likely ones"""
     render: Path | None = None
     """record one episode into this GIF"""
+    device: str | None = None
+    """where to act; by default where the run was"""
     trust_env: bool = False
     """import the module of a "module:Id" that the checkpoint names"""
 
 
 def evaluate(argv: list[str]) -> int:
     """``trpo-fast eval RUN [--episodes N] [--render FILE]``"""
-    argv, directory = _positional(argv, None)
-    options = tyro.cli(EvalOptions, args=argv, prog="trpo-fast eval RUN")
 
     def go() -> int:
         import warnings
 
+        words, found = flags.split(argv, EvalOptions)
+        options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # that training episodes start anew does not matter here
-            path = _directory(directory) / CHECKPOINT
-            agent = TRPO.load(path, trust_env=options.trust_env)
+            path = _directory(found) / CHECKPOINT
+            agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
         result = evaluate_agent(
             agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
         )
@@ -176,59 +173,46 @@ def plot(argv: list[str]) -> int:
     """``trpo-fast plot RUN... [--out FILE]``"""
     from .plotting import plot_runs
 
-    argv, out = _take(argv, "--out")
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or any(word in flags.HELP for word in argv):
         print("usage: trpo-fast plot RUN... [--out curves.png]")
         return 0 if argv else 2
-    return _guard(lambda: print(plot_runs(argv, out or "curves.png")) or 0)
+
+    def go() -> int:
+        runs, out = flags.take(argv, "--out")
+        print(plot_runs(runs, out or "curves.png"))
+        return 0
+
+    return _guard(go)
 
 
-def _guard(command: Any) -> int:
-    """Mistakes of the user become one line, not a traceback."""
+def _guard(command: Callable[[], int]) -> int:
+    """Mistakes of the user, and what the machine refuses, become one line, not a traceback."""
     try:
-        return int(command())
-    except (ValueError, CheckpointError, EnvError) as error:
-        print(f"trpo-fast: {error}", file=sys.stderr)
-        return 1
+        return command()
+    except KeyboardInterrupt:
+        print("trpo-fast: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
-        if type(error).__module__.startswith("gymnasium"):
-            print(f"trpo-fast: gymnasium: {error}", file=sys.stderr)
-            return 1
-        raise
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(f"trpo-fast: {sentence}", file=sys.stderr)
+        return 1
 
 
-def _directory(name: str | None) -> Path:
+def _sentence(error: Exception) -> str | None:
+    """What to print about an error; None where it is a mistake of this package."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    known = (ValueError, CheckpointError, EnvError, BackendUnavailable, OSError, ImportError)
+    if isinstance(error, known):
+        return str(error)
+    return f"gymnasium: {error}" if type(error).__module__.startswith("gymnasium") else None
+
+
+def _directory(words: list[str]) -> Path:
+    name = flags.one(words, "RUN", "the directory of one run")
     if name is None:
-        raise ValueError("RUN: expected the directory of a run")
+        raise ValueError("RUN: expected the directory of a run, got nothing")
     path = Path(name)
     return path.parent if path.name == CHECKPOINT else path
-
-
-def _positional(argv: list[str], default: Any) -> tuple[list[str], Any]:
-    """Take a leading argument that is no flag."""
-    if argv and not argv[0].startswith("-"):
-        return argv[1:], argv[0]
-    return argv, default
-
-
-def _take(argv: list[str], flag: str) -> tuple[list[str], str | None]:
-    """Take ``flag VALUE`` or ``flag=VALUE`` out of the arguments."""
-    value, rest = _peek(argv, flag), []
-    skip = False
-    for item in argv:
-        if skip:
-            skip = False
-        elif item == flag:
-            skip = True
-        elif not item.startswith(f"{flag}="):
-            rest.append(item)
-    return rest, value
-
-
-def _peek(argv: list[str], flag: str) -> str | None:
-    for i, item in enumerate(argv):
-        if item == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if item.startswith(f"{flag}="):
-            return item.partition("=")[2]
-    return None

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from . import toml
 from .arguments import check_counts
+from .newcomers import nearest
 from .presets import preset_for
 
 
@@ -38,9 +38,8 @@ class Config:
     seed: int = 0
     device: str = "auto"
     """auto: where a tensor environment lives, otherwise the CPU"""
-    backend: str = "auto"
-    """auto, cpu, cuda, reference or autograd"""
-    precision: str = "fp32"
+    backend: Literal["auto", "cpu", "cuda", "reference", "autograd"] = "auto"
+    precision: Literal["fp32", "bf16x3", "bf16x6", "fp16x3", "tf32"] = "fp32"
 
     algorithm: Literal["trpo", "npg", "pg", "kl-penalty"] = "trpo"
     sampling: Literal["path", "vine"] = "path"
@@ -82,6 +81,8 @@ class Config:
     backtrack_steps: int = 10
     kl_reduction: Literal["sum", "mean"] = "sum"
     """mean averages the KL over action dimensions, as sb3-contrib and omnisafe do"""
+    kl_direction: Literal["forward", "reverse"] = "forward"
+    """the KL that updates are held to: KL(old || new), or reverse KL(new || old)"""
     fvp_fraction: float = 1.0
     """share of the rows that Fisher-vector products use"""
     chunk_rows: int | None = None
@@ -90,9 +91,18 @@ class Config:
     npg_learning_rate: float | None = None
     """npg: a fixed step on the natural gradient; without it the step is normalised to max_kl"""
     pg_learning_rate: float = 0.1
+    pg_max_grad_norm: float | None = None
+    """pg: gradients longer than this are shortened to it"""
     penalty: float = 1.0
     """kl-penalty: the first value of lambda"""
     penalty_rule: Literal["fixed", "adaptive", "dual"] = "adaptive"
+    penalty_rate: float = 0.1
+    """kl-penalty, dual: the rate of ascent on lambda"""
+    penalty_inner: Literal["natural", "adam"] = "natural"
+    """kl-penalty: one step on the natural gradient, or Adam on all rows"""
+    penalty_adam_steps: int = 20
+    penalty_learning_rate: float = 3e-4
+    """kl-penalty, adam: the rate of its steps"""
 
     critic: Literal["adam", "gauss_newton"] = "adam"
     critic_hidden: tuple[int, ...] = (64, 64)
@@ -127,6 +137,8 @@ class Config:
             if value is None and field.default is not None:
                 raise ValueError(f"{field.name}: expected a value, got None")
             _check_choice(field.name, value)
+            if isinstance(field.default, str):
+                _check_name(field.name, value)
         if self.max_kl_final is not None and self.max_kl_hold >= self.max_kl_steps:
             raise ValueError(
                 f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
@@ -165,7 +177,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "chunk_rows": (1, math.inf),
     "npg_learning_rate": (1e-12, math.inf),
     "pg_learning_rate": (1e-12, math.inf),
+    "pg_max_grad_norm": (1e-12, math.inf),
     "penalty": (1e-12, math.inf),
+    "penalty_rate": (1e-12, math.inf),
+    "penalty_adam_steps": (1, math.inf),
+    "penalty_learning_rate": (1e-12, math.inf),
     "critic_learning_rate": (1e-12, math.inf),
     "critic_epochs": (1, math.inf),
     "critic_minibatch": (1, math.inf),
@@ -203,16 +219,28 @@ def _check_choice(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected true or false, got {value!r}")
 
 
+def _check_name(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string, got {value!r}")
+
+
 def make_config(
-    env: str, *, file: str | os.PathLike[str] | None = None, preset: bool = True, **settings: Any
+    env: str | None = None,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    preset: bool = True,
+    **settings: Any,
 ) -> Config:
-    """Settings for an environment: its preset, then a TOML file, then the given ones."""
-    merged: dict[str, Any] = {"env": env}
+    """Settings for an environment: its preset, then a TOML file, then the given ones. The
+    environment is the given one, or else the file's; a file's engine counts for the preset.
+    """
+    merged: dict[str, Any] = {} if file is None else read_toml(file)
+    env = merged.get("env", Config.env) if env is None else env
+    _check_name("env", env)
+    merged |= settings | {"env": env}
     if preset:
-        merged |= preset_for(env, settings.get("engine", "sync"))
-    if file is not None:
-        merged |= read_toml(file)
-    return from_dict(merged | settings)
+        merged = preset_for(env, merged.get("engine", Config.engine)) | merged
+    return from_dict(merged)
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -221,63 +249,18 @@ def from_dict(values: dict[str, Any]) -> Config:
     for name in values:
         if name not in known:
             raise ValueError(
-                f"{name}: expected a setting{_nearest(name, known)}, got an unknown name"
+                f"{name}: expected a setting{nearest(name, known)}, got an unknown name"
             )
     return Config(**values)
 
 
-# What stable-baselines3 and sb3-contrib call some settings.
-_SB3_NAMES = {
-    "n_steps": "rows_per_update (n_steps times num_envs)",
-    "target_kl": "max_kl",
-    "learning_rate": "critic_learning_rate",
-    "batch_size": "critic_minibatch",
-    "n_critic_updates": "critic_epochs",
-    "cg_max_steps": "cg_iterations",
-    "cg_damping": "damping",
-    "line_search_shrinking_factor": "backtrack_ratio",
-    "line_search_max_iter": "backtrack_steps",
-    "normalize_advantage": "normalize_advantages",
-    "sub_sampling_factor": "fvp_fraction, its inverse",
-    "policy_kwargs": "hidden, critic_hidden, activation",
-    "n_envs": "num_envs",
-}
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    import difflib
-
-    if name in _SB3_NAMES:
-        return f", here {_SB3_NAMES[name]}"
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" such as {close[0]!r}" if close else ""
-
-
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Settings from a TOML file of ``name = value`` lines."""
-    import importlib
-
-    # The standard library has it from Python 3.11 on; before, the train extra installs its twin.
-    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        return dict(tomllib.loads(Path(path).read_text()))
-    except OSError as error:
-        raise ValueError(f"config: expected a TOML file, got {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"config: expected TOML in {path}: {error}") from error
+    return toml.read(path)
 
 
 def write_toml(config: Config, path: str | os.PathLike[str]) -> None:
-    """The settings as a TOML file that ``read_toml`` reads; None is left out."""
-    lines = [
-        f"{name} = {_toml(value)}" for name, value in config.as_dict().items() if value is not None
-    ]
-    Path(path).write_text("\n".join(lines) + "\n")
-
-
-def _toml(value: Any) -> str:
-    import json
-
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value) if isinstance(value, float) else json.dumps(value)
+    """The settings as a TOML file that ``read_toml`` reads; every one of them, so that the file
+    gives the same run whatever presets become.
+    """
+    toml.write(path, config.as_dict())

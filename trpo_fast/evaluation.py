@@ -11,6 +11,8 @@ import torch
 from .arguments import check_count, fail
 from .envs.engines import make_host
 from .envs.host import HostEnvs
+from .extras import require
+from .prediction import sampler
 from .setup import is_tensor_env
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ def evaluate(
     if not hasattr(agent, "env_source"):
         raise fail("agent", "a trpo_fast.TRPO", type(agent).__name__)
     check_count("episodes", episodes)
+    kept, agent.sampler = agent.sampler, sampler(seed, agent.device)
+    try:
+        return _evaluate(agent, episodes, deterministic, seed, env)
+    finally:
+        agent.sampler = kept
+
+
+def _evaluate(agent: TRPO, episodes: int, deterministic: bool, seed: int, env: Any) -> Evaluation:
     source = agent.env_source if env is None else env
     if is_tensor_env(source) or (agent.config.engine == "tensor" and env is None):
         return _tensor_episodes(agent, source, episodes, deterministic, seed)
@@ -127,14 +137,14 @@ def _tensor_episodes(
 
 def record_video(agent: TRPO, path: str, *, seed: int = 10_000, max_steps: int = 2000) -> float:
     """One episode as an animated image (GIF); returns its return."""
-    import gymnasium
-    from PIL import Image
+    gymnasium: Any = require("gymnasium", "a video", "train")
+    image: Any = require("PIL.Image", "a video", "train")
 
     name = agent.config.env
     try:
-        env = gymnasium.make(name, render_mode="rgb_array", **agent.env_options)
+        env = _rendering(agent)
         obs, info = env.reset(seed=seed)
-        frames = [Image.fromarray(np.asarray(env.render()))]
+        frames = [image.fromarray(np.asarray(env.render()))]
     except Exception as error:
         raise ValueError(
             f"env: expected one that renders here, {name} does not: {type(error).__name__}: {error}"
@@ -147,10 +157,30 @@ def record_video(agent: TRPO, path: str, *, seed: int = 10_000, max_steps: int =
         )
         obs, reward, terminated, truncated, info = env.step(np.asarray(action)[()])
         total, over, steps = total + float(reward), terminated or truncated, steps + 1
-        frames.append(Image.fromarray(np.asarray(env.render())))
+        frames.append(image.fromarray(np.asarray(env.render())))
     rate = float(env.metadata.get("render_fps", 30) or 30)
     env.close()
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=max(20, round(1000 / rate)), loop=0
     )
     return total
+
+
+def _rendering(agent: TRPO) -> Any:
+    """An environment such as the agent's that renders to arrays."""
+    import inspect
+
+    import gymnasium
+
+    source = agent.env_source
+    if isinstance(source, str):
+        return gymnasium.make(source, render_mode="rgb_array", **agent.env_options)
+    if not callable(source):
+        raise ValueError(f"it is a {type(source).__name__}, of which there is no single copy")
+    asks = "render_mode" in inspect.signature(source).parameters
+    env = source(render_mode="rgb_array") if asks else source()
+    if env.render_mode != "rgb_array":
+        raise ValueError(
+            f"its function makes it with render_mode={env.render_mode!r}, expected 'rgb_array'"
+        )
+    return env

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class Deployed(nn.Module):
-    """obs [N, O] (and mask [N, Z] where actions are masked) -> actions [N, ...], in float32 on
-    the CPU.
+    """obs [N, O] (and mask [N, Z] where actions are masked) -> actions [N, ...] of the space's
+    shape and type, on the CPU.
     """
 
     shift: Tensor
@@ -69,8 +69,7 @@ def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path
     try:
         write(module, inputs, draft)
         wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
-        got, wanted = run(draft, inputs), torch.as_tensor(wanted)
-        _compare(got.reshape(wanted.shape).to(wanted.dtype), wanted, path)
+        _compare(run(draft, inputs), torch.as_tensor(wanted), path)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -94,6 +93,11 @@ def _masks(nvec: Sequence[int], rows: int, generator: torch.Generator) -> Tensor
 
 
 def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
+    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+        raise RuntimeError(
+            f"the exported policy {path} gives {list(got.shape)} {got.dtype}, "
+            f"predict {list(wanted.shape)} {wanted.dtype}"
+        )
     if wanted.dtype.is_floating_point:
         same = torch.allclose(got, wanted, rtol=1e-5, atol=1e-5)
     else:  # two logits may be equal up to rounding

@@ -7,7 +7,9 @@ of a run.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -15,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from .arguments import check_count
 
 if TYPE_CHECKING:
     from .trainer import TRPO, Record
@@ -31,6 +35,7 @@ class ConsoleLogger:
         stream: TextIO | None = None,
         bar: bool | None = None,
     ) -> None:
+        check_count("every", every)
         self.stream = stream or sys.stderr
         self.every, self.goal = every, total_steps
         show = self.stream.isatty() if bar is None else bar
@@ -90,28 +95,73 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
+class LogFile:
+    """A text file that lines are appended to; one that a kill cut short is ended first.
+
+    What cannot be written raises an ``OSError`` that names the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            _mend(path)
+        self.file = open(path, "a", newline="")  # noqa: SIM115 (closed by close)
+
+    def write(self, text: str) -> None:
+        try:
+            self.file.write(text)
+            self.file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # write has said so
+            self.file.close()
+
+
+def _mend(path: Path) -> None:
+    """Keep the whole lines of a file, and of a CSV row without an end its whole cells."""
+    with open(path, "rb+") as file:
+        data = file.read()
+        kept = _whole(data) if path.suffix == ".csv" else data[: data.rfind(b"\n") + 1]
+        if kept != data:
+            file.seek(0)
+            file.truncate()
+            file.write(kept)
+
+
+def _whole(data: bytes) -> bytes:
+    """A CSV whose last row, if it has no end, ends after its last whole cell."""
+    begin = data.rfind(b"\n") + 1
+    end = data.rfind(b",", begin) + 1
+    if begin in (0, len(data)) or end == 0:  # a header without an end names no columns
+        return data[:begin]
+    return data[:end] + b"\r\n"
+
+
 class CsvLogger:
     """``progress.csv``: one row per update, one column per name; appends when a run is resumed."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.path = Path(directory) / "progress.csv"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.columns = _columns_of(self.path)
-        self.file = open(self.path, "a", newline="")  # noqa: SIM115 (closed by close)
+        self.file = LogFile(Path(directory) / "progress.csv")
+        self.columns = _columns_of(self.file.path)
 
     def __call__(self, agent: TRPO, record: Record) -> None:
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
         if self.columns is None:
             self.columns = list(record)
-            csv.writer(self.file).writerow(self.columns)
-        csv.writer(self.file).writerow([record.get(name, "") for name in self.columns])
-        self.file.flush()
+            rows.writerow(self.columns)
+        rows.writerow([record.get(name, "") for name in self.columns])
+        self.file.write(text.getvalue())
 
     def close(self) -> None:
         self.file.close()
 
 
 def _columns_of(path: Path) -> list[str] | None:
-    if not path.exists():
+    if not path.is_file():
         return None
     with open(path, newline="") as file:
         return next(csv.reader(file), None)
@@ -121,13 +171,10 @@ class JsonLogger:
     """``progress.jsonl``: one object per update; numbers that are not finite become null."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        path = Path(directory) / "progress.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "a")  # noqa: SIM115 (closed by close)
+        self.file = LogFile(Path(directory) / "progress.jsonl")
 
     def __call__(self, agent: TRPO, record: Record) -> None:
         self.file.write(json.dumps({name: _finite(value) for name, value in record.items()}) + "\n")
-        self.file.flush()
 
     def close(self) -> None:
         self.file.close()
@@ -168,8 +215,9 @@ class Loggers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for logger in self.loggers:
-            logger.close()
+        with contextlib.ExitStack() as stack:  # closes all, whatever one of them raises
+            for logger in self.loggers:
+                stack.callback(logger.close)
 
 
 def read_progress(path: str | os.PathLike[str]) -> dict[str, list[float]]:
@@ -182,8 +230,8 @@ def read_progress(path: str | os.PathLike[str]) -> dict[str, list[float]]:
     file = path / "progress.csv" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"run: expected a run directory with progress.csv, got {path}")
-    with open(file, newline="") as stream:
-        rows = {row["update"]: row for row in csv.DictReader(stream) if row.get("update")}
+    text = io.StringIO(_whole(file.read_bytes()).decode(), newline="")
+    rows = {row["update"]: row for row in csv.DictReader(text) if row.get("update")}
     if not rows:
         raise ValueError(f"run: expected at least one update in {file}, got none")
     ordered = sorted(rows.values(), key=lambda row: int(row["update"]))

@@ -77,13 +77,17 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def plot_runs(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
     """Draw the runs into a PNG and return its path."""
-    import matplotlib
+    draw_runs(paths).savefig(out, dpi=120)
+    return Path(out)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+
+def draw_runs(paths: Sequence[str | os.PathLike[str]]) -> Any:
+    """The runs as a matplotlib figure of four panels."""
+    from matplotlib.figure import Figure
 
     groups = group_runs(paths)
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
     panels = [
         ("return", "return"),
         ("kl", "KL per update"),
@@ -101,9 +105,7 @@ def plot_runs(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[st
     axes[1, 0].set_ylim(-1.0, 1.05)
     axes[0, 0].legend(fontsize=8)
     _draw_times(axes[1, 1], groups)
-    figure.savefig(out, dpi=120)
-    plt.close(figure)
-    return Path(out)
+    return figure
 
 
 def _draw_times(axis: Any, groups: dict[str, list[dict[str, Any]]]) -> None:

@@ -14,6 +14,8 @@ from .setup import spaces_of
 if TYPE_CHECKING:
     from .trainer import TRPO
 
+SAMPLER = 1  # tells its seeds from those of training and environments
+
 
 @torch.no_grad()
 def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> np.ndarray | Tensor:
@@ -27,13 +29,19 @@ def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> 
         mask = torch.as_tensor(action_mask, device=agent.device).bool().reshape(len(rows), -1)
     params = agent.policy.distribution_params(rows, mask)
     head = agent.policy.head
-    stored = head.mode(params) if deterministic else head.sample(params, agent.generator)
+    stored = head.mode(params) if deterministic else head.sample(params, agent.sampler)
     to_units = agent.collector.action_map
     if isinstance(obs, Tensor):
         actions: Any = to_units.device(stored).to(obs.device)
     else:
         actions = to_units.host(stored.cpu().numpy())
     return actions[0] if single else actions
+
+
+def sampler(seed: int, device: torch.device) -> torch.Generator:
+    """Noise for actions that train nothing: drawing from it leaves training as it was."""
+    words = np.random.SeedSequence((seed, SAMPLER)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(words[0]))
 
 
 def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:

@@ -29,10 +29,10 @@ GAITS: dict[str, Any] = {
     "critic_learning_rate": 1e-3,
 }
 
-# First match wins, over the environment's name without a version.
+# First match wins, of the whole of an environment's name: without a version, and without "Env".
 PRESETS: list[tuple[str, dict[str, Any]]] = [
     (
-        r"CartPole|Acrobot|MountainCar$",
+        r"CartPole|Acrobot|MountainCar",
         {
             "normalize_observations": False,
             "rows_per_update": 1024,
@@ -41,7 +41,7 @@ PRESETS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     (
-        r"^Pendulum$",
+        r"Pendulum",
         {"rows_per_update": 4096, "num_envs": 16, "gamma": 0.9, "max_kl": 0.02},
     ),
     (
@@ -49,7 +49,7 @@ PRESETS: list[tuple[str, dict[str, Any]]] = [
         {"rows_per_update": 8192, "gamma": 0.999, "initial_log_std": 0.5, "max_kl": 0.02},
     ),
     (r"LQR", {"gamma": 0.9, "normalize_observations": False, "rows_per_update": 4096}),
-    (r"LunarLander", {"gamma": 0.999, "gae_lambda": 0.98, "rows_per_update": 4096}),
+    (r"LunarLander(Continuous)?", {"gamma": 0.999, "gae_lambda": 0.98, "rows_per_update": 4096}),
     # A stroke pays off over hundreds of steps: nearly undiscounted, and a well fitted critic that
     # does not have to see all of them ahead.
     (
@@ -66,7 +66,7 @@ PRESETS: list[tuple[str, dict[str, Any]]] = [
     # Many joints: less noise on each, and the step that 0.01 on the average of them allows. Many
     # observations: more rows and a slower critic, or it fits those of one update only.
     (
-        r"Ant|Humanoid",
+        r"Ant|Humanoid|HumanoidStandup",
         MUJOCO
         | {
             "rows_per_update": 2048,
@@ -80,7 +80,7 @@ PRESETS: list[tuple[str, dict[str, Any]]] = [
     # Solved within 50k steps. From then on the advantages are mostly the critic's noise, and whole
     # steps along it lose the balance again: steps in proportion to the signal, and ever smaller.
     (
-        r"Inverted",
+        r"Inverted(Double)?Pendulum",
         MUJOCO | {"scale_kl": True, "max_kl": 0.01, "max_kl_final": 0.001, "max_kl_steps": 500_000},
     ),
     (r"Hopper", GAITS),
@@ -105,6 +105,17 @@ TENSOR: dict[str, Any] = {
 
 def preset_for(env: str, engine: str = "sync") -> dict[str, Any]:
     """The preset of an environment, and of the tensor engine on top of it."""
-    name = re.sub(r"-v\d+$", "", env.rpartition("/")[2])
-    found = next((dict(values) for pattern, values in PRESETS if re.search(pattern, name)), {})
+    name = re.sub(r"-v\d+$", "", re.split("[/:]", env)[-1]).removesuffix("Env")
+    found = next((dict(values) for pattern, values in PRESETS if re.fullmatch(pattern, name)), {})
     return found | TENSOR if engine == "tensor" else found
+
+
+def describe(config: dict[str, Any]) -> str:
+    """One line: the preset's settings that apply in a config, and those that others replaced."""
+    preset = preset_for(config["env"], config["engine"])
+    if not preset:
+        return f"no preset for {config['env']}"
+    kept = [f"{name}={value}" for name, value in preset.items() if config[name] == value]
+    replaced = [name for name, value in preset.items() if config[name] != value]
+    text = f"preset of {config['env']}: {', '.join(kept) or 'nothing'}"
+    return f"{text}; not its {', '.join(replaced)}" if replaced else text

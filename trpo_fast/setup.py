@@ -132,12 +132,11 @@ def check_fits(
         raise ValueError(
             f"num_envs: expected the environment's {envs.num_envs}, got {config.num_envs}"
         )
-    if not isinstance(policy, MLPPolicy):
-        raise ValueError(f"policy: expected an MLPPolicy, got {type(policy).__name__}")
     observations, actions = spaces_of(envs)
     size, head = int(torch.Size(observations.shape).numel()), head_for_space(actions)
     got = (policy.spec.widths[0], policy.head.action_shape, policy.head.nvec)
-    if got != (size, head.action_shape, head.nvec):
+    fits = got == (size, head.action_shape, head.nvec)
+    if not fits or not isinstance(policy.head, type(head)):
         wanted = f"{size} numbers in and the head {head}"
         raise ValueError(f"policy: expected {wanted}, got {got[0]} and {policy.head}")
     device = torch.empty(0, device=device).device  # "cuda" stands for one of several

@@ -20,19 +20,19 @@ from torch import Tensor
 
 from . import advantage, checkpoint
 from .agent_state import pack, restore
-from .arguments import check_number
-from .config import Config, make_config
+from .arguments import check_count, check_number
+from .config import Config
 from .critic import CriticInfo
-from .extras import require
+from .newcomers import check_agent, check_learn
 from .normalize import ObservationNormaliser, RewardScaler
-from .penalty import Penalty
 from .policy import MLPPolicy
-from .prediction import predict
+from .prediction import predict, sampler
+from .record import Record, Times
 from .rollout import Rollout
-from .rules import apply_rule
+from .rules import apply_rule, is_limited, make_penalty
+from .settle import settle
 from .setup import (
     check_fits,
-    env_name,
     make_collector,
     make_critic,
     make_envs,
@@ -49,7 +49,6 @@ from .vine import Vine
 
 WINDOW = 100  # episodes that the reported mean return is over
 
-Record = dict[str, Any]  # what one update reports; the names are the columns of the logs
 Callback = Callable[["TRPO", Record], bool | None]
 
 
@@ -58,29 +57,21 @@ class TRPO:
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
     or a tensor environment. Settings are the fields of ``Config``; those not given come from the
-    environment's preset.
+    environment's preset, and ``policy`` decides those that describe it.
     """
 
     def __init__(
         self,
         env: Any = "CartPole-v1",
-        *,
+        *more: Any,
         config: Config | None = None,
         policy: MLPPolicy | None = None,
         env_options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        require("gymnasium", "TRPO", "train")
+        check_agent(env, more)
         self.env_source, self.env_options = env, env_options or {}
-        if config is None:
-            if hasattr(env, "num_envs"):
-                settings["num_envs"] = env.num_envs
-            config = make_config(env_name(env), **settings)
-        elif settings:
-            raise ValueError(
-                f"config: expected a Config or settings, got both ({sorted(settings)})"
-            )
-        self.config = config
+        self.config = config = settle(env, config, policy, settings)
         self.device = pick_device(config, env)
         torch.manual_seed(config.seed)  # initial weights; everything later draws from the generator
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
@@ -89,7 +80,7 @@ class TRPO:
         check_fits(self.policy, self.envs, config, self.device)
         self.critic = make_critic(self.envs, config, self.device)
         self.collector = make_collector(self)
-        self.penalty = Penalty(config.penalty, config.penalty_rule, target_kl=config.max_kl)
+        self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
         self.reward_scaler = self._make_scaler()
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
@@ -97,6 +88,7 @@ class TRPO:
         self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
         self.started = False
         self.vine = Vine(self) if config.sampling == "vine" else None
+        self.sampler = sampler(config.seed, self.device)  # of predict, which trains nothing
 
     @property
     def normaliser(self) -> ObservationNormaliser | None:
@@ -110,27 +102,37 @@ class TRPO:
 
     def learn(
         self,
-        total_steps: int,
+        total_steps: int | None = None,
         *,
         callbacks: Callback | Iterable[Callback] = (),
         target_return: float | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
+        **unknown: Any,
     ) -> TRPO:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
-        return of the last episodes reaches ``target_return``, or until a callback returns False.
+        return of the last episodes reaches ``target_return``, or until a callback returns
+        False (NumPy's and 0 as well; None goes on).
+
+        With a ``checkpoint_path``, a checkpoint is there before the first update, after every
+        ``checkpoint_every`` of them, and at the end; callbacks come after it.
         """
+        check_learn(total_steps, unknown)
         goal = self.steps + check_number("total_steps", total_steps, least=0)
         if target_return is not None:
             check_number("target_return", target_return)
+        check_count("checkpoint_every", checkpoint_every)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         self.start()
+        if checkpoint_path is not None and not (self.updates and os.path.exists(checkpoint_path)):
+            self.save(checkpoint_path)
         while self.steps < goal:
             record = self.train_once()
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
-            keep_going = [callback(self, record) is not False for callback in callbacks]
-            if not all(keep_going) or self._reached(target_return):
+            answers = [callback(self, record) for callback in callbacks]
+            stop = any(answer is not None and not answer for answer in answers)
+            if stop or self.reached(target_return):
                 break
         if checkpoint_path is not None:
             self.save(checkpoint_path)
@@ -177,18 +179,12 @@ class TRPO:
             "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
             "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
             **info.as_dict(),
-            "max_kl": max_kl if self.config.algorithm != "pg" else math.nan,
+            "max_kl": max_kl if is_limited(self.config) else math.nan,
             "explained_variance": float(explained),
             "critic_loss": float(critic),
             "rows": len(batch),
             "collected": steps,
-            "seconds": end - begin,
-            "steps_per_second": steps / (end - begin),
-            "env_seconds": env_seconds,
-            "act_seconds": collected - begin - env_seconds,
-            "update_seconds": updated - collected,
-            "critic_seconds": end - updated,
-            "learner_share": 1.0 - env_seconds / (end - begin),
+            **Times(begin, collected, updated, end, env_seconds).as_dict(steps),
         }
 
     @property
@@ -250,7 +246,8 @@ class TRPO:
             self.collector.start(start_seed(self))
             self.started = True
 
-    def _reached(self, target_return: float | None) -> bool:
+    def reached(self, target_return: float | None) -> bool:
+        """Whether the last episodes are enough to tell, and their mean return is that much."""
         if target_return is None or len(self.recent_returns) < min(WINDOW, 20):
             return False
         return float(np.mean(self.recent_returns)) >= target_return
@@ -281,12 +278,14 @@ class TRPO:
         *,
         device: str | None = None,
         trust_env: bool = False,
+        policy: MLPPolicy | None = None,
     ) -> TRPO:
         """The agent of a checkpoint. Environments made by a function must be given again as
         ``env``; one that is named "module:Id" as well, unless ``trust_env`` says that whoever
-        wrote the checkpoint may have that module imported.
+        wrote the checkpoint may have that module imported. A policy of a class of its own, or with
+        layers of its own, must be given again as ``policy``, with any weights.
         """
-        return restore(cls, path, env, device, trust_env)
+        return restore(cls, path, env, device, trust_env, policy)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""

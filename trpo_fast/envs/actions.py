@@ -29,6 +29,9 @@ class ActionMap:
         self.space, self.mode = space, mode
         self.start: np.ndarray | None = None  # lowest choice of a discrete space, when it is not 0
         self.continuous = isinstance(space, spaces.Box)
+        self.dtype: torch.dtype | None = None  # of tensors, where it is not that of stored actions
+        if isinstance(space, spaces.Box | spaces.MultiBinary) and space.dtype != np.float32:
+            self.dtype = torch.from_numpy(np.zeros(0, space.dtype)).dtype
         self._kept: dict[torch.device, tuple[Tensor, ...]] = {}
         if self.continuous:
             self.low = np.asarray(space.low, np.float32).reshape(-1)
@@ -51,9 +54,7 @@ class ActionMap:
                 actions = actions.reshape(-1, *self.space.shape)
             if self.start is not None:
                 return actions + self.start
-            if self.space.dtype == np.int8:  # MultiBinary
-                return actions.astype(np.int8)
-            return actions
+            return actions if self.dtype is None else actions.astype(self.space.dtype)
         if self.mode == "clip":
             result = np.minimum(np.maximum(actions, self.low), self.high)
         else:
@@ -65,14 +66,22 @@ class ActionMap:
         return result if result.dtype == self.space.dtype else result.astype(self.space.dtype)
 
     def device(self, actions: Tensor) -> Tensor:
-        """The same for tensors; stays on their device."""
+        """The same for tensors, in the same shapes and types; stays on their device."""
         if not self.continuous:
-            return actions if self.start is None else actions + self._on(actions.device)[0]
+            if self.start is not None:
+                actions = actions + self._on(actions.device)[0]
+            return self._shaped(actions)
         low, high = self._on(actions.device)
         if self.mode == "clip":
-            return actions.clamp(low, high)
+            return self._shaped(actions.clamp(low, high))
         unit = torch.tanh(actions) if self.mode == "squash" else actions.clamp(-1.0, 1.0)
-        return low + (unit + 1.0) * (0.5 * (high - low))
+        return self._shaped(low + (unit + 1.0) * (0.5 * (high - low)))
+
+    def _shaped(self, actions: Tensor) -> Tensor:
+        """Rows in the shape and type of the space."""
+        if self.space.shape != actions.shape[1:]:
+            actions = actions.reshape(-1, *self.space.shape)
+        return actions if self.dtype is None else actions.to(self.dtype)
 
     def prepare(self, device: torch.device) -> None:
         """Keep the bounds on a device: copying them there in every step would wait for it."""

@@ -33,6 +33,10 @@ class HostEnvs:
         self.num_envs: int = venv.num_envs
         self.observation_space = venv.single_observation_space
         self.action_space = venv.single_action_space
+        if self.observation_space.shape is None:  # whatever flattened them
+            wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
+            venv.close()
+            raise ValueError(f"observation_space: expected {wanted}, got {self.observation_space}")
         self.obs_dim = int(np.prod(self.observation_space.shape))
         self._shape = (self.num_envs, self.obs_dim)
 

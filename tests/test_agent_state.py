@@ -1,0 +1,60 @@
+"""Agents from checkpoints alone: what must be given again, and the sentences that ask for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gymnasium")
+pytest.importorskip("safetensors")
+
+import gymnasium
+from envs_for_tests import Counting
+
+from trpo_fast import checkpoint
+from trpo_fast.checkpoint import CheckpointError
+from trpo_fast.trainer import TRPO
+
+SMALL: dict[str, Any] = {
+    "num_envs": 2,
+    "rows_per_update": 64,
+    "hidden": (8,),
+    "critic_hidden": (8,),
+}
+
+
+@pytest.mark.parametrize("env", [lambda: Counting(), Counting, "venv"])
+@pytest.mark.filterwarnings("ignore:the episodes under way")
+def test_an_environment_without_an_id_is_given_again(env: Any, tmp_path: Path) -> None:
+    def make() -> Any:
+        return gymnasium.vector.SyncVectorEnv([Counting, Counting]) if env == "venv" else env
+
+    tree = TRPO(make(), **SMALL).learn(64).state()
+    older = {name: part for name, part in tree.items() if name != "env_has_id"}
+    for name, saved in (("new", tree), ("older", older)):
+        checkpoint.save(tmp_path / name, saved)
+        with pytest.raises(CheckpointError, match=r"^env: expected .* give env=") as caught:
+            TRPO.load(tmp_path / name)
+        assert "a function or an object made it" in str(caught.value) or name == "older"
+        assert TRPO.load(tmp_path / name, make()).steps == tree["counters"][0]
+
+
+def test_an_unknown_id_asks_for_the_environment(tmp_path: Path) -> None:
+    tree = TRPO("CartPole-v1", **SMALL).state()
+    checkpoint.save(tmp_path / "c", {**tree, "config": {**tree["config"], "env": "Nowhere-v0"}})
+    with pytest.raises(CheckpointError, match=r"got 'Nowhere-v0' for .*gymnasium: .*give env="):
+        TRPO.load(tmp_path / "c")
+    assert TRPO.load(tmp_path / "c", "CartPole-v1").config.env == "CartPole-v1"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:77"])
+def test_the_device_given_is_where_it_loads(device: str, tmp_path: Path) -> None:
+    tree = TRPO("CartPole-v1", **SMALL).state()
+    checkpoint.save(tmp_path / "c", {**tree, "config": {**tree["config"], "device": "cuda:78"}})
+    if device == "cpu":
+        assert TRPO.load(tmp_path / "c", device=device).config.device == device
+    else:
+        with pytest.raises(CheckpointError, match=r"device: expected one that works here, .*:77"):
+            TRPO.load(tmp_path / "c", device=device)

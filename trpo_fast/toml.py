@@ -1,0 +1,45 @@
+"""Flat TOML files of ``name = value`` lines, as a run's directory holds them.
+
+TOML has no null: None is written as "none", and read back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NONE = "none"
+
+
+def read(path: str | os.PathLike[str], argument: str = "config") -> dict[str, Any]:
+    """The values by name; ``argument`` is what a sentence about the file begins with."""
+    # The standard library has it from Python 3.11 on; before, the train extra installs its twin.
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(
+            f"{argument}: expected a TOML file, got {path}: {error.strerror}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{argument}: expected TOML in {path}: {error}") from error
+    return {name: None if value == NONE else value for name, value in values.items()}
+
+
+def write(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """What ``read`` reads."""
+    lines = [f"{name} = {_text(value)}" for name, value in values.items()]
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return json.dumps(NONE)
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_text(item) for item in value) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value)
