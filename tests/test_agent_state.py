@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
@@ -13,7 +14,7 @@ pytest.importorskip("safetensors")
 import gymnasium
 from envs_for_tests import Counting
 
-from trpo_fast import checkpoint
+from trpo_fast import Categorical, MLPPolicy, checkpoint
 from trpo_fast.checkpoint import CheckpointError
 from trpo_fast.trainer import TRPO
 
@@ -47,6 +48,29 @@ def test_an_unknown_id_asks_for_the_environment(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"got 'Nowhere-v0' for .*gymnasium: .*give env="):
         TRPO.load(tmp_path / "c")
     assert TRPO.load(tmp_path / "c", "CartPole-v1").config.env == "CartPole-v1"
+    checkpoint.save(tmp_path / "c", {**tree, "config": {**tree["config"], "env": "nowhere:X-v0"}})
+    with pytest.raises(CheckpointError, match=r"its module: .*nowhere.*give env="):
+        TRPO.load(tmp_path / "c", trust_env=True)
+
+
+class Prior(Categorical):
+    """A head whose choices start from odds of its own."""
+
+    def distribution_params(self, z: torch.Tensor, **options: Any) -> torch.Tensor:
+        return super().distribution_params(z + torch.tensor([9.0, 0.0]), **options)
+
+
+def test_a_head_of_ones_own_is_given_again(tmp_path: Path) -> None:
+    def make() -> MLPPolicy:
+        return MLPPolicy(4, Prior(2), hidden=(8,))
+
+    agent, obs = TRPO("CartPole-v1", policy=make(), **SMALL), torch.zeros(4)
+    agent.save(tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"policy: expected one .* or a head that settings"):
+        TRPO.load(tmp_path / "c")
+    loaded = TRPO.load(tmp_path / "c", policy=make())
+    assert agent.predict(obs) == loaded.predict(obs) == 0
+    assert "cpu" not in agent.learn(64).train_once()["backend"]  # its kernels know stock heads
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:77"])

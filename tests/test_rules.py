@@ -94,10 +94,12 @@ def test_a_setting_reaches_its_update(
 
 
 def test_no_two_settings_do_the_same() -> None:
-    found = [configured(settings) for settings, _, _ in CASES]
+    # Backends may agree to the last bit.
+    names = [settings for settings, _, _ in CASES if "backend" not in settings]
+    found = [configured(settings) for settings in names]
     for i, first in enumerate(found):
         for j in range(i):
-            assert not torch.equal(first, found[j]), (CASES[i][0], CASES[j][0])
+            assert not torch.equal(first, found[j]), (names[i], names[j])
 
 
 def test_the_penalty_is_the_configs() -> None:

@@ -77,7 +77,7 @@ def test_a_resumed_run_keeps_its_options(
     assert checkpoint.load(tmp_path / CHECKPOINT)["counters"][0] < 6400  # by its target
     kept = toml.read(tmp_path / OPTIONS)
     assert kept == {
-        "steps": 6464,
+        "steps": 6464,  # further than the run was to go
         "target_return": 11.0,
         "checkpoint_every": 1,
         "print_every": 2,
@@ -104,6 +104,10 @@ def test_a_run_at_its_goal_says_how_to_go_on(
     assert main(["resume", str(tmp_path)]) == 0
     assert "--steps N goes on for N more" in capsys.readouterr().err
     assert torch.equal(before, weights(tmp_path))
+    (tmp_path / OPTIONS).write_text("steps = 512\ntarget_return = 400.0\n")
+    assert main(["resume", str(tmp_path), "--steps", "64"]) == 0
+    kept = toml.read(tmp_path / OPTIONS)
+    assert (kept["steps"], kept["target_return"]) == (512, 400.0)  # as far as before
     (tmp_path / OPTIONS).write_text("steps = 128\nprint_every = 0\n")
     assert main(["resume", str(tmp_path)]) == 1
     assert "run: expected the options of a run in" in capsys.readouterr().err

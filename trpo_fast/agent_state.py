@@ -83,8 +83,9 @@ def restore(
         raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
     if tree.get("own_policy") and policy is None:  # absent in older ones
         raise checkpoint.CheckpointError(
-            f"policy: expected one such as the {tree['own_policy']} of {path}, which its settings "
-            "do not describe, got none: give TRPO.load(path, policy=...)"
+            f"policy: expected one such as the {tree['own_policy']} of {path}, which has methods, "
+            "layers, frozen parts or a head that settings do not describe, got none: "
+            "give TRPO.load(path, policy=...)"
         )
     try:
         values = dict(tree["config"])
@@ -104,8 +105,9 @@ def restore(
         unpack(agent, tree)
     except checkpoint.CheckpointError:
         raise
-    except gymnasium.error.Error as error:
-        raise _needs_env(path, values["env"], f"gymnasium: {error}") from error
+    except (gymnasium.error.Error, ImportError) as error:
+        who = "gymnasium" if isinstance(error, gymnasium.error.Error) else "its module"
+        raise _needs_env(path, values["env"], f"{who}: {error}") from error
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         why = f"it holds no {error}" if isinstance(error, KeyError) else error
         raise checkpoint.CheckpointError(

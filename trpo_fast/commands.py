@@ -20,7 +20,7 @@ from .envs.host import EnvError
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
 from .presets import preset_for
-from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options
+from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options, write_options
 from .trainer import TRPO
 
 
@@ -111,21 +111,22 @@ def _resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
     helped = any(word in flags.HELP for word in words)
     out = Path() if helped else _directory(found)
-    goal, options = read_options(out)
+    goal, options = (STEPS, {}) if helped else read_options(out)
     run = tyro.cli(
         ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
     )
     agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
-    goal = goal if run.steps is None else agent.steps + run.steps
+    until = goal if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
     done = agent.reached(run.target_return)
-    if agent.steps >= goal or (done and run.steps is None):
+    if agent.steps >= until or (done and run.steps is None):
         print("the run has reached its goal; --steps N goes on for N more", file=sys.stderr)
         return 0
+    write_options(out, max(goal, until), run)
     if done and run.target_return == options.get("target_return"):
         print("its target return is reached and counts no longer", file=sys.stderr)
         run.target_return = None
-    return go_on(agent, run, goal, out)
+    return go_on(agent, run, until, out)
 
 
 @dataclass

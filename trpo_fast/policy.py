@@ -40,6 +40,8 @@ from .heads import (
 # The order of enum Activation in csrc/params.h.
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "gelu", "identity")
 
+STOCK_HEADS = {Gaussian, SquashedGaussian, Categorical, MultiCategorical, Bernoulli}
+
 _MODULES: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -154,7 +156,7 @@ class MLPPolicy(nn.Module):
         between = [_MODULES[self.spec.activation], nn.Linear] * (self.spec.maps - 1)
         if self.overridden() or [type(layer) for layer in layers] != [nn.Linear, *between]:
             return False
-        if self._parameters or len(self._modules) != 2:
+        if self._parameters or len(self._modules) != 2 or type(self.head) not in STOCK_HEADS:
             return False
         held = [p for layer in layers for p in layer._parameters.values()]
         if self.spec.head == "gaussian":

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .arguments import fail
-from .setup import spaces_of
+from .setup import derived_seed, spaces_of
 
 if TYPE_CHECKING:
     from .trainer import TRPO
 
-SAMPLER = 1  # tells its seeds from those of training and environments
+SAMPLER = 2**31  # in place of restarts, of which there are never so many
 
 
 @torch.no_grad()
@@ -40,8 +40,7 @@ def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> 
 
 def sampler(seed: int, device: torch.device) -> torch.Generator:
     """Noise for actions that train nothing: drawing from it leaves training as it was."""
-    words = np.random.SeedSequence((seed, SAMPLER)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(words[0]))
+    return torch.Generator(device).manual_seed(derived_seed(seed, SAMPLER))
 
 
 def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:

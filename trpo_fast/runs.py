@@ -63,13 +63,13 @@ def begin(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     write_toml(agent.config, out / "config.toml")
     print(describe(agent.config.as_dict()), file=sys.stderr)
+    write_options(out, steps, options)
     return go_on(agent, options, steps, out)
 
 
-def go_on(agent: TRPO, options: RunOptions, goal: int, out: Path) -> int:
-    """Train until the run has ``goal`` steps in all, and keep everything in its directory."""
-    toml.write(out / OPTIONS, {"steps": goal, **_kept(options)})
-    left = goal - agent.steps
+def go_on(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
+    """Train until the run has so many steps in all, and keep everything in its directory."""
+    left = until - agent.steps
     loggers: list[Any] = [ConsoleLogger(left, every=options.print_every)]
     loggers += [CsvLogger(out), JsonLogger(out)]
     if options.tensorboard:
@@ -97,9 +97,10 @@ def go_on(agent: TRPO, options: RunOptions, goal: int, out: Path) -> int:
     return 0
 
 
-def _kept(options: RunOptions) -> dict[str, Any]:
+def write_options(out: Path, goal: int, options: RunOptions) -> None:
+    """Keep what ``read_options`` gives to whoever resumes the run."""
     names = [field.name for field in dataclasses.fields(RunOptions)]
-    return {name: getattr(options, name) for name in names}
+    toml.write(out / OPTIONS, {"steps": goal, **{name: getattr(options, name) for name in names}})
 
 
 def read_options(out: Path) -> tuple[int, dict[str, Any]]:

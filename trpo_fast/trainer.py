@@ -112,7 +112,7 @@ class TRPO:
     ) -> TRPO:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
         return of the last episodes reaches ``target_return``, or until a callback returns
-        False (NumPy's and 0 as well; None goes on).
+        False (Python's or NumPy's; whatever else it returns goes on).
 
         With a ``checkpoint_path``, a checkpoint is there before the first update, after every
         ``checkpoint_every`` of them, and at the end; callbacks come after it.
@@ -131,7 +131,7 @@ class TRPO:
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
             answers = [callback(self, record) for callback in callbacks]
-            stop = any(answer is not None and not answer for answer in answers)
+            stop = any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
             if stop or self.reached(target_return):
                 break
         if checkpoint_path is not None:

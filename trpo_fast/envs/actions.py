@@ -7,6 +7,7 @@ squash   a -> box(tanh(a)); the stored action stays a, so ratios and KL are the 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ class ActionMap:
         self.continuous = isinstance(space, spaces.Box)
         self.dtype: torch.dtype | None = None  # of tensors, where it is not that of stored actions
         if isinstance(space, spaces.Box | spaces.MultiBinary) and space.dtype != np.float32:
-            self.dtype = torch.from_numpy(np.zeros(0, space.dtype)).dtype
+            with suppress(TypeError):  # torch has no such type, such as longdouble
+                self.dtype = torch.from_numpy(np.zeros(0, space.dtype)).dtype
         self._kept: dict[torch.device, tuple[Tensor, ...]] = {}
         if self.continuous:
             self.low = np.asarray(space.low, np.float32).reshape(-1)
