@@ -157,6 +157,6 @@ def test_help_lists_every_setting() -> None:
         "--critic",
         "--target-return",
         "--vine-branches",
-        "0.9999",
+        "0.999",
     ):
         assert flag in text
