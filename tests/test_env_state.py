@@ -178,6 +178,25 @@ def test_a_subclass_that_changes_more_than_the_physics_continues(
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+GOALS = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+
+
+def a_task(self: Any) -> Any:
+    """A row of a table that all environments share."""
+    self.goal = GOALS[int(self.np_random.integers(3))]
+    return super(type(self), self).reset_model()
+
+
+def test_a_table_that_an_attribute_is_a_row_of_stays_as_it_is() -> None:
+    env, table = hopper(reset_model=a_task), GOALS.copy()
+    saved, goal = snapshot(env), env.unwrapped.goal.copy()
+    for seed in range(10):
+        env.reset(seed=seed)
+        restore(env, saved)
+        assert np.array_equal(GOALS, table)
+        assert np.array_equal(env.unwrapped.goal, goal)
+
+
 @pytest.mark.parametrize(
     "kept", [object(), {7: 1.0}, [np.random.RandomState(0)]], ids=lambda kept: type(kept).__name__
 )

@@ -163,16 +163,23 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
             _assign(present, value)
         elif _is_generator(present):
             present.bit_generator.state = _copy(value)
-        elif (
-            isinstance(present, np.ndarray) and not present.flags.owndata and _like(present, value)
-        ):
-            present[...] = value  # perhaps a view of the simulator's memory: it has to stay one
+        elif isinstance(present, np.ndarray) and _foreign(present) and _like(present, value):
+            present[...] = value  # perhaps the simulator's memory: it has to stay a view of it
         elif isinstance(present, deque) and isinstance(value, list):
             setattr(owner, name, deque(_copy(value), maxlen=present.maxlen))
         elif isinstance(present, tuple) and isinstance(value, list):
             setattr(owner, name, tuple(_copy(value)))
         else:
             setattr(owner, name, _copy(value))
+
+
+def _foreign(array: np.ndarray) -> bool:
+    """Whether numpy does not own an array's memory. What it owns may be anybody's, such as a table
+    that the array is a row of, and is not written to.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return not array.flags.owndata
 
 
 def _like(present: np.ndarray, value: Any) -> bool:
