@@ -4,13 +4,16 @@ checkpoint too.
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from trpo_fast import checkpoint
+from trpo_fast import TRPO, checkpoint
 from trpo_fast.envs.state import restore, snapshot, unsupported
 
 gym = pytest.importorskip("gymnasium")
@@ -176,6 +179,40 @@ def test_a_subclass_that_changes_more_than_the_physics_continues(
     restore(other, checkpoint.load(path)["env"])
     second = follow(other, actions[50:])
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def lists_for_tuples(tree: Any) -> Any:
+    """A state as the files of earlier versions held it."""
+    if isinstance(tree, dict):
+        return {key: lists_for_tuples(item) for key, item in tree.items()}
+    return [lists_for_tuples(item) for item in tree] if isinstance(tree, list | tuple) else tree
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_containers_inside_containers_come_back_as_they_were(old: bool, tmp_path: Path) -> None:
+    env, other = hopper(), hopper()
+    kept = {
+        "cells": [(0, 1), (2, [3])],
+        "by": {"a": (1, 2), "recent": deque([(1.0,)], maxlen=3)},
+        "corner": ((0, 0), np.arange(2).tolist()),
+    }
+    vars(env.unwrapped).update(kept, trail=[] if old else [(5, 6)])
+    vars(other.unwrapped).update(copy.deepcopy(kept), trail=[])
+    saved = checkpoint.load(checkpoint.save(tmp_path / "state", snapshot(env)))
+    restore(other, lists_for_tuples(saved) if old else saved)
+    for name in (*kept, "trail"):
+        assert repr(vars(other.unwrapped)[name]) == repr(vars(env.unwrapped)[name])
+
+
+def test_a_loaded_taxi_continues_with_its_masks(tmp_path: Path) -> None:
+    agent = TRPO("Taxi-v4", num_envs=2, rows_per_update=256, seed=3)
+    agent.start()
+    agent.collector.collect()
+    agent.save(tmp_path / "taxi")
+    other = TRPO.load(tmp_path / "taxi")
+    pair = agent.collector.collect(), other.collector.collect()
+    for name in ("obs", "actions", "rewards", "mask"):
+        assert torch.equal(*(getattr(rollout, name) for rollout in pair)), name
 
 
 GOALS = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])

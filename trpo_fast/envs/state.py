@@ -8,6 +8,7 @@ control and toy text, MuJoCo environments, and any environment with ``save_state
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -165,12 +166,24 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
             present.bit_generator.state = _copy(value)
         elif isinstance(present, np.ndarray) and _foreign(present) and _like(present, value):
             present[...] = value  # perhaps the simulator's memory: it has to stay a view of it
-        elif isinstance(present, deque) and isinstance(value, list):
-            setattr(owner, name, deque(_copy(value), maxlen=present.maxlen))
-        elif isinstance(present, tuple) and isinstance(value, list):
-            setattr(owner, name, tuple(_copy(value)))
         else:
-            setattr(owner, name, _copy(value))
+            setattr(owner, name, _retyped(value, present))
+
+
+def _retyped(value: Any, present: Any) -> Any:
+    """A deep copy of plain data in which lists are the tuples and deques of the present value, at
+    any depth: a saved deque is a list, and so were the tuples in the files of earlier versions.
+    """
+    if isinstance(value, dict):
+        named = present if isinstance(present, dict) else {}
+        return {key: _retyped(item, named.get(key)) for key, item in value.items()}
+    if not isinstance(value, list | tuple):
+        return _copy(value)
+    known = present if isinstance(present, list | tuple | deque) else ()
+    items = [_retyped(*pair) for pair in itertools.zip_longest(value, list(known)[: len(value)])]
+    if isinstance(present, deque):
+        return deque(items, maxlen=present.maxlen)
+    return tuple(items) if isinstance(value, tuple) or isinstance(present, tuple) else items
 
 
 def _foreign(array: np.ndarray) -> bool:
