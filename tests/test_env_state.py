@@ -5,6 +5,7 @@ checkpoint too.
 from __future__ import annotations
 
 import copy
+import functools
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -157,14 +158,23 @@ def through_a_view(self: Any) -> Any:
     return super(type(self), self).reset_model()
 
 
+def from_a_space(self: Any, action: Any) -> Any:
+    """Rewards with noise that spaces draw."""
+    obs, reward, *rest = super(type(self), self).step(action)
+    box = gym.spaces.Box(0.0, 1.0)
+    more = vars(self).setdefault("more", gym.spaces.Dict({"a": gym.spaces.Tuple([box])}))
+    return obs, reward + self.action_space.sample()[0] + more.sample()["a"][0].item(), *rest
+
+
 @pytest.mark.parametrize(
     "members",
     [
+        {"step": from_a_space},
         {"reset_model": random_simulator},
         {"step": drawn_noise},
         {"reset_model": through_a_view},
     ],
-    ids=["model", "generator", "view"],
+    ids=["space", "model", "generator", "view"],
 )
 def test_a_subclass_that_changes_more_than_the_physics_continues(
     members: Any, tmp_path: Path
@@ -234,8 +244,27 @@ def test_a_table_that_an_attribute_is_a_row_of_stays_as_it_is() -> None:
         assert np.array_equal(env.unwrapped.goal, goal)
 
 
+class Noise:
+    """Can be called, and has state."""
+
+    last = 0.0
+
+    def __call__(self, size: float = 1.0) -> float:
+        self.last += size
+        return self.last
+
+
 @pytest.mark.parametrize(
-    "kept", [object(), {7: 1.0}, [np.random.RandomState(0)]], ids=lambda kept: type(kept).__name__
+    "kept",
+    [
+        object(),
+        {7: 1.0},
+        [np.random.RandomState(0)],
+        Noise(),
+        Noise().__call__,
+        functools.partial(Noise(), 2.0),
+    ],
+    ids=lambda kept: type(kept).__name__,
 )
 def test_a_subclass_that_keeps_what_cannot_be_saved_is_named(kept: Any) -> None:
     env = hopper()
@@ -254,6 +283,14 @@ def test_a_model_of_another_size_is_refused() -> None:
         restore(env, saved)
     del saved["mujoco"]["model"]  # as earlier versions saved it
     restore(env, saved)
+
+
+def test_functions_are_no_state() -> None:
+    env = hopper()
+    core = env.unwrapped
+    for function in (len, np.tanh, np.clip, int, draw, lambda: 0, functools.cache(draw), core.step):
+        core.kept, core.by_name = function, functools.partial(function, 1.0)
+        assert unsupported(env) is None, function
 
 
 class Counter(gym.Env):

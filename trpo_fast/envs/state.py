@@ -4,11 +4,16 @@ counters.
 Needed to resume a run bit for bit and to branch rollouts (vine). Understood are gymnasium's classic
 control and toy text, MuJoCo environments, and any environment with ``save_state() -> dict`` and
 ``load_state(dict)`` of its own.
+
+Generators are the environment's, those that are attributes, and those of spaces that are: an
+environment may draw from its ``action_space``. What belongs to a class is not saved.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import types
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +30,8 @@ _SKIPPED = set(
 )
 # What gymnasium gives its MuJoCo environments besides: neither changes the simulation.
 _ASIDE = set("mujoco_renderer _ezpickle_args _ezpickle_kwargs".split())
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
 
 
 def unsupported(env: Any) -> str | None:
@@ -112,15 +119,47 @@ def _opaque(owner: Any) -> Iterator[str]:
     for name, value in vars(owner).items():
         if name in _SKIPPED or name in _ASIDE or _plain(value) or _is_generator(value):
             continue
-        if not _describes(value):
+        if not _is_space(value) and not _describes(value):
             yield name
 
 
 def _describes(value: Any) -> bool:
-    """Functions and spaces say what a wrapper does; they are not state."""
+    """Functions and classes say what a wrapper does; they are not state. Other objects that can be
+    called, and their methods, may keep some.
+    """
+    from gymnasium import Env
+
+    if isinstance(value, functools.partial):
+        given = (*value.args, *value.keywords.values())
+        return _describes(value.func) and all(_plain(item) or _describes(item) for item in given)
+    if isinstance(value, types.MethodType):
+        return isinstance(value.__self__, type | Env)
+    decorated = callable(value) and hasattr(value, "__wrapped__")
+    return decorated or isinstance(value, _FUNCTIONS)
+
+
+def _is_space(value: Any) -> bool:
     from gymnasium import Space
 
-    return callable(value) or isinstance(value, Space)
+    return isinstance(value, Space)
+
+
+def _spaces(space: Any) -> Iterator[Any]:
+    """A space and those it is made of, each with a generator of its own."""
+    yield space
+    for value in vars(space).values():
+        parts = value.values() if isinstance(value, dict) else value
+        for part in parts if isinstance(value, dict | list | tuple) else [value]:
+            if _is_space(part):
+                yield from _spaces(part)
+
+
+def _space_generators(space: Any) -> list[Any]:
+    """The states of a space's generators; None for one that was never used."""
+    return [
+        None if part._np_random is None else _copy(part.np_random.bit_generator.state)
+        for part in _spaces(space)
+    ]
 
 
 def _is_generator(value: Any) -> bool:
@@ -132,8 +171,8 @@ def _is_moments(value: Any) -> bool:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """The plain attributes of an object, the states of its generators, and the running moments
-    of gymnasium's normalising wrappers.
+    """The plain attributes of an object, the states of its generators and its spaces', and the
+    running moments of gymnasium's normalising wrappers.
     """
     saved: dict[str, Any] = {}
     for name, value in vars(owner).items():
@@ -143,6 +182,8 @@ def _attributes(owner: Any) -> dict[str, Any]:
             saved[name] = _attributes(value)
         elif _is_generator(value):
             saved[name] = _copy(value.bit_generator.state)
+        elif _is_space(value):
+            saved[name] = _space_generators(value)
         elif _plain(value):
             saved[name] = _copy(value)
     return saved
@@ -164,6 +205,10 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
             _assign(present, value)
         elif _is_generator(present):
             present.bit_generator.state = _copy(value)
+        elif _is_space(present):
+            for part, state in zip(_spaces(present), value, strict=True):
+                if state is not None:
+                    part.np_random.bit_generator.state = _copy(state)
         elif isinstance(present, np.ndarray) and _foreign(present) and _like(present, value):
             present[...] = value  # perhaps the simulator's memory: it has to stay a view of it
         else:
