@@ -144,6 +144,17 @@ def random_simulator(self: Any) -> Any:
     return super(type(self), self).reset_model()
 
 
+def random_settings(self: Any) -> Any:
+    """Another solver in every episode."""
+    model, draw = self.model, self.np_random
+    model.opt.iterations = int(draw.integers(1, 100))
+    model.opt.integrator = int(draw.integers(2))
+    model.opt.cone = int(draw.integers(2))
+    model.geom_condim[:] = draw.choice([1, 3, 4], len(model.geom_condim))
+    model.geom_priority[1] = draw.integers(3)
+    return super(type(self), self).reset_model()
+
+
 def drawn_noise(self: Any, action: Any) -> Any:
     """Observations with noise from a generator that is the environment's own."""
     obs, *rest = super(type(self), self).step(action)
@@ -171,10 +182,11 @@ def from_a_space(self: Any, action: Any) -> Any:
     [
         {"step": from_a_space},
         {"reset_model": random_simulator},
+        {"reset_model": random_settings},
         {"step": drawn_noise},
         {"reset_model": through_a_view},
     ],
-    ids=["space", "model", "generator", "view"],
+    ids=["space", "model", "settings", "generator", "view"],
 )
 def test_a_subclass_that_changes_more_than_the_physics_continues(
     members: Any, tmp_path: Path
@@ -273,6 +285,22 @@ def test_a_subclass_that_keeps_what_cannot_be_saved_is_named(kept: Any) -> None:
     assert "Mine keeps kept, which cannot be saved" in (unsupported(env) or "")
     env.unwrapped.save_state = env.unwrapped.load_state = lambda *state: {}
     assert unsupported(env) is None
+
+
+def test_integers_of_a_model_that_are_no_settings_are_refused() -> None:
+    env = hopper()
+    model, saved = env.unwrapped.model, snapshot(env)
+    model.opt.iterations, model.jnt_group[1] = 7, 2
+    with pytest.raises(ValueError, match=r"expected jnt_group .* to be 2 as it is here, got 0"):
+        restore(env, saved)
+    assert model.opt.iterations == 7
+    model.jnt_group[1] = 0
+    restore(env, saved)
+    assert model.opt.iterations == 100
+    model.opt.solver = 1
+    saved["mujoco"]["integers"][:] = 99
+    with pytest.raises(ValueError, match="got 99, which cannot be restored"):
+        restore(env, saved)
 
 
 def test_a_model_of_another_size_is_refused() -> None:
