@@ -78,8 +78,7 @@ def test_misbehaving_environments_are_named(how: str, message: str, engine: str)
     envs = make_host(lambda: Failing(how), 2, engine=engine, workers=1)
     with pytest.raises(EnvError, match=message):
         collector(envs, 20).collect()
-    if engine == "workers":
-        envs.close()
+    envs.close()
 
 
 class Short(Counting):
@@ -108,8 +107,7 @@ def test_no_engine_repeats_numbers_where_some_are_missing(when: str, engine: str
     wanted = rf"expected observations of shape \[2\], got \[1\] from copy {copy}"
     with pytest.raises(EnvError, match=wanted):
         collector(envs, 20).collect()
-    if engine == "workers":
-        envs.close()
+    envs.close()
 
 
 class NanAtTheEnd(Counting):

@@ -28,6 +28,7 @@ TREE = {
     "counts": {"steps": 7, "rate": 0.1, "name": "CartPole-v1", "none": None, "flag": True},
     "random": {"state": 2**127 + 1, "key": np.arange(5, dtype=np.uint32)},
     "limits": [float("inf"), -1.5, np.float32(0.1)],
+    "cells": [(0, 1), (), {"corner": (2, [3.0, np.zeros(2)])}],
 }
 
 
@@ -35,7 +36,11 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+        return (
+            type(a) is type(b)
+            and len(a) == len(b)
+            and all(same(x, y) for x, y in zip(a, b, strict=True))
+        )
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, np.ndarray | np.generic):

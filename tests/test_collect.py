@@ -112,6 +112,41 @@ def test_a_rollout_after_an_interrupted_one_begins_where_that_ended(kind: str) -
     assert set(rollout.returns) == {10.0} and set(rollout.lengths) == {4}
 
 
+class Interrupted(Counting):
+    """The second copy raises once, in its step number ``at``."""
+
+    at = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        self.second = getattr(self, "second", False) or seed == 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        if self.second:
+            type(self).at -= 1
+            if type(self).at == 0:
+                raise KeyboardInterrupt
+        return super().step(action)
+
+
+@pytest.mark.parametrize("at", [2, 4, 5])
+def test_episodes_that_a_step_was_interrupted_in_are_left_out(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = collector(make_host(Interrupted, 2), 3)
+    collect.start(0)
+    monkeypatch.setattr(Interrupted, "at", at)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            collect.collect()
+    state = collect.state()  # a checkpoint knows as well
+    collect.episodes = EpisodeLog(2)
+    collect.load_state(state)
+    rollouts = [([*r.returns], [*r.lengths]) for r in (collect.collect() for _ in range(5))]
+    assert {x for returns, _ in rollouts for x in returns} == {10.0}
+    assert {x for _, lengths in rollouts for x in lengths} == {4}
+
+
 @pytest.mark.parametrize("kind", ["sync same", "sync next", "async same", "async next"])
 def test_every_row_is_a_transition_in_both_autoreset_modes(kind: str) -> None:
     envs = make_host(vector(kind, 2), 2)

@@ -4,13 +4,17 @@ checkpoint too.
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from trpo_fast import checkpoint
+from trpo_fast import TRPO, checkpoint
 from trpo_fast.envs.state import restore, snapshot, unsupported
 
 gym = pytest.importorskip("gymnasium")
@@ -140,6 +144,17 @@ def random_simulator(self: Any) -> Any:
     return super(type(self), self).reset_model()
 
 
+def random_settings(self: Any) -> Any:
+    """Another solver in every episode."""
+    model, draw = self.model, self.np_random
+    model.opt.iterations = int(draw.integers(1, 100))
+    model.opt.integrator = int(draw.integers(2))
+    model.opt.cone = int(draw.integers(2))
+    model.geom_condim[:] = draw.choice([1, 3, 4], len(model.geom_condim))
+    model.geom_priority[1] = draw.integers(3)
+    return super(type(self), self).reset_model()
+
+
 def drawn_noise(self: Any, action: Any) -> Any:
     """Observations with noise from a generator that is the environment's own."""
     obs, *rest = super(type(self), self).step(action)
@@ -154,14 +169,24 @@ def through_a_view(self: Any) -> Any:
     return super(type(self), self).reset_model()
 
 
+def from_a_space(self: Any, action: Any) -> Any:
+    """Rewards with noise that spaces draw."""
+    obs, reward, *rest = super(type(self), self).step(action)
+    box = gym.spaces.Box(0.0, 1.0)
+    more = vars(self).setdefault("more", gym.spaces.Dict({"a": gym.spaces.Tuple([box])}))
+    return obs, reward + self.action_space.sample()[0] + more.sample()["a"][0].item(), *rest
+
+
 @pytest.mark.parametrize(
     "members",
     [
+        {"step": from_a_space},
         {"reset_model": random_simulator},
+        {"reset_model": random_settings},
         {"step": drawn_noise},
         {"reset_model": through_a_view},
     ],
-    ids=["model", "generator", "view"],
+    ids=["space", "model", "settings", "generator", "view"],
 )
 def test_a_subclass_that_changes_more_than_the_physics_continues(
     members: Any, tmp_path: Path
@@ -178,8 +203,80 @@ def test_a_subclass_that_changes_more_than_the_physics_continues(
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def lists_for_tuples(tree: Any) -> Any:
+    """A state as the files of earlier versions held it."""
+    if isinstance(tree, dict):
+        return {key: lists_for_tuples(item) for key, item in tree.items()}
+    return [lists_for_tuples(item) for item in tree] if isinstance(tree, list | tuple) else tree
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_containers_inside_containers_come_back_as_they_were(old: bool, tmp_path: Path) -> None:
+    env, other = hopper(), hopper()
+    kept = {
+        "cells": [(0, 1), (2, [3])],
+        "by": {"a": (1, 2), "recent": deque([(1.0,)], maxlen=3)},
+        "corner": ((0, 0), np.arange(2).tolist()),
+    }
+    vars(env.unwrapped).update(kept, trail=[] if old else [(5, 6)])
+    vars(other.unwrapped).update(copy.deepcopy(kept), trail=[])
+    saved = checkpoint.load(checkpoint.save(tmp_path / "state", snapshot(env)))
+    restore(other, lists_for_tuples(saved) if old else saved)
+    for name in (*kept, "trail"):
+        assert repr(vars(other.unwrapped)[name]) == repr(vars(env.unwrapped)[name])
+
+
+def test_a_loaded_taxi_continues_with_its_masks(tmp_path: Path) -> None:
+    agent = TRPO("Taxi-v4", num_envs=2, rows_per_update=256, seed=3)
+    agent.start()
+    agent.collector.collect()
+    agent.save(tmp_path / "taxi")
+    other = TRPO.load(tmp_path / "taxi")
+    pair = agent.collector.collect(), other.collector.collect()
+    for name in ("obs", "actions", "rewards", "mask"):
+        assert torch.equal(*(getattr(rollout, name) for rollout in pair)), name
+
+
+GOALS = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+
+
+def a_task(self: Any) -> Any:
+    """A row of a table that all environments share."""
+    self.goal = GOALS[int(self.np_random.integers(3))]
+    return super(type(self), self).reset_model()
+
+
+def test_a_table_that_an_attribute_is_a_row_of_stays_as_it_is() -> None:
+    env, table = hopper(reset_model=a_task), GOALS.copy()
+    saved, goal = snapshot(env), env.unwrapped.goal.copy()
+    for seed in range(10):
+        env.reset(seed=seed)
+        restore(env, saved)
+        assert np.array_equal(GOALS, table)
+        assert np.array_equal(env.unwrapped.goal, goal)
+
+
+class Noise:
+    """Can be called, and has state."""
+
+    last = 0.0
+
+    def __call__(self, size: float = 1.0) -> float:
+        self.last += size
+        return self.last
+
+
 @pytest.mark.parametrize(
-    "kept", [object(), {7: 1.0}, [np.random.RandomState(0)]], ids=lambda kept: type(kept).__name__
+    "kept",
+    [
+        object(),
+        {7: 1.0},
+        [np.random.RandomState(0)],
+        Noise(),
+        Noise().__call__,
+        functools.partial(Noise(), 2.0),
+    ],
+    ids=lambda kept: type(kept).__name__,
 )
 def test_a_subclass_that_keeps_what_cannot_be_saved_is_named(kept: Any) -> None:
     env = hopper()
@@ -190,6 +287,22 @@ def test_a_subclass_that_keeps_what_cannot_be_saved_is_named(kept: Any) -> None:
     assert unsupported(env) is None
 
 
+def test_integers_of_a_model_that_are_no_settings_are_refused() -> None:
+    env = hopper()
+    model, saved = env.unwrapped.model, snapshot(env)
+    model.opt.iterations, model.jnt_group[1] = 7, 2
+    with pytest.raises(ValueError, match=r"expected jnt_group .* to be 2 as it is here, got 0"):
+        restore(env, saved)
+    assert model.opt.iterations == 7
+    model.jnt_group[1] = 0
+    restore(env, saved)
+    assert model.opt.iterations == 100
+    model.opt.solver = 1
+    saved["mujoco"]["integers"][:] = 99
+    with pytest.raises(ValueError, match="got 99, which cannot be restored"):
+        restore(env, saved)
+
+
 def test_a_model_of_another_size_is_refused() -> None:
     env = hopper()
     saved = snapshot(env)
@@ -198,6 +311,14 @@ def test_a_model_of_another_size_is_refused() -> None:
         restore(env, saved)
     del saved["mujoco"]["model"]  # as earlier versions saved it
     restore(env, saved)
+
+
+def test_functions_are_no_state() -> None:
+    env = hopper()
+    core = env.unwrapped
+    for function in (len, np.tanh, np.clip, int, draw, lambda: 0, functools.cache(draw), core.step):
+        core.kept, core.by_name = function, functools.partial(function, 1.0)
+        assert unsupported(env) is None, function
 
 
 class Counter(gym.Env):

@@ -4,9 +4,12 @@ seeds.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from trpo_fast.logger import (
     ConsoleLogger,
     CsvLogger,
     JsonLogger,
+    LogFile,
     Loggers,
     TensorBoardLogger,
     clock,
@@ -141,6 +145,33 @@ def test_a_row_that_a_kill_cut_short_is_ended_before_the_next(tmp_path: Path, cu
         assert all(math.isnan(value) or value in right for value in columns[name])
     lines = (tmp_path / "progress.jsonl").read_text().splitlines()
     assert [json.loads(line)["update"] for line in lines][-2:] == [4, 5]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files cannot be written to beyond 4 KiB."""
+    resource = pytest.importorskip("resource")
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("name", ["progress.csv", "progress.jsonl"])
+def test_ending_a_row_on_a_full_disk_loses_no_other(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    write(tmp_path, range(1, 80))
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-30])
+    rows = path.read_bytes().rpartition(b"\n")[0]
+    assert len(rows) > 4096
+    request.getfixturevalue("small_disk")
+    with contextlib.suppress(OSError):
+        LogFile(path).close()
+    assert path.read_bytes().startswith(rows)
 
 
 def test_a_header_that_a_kill_cut_short_is_written_anew(tmp_path: Path) -> None:

@@ -67,6 +67,29 @@ def test_copies_are_cut_evenly_and_this_process_gets_no_more_than_others() -> No
             assert len(cut) == parts and len(cut[0]) == copies // parts
 
 
+class Keeping(Counting):
+    """Keeps the action that it was given, and is rewarded for its change."""
+
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def step(self, action: Any) -> Any:
+        change = float(np.abs(action - getattr(self, "before", 0.0)).sum())
+        self.before = action
+        obs, _, *rest = super().step(action)
+        return obs, change, *rest
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_action_that_an_environment_keeps_does_not_change(workers: int) -> None:
+    runs = []
+    for options in ({"engine": "workers", "workers": workers}, {"engine": "sync"}):
+        envs = make_host(Keeping, 4, **options)
+        envs.reset(seed=0)
+        runs.append(follow(envs, 12, np.random.default_rng(1)))
+        envs.close()
+    assert same(*runs)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_closures_reach_workers_however_they_are_started(method: str) -> None:
     length = 3

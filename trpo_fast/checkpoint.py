@@ -25,7 +25,8 @@ FORMAT = "trpo_fast checkpoint"
 VERSION = 1
 MAX_BYTES = 16 * 2**30
 
-# How a leaf that JSON cannot hold is written: {MARK: kind, "name": name of the array}.
+# How what JSON cannot hold is written: {MARK: kind, "name": name of the array} for a leaf,
+# {MARK: "tuple", "items": list} for a tuple.
 _MARK = "__array__"
 
 
@@ -34,8 +35,8 @@ class CheckpointError(ValueError):
 
 
 def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
-    """Write a tree of dicts, lists, numbers, strings, tensors and arrays under ``path``, all or
-    nothing.
+    """Write a tree of dicts, lists, tuples, numbers, strings, tensors and arrays under ``path``,
+    all or nothing.
     """
     serialise = require("safetensors.numpy", "a checkpoint", "train").save
 
@@ -149,7 +150,8 @@ def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
             raise CheckpointError(f"tree: expected string keys in {name or 'the root'}")
         return {key: _encode(item, f"{name}/{key}", arrays) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encode(item, f"{name}/{i}", arrays) for i, item in enumerate(value)]
+        items = [_encode(item, f"{name}/{i}", arrays) for i, item in enumerate(value)]
+        return {_MARK: "tuple", "items": items} if isinstance(value, tuple) else items
     if value is None or isinstance(value, bool | int | float):
         return value
     raise CheckpointError(
@@ -160,6 +162,8 @@ def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
+        if value.get(_MARK) == "tuple":
+            return tuple(_decode(item, arrays) for item in value["items"])
         if _MARK in value:
             array = arrays[value["name"]]
             if value[_MARK] == "tensor":

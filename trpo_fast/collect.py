@@ -63,7 +63,7 @@ class HostCollector:
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
-        taken = 0
+        taken, stepping = 0, False
         try:
             for t, row in enumerate(self._rows):
                 if self.before_step is not None:
@@ -73,7 +73,7 @@ class HostCollector:
                     row.mask[...] = mask
                 row.act()
                 actions = self.action_map.host(row.actions_array)
-                begin = perf_counter()
+                begin, stepping = perf_counter(), True
                 obs, rewards, terminated, truncated, infos = self.envs.step(actions)
                 self.env_seconds += perf_counter() - begin
                 row.rewards[...], row.terminated[...] = rewards, terminated
@@ -87,11 +87,13 @@ class HostCollector:
                 elif truncated.any():
                     cut = (truncated & ~terminated).nonzero()[0]
                     finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
-                taken = t + 1
+                taken, stepping = t + 1, False
             self._refuse_masks(infos, "step")
             return self._finish(finals, valid)
         except BaseException:  # the rollout is gone, but its steps were taken
             self._count(taken, valid)
+            if stepping:  # copies before the one that failed may have ended an episode
+                self.episodes.lose()
             raise
 
     def _count(self, rows: int, valid: np.ndarray | None) -> tuple[list[float], list[int]]:

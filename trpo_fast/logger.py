@@ -121,23 +121,28 @@ class LogFile:
 
 
 def _mend(path: Path) -> None:
-    """Keep the whole lines of a file, and of a CSV row without an end its whole cells."""
+    """Keep the whole lines of a file, and of a CSV row without an end its whole cells. What is kept
+    is not written anew: nothing that happens on the way can lose it.
+    """
     with open(path, "rb+") as file:
         data = file.read()
-        kept = _whole(data) if path.suffix == ".csv" else data[: data.rfind(b"\n") + 1]
-        if kept != data:
-            file.seek(0)
-            file.truncate()
-            file.write(kept)
+        kept, end = _whole(data) if path.suffix == ".csv" else (data.rfind(b"\n") + 1, b"")
+        if kept != len(data):
+            file.truncate(kept)
+        if end:
+            file.seek(kept)
+            file.write(end)
 
 
-def _whole(data: bytes) -> bytes:
-    """A CSV whose last row, if it has no end, ends after its last whole cell."""
+def _whole(data: bytes) -> tuple[int, bytes]:
+    """How much of a CSV to keep, and what to end it by: a last row without an end ends after its
+    last whole cell.
+    """
     begin = data.rfind(b"\n") + 1
     end = data.rfind(b",", begin) + 1
     if begin in (0, len(data)) or end == 0:  # a header without an end names no columns
-        return data[:begin]
-    return data[:end] + b"\r\n"
+        return begin, b""
+    return end, b"\r\n"
 
 
 class CsvLogger:
@@ -230,7 +235,9 @@ def read_progress(path: str | os.PathLike[str]) -> dict[str, list[float]]:
     file = path / "progress.csv" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"run: expected a run directory with progress.csv, got {path}")
-    text = io.StringIO(_whole(file.read_bytes()).decode(), newline="")
+    data = file.read_bytes()
+    kept, end = _whole(data)
+    text = io.StringIO((data[:kept] + end).decode(), newline="")
     rows = {row["update"]: row for row in csv.DictReader(text) if row.get("update")}
     if not rows:
         raise ValueError(f"run: expected at least one update in {file}, got none")

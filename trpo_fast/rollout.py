@@ -115,8 +115,12 @@ class EpisodeLog:
     """Returns and lengths of episodes, from rollouts: no bookkeeping inside the step loop."""
 
     def __init__(self, envs: int) -> None:
-        self.returns = np.zeros(envs)  # so far, of the episodes under way
+        self.returns = np.zeros(envs)  # so far, of the episodes under way; NaN if nobody knows
         self.lengths = np.zeros(envs, np.int64)
+
+    def lose(self) -> None:
+        """Leave out the episodes under way: something happened in them that was not seen."""
+        self.returns[:] = np.nan
 
     def add(
         self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray | None
@@ -129,7 +133,8 @@ class EpisodeLog:
             return [], []
         rewards = np.where(np.isfinite(rewards), rewards, 0.0)
         counted = np.ones(rewards.shape, np.int64) if valid is None else valid.astype(np.int64)
-        total = self.returns + np.cumsum(rewards, axis=0, dtype=np.float64)
+        lost = np.isnan(self.returns)
+        total = np.where(lost, 0.0, self.returns) + np.cumsum(rewards, axis=0, dtype=np.float64)
         steps = self.lengths + np.cumsum(counted, axis=0)
         env, time = np.nonzero(done.T)
         ended_return, ended_length = total[time, env], steps[time, env]
@@ -145,7 +150,11 @@ class EpisodeLog:
         last = np.append(first[1:], True)[: len(env)]
         self.returns[env[last]] -= ended_return[last]
         self.lengths[env[last]] -= ended_length[last]
+        left_out = lost[env] & first
+        lost[env] = False
+        self.returns[lost] = np.nan
         order = np.argsort(time, kind="stable")
+        order = order[~left_out[order]]
         return (ended_return - before)[order].tolist(), (ended_length - before_steps)[
             order
         ].tolist()

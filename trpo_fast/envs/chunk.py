@@ -42,8 +42,9 @@ class Chunk(Copies):
 
     def step(self) -> Any:
         """Take the board's actions; the action masks, or None where there are none."""
+        actions = self.actions.copy()  # environments may keep theirs; the board's change
         try:
-            obs, rewards, terminated, truncated, infos = self.venv.step(self.actions)
+            obs, rewards, terminated, truncated, infos = self.venv.step(actions)
         except ValueError as error:
             raise WorkerError(describe_step(error, self.venv, self.first)) from error
         self.obs[...] = obs.reshape(self.obs.shape)

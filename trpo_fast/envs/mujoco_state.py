@@ -1,13 +1,15 @@
 """The exact state of a MuJoCo environment's simulator: its data, and what of its model may change.
 
 Environments write to their model as they go (masses drawn anew in every episode, friction, gravity,
-terrain), so it is saved with every state, as one array: 70 us for Hopper, and half of that to find
-at a restore that nothing is different. Left out are meshes, skins and textures, which are large and
-fixed, and integers that say how the model is built: a file must not reach addresses.
+terrain), so its numbers and flags are saved with every state, as one array, and its integers as
+another. Of the integers only settings come back (``_SETTINGS``); a state with others than those of
+the present model is refused, as a file must not reach addresses. Left out are meshes, skins and
+textures, which are large and taken for fixed, and where things lie in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +30,20 @@ _BITS = set(
     "geom_contype geom_conaffinity body_contype body_conaffinity "
     "disableflags enableflags disableactuator".split()
 )
+# Other integers that a restore may change, and what they may be.
+_SETTINGS: dict[str, Container[int]] = {
+    "integrator": range(4),
+    "cone": range(2),
+    "jacobian": range(3),
+    "solver": range(3),
+    "iterations": range(100_001),
+    "ls_iterations": range(100_001),
+    "noslip_iterations": range(100_001),
+    "geom_condim": (1, 3, 4, 6),
+    "geom_priority": range(-(2**31), 2**31),
+}
+# Integers that MuJoCo's compiler makes: sparse matrices' layout, and where names are.
+_LAYOUT = ("B_", "D_", "M_", "map", "name")
 
 
 def is_mujoco(core: Any) -> bool:
@@ -45,7 +61,9 @@ def simulator_state(core: Any) -> dict[str, np.ndarray]:
     derived = {
         name: getattr(core.data, name).copy() for name in DERIVED if hasattr(core.data, name)
     }
-    return {"integration": state, **derived, "model": _variables(core).read()}
+    variables = _variables(core)
+    model = {"model": variables.read(), "integers": variables.read_integers()}
+    return {"integration": state, **derived, **model}
 
 
 def load_simulator(core: Any, saved: dict[str, np.ndarray]) -> None:
@@ -58,6 +76,8 @@ def load_simulator(core: Any, saved: dict[str, np.ndarray]) -> None:
         raise ValueError(
             f"state: expected {size} numbers of MuJoCo state, got {saved['integration'].shape}"
         )
+    if "integers" in saved:  # not in the states of earlier versions
+        _variables(core).write_integers(saved["integers"])
     if "model" in saved:  # not in the states of earlier versions
         _variables(core).write(saved["model"])
     mujoco.mj_setState(core.model, core.data, saved["integration"], kind)
@@ -73,6 +93,8 @@ class _Variables:
         self.model = model
         self.arrays: list[np.ndarray] = []  # [size] each
         self.numbers: list[tuple[Any, str]] = []  # (owner, name)
+        self.integers: list[tuple[str, np.ndarray]] = []  # (name, [size])
+        self.options: list[tuple[Any, str]] = []  # (owner, name) of integers
         for owner in (model, model.opt, model.stat):
             for name in dir(owner):
                 if name.startswith(("_", *_FIXED)):
@@ -81,8 +103,12 @@ class _Variables:
                 if isinstance(value, np.ndarray):
                     if value.size and (value.dtype.kind in "fb" or name in _BITS):
                         self.arrays.append(value.reshape(-1))
+                    elif value.size and value.dtype.kind in "iu" and not name.startswith(_LAYOUT):
+                        self.integers.append((name, value.reshape(-1)))
                 elif isinstance(value, float) or name in _BITS:
                     self.numbers.append((owner, name))
+                elif isinstance(value, int) and owner is not model:  # the model's are its sizes
+                    self.options.append((owner, name))
 
     def read(self) -> np.ndarray:
         """Float64 [V]; exact, as everything is float64, float32, a flag or 32 bits."""
@@ -103,6 +129,37 @@ class _Variables:
             first += array.size
         for (owner, name), value in zip(self.numbers, saved[first:], strict=True):
             setattr(owner, name, type(getattr(owner, name))(value))
+
+    def read_integers(self) -> np.ndarray:
+        """Int64 [I]."""
+        options = [getattr(owner, name) for owner, name in self.options]
+        arrays = [array for _, array in self.integers]
+        return np.concatenate([*arrays, options], dtype=np.int64, casting="unsafe")
+
+    def write_integers(self, saved: np.ndarray) -> None:
+        """All or none."""
+        present = self.read_integers()
+        if np.array_equal(saved, present):
+            return
+        if saved.shape != present.shape:
+            raise ValueError(
+                f"state: expected {len(present)} integers of a MuJoCo model, "
+                f"got {list(saved.shape)}"
+            )
+        names = [name for name, array in self.integers for _ in array]
+        names += [name for _, name in self.options]
+        for i in np.flatnonzero(saved != present):
+            if int(saved[i]) not in _SETTINGS.get(names[i], ()):  # NumPy's would be searched for
+                raise ValueError(
+                    f"state: expected {names[i]} of the MuJoCo model to be {present[i]} as it is "
+                    f"here, got {saved[i]}, which cannot be restored"
+                )
+        first = 0
+        for _, array in self.integers:
+            array[:] = saved[first : first + array.size]
+            first += array.size
+        for (owner, name), value in zip(self.options, saved[first:], strict=True):
+            setattr(owner, name, int(value))
 
 
 # By the data, which goes when its environment does: the views would keep a model alive.

@@ -4,10 +4,16 @@ counters.
 Needed to resume a run bit for bit and to branch rollouts (vine). Understood are gymnasium's classic
 control and toy text, MuJoCo environments, and any environment with ``save_state() -> dict`` and
 ``load_state(dict)`` of its own.
+
+Generators are the environment's, those that are attributes, and those of spaces that are: an
+environment may draw from its ``action_space``. What belongs to a class is not saved.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import types
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +30,8 @@ _SKIPPED = set(
 )
 # What gymnasium gives its MuJoCo environments besides: neither changes the simulation.
 _ASIDE = set("mujoco_renderer _ezpickle_args _ezpickle_kwargs".split())
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
 
 
 def unsupported(env: Any) -> str | None:
@@ -111,15 +119,47 @@ def _opaque(owner: Any) -> Iterator[str]:
     for name, value in vars(owner).items():
         if name in _SKIPPED or name in _ASIDE or _plain(value) or _is_generator(value):
             continue
-        if not _describes(value):
+        if not _is_space(value) and not _describes(value):
             yield name
 
 
 def _describes(value: Any) -> bool:
-    """Functions and spaces say what a wrapper does; they are not state."""
+    """Functions and classes say what a wrapper does; they are not state. Other objects that can be
+    called, and their methods, may keep some.
+    """
+    from gymnasium import Env
+
+    if isinstance(value, functools.partial):
+        given = (*value.args, *value.keywords.values())
+        return _describes(value.func) and all(_plain(item) or _describes(item) for item in given)
+    if isinstance(value, types.MethodType):
+        return isinstance(value.__self__, type | Env)
+    decorated = callable(value) and hasattr(value, "__wrapped__")
+    return decorated or isinstance(value, _FUNCTIONS)
+
+
+def _is_space(value: Any) -> bool:
     from gymnasium import Space
 
-    return callable(value) or isinstance(value, Space)
+    return isinstance(value, Space)
+
+
+def _spaces(space: Any) -> Iterator[Any]:
+    """A space and those it is made of, each with a generator of its own."""
+    yield space
+    for value in vars(space).values():
+        parts = value.values() if isinstance(value, dict) else value
+        for part in parts if isinstance(value, dict | list | tuple) else [value]:
+            if _is_space(part):
+                yield from _spaces(part)
+
+
+def _space_generators(space: Any) -> list[Any]:
+    """The states of a space's generators; None for one that was never used."""
+    return [
+        None if part._np_random is None else _copy(part.np_random.bit_generator.state)
+        for part in _spaces(space)
+    ]
 
 
 def _is_generator(value: Any) -> bool:
@@ -131,8 +171,8 @@ def _is_moments(value: Any) -> bool:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """The plain attributes of an object, the states of its generators, and the running moments
-    of gymnasium's normalising wrappers.
+    """The plain attributes of an object, the states of its generators and its spaces', and the
+    running moments of gymnasium's normalising wrappers.
     """
     saved: dict[str, Any] = {}
     for name, value in vars(owner).items():
@@ -142,6 +182,8 @@ def _attributes(owner: Any) -> dict[str, Any]:
             saved[name] = _attributes(value)
         elif _is_generator(value):
             saved[name] = _copy(value.bit_generator.state)
+        elif _is_space(value):
+            saved[name] = _space_generators(value)
         elif _plain(value):
             saved[name] = _copy(value)
     return saved
@@ -163,16 +205,39 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
             _assign(present, value)
         elif _is_generator(present):
             present.bit_generator.state = _copy(value)
-        elif (
-            isinstance(present, np.ndarray) and not present.flags.owndata and _like(present, value)
-        ):
-            present[...] = value  # perhaps a view of the simulator's memory: it has to stay one
-        elif isinstance(present, deque) and isinstance(value, list):
-            setattr(owner, name, deque(_copy(value), maxlen=present.maxlen))
-        elif isinstance(present, tuple) and isinstance(value, list):
-            setattr(owner, name, tuple(_copy(value)))
+        elif _is_space(present):
+            for part, state in zip(_spaces(present), value, strict=True):
+                if state is not None:
+                    part.np_random.bit_generator.state = _copy(state)
+        elif isinstance(present, np.ndarray) and _foreign(present) and _like(present, value):
+            present[...] = value  # perhaps the simulator's memory: it has to stay a view of it
         else:
-            setattr(owner, name, _copy(value))
+            setattr(owner, name, _retyped(value, present))
+
+
+def _retyped(value: Any, present: Any) -> Any:
+    """A deep copy of plain data in which lists are the tuples and deques of the present value, at
+    any depth: a saved deque is a list, and so were the tuples in the files of earlier versions.
+    """
+    if isinstance(value, dict):
+        named = present if isinstance(present, dict) else {}
+        return {key: _retyped(item, named.get(key)) for key, item in value.items()}
+    if not isinstance(value, list | tuple):
+        return _copy(value)
+    known = present if isinstance(present, list | tuple | deque) else ()
+    items = [_retyped(*pair) for pair in itertools.zip_longest(value, list(known)[: len(value)])]
+    if isinstance(present, deque):
+        return deque(items, maxlen=present.maxlen)
+    return tuple(items) if isinstance(value, tuple) or isinstance(present, tuple) else items
+
+
+def _foreign(array: np.ndarray) -> bool:
+    """Whether numpy does not own an array's memory. What it owns may be anybody's, such as a table
+    that the array is a row of, and is not written to.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return not array.flags.owndata
 
 
 def _like(present: np.ndarray, value: Any) -> bool:
