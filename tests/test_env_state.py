@@ -256,6 +256,16 @@ def test_a_table_that_an_attribute_is_a_row_of_stays_as_it_is() -> None:
         assert np.array_equal(env.unwrapped.goal, goal)
 
 
+def test_a_space_that_was_never_drawn_from_repeats_its_draws() -> None:
+    env = hopper(step=from_a_space)
+    env.unwrapped.more = gym.spaces.Dict({"a": gym.spaces.Tuple([gym.spaces.Box(0.0, 1.0)])})
+    saved, rewards = snapshot(env), []
+    for _ in range(2):
+        rewards.append(env.step(np.zeros(3))[1])
+        restore(env, saved)
+    assert rewards[0] == rewards[1]
+
+
 class Noise:
     """Can be called, and has state."""
 

@@ -155,11 +155,8 @@ def _spaces(space: Any) -> Iterator[Any]:
 
 
 def _space_generators(space: Any) -> list[Any]:
-    """The states of a space's generators; None for one that was never used."""
-    return [
-        None if part._np_random is None else _copy(part.np_random.bit_generator.state)
-        for part in _spaces(space)
-    ]
+    """The states of a space's generators, which are made here if they were never used."""
+    return [_copy(part.np_random.bit_generator.state) for part in _spaces(space)]
 
 
 def _is_generator(value: Any) -> bool:
@@ -207,8 +204,7 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
             present.bit_generator.state = _copy(value)
         elif _is_space(present):
             for part, state in zip(_spaces(present), value, strict=True):
-                if state is not None:
-                    part.np_random.bit_generator.state = _copy(state)
+                part.np_random.bit_generator.state = _copy(state)
         elif isinstance(present, np.ndarray) and _foreign(present) and _like(present, value):
             present[...] = value  # perhaps the simulator's memory: it has to stay a view of it
         else:
