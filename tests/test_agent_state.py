@@ -13,17 +13,11 @@ pytest.importorskip("safetensors")
 
 import gymnasium
 from envs_for_tests import Counting
+from small_runs import SMALL
 
 from trpo_fast import Categorical, MLPPolicy, checkpoint
 from trpo_fast.checkpoint import CheckpointError
 from trpo_fast.trainer import TRPO
-
-SMALL: dict[str, Any] = {
-    "num_envs": 2,
-    "rows_per_update": 64,
-    "hidden": (8,),
-    "critic_hidden": (8,),
-}
 
 
 @pytest.mark.parametrize("env", [lambda: Counting(), Counting, "venv"])

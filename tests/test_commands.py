@@ -13,17 +13,13 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
+from small_runs import FLAGS, train
+
 from trpo_fast import checkpoint, commands
 from trpo_fast.cli import main
 from trpo_fast.config import from_dict, read_toml
 from trpo_fast.logger import read_progress
 from trpo_fast.trainer import TRPO
-
-SMALL = "--num-envs 2 --rows-per-update 64 --hidden 8 --critic-hidden 8 --seed 5".split()
-
-
-def train(out: Path, steps: int, *flags: str) -> int:
-    return main(["train", "CartPole-v1", "--out", str(out), "--steps", str(steps), *SMALL, *flags])
 
 
 def test_train_resume_eval_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +68,7 @@ def test_the_environment_that_trains_has_its_own_preset(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text('env = "MountainCarContinuous-v0"\nengine = "tensor"\n')
-    assert main(["train", *words.split(), *SMALL, "--steps", "1"]) == 0
+    assert main(["train", *words.split(), *FLAGS, "--steps", "1"]) == 0
     (run,) = Path("runs").iterdir()
     config = from_dict(read_toml(run / "config.toml"))
     assert run.name.startswith(f"{env}-5-") and (config.env, config.gamma) == (env, gamma)

@@ -18,17 +18,11 @@ pytest.importorskip("safetensors")
 
 import gymnasium
 from envs_for_tests import Counting
+from small_runs import SMALL
 
 from trpo_fast import TRPO, checkpoint, commands, evaluate
 from trpo_fast.cli import main
 from trpo_fast.evaluation import Evaluation, record_video
-
-SMALL: dict[str, Any] = {
-    "num_envs": 2,
-    "rows_per_update": 64,
-    "hidden": (8,),
-    "critic_hidden": (8,),
-}
 
 
 @pytest.mark.parametrize("engine", ["sync", "tensor"])

@@ -15,16 +15,11 @@ pytest.importorskip("gymnasium")
 
 from envs_for_tests import Counting, Masked
 from gymnasium import spaces
+from small_runs import SMALL
 
 from trpo_fast.export import export
 from trpo_fast.trainer import TRPO
 
-SMALL: dict[str, Any] = {
-    "num_envs": 2,
-    "rows_per_update": 64,
-    "hidden": (8,),
-    "critic_hidden": (8,),
-}
 CASES = [
     ("CartPole-v1", {}),
     ("Pendulum-v1", {"action_mode": "squash", "std": "state"}),

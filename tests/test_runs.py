@@ -12,17 +12,13 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
+from small_runs import train
+
 from trpo_fast import checkpoint, toml
 from trpo_fast.cli import main
 from trpo_fast.logger import read_progress
 from trpo_fast.runs import CHECKPOINT, OPTIONS
 from trpo_fast.trainer import TRPO
-
-SMALL = "--num-envs 2 --rows-per-update 64 --hidden 8 --critic-hidden 8 --seed 5".split()
-
-
-def train(out: Path, steps: int, *flags: str) -> int:
-    return main(["train", "CartPole-v1", "--out", str(out), "--steps", str(steps), *SMALL, *flags])
 
 
 def weights(out: Path) -> torch.Tensor:

@@ -1,0 +1,21 @@
+"""Training that takes a moment: settings of a small agent, and a run of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trpo_fast.cli import main
+
+SMALL: dict[str, Any] = {
+    "num_envs": 2,
+    "rows_per_update": 64,
+    "hidden": (8,),
+    "critic_hidden": (8,),
+}
+FLAGS = "--num-envs 2 --rows-per-update 64 --hidden 8 --critic-hidden 8 --seed 5".split()
+
+
+def train(out: Path, steps: int, *flags: str) -> int:
+    """The exit status of ``trpo-fast train CartPole-v1``."""
+    return main(["train", "CartPole-v1", "--out", str(out), "--steps", str(steps), *FLAGS, *flags])
