@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from trpo_fast.cli import main
 
 SMALL: dict[str, Any] = {
@@ -19,3 +21,10 @@ FLAGS = "--num-envs 2 --rows-per-update 64 --hidden 8 --critic-hidden 8 --seed 5
 def train(out: Path, steps: int, *flags: str) -> int:
     """The exit status of ``trpo-fast train CartPole-v1``."""
     return main(["train", "CartPole-v1", "--out", str(out), "--steps", str(steps), *FLAGS, *flags])
+
+
+def refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command fails with one line, which has the message in it."""
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("trpo-fast: ") and message in error and error.count("\n") == 1

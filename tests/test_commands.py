@@ -13,7 +13,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
-from small_runs import FLAGS, train
+from small_runs import FLAGS, refused, train
 
 from trpo_fast import checkpoint, commands
 from trpo_fast.cli import main
@@ -116,9 +116,7 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("trpo-fast: ") and message in error and error.count("\n") == 1
+    refused(arguments, message, capsys)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
-from small_runs import train
+from small_runs import refused, train
 
 from trpo_fast import checkpoint, toml
 from trpo_fast.cli import main
@@ -156,9 +156,7 @@ def test_what_the_machine_refuses_is_one_line(
     names = ["update", "steps", "return", "kl", "explained_variance", "seconds"]
     names += [f"{part}_seconds" for part in ("env", "act", "update", "critic")]
     Path("run", "progress.csv").write_text(",".join(names) + "\n" + ",".join("1" * 10) + "\n")
-    assert main(words.split()) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("trpo-fast: ") and message in error and error.count("\n") == 1
+    refused(words.split(), message, capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
 
 

@@ -5,6 +5,7 @@ in gymnasium's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,23 @@ def _shown(agent: TRPO, raw: Tensor) -> Tensor:
     return raw.to(agent.device)
 
 
+def _watch(
+    agent: TRPO, times: Tensor, copies: Tensor, save: Callable[[Tensor], list[Any]]
+) -> list[Any]:
+    """Save states as the path passes them: ``save`` those of the copies [M] that are wanted at a
+    time. The list fills while the path is collected.
+    """
+    saved: list[Any] = []
+    wanted = {int(t): copies[times == t] for t in times.unique()}
+
+    def look(t: int) -> None:
+        if t in wanted:
+            saved.extend(save(wanted[t]))
+
+    agent.collector.before_step = look
+    return saved
+
+
 class TensorRunner:
     """Branches of a tensor environment: all N K of them are copies of one larger environment."""
 
@@ -58,18 +76,10 @@ class TensorRunner:
             )
 
     def watch(self, times: Tensor, copies: Tensor) -> list[Any]:
-        """Save states as the path passes them; the list fills while it is collected."""
-        saved: list[Any] = []
         env: Any = self.agent.envs
-        wanted = {int(t): copies[times == t] for t in times.unique()}
-
-        def save(t: int) -> None:
-            if t in wanted:
-                rows = wanted[t]
-                saved.append((env.physics[rows].clone(), env.elapsed[rows].clone()))
-
-        self.agent.collector.before_step = save
-        return saved
+        return _watch(
+            self.agent, times, copies, lambda i: [(env.physics[i].clone(), env.elapsed[i].clone())]
+        )
 
     @torch.no_grad()
     def follow(
@@ -129,19 +139,7 @@ class HostRunner:
         self.envs: list[Any] = copies.venv.envs
 
     def watch(self, times: Tensor, copies: Tensor) -> list[Any]:
-        """Save states as the path passes them; the list fills while it is collected."""
-        saved: list[Any] = []
-        envs = self._path
-        wanted: dict[int, list[int]] = {}
-        for t, copy in zip(times.tolist(), copies.tolist(), strict=True):
-            wanted.setdefault(t, []).append(copy)
-
-        def save(t: int) -> None:
-            if t in wanted:
-                saved.extend(envs.state(wanted[t]))
-
-        self.agent.collector.before_step = save
-        return saved
+        return _watch(self.agent, times, copies, lambda i: self._path.state(i.tolist()))
 
     @torch.no_grad()
     def follow(
