@@ -1,4 +1,6 @@
-"""Training that takes a moment: settings of a small agent, and a run of the command line."""
+"""Training that takes a moment: settings of a small agent, what it learned, and runs of the command
+line.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trpo_fast.cli import main
+from trpo_fast.policy import flat_params
 
 SMALL: dict[str, Any] = {
     "num_envs": 2,
@@ -16,6 +20,11 @@ SMALL: dict[str, Any] = {
     "critic_hidden": (8,),
 }
 FLAGS = "--num-envs 2 --rows-per-update 64 --hidden 8 --critic-hidden 8 --seed 5".split()
+
+
+def parameters(agent: Any) -> torch.Tensor:
+    """A copy of everything that training moves."""
+    return torch.cat([flat_params(agent.policy), agent.critic.theta]).clone()
 
 
 def train(out: Path, steps: int, *flags: str) -> int:
