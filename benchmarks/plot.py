@@ -139,6 +139,30 @@ def summary() -> str:
     return "\n".join(parts) if parts else "not measured yet\n"
 
 
+def headline() -> str:
+    """The range, over every machine and case, of the rivals' times over ours in fp32."""
+    machines, cases = set(), set()
+    ratios: dict[str, list[float]] = {name: [] for name in RIVALS}
+    for machine, files in documents().items():
+        rows = [row for name, _, found in files if name == "cg.json" for row in found]
+        threads = max((row.threads for row in rows), default=0)
+        for row in rows:
+            if row.backend in ("cpu", "cuda") and (row.precision, row.threads) == ("fp32", threads):
+                machines.add(machine)
+                cases.add(row.case)
+                for name in ratios.keys() & row.ratio.keys():
+                    ratios[name].append(row.ratio[name])
+    if not any(ratios.values()):
+        return "not measured yet\n"
+    spans = [
+        f"{RIVALS[name]} takes {min(found):.1f} to {max(found):.1f} times as long"
+        for name, found in sorted(ratios.items(), key=lambda item: -max(item[1], default=0.0))
+        if found
+    ]
+    places = f"{len(machines)} machines and {len(cases)} networks"
+    return f"**That solve, measured on {places}: {', '.join(spans)}.**\n"
+
+
 def chart(path: Path) -> None:
     """Share of sgemm's rate that the useful flops of the CG solve reach."""
     import matplotlib
@@ -180,9 +204,11 @@ def main(argv: list[str] | None = None) -> int:
         chart(arguments.png)
         return 0
     stale = 0
-    for readme, content in ((HERE / "README.md", tables), (HERE.parent / "README.md", summary)):
+    front = HERE.parent / "README.md"
+    places = ((HERE / "README.md", "results", tables), (front, "results", summary))
+    for readme, name, content in (*places, (front, "speed", headline)):
         text = readme.read_text()
-        wanted = fill(text, "results", content())
+        wanted = fill(text, name, content())
         if not arguments.check:
             readme.write_text(wanted)
         elif text != wanted:
