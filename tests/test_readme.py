@@ -1,10 +1,11 @@
-"""The README does what it says: every block of Python and every command of it runs, its figures come
-from JSON, and it points at files that exist.
+"""The README does what it says: every block of Python and every command of it runs, its figures
+come from JSON, and it points at files that exist.
 
 Blocks run in their order, in one namespace and an empty directory. Two things are made small for
-that: a number of Python with an underscore in it (such as 100_000), which is how the page writes how
-much to train, and the size of the runs that ``trpo-fast train`` begins. A block whose first line is
-``# NAME.py`` is that file; one that needs a GPU has a comment above it and is only compiled.
+that: a number of Python with an underscore in it (such as 100_000), which is how the page writes
+how much to train, and the size of the runs that ``trpo-fast train`` begins. A block whose first
+line is ``# NAME.py`` is that file; one that needs a GPU has a comment above it and is only
+compiled.
 """
 
 from __future__ import annotations
