@@ -1,0 +1,74 @@
+"""The pages for whoever changes the project name files, folders and functions that exist.
+
+What stands in backticks and looks like a path is one: ``folder/file.ext``, ``folder/``, or
+``file.ext:name`` for something that file defines.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("CONTRIBUTING.md", "docs/architecture.md", "tests/README.md")
+ENDINGS = "py pyi h inc cpp cu cuh md toml txt sh".split()
+if not (ROOT / PAGES[0]).exists():
+    pytest.skip("the pages need a checkout", allow_module_level=True)
+
+
+def places(page: str) -> list[tuple[str, str]]:
+    """(path, name in it or nothing) of everything in backticks that is a path."""
+    found = []
+    for quoted in re.findall(r"(?<!`)`([^`\n]+)`", page):
+        path, _, name = quoted.partition(":")
+        written_as_path = re.fullmatch(r"\.?[\w-][\w./-]*", path) is not None
+        ending = path.rpartition(".")[2]
+        if written_as_path and ("/" in path or (ending in ENDINGS and ending != path)):
+            found.append((path, name))
+    return found
+
+
+def missing(page: str, root: Path) -> list[str]:
+    """What a page names and the tree does not have."""
+    gone = []
+    for path, name in places(page):
+        there = root / path
+        exists = there.is_dir() if path.endswith("/") else there.exists()
+        if not exists:
+            gone.append(path)
+        elif name and not re.search(rf"\b{re.escape(name)}\b", there.read_text()):
+            gone.append(f"{path}:{name}")
+    return gone
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert len(places(text)) >= 5
+    assert missing(text, ROOT) == []
+
+
+def test_a_name_that_is_gone_is_found(tmp_path: Path) -> None:
+    (tmp_path / "rooms").mkdir()
+    (tmp_path / "rooms" / "a.py").write_text("def here() -> None: ...\n")
+    page = (
+        "`rooms/` `rooms/a.py` `rooms/a.py:here` `gone.py` `rooms/a.py:her` `a/b` `gone/` `F @ v`"
+    )
+    assert missing(page + " `info.reason` `make test` `fp16x3` `80,90;100+PTX`", tmp_path) == [
+        "gone.py",
+        "rooms/a.py:her",
+        "a/b",
+        "gone/",
+    ]
+
+
+def test_the_walk_of_a_vector_is_short() -> None:
+    """At most twelve calls from ``F @ v`` to the arithmetic on either core."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition("## The way of a vector")[2].partition("\n## ")[0]
+    steps = [int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)]
+    tables = [i for i, number in enumerate(steps) if number == 1]
+    assert len(tables) == 2 and max(steps) <= 12
+    assert steps == [*range(1, tables[1] + 1), *range(1, len(steps) - tables[1] + 1)]
