@@ -44,6 +44,8 @@ KERNEL = {
     "cuda/kernel.cu": '#include "cuda/kernel.cuh"\nint launch() { return kAnswer - 42; }',
     "cuda/kernel.cuh": "constexpr int kAnswer = 42;\n__global__ void kernel() {}",
 }
+# What the source archive carries beside the code.
+PAPERS = ("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs/architecture.md")
 # An editable install of the package would lend its native half to the unpacked wheel.
 ASK_BACKENDS = """
 import sys
@@ -98,8 +100,9 @@ def tree(tmp_path: Path) -> Path:
     folder = tmp_path / "a tree"
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "trpo_fast", folder / "trpo_fast", ignore=ignored)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md"):
-        shutil.copy(ROOT / name, folder)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", *PAPERS):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     write(folder / "csrc", SOURCES)
     return folder
 
@@ -121,6 +124,13 @@ def wheel(folder: Path, **changes: str) -> tuple[subprocess.CompletedProcess[str
         name for made in folder.glob("wheels/*.whl") for name in zipfile.ZipFile(made).namelist()
     ]
     return done, names
+
+
+def member(archive: Path, ending: str) -> str:
+    """The text of the one file of a wheel whose name ends so."""
+    with zipfile.ZipFile(archive) as opened:
+        (name,) = [name for name in opened.namelist() if name.endswith(ending)]
+        return opened.read(name).decode()
 
 
 @needs_tools
@@ -159,6 +169,10 @@ def test_wheel_with_a_compiler(tree: Path) -> None:
     assert "trpo_fast/py.typed" in names
     packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {"trpo_fast"}
+    metadata = member(next(tree.glob("wheels/*.whl")), "METADATA")
+    assert "License-Expression: MIT" in metadata.splitlines()
+    assert "License-File: LICENSE" in metadata.splitlines()
+    assert "the trpo_fast authors" in member(next(tree.glob("wheels/*.whl")), "LICENSE")
 
 
 @needs_tools
@@ -211,7 +225,7 @@ def test_sdist_is_complete(tree: Path) -> None:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {path.relative_to(tree).as_posix() for path in (tree / "csrc").rglob("*.*")}
     wanted |= {path.relative_to(tree).as_posix() for path in (tree / "trpo_fast").rglob("*.py")}
-    wanted |= {"setup.py", "pyproject.toml", "README.md", "trpo_fast/py.typed"}
+    wanted |= {"setup.py", "pyproject.toml", "trpo_fast/py.typed", *PAPERS}
     assert wanted - packed == set()
 
 
