@@ -151,6 +151,7 @@ class Config:
         return max(1, math.ceil(self.rows_per_update / self.num_envs))
 
     def as_dict(self) -> dict[str, Any]:
+        """Every setting by name."""
         return dataclasses.asdict(self)
 
 

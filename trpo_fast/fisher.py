@@ -136,11 +136,13 @@ class FisherOperator:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(P, P), as of a matrix."""
         size = self._snapshot.theta.numel()
         return size, size
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the policy's parameters."""
         return self._snapshot.theta.dtype
 
     @property
@@ -149,13 +151,16 @@ class FisherOperator:
         return self._operator.scratch_bytes
 
     def __matmul__(self, v: Tensor) -> Tensor:
+        """F v + damping v [P], or [P, K] for K right-hand sides v [P, K]."""
         vector = self._vector("v", v)
         if self._sync:
             self._check_finite("v", vector)
         return _columns_last(self._operator.fvp(vector), v)
 
     def solve(self, g: Tensor, iterations: int = 10, tol: float = 0.0) -> Solution:
-        """Conjugate gradient on (F + damping I) x = g from x = 0; stops early at |r| <= tol |g|."""
+        """Conjugate gradient on (F + damping I) x = g, g [P] or [P, K], from x = 0; stops early at
+        |r| <= tol |g|.
+        """
         checks.check_count("iterations", iterations)
         checks.check_number("tol", tol, least=0.0, below=1.0)
         found = self._operator.solve(self._vector("g", g), iterations, tol)

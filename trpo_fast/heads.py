@@ -52,6 +52,7 @@ class Head(nn.Module):
 
     @property
     def maskable(self) -> bool:
+        """Whether actions can be forbidden by a mask."""
         return bool(self.nvec)
 
     @property
@@ -72,6 +73,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def distribution(self, params: Tensor) -> Distribution:
+        """The torch distribution of rows with distribution parameters [N, D]."""
         raise NotImplementedError
 
     def metric(self, params: Tensor, tangent: Tensor) -> Tensor:
@@ -83,6 +85,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
+        """log pi(a | s) [N] of actions [N, *action_shape], summed over action dimensions."""
         raise NotImplementedError
 
     def score(self, params: Tensor, actions: Tensor) -> Tensor:
@@ -90,6 +93,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def entropy(self, params: Tensor) -> Tensor:
+        """Entropy [N], summed over action dimensions."""
         raise NotImplementedError
 
     def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -97,11 +101,11 @@ class Head(nn.Module):
         return torch.zeros((), dtype=torch.bool, device=actions.device)
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One action a row; for a squashed Gaussian the stored, pre-tanh action."""
+        """One action a row [N, *action_shape]; for a squashed Gaussian the one before tanh."""
         raise NotImplementedError
 
     def mode(self, params: Tensor) -> Tensor:
-        """The most likely action of each row, in the form ``sample`` returns."""
+        """The most likely action of each row [N, *action_shape], in the form of ``sample``."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:

@@ -59,9 +59,11 @@ class Penalty:
         self.value = min(max(self.value, self.least), self.most)
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps: lambda."""
         return {"value": self.value}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on with the lambda of ``state_dict``."""
         self.value = checks.check_number("value", state["value"], above=0.0)
 
 

@@ -63,6 +63,7 @@ class NetSpec:
 
     @property
     def maps(self) -> int:
+        """L, the number of linear maps."""
         return len(self.widths) - 1
 
     @property
@@ -164,10 +165,13 @@ class MLPPolicy(nn.Module):
         return all([p is not None and p.requires_grad for p in held])
 
     def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """Distribution parameters [N, D]."""
+        """Distribution parameters [N, D] at obs [N, O]; action_mask [N, Z] bool, True = allowed."""
         return self.head.distribution_params(self.net(obs), mask=action_mask)
 
     def forward(self, obs: Tensor, action_mask: Tensor | None = None) -> Distribution:
+        """The torch distribution of the actions at obs [N, O]; action_mask [N, Z] bool, True =
+        allowed.
+        """
         return self.head.distribution(self.distribution_params(obs, action_mask))
 
 

@@ -22,8 +22,12 @@ from .heads import Head
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of experience. Zero-weight rows may hold anything, NaN included; ``log_probs=None``
-    means on-policy.
+    """Rows of experience: obs [N, O], actions [N, A] ([N] for Categorical, [N, factors] for
+    MultiCategorical), advantages [N], log_probs [N] of the actions when they were chosen.
+
+    ``log_probs=None`` stands for those under the policy of the call. weights [N] >= 0: rows of
+    weight zero may hold anything, NaN included. action_mask [N, Z] bool, True = allowed.
+    group_size: as many consecutive rows share one denominator.
     """
 
     obs: Tensor  # [N, O], or what a custom module takes with N rows first
@@ -35,10 +39,11 @@ class Batch:
     group_size: int | None = None  # K: consecutive rows that share one denominator
 
     def __len__(self) -> int:
+        """N, the number of rows."""
         return self.obs.shape[0]
 
     def rows(self, index: slice | Tensor) -> Batch:
-        """The batch restricted to some rows."""
+        """The batch restricted to some rows: a slice, or indices [M]."""
         tensors: dict[str, Any] = {
             f.name: value[index]
             for f in fields(self)
@@ -82,7 +87,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The policy at some parameters against the one that sampled the batch; 0-d tensors."""
+    """The policy at some parameters against the one at the parameters of the call; 0-d tensors."""
 
     kl: Tensor
     max_kl: Tensor

@@ -92,6 +92,7 @@ class TRPO:
 
     @property
     def normaliser(self) -> ObservationNormaliser | None:
+        """Running mean and deviation of the observations; None where they are taken as they are."""
         return self.collector.normaliser
 
     def _make_scaler(self) -> RewardScaler | None:
@@ -255,9 +256,8 @@ class TRPO:
     def predict(
         self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
     ) -> np.ndarray | Tensor:
-        """The action for one observation, or one for each of a batch, in the environment's units.
-
-        Tensors give tensors on their device, anything else gives arrays.
+        """The action for one observation [O], or for each of [N, O], as the environment takes it;
+        action_mask [Z] or [N, Z]. Tensors give tensors on their device, anything else gives arrays.
         """
         return predict(self, obs, deterministic=deterministic, action_mask=action_mask)
 

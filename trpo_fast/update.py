@@ -60,6 +60,7 @@ class UpdateInfo:
 
     @property
     def accepted(self) -> bool:
+        """Whether the parameters moved."""
         return self.reason == "accepted"
 
     @property
@@ -69,14 +70,17 @@ class UpdateInfo:
 
     @property
     def max_state_kl(self) -> float:
+        """The largest KL of one state."""
         return self._read("max_state_kl")
 
     @property
     def surrogate_before(self) -> float:
+        """Weighted mean of ratio times advantage, before the update."""
         return self._read("surrogate_before")
 
     @property
     def surrogate_after(self) -> float:
+        """The same after it."""
         return self._read("surrogate_after")
 
     @property
@@ -91,6 +95,7 @@ class UpdateInfo:
 
     @property
     def backtracks(self) -> int:
+        """How often the step was shortened."""
         return int(self._read("backtracks"))
 
     @property
@@ -100,14 +105,17 @@ class UpdateInfo:
 
     @property
     def cg_residual(self) -> float:
+        """|g - A x| where CG stopped."""
         return self._read("cg_residual")
 
     @property
     def cg_iterations(self) -> int:
+        """Iterations of CG that moved x."""
         return int(self._read("cg_iterations"))
 
     @property
     def gradient_norm(self) -> float:
+        """|g|, of the surrogate's gradient."""
         return self._read("gradient_norm")
 
     def forget(self) -> None:

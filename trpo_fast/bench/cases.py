@@ -35,6 +35,7 @@ class Case:
     cpu_rows: int
 
     def rows(self, device: str, cap: int | None = None) -> int:
+        """How many rows to run on a device, at most ``cap``."""
         rows = self.cpu_rows if device == "cpu" else self.full_rows
         return rows if cap is None else min(rows, cap)
 
@@ -95,14 +96,17 @@ class Workload:
 
     @property
     def obs(self) -> Tensor:
+        """Observations [N, O]."""
         return self.batch.obs
 
     @property
     def rows(self) -> int:
+        """N."""
         return len(self.batch)
 
     @property
     def size(self) -> int:
+        """P, the number of parameters."""
         return self.g.numel()
 
     @cached_property
@@ -111,7 +115,7 @@ class Workload:
         return flat_params(self.policy).clone()
 
     def params(self) -> list[Tensor]:
-        """W1, b1, ..., WL, bL, then log_std for a Gaussian: detached copies."""
+        """W1 [H1, O], b1 [H1], ..., WL, bL, then log_std [A] for a Gaussian: detached copies."""
         return [p.detach().clone() for p in self.policy.parameters()]
 
     def double(self) -> Workload:

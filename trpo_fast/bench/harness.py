@@ -36,9 +36,11 @@ class Contender:
 
     @property
     def median(self) -> float:
+        """Of the times so far, in seconds."""
         return statistics.median(self.times)
 
     def once(self, wait: Callable[[], None]) -> float:
+        """Seconds of one call, the wait for the device included."""
         if self.reset is not None:
             self.reset()
             wait()

@@ -106,7 +106,8 @@ class LowerBounds:
 
 
 def lower_bounds(mdp: TabularMDP, old: Tensor, new: Tensor) -> LowerBounds:
-    """Three lower bounds on eta(pi'), from tight to convenient (Schulman et al. 2015, theorem 1).
+    """Three lower bounds [...] on eta(pi') of policies [..., S, A], from tight to convenient
+    (Schulman et al. 2015, theorem 1).
 
     coupled          L - 4 epsilon gamma alpha^2 / ((1 - gamma) (1 - gamma (1 - alpha)))
     total_variation  L - C alpha^2

@@ -123,7 +123,8 @@ class QuadraticSolution:
 
 
 def natural_step(gradient: Tensor, fisher: Tensor, *, radius: float) -> QuadraticSolution:
-    """Maximise g' x subject to x' F x / 2 <= radius: x = sqrt(2 radius / (g' F^-1 g)) F^-1 g.
+    """Maximise g' x subject to x' F x / 2 <= radius: x = sqrt(2 radius / (g' F^-1 g)) F^-1 g, for g
+    [..., P] and F [..., P, P].
 
     The multiplier lambda = sqrt(g' F^-1 g / (2 radius)) gives the same x = F^-1 g / lambda as the
     maximiser of g' x - lambda x' F x / 2. One of the lecture notes prints g' F g under the root.

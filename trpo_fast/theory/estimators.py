@@ -72,7 +72,9 @@ class Trajectories:
 
 
 def enumerate_trajectories(mdp: TabularMDP, policy: Tensor, horizon: int) -> Trajectories:
-    """Every (s_0, a_0, ..., s_{T-1}, a_{T-1}) of one MDP with its probability: M = (S A)^T."""
+    """Every (s_0, a_0, ..., s_{T-1}, a_{T-1}) of one MDP with its probability under policy [S, A]:
+    M = (S A)^T.
+    """
     states, actions = torch.arange(mdp.states), torch.arange(mdp.actions)
     grid = torch.cartesian_prod(*[states, actions] * horizon)
     visited, taken = grid[:, 0::2], grid[:, 1::2]

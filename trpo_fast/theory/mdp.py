@@ -45,10 +45,12 @@ class TabularMDP:
 
     @property
     def states(self) -> int:
+        """S."""
         return self.rewards.shape[-2]
 
     @property
     def actions(self) -> int:
+        """A."""
         return self.rewards.shape[-1]
 
 
@@ -140,7 +142,7 @@ def greedy_policy(values: Tensor) -> Tensor:
 
 
 def policy_iteration(mdp: TabularMDP, *, tolerance: float = 1e-10) -> list[Tensor]:
-    """Greedy improvement until no advantage exceeds `tolerance` max |Q|; the last one is optimal.
+    """Greedy policies [..., S, A], the last optimal: no advantage exceeds `tolerance` max |Q|.
 
     Each step has sum_a pi'(a | s) A_pi(s, a) >= 0 in every state, so by the performance-difference
     identity the return rises; deterministic policies are finitely many, so it ends (at most A^S

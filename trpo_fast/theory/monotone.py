@@ -36,7 +36,7 @@ class Trace:
 def iterate(
     mdp: TabularMDP, policy: Tensor, step: Callable[[TabularMDP, Tensor], Step], iterations: int
 ) -> Trace:
-    """Apply `step` again and again and keep the books."""
+    """Apply `step` again and again to policy [..., S, A] and keep the books."""
     policies, guaranteed = [policy], []
     for _ in range(iterations):
         taken = step(mdp, policies[-1])
@@ -87,7 +87,7 @@ def _best_in_ball(old: Tensor, gains: Tensor, radius: Tensor) -> _Ball:
 
 
 def minorise_maximise_step(mdp: TabularMDP, old: Tensor) -> Step:
-    """The exact maximiser of M over all policies (old must be positive everywhere).
+    """The exact maximiser of M over all policies; old [..., S, A] must be positive everywhere.
 
     For a fixed radius each state is a small convex problem with multiplier lambda_s(radius); the
     gain is concave in the radius with slope sum_s rho(s) lambda_s, so the best radius has that
@@ -108,7 +108,8 @@ def minorise_maximise_step(mdp: TabularMDP, old: Tensor) -> Step:
 
 
 def minorise_maximise(mdp: TabularMDP, policy: Tensor, *, iterations: int) -> Trace:
-    """pi_{i+1} = argmax M_i: eta(pi_0) <= eta(pi_1) <= ... (Schulman et al. 2015, algorithm 1).
+    """pi_{i+1} = argmax M_i: eta(pi_0) <= eta(pi_1) <= ..., from policy [..., S, A] (Schulman et
+    al. 2015, algorithm 1).
 
     The gains are safe and small: C makes KL steps of about (gradient / C)^2, which is why TRPO
     replaces the penalty by a radius that one chooses.
@@ -117,12 +118,14 @@ def minorise_maximise(mdp: TabularMDP, policy: Tensor, *, iterations: int) -> Tr
 
 
 def conservative_step(mdp: TabularMDP, old: Tensor) -> Step:
-    """Mix in the greedy policy with the alpha of `best_mixture`."""
+    """Mix the greedy policy into old [..., S, A] with the alpha of `best_mixture`."""
     greedy = greedy_policy(advantages(mdp, old))
     best = best_mixture(mdp, old, greedy)
     return Step(mixture(old, greedy, best.alpha), best.guaranteed)
 
 
 def conservative_policy_iteration(mdp: TabularMDP, policy: Tensor, *, iterations: int) -> Trace:
-    """Kakade and Langford's algorithm, exact; every step gains at least its guarantee."""
+    """Kakade and Langford's algorithm from policy [..., S, A], exact; every step gains at least its
+    guarantee.
+    """
     return iterate(mdp, policy, conservative_step, iterations)

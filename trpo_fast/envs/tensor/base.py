@@ -44,11 +44,24 @@ class TensorEnvironment(Protocol):
     device: torch.device
 
     @property
-    def single_observation_space(self) -> Any: ...
+    def single_observation_space(self) -> Any:
+        """The gymnasium space of one copy's observations."""
+        ...
+
     @property
-    def single_action_space(self) -> Any: ...
-    def reset(self, seed: int | None = None) -> Tensor: ...
-    def step(self, actions: Tensor) -> TensorStep: ...
+    def single_action_space(self) -> Any:
+        """The gymnasium space of one copy's actions."""
+        ...
+
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start every copy anew; the first observations [E, O]."""
+        ...
+
+    def step(self, actions: Tensor) -> TensorStep:
+        """Move every copy by its action [E, ...], in the shape and type of the action space; copies
+        that finish start a new episode in the same call.
+        """
+        ...
 
 
 class TensorEnv:
@@ -81,10 +94,12 @@ class TensorEnv:
 
     @property
     def single_observation_space(self) -> Any:
+        """The gymnasium space of one copy's observations."""
         raise NotImplementedError
 
     @property
     def single_action_space(self) -> Any:
+        """The gymnasium space of one copy's actions."""
         raise NotImplementedError
 
     def initial(self, count: int) -> Tensor:
@@ -93,7 +108,7 @@ class TensorEnv:
 
     def dynamics(self, state: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(next state [E, S], rewards [E], terminated [E] bool, or None where nothing ever
-        terminates).
+        terminates), from state [E, S] and actions [E, ...].
         """
         raise NotImplementedError
 
@@ -115,8 +130,8 @@ class TensorEnv:
         return self.observe(self.physics)
 
     def step(self, actions: Tensor) -> TensorStep:
-        """Move every copy by one action; copies that finish start a new episode in the same
-        call.
+        """Move every copy by its action [E, ...]; copies that finish start a new episode in the
+        same call.
         """
         if self.device.type != "cpu" or self.num_envs > MANY:
             return self._step(actions)
@@ -146,7 +161,7 @@ class TensorEnv:
         return other
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the future depends on, the generator included."""
+        """Everything the future depends on: physics [E, S], elapsed [E], the generator's state."""
         return {
             "physics": self.physics.clone(),
             "elapsed": self.elapsed.clone(),
@@ -154,9 +169,7 @@ class TensorEnv:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> Tensor:
-        """Go back to a saved state (or to its first rows' copies) and return the observations
-        there.
-        """
+        """Go back to a saved state and return the observations [E, O] there."""
         physics = state["physics"]
         wanted, got = list(self.physics.shape), list(physics.shape)
         if wanted != got:
