@@ -155,12 +155,12 @@ def headline() -> str:
     if not any(ratios.values()):
         return "not measured yet\n"
     spans = [
-        f"{RIVALS[name]} takes {min(found):.1f} to {max(found):.1f} times as long"
+        f"{RIVALS[name]} {min(found):.1f} to {max(found):.1f} times"
         for name, found in sorted(ratios.items(), key=lambda item: -max(item[1], default=0.0))
         if found
     ]
-    places = f"{len(machines)} machines and {len(cases)} networks"
-    return f"**That solve, measured on {places}: {', '.join(spans)}.**\n"
+    places = f"{len(machines)} machines, {len(cases)} networks"
+    return f"**For that solve others take ({places}): {', '.join(spans)} as long.**\n"
 
 
 def chart(path: Path) -> None:

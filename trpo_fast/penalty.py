@@ -88,9 +88,9 @@ def kl_penalty_update(
 
     ``inner="natural"`` takes the maximiser of the quadratic model, theta + (F + damping I)^-1 g /
     lambda, halving it until the penalised objective improves; ``inner="adam"`` takes ``adam_steps``
-    full-batch Adam steps on it, whose gradients are autograd's whatever the backend, which judges
-    the result. lambda is a number on the host, so this update waits for the KL unless the rule is
-    "fixed".
+    steps of Adam on all rows, with autograd's gradients, and the backend computes KL and surrogate
+    of where they lead. lambda is a number on the host, so this update waits for the KL unless the
+    rule is "fixed".
     """
     checks.check_choice("inner", inner, ("natural", "adam"))
     if not isinstance(penalty, Penalty):

@@ -194,8 +194,8 @@ class TRPO:
         return self.collector.asynchronous and self.vine is None
 
     def collect(self, *, wait: bool = True) -> Rollout:
-        """The next rollout; counts its steps and, unless they are on a device that is not to be
-        waited for, its episodes.
+        """The next rollout. Its steps are counted; so are its episodes, unless ``wait=False`` and
+        they are still being computed on a device.
         """
         rollout = self.collector.collect()
         self.steps += rollout.rows
