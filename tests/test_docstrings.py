@@ -21,6 +21,7 @@ pytest.importorskip("safetensors")
 
 MODULES = ("trpo_fast", "trpo_fast.envs.tensor", "trpo_fast.bench", "trpo_fast.theory")
 OPERATORS = ("__matmul__", "__call__", "__len__", "__float__")
+HOOKS = ("extra_repr", "get_extra_state", "set_extra_state")  # of torch's modules, for torch alone
 
 
 def function_of(member: Any) -> Any:
@@ -35,16 +36,18 @@ def function_of(member: Any) -> Any:
 
 
 def members(kind: type) -> Iterator[tuple[str, Any, str]]:
-    """(name, function, docstring) of what a class of ours defines; one that overrides another
-    without a docstring has the other's.
+    """(name, function, docstring) of what a class of ours defines; one that overrides another of
+    ours without a docstring has the other's.
     """
-    for base in kind.__mro__:
-        if not base.__module__.startswith("trpo_fast"):
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("trpo_fast")]
+    for name in {name: None for base in ours for name in vars(base)}:
+        if name in HOOKS or (name.startswith("_") and name not in OPERATORS):
             continue
-        for name, member in vars(base).items():
-            public = not name.startswith("_") or name in OPERATORS
-            if public and (function := function_of(member)) is not None:
-                yield name, function, inspect.getdoc(getattr(kind, name)) or ""
+        found = [function_of(vars(base).get(name)) for base in ours]
+        functions = [function for function in found if function is not None]
+        if functions:
+            written = (inspect.cleandoc(f.__doc__) for f in functions if f.__doc__)
+            yield name, functions[0], next(written, "")
 
 
 def undocumented(name: str, thing: Any) -> list[str]:

@@ -55,6 +55,7 @@ class CriticInfo:
         return int(self.taken)
 
     def __float__(self) -> float:
+        """The loss."""
         return float(self.loss)
 
 

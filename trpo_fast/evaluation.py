@@ -28,10 +28,12 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
+        """Of the returns."""
         return float(np.mean(self.returns))
 
     @property
     def std(self) -> float:
+        """Deviation of the returns."""
         return float(np.std(self.returns))
 
     def __str__(self) -> str:

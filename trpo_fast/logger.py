@@ -44,6 +44,7 @@ class ConsoleLogger:
         self.first: int | None = None
 
     def __call__(self, agent: TRPO, record: Record) -> None:
+        """Show an update."""
         if self.first is None:  # a resumed run starts above zero
             self.first = agent.steps - record["collected"]
         done = agent.steps - self.first
@@ -62,6 +63,7 @@ class ConsoleLogger:
             self.bar.write(text, file=self.stream)
 
     def close(self) -> None:
+        """End the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
@@ -153,6 +155,7 @@ class CsvLogger:
         self.columns = _columns_of(self.file.path)
 
     def __call__(self, agent: TRPO, record: Record) -> None:
+        """Write an update down."""
         text = io.StringIO(newline="")
         rows = csv.writer(text)
         if self.columns is None:
@@ -162,6 +165,7 @@ class CsvLogger:
         self.file.write(text.getvalue())
 
     def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
 
@@ -179,9 +183,11 @@ class JsonLogger:
         self.file = LogFile(Path(directory) / "progress.jsonl")
 
     def __call__(self, agent: TRPO, record: Record) -> None:
+        """Write an update down."""
         self.file.write(json.dumps({name: _finite(value) for name, value in record.items()}) + "\n")
 
     def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
 
@@ -198,11 +204,13 @@ class TensorBoardLogger:
         self.writer = SummaryWriter(str(directory))
 
     def __call__(self, agent: TRPO, record: Record) -> None:
+        """Write an update down."""
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 self.writer.add_scalar(name, value, agent.steps)
 
     def close(self) -> None:
+        """Close the file."""
         self.writer.close()
 
 
@@ -213,6 +221,7 @@ class Loggers:
         self.loggers = list(loggers)
 
     def __call__(self, agent: TRPO, record: Record) -> None:
+        """Pass an update on to every logger."""
         for logger in self.loggers:
             logger(agent, record)
 
