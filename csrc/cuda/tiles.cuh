@@ -122,7 +122,7 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
     const int64_t i = number * a.layout.rows + threadIdx.x;
     if (int(threadIdx.x) >= a.layout.rows || i >= set.count) return;
     const float w = given_weight(a.rows, row_number(set, i));
-    sum += w > 0.0f ? double{w} : w == 0.0f ? 0.0 : double{NAN};
+    sum += usable_weight(w) ? double{w} : double{NAN};
   });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
