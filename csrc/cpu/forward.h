@@ -2,6 +2,7 @@
 // block.hidden, block.slope (silu, gelu) and block.outputs.
 #pragma once
 #include "cpu/activation.h"
+#include "cpu/gemm.inc"
 
 namespace trpo_fast {
 namespace {

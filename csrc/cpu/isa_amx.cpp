@@ -1,13 +1,9 @@
 // Split precision on AMX tiles: the table of AVX-512 with its matrix products replaced.
+#define TRPO_ISA_VECTOR 16
+#define TRPO_ISA_PANEL 64
+#define TRPO_ISA_TILE_ROWS 6
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
-
-namespace trpo_fast {
-namespace {
-constexpr int kVector = 16;
-constexpr int kPanel = 64;
-}  // namespace
-}  // namespace trpo_fast
-
 #include "cpu/tile_stages.h"
 
 namespace trpo_fast {

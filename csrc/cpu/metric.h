@@ -1,6 +1,8 @@
 // metric: outputs <- scale_n M outputs on one block of rows, in two halves: the factors that depend on
 // theta alone, once per theta, and the product, once per direction. Formulas: heads.h.
 #pragma once
+#include "cpu/plan.h"
+#include "cpu/simd.h"
 #include "heads.h"
 
 namespace trpo_fast {

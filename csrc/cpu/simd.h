@@ -1,6 +1,8 @@
-// One vector of kVector floats, which the including unit defines.
+// One vector of kVector floats.
 #pragma once
 #include <cstdint>
+
+#include "cpu/isa.h"
 
 namespace trpo_fast {
 namespace {

@@ -7,6 +7,7 @@
 #pragma once
 #include <immintrin.h>
 
+#include "cpu/isa.h"
 #include "cpu/simd.h"
 #include "cpu/split.h"
 

@@ -1,5 +1,6 @@
 // Vector operations of CG on packed vectors: whole vectors of floats, dots accumulated in float64.
 #pragma once
+#include "cpu/simd.h"
 
 namespace trpo_fast {
 namespace {

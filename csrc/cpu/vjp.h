@@ -2,6 +2,7 @@
 // outputs, row weights included), cached activations and obs; adds J' delta to a packed gradient.
 // Overwrites block.tangent with the deltas of the hidden layers.
 #pragma once
+#include "cpu/forward.h"
 
 namespace trpo_fast {
 namespace {
