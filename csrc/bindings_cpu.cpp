@@ -18,6 +18,8 @@ namespace py = pybind11;
 namespace trpo_fast {
 namespace {
 
+using namespace cpu;
+
 // Asks Python for signals now and then: taking the interpreter lock at every iteration would wait
 // for whichever thread holds it.
 class SignalWatch {

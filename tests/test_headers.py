@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -54,3 +55,12 @@ def test_compiles_alone(path: Path, tmp_path: Path) -> None:
 def test_a_header_that_leans_on_another_is_seen(tmp_path: Path) -> None:
     (tmp_path / "leaning.h").write_text("#pragma once\ninline int64_t one() { return 1; }\n")
     assert "int64_t" in alone(f'#include "{tmp_path / "leaning.h"}"\n', tmp_path)
+
+
+@pytest.mark.parametrize("core", ["cpu", "cuda"])
+def test_each_core_has_a_namespace_of_its_own(core: str) -> None:
+    """Both have a Plan, a Block and a RowSet: two of a name in one namespace are undefined."""
+    for path in (CSRC / core).rglob("*"):
+        if path.is_file():
+            opened = set(re.findall(r"^namespace (trpo_fast\S*) {$", path.read_text(), re.M))
+            assert opened <= {f"trpo_fast::{core}"}, path

@@ -4,7 +4,7 @@
 
 #include "cpu/operator.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr int kColumnsAtOnce = 8;     // right-hand sides that share one pass over the rows
@@ -134,4 +134,4 @@ void CpuOperator::fvp(const float* v, int64_t columns, float* out, const CallOpt
   });
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

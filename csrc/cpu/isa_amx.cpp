@@ -6,7 +6,7 @@
 #include "cpu/kernels.h"
 #include "cpu/tile_stages.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 template <int PLANES>
@@ -23,10 +23,10 @@ void replace_products(CpuKernels* kernels) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu
 
 // Expects the table of trpo_fast_kernels_avx512 in `kernels`, and two planes or three.
-extern "C" void trpo_fast_replace_products_amx(trpo_fast::CpuKernels* kernels, int planes) {
-  using namespace trpo_fast;
+extern "C" void trpo_fast_replace_products_amx(trpo_fast::cpu::CpuKernels* kernels, int planes) {
+  using namespace trpo_fast::cpu;
   planes == kPlanes ? replace_products<3>(kernels) : replace_products<2>(kernels);
 }

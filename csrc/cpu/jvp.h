@@ -3,7 +3,7 @@
 #pragma once
 #include "cpu/forward.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void block_jvp(const Plan& plan, const Weights& weights, const Weights& direction,
@@ -42,4 +42,4 @@ void block_jvp(const Plan& plan, const Weights& weights, const Weights& directio
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

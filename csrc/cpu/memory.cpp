@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -96,4 +96,4 @@ void give_memory(void* memory, size_t bytes) {
   std::free(memory);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -5,7 +5,7 @@
 #include "cpu/simd.h"
 #include "heads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void block_metric_factors(const Plan& plan, const float* theta, const uint8_t* mask,
@@ -52,4 +52,4 @@ void block_metric(const Plan& plan, const float* factors, const float* scale, fl
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -17,7 +17,7 @@
 #include "cpu/rows.h"
 #include "cpu/threads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // Returns true to stop: asked between iterations, on the calling thread.
 struct Interrupt {
@@ -162,4 +162,4 @@ class CpuOperator {
   Interrupt interrupt_;    // of the call that runs
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

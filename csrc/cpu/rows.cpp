@@ -6,7 +6,7 @@
 
 #include "cpu/split.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // A lane costs one vector of P floats to write and to add up. Its rows must be worth that: few rows
@@ -241,4 +241,4 @@ int64_t RowSet::bytes() const {
   return total;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -4,7 +4,7 @@
 
 #include "cpu/isa.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 typedef float V __attribute__((vector_size(kVector * 4)));
@@ -28,4 +28,4 @@ struct CountLanes<0, I...> {
 };
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

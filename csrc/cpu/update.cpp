@@ -5,7 +5,7 @@
 #include "bad_values.h"
 #include "cpu/operator.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // Fewer values are looked at sooner than another thread wakes up.
@@ -129,4 +129,4 @@ void CpuOperator::update(const UpdateParams& params, float* theta, double* stats
       reason == kBadValues ? NAN : std::sqrt(kernels_.dot(g.data(), g.data(), size));
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -2,7 +2,7 @@
 #pragma once
 #include "cpu/simd.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void sum_lanes(const float* part, int64_t lanes, int64_t stride, int64_t begin, int64_t end,
@@ -53,4 +53,4 @@ bool all_finite(const float* x, int64_t n) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

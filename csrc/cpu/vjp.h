@@ -4,7 +4,7 @@
 #pragma once
 #include "cpu/forward.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void bias_gradient(const float* delta, int64_t ld, int rows, int n, float* gradient) {
@@ -75,4 +75,4 @@ void block_vjp(const Plan& plan, const Weights& weights, const Block& block, flo
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -9,7 +9,7 @@
 
 #include "cuda/layout.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 constexpr int kMaxKernelWidth = 128;         // of hidden layers and of the output
 constexpr int kScalars = 16;                 // doubles a block publishes at a time
@@ -212,4 +212,4 @@ inline Plan make_plan(const PlanRequest& q, const DeviceLimits& d) {
   return best;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -5,7 +5,7 @@
 #pragma once
 #include "cuda/config.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 struct CriticScratch {  // byte offsets into one allocation
   int64_t partials, theta, first, second, scalars, total;
@@ -68,4 +68,4 @@ inline CriticPlan make_critic_plan(const NetShape& net, int64_t pass_rows, int g
   return p;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

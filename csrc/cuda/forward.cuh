@@ -4,7 +4,7 @@
 #include "cuda/activation.cuh"
 #include "cuda/split.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 __device__ __forceinline__ int64_t row_number(const RowSet& set, int64_t i) {
@@ -89,4 +89,4 @@ __device__ TRPO_NOINLINE void block_forward(const Layout& l, const float* weight
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

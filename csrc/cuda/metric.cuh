@@ -4,7 +4,7 @@
 #pragma once
 #include "cuda/forward.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // Distribution of one row: outputs of the net and, for kGaussian, log_std of packed weights.
@@ -161,4 +161,4 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -6,7 +6,7 @@
 #pragma once
 #include "cuda/line_search.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // Packed theta for every product, zeros in every plane, and the tiles of the products filled.
@@ -234,4 +234,4 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -18,7 +18,7 @@
 #define TRPO_NOINLINE __attribute__((noinline))
 #endif
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 enum Program : int {
   kProgramFvp,
@@ -306,4 +306,4 @@ __device__ __forceinline__ void pack(const Layout& l, const float* flat, float* 
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -7,7 +7,7 @@
 #include "cuda/split_vjp.cuh"
 #include "cuda/vjp.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 __device__ __forceinline__ RowSet fvp_set(const KernelArgs& a) {
@@ -190,4 +190,4 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda
