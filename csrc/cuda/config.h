@@ -65,7 +65,8 @@ struct Plan {
   const char* refusal;  // a sentence where path is kNone, otherwise null
 };
 
-// Register tiles by (rows, slots) that the kernel is compiled for, see resident.cu.
+// The (rows, slots) of register tiles for which resident_narrow.cu (one slot) and resident_wide.cu compile
+// the kernel.
 struct Variant {
   int row_step, slots;
   float cost;  // of one tile of a 64-wide net, in tiles of 16 rows (predicted, not measured)

@@ -20,10 +20,10 @@ struct CriticPlan {
   const char* refusal;  // a sentence where path is kNone, otherwise null
 };
 
-// The flat vector's last parameter is the head's unit deviation, which no fit moves. Bernoulli has one
-// output and nothing else: with it the packed vectors leave that parameter out.
+// A critic's flat vector ends with the unit deviation of its Gaussian, which no fit moves: without a head
+// the packed vectors leave that parameter out.
 inline NetShape critic_shape(NetShape net) {
-  net.head = Head::kBernoulli;
+  net.head = Head::kNone;
   return net;
 }
 

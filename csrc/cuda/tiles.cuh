@@ -127,7 +127,7 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
-// The stages of a pass over one tile, and what a thread holds of the weight gradients, in fp32
+// The stages of a pass over one tile, and what a thread holds of the weight gradients: in fp32.
 template <class V>
 struct PassStages {
   Gradients<V::kSlots> gradients;
@@ -145,7 +145,7 @@ struct PassStages {
   }
 };
 
-// and in split precision.
+// The same in split precision.
 template <class Half>
 struct PassStages<SplitVariation<Half>> {
   SplitGradients<kSplitSlots> gradients;
