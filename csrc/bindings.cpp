@@ -43,12 +43,12 @@ py::dict cuda_probe() {
   py::dict result;
   py::list devices;
 #ifdef TRPO_FAST_WITH_CUDA
-  CudaProbe probe;
+  cuda::CudaProbe probe;
   {
     py::gil_scoped_release release;  // the first call loads the driver
-    probe = probe_cuda();
+    probe = cuda::probe_cuda();
   }
-  for (const CudaDevice& device : probe.devices) {
+  for (const cuda::CudaDevice& device : probe.devices) {
     py::dict entry;
     entry["name"] = device.name;
     entry["capability"] = py::make_tuple(device.major, device.minor);
@@ -72,10 +72,10 @@ py::dict cuda_probe() {
 void bind_machine(py::module_& m) {
   m.def("build_info", &build_info, "Version, compiler and CUDA architectures of this build.");
   m.def(
-      "detected_isa", [] { return isa_name(detected_isa()); },
+      "detected_isa", [] { return cpu::isa_name(cpu::detected_isa()); },
       "Highest instruction set of this CPU.");
   m.def(
-      "selected_isa", [] { return isa_name(selected_isa()); },
+      "selected_isa", [] { return cpu::isa_name(cpu::selected_isa()); },
       "Instruction set in use (TRPO_FAST_ISA).");
   m.def("cuda_probe", &cuda_probe,
         "Devices and versions, or the sentence that says why there are none.");

@@ -36,7 +36,7 @@ constexpr int64_t kRowsWithGil = 64;  // fewer rows take less time than handing 
 class ActBinding {
  public:
   ActBinding(const NetShape& policy, const NetShape& critic)
-      : policy_(policy), critic_(critic), kernels_(kernels_for(selected_isa())) {
+      : policy_(policy), critic_(critic), kernels_(cpu::kernels_for(cpu::selected_isa())) {
     TRPO_CHECK_EQ("critic: observations", critic.width[0], policy.width[0]);
     TRPO_CHECK_EQ("critic: outputs", critic.width[critic.maps], 1);
   }
@@ -50,7 +50,7 @@ class ActBinding {
   void act(uintptr_t theta, uintptr_t critic_theta, uintptr_t value_shift, uintptr_t value_scale,
            uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
            uintptr_t log_probs, uintptr_t values, int64_t count, int threads) const {
-    ActParams p{};
+    cpu::ActParams p{};
     p.policy = {policy_, pointer<const float>(theta)};
     p.critic = {critic_, pointer<const float>(critic_theta)};
     p.shift = pointer<const float>(shift_);
@@ -59,14 +59,14 @@ class ActBinding {
     set_act_rows(policy_,
                  {value_shift, value_scale, obs, seen, mask, noise, actions, log_probs, values},
                  count, &p);
-    if (count < kRowsWithGil) return trpo_fast::act(p, kernels_, threads);
+    if (count < kRowsWithGil) return cpu::act(p, kernels_, threads);
     py::gil_scoped_release release;
-    trpo_fast::act(p, kernels_, threads);
+    cpu::act(p, kernels_, threads);
   }
 
  private:
   NetShape policy_, critic_;
-  const CpuKernels& kernels_;
+  const cpu::CpuKernels& kernels_;
   uintptr_t shift_ = 0, scale_ = 0;
   float clip_ = 0.0f;
 };

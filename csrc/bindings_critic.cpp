@@ -11,6 +11,8 @@ namespace py = pybind11;
 namespace trpo_fast {
 namespace {
 
+using namespace cpu;
+
 CriticBatch batch_of(const NetShape& net, uintptr_t obs, uintptr_t targets, uintptr_t weights,
                      int64_t count) {
   TRPO_CHECK_EQ("critic: outputs", net.width[net.maps], 1);

@@ -14,6 +14,9 @@
 namespace py = pybind11;
 
 namespace trpo_fast {
+
+using namespace cuda;
+
 namespace {
 
 const CudaApi* connected = nullptr;

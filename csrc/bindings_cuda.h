@@ -4,8 +4,8 @@
 
 namespace trpo_fast {
 
-const CudaApi& cuda_api();          // throws if nothing is connected
+const cuda::CudaApi& cuda_api();    // throws if nothing is connected
 void check_cuda_status(int error);  // throws with CUDA's sentence
-DeviceLimits cuda_device_limits(int device);
+cuda::DeviceLimits cuda_device_limits(int device);
 
 }  // namespace trpo_fast

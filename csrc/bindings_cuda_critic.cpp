@@ -12,6 +12,8 @@ namespace py = pybind11;
 namespace trpo_fast {
 namespace {
 
+using namespace cuda;
+
 // A critic on its rows. Everything it points to stays alive on the Python side.
 class CudaCritic {
  public:

@@ -12,6 +12,8 @@ namespace py = pybind11;
 namespace trpo_fast {
 namespace {
 
+using namespace cuda;
+
 // A (policy, critic) pair on one device; what does not change between calls stays here.
 class CudaAct {
  public:

@@ -23,6 +23,7 @@ enum class Head : int {
   kCategorical,       // Z logits, one choice
   kMultiCategorical,  // sum(nvec) logits, one choice per factor
   kBernoulli,         // Z independent logits
+  kNone,              // outputs that are no distribution's, as a critic's; not among KINDS
 };
 
 struct NetShape {

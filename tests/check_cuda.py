@@ -125,7 +125,9 @@ def readable(mangled: list[str]) -> dict[str, str]:
     said = subprocess.run(
         ["c++filt"], input="\n".join(mangled), capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    short = [re.sub(r"^void |trpo_fast::|\(anonymous namespace\)::", "", name) for name in said]
+    short = [
+        re.sub(r"^void |trpo_fast::(cuda::)?|\(anonymous namespace\)::", "", name) for name in said
+    ]
     return {m: s.split("(")[0].replace(" >", ">") for m, s in zip(mangled, short, strict=True)}
 
 

@@ -71,8 +71,8 @@ def test_resources() -> None:
 
 def test_kernels_are_named_readably() -> None:
     mangled = (
-        "_ZN9trpo_fast51_GLOBAL__N__aff63727_18_resident_narrow_cu_27843436"
-        "15resident_kernelINS0_9VariationILi1ELi1ELb0EEEEEvNS_10KernelArgsE"
+        "_ZN9trpo_fast4cuda51_GLOBAL__N__aff63727_18_resident_narrow_cu_27843436"
+        "15resident_kernelINS1_9VariationILi1ELi1ELb0EEEEEvNS0_10KernelArgsE"
     )
     named = check_cuda.readable([mangled])
     assert named == {mangled: "resident_kernel<Variation<1, 1, false>>"}

@@ -52,7 +52,7 @@ def test_tsan_sees_a_race(tmp_path: Path) -> None:
     source.write_text(
         '#include "cpu/threads.h"\n#include <unistd.h>\nint shared = 0;\nint main() {\n'
         "  auto lane = [](void*, int64_t, int) { ++shared; usleep(200); };\n"
-        "  trpo_fast::parallel_lanes(3, 300, lane, nullptr);\n}\n"
+        "  trpo_fast::cpu::parallel_lanes(3, 300, lane, nullptr);\n}\n"
     )
     program = tmp_path / "race"
     command = [*CXX, "-std=c++20", *FLAGS["tsan"], f"-I{ROOT}/csrc", "-pthread"]

@@ -20,7 +20,7 @@ from .arguments import check_number as check_number
 from .arguments import check_tensor as check_tensor
 from .arguments import fail as fail
 from .backend import Problem, UpdateConfig
-from .heads import Head
+from .bad_values import Judged, raise_for
 from .module_backend import head_of
 from .policy import MLPPolicy, flat_params
 from .surrogate import Batch
@@ -193,59 +193,7 @@ def raise_for_values(problem: Problem) -> None:
     are fine.
     """
     raw, clean = problem.batch, problem.batch.without_padding()
-    if raw.weights is not None:
-        _raise_for_weights(raw.weights)
-        if problem.fvp_rows is not None and not bool((raw.weights[problem.fvp_rows] > 0).any()):
-            raise fail("fvp_rows", "at least one row with a positive weight", "none")
-    for name in ("obs", "actions", "advantages", "log_probs"):
-        value = getattr(clean, name)
-        if value is not None and value.is_floating_point() and not all_finite(value):
-            where = tuple(int(i) for i in (~torch.isfinite(value)).nonzero()[0])
-            raise fail(name, "finite values", f"{float(value[where])} at index {list(where)}")
-    _raise_for_choices(head_of(problem.policy, clean), clean)
-
-
-def _raise_for_weights(weights: Tensor) -> None:
-    if not bool((weights >= 0).all()) or not bool(torch.isfinite(weights).all()):
-        row = int((~(weights >= 0) | ~torch.isfinite(weights)).nonzero()[0])
-        raise fail("weights", "finite values of at least 0", f"{float(weights[row])} at row {row}")
-    if not bool((weights > 0).any()):
-        raise fail("weights", "a positive total", "all zeros")
-
-
-def _raise_for_choices(head: Head, batch: Batch) -> None:
-    """Masks that forbid everything, choices out of range or forbidden, yes/no actions that are
-    neither.
-    """
-    if batch.action_mask is not None:
-        for part in batch.action_mask.split(list(head.nvec), dim=-1):
-            if not bool(part.any(-1).all()):
-                row = int((~part.any(-1)).nonzero()[0])
-                raise fail(
-                    "action_mask", "at least one allowed action in every row", f"none in row {row}"
-                )
-    if batch.actions is None:
-        return
-    if head.kind == "bernoulli" and not bool(((batch.actions == 0) | (batch.actions == 1)).all()):
-        raise fail("actions", "zeros and ones", "other values")
-    if not head.nvec:
-        return
-    choices = batch.actions.reshape(len(batch), -1)
-    limits = torch.tensor(head.nvec, device=choices.device)
-    if bool(((choices < 0) | (choices >= limits)).any()):
-        raise fail(
-            "actions",
-            f"choices from 0 to below {head.nvec}",
-            f"{int(choices.min())} to {int(choices.max())}",
-        )
-    if batch.action_mask is not None:
-        starts = limits.cumsum(0) - limits
-        allowed = batch.action_mask.gather(-1, choices + starts)
-        if not bool(allowed.all()):
-            row = int((~allowed.all(-1)).nonzero()[0])
-            raise fail(
-                "actions", "choices that action_mask allows", f"a forbidden one in row {row}"
-            )
+    raise_for(Judged(head_of(problem.policy, clean), raw, clean, problem.fvp_rows))
 
 
 def check_acting(

@@ -96,9 +96,22 @@ class Head(nn.Module):
         """Entropy [N], summed over action dimensions."""
         raise NotImplementedError
 
-    def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
-        """0-d bool: an action is none of the head's choices, or one that the mask forbids."""
-        return torch.zeros((), dtype=torch.bool, device=actions.device)
+    @property
+    def expected_actions(self) -> str:
+        """What every action has to be, in words."""
+        return "finite values"
+
+    def unusable(self, actions: Tensor) -> Tensor:
+        """Where in ``actions`` no update can use what stands there, bool of the same shape."""
+        return ~torch.isfinite(actions)
+
+    def without_choice(self, mask: Tensor) -> Tensor:
+        """Rows [N] in which a mask [N, Z] leaves some factor nothing to choose."""
+        raise NotImplementedError
+
+    def forbidden(self, actions: Tensor, mask: Tensor) -> Tensor:
+        """Choices [N, factors] that a mask [N, Z] does not allow."""
+        raise NotImplementedError
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One action a row [N, *action_shape]; for a squashed Gaussian the one before tanh."""
@@ -211,17 +224,26 @@ class MultiCategorical(Head):
 
     def _chosen(self, actions: Tensor) -> Tensor:
         """Columns of the chosen logits [N, factors]; a choice out of range counts as the nearest,
-        so that it reads no other memory before ``impossible`` is looked at.
+        so that it reads no other memory before ``unusable`` is looked at.
         """
         limits = torch.tensor(self.nvec, device=actions.device)
         choices = actions.reshape(-1, len(self.nvec)).long().clamp_min(0)
         return torch.minimum(choices, limits - 1) + limits.cumsum(0) - limits
 
-    def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
+    @property
+    def expected_actions(self) -> str:
+        return f"choices from 0 to below {self.nvec}"
+
+    def unusable(self, actions: Tensor) -> Tensor:
         limits = torch.tensor(self.nvec, device=actions.device)
         choices = actions.reshape(-1, len(self.nvec))
-        bad = ((choices < 0) | (choices >= limits)).any()
-        return bad if mask is None else bad | ~mask.gather(-1, self._chosen(actions)).all()
+        return ((choices < 0) | (choices >= limits)).view_as(actions)
+
+    def without_choice(self, mask: Tensor) -> Tensor:
+        return ~torch.stack([part.any(-1) for part in self._parts(mask)]).all(0)
+
+    def forbidden(self, actions: Tensor, mask: Tensor) -> Tensor:
+        return ~mask.gather(-1, self._chosen(actions))
 
     def distribution_params(
         self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
@@ -321,8 +343,12 @@ class Bernoulli(Head):
     def score(self, params: Tensor, actions: Tensor) -> Tensor:
         return torch.where(actions > 0.5, torch.sigmoid(-params), -torch.sigmoid(params))
 
-    def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
-        return ~((actions == 0) | (actions == 1)).all()
+    @property
+    def expected_actions(self) -> str:
+        return "zeros and ones"
+
+    def unusable(self, actions: Tensor) -> Tensor:
+        return ~((actions == 0) | (actions == 1))
 
     def entropy(self, params: Tensor) -> Tensor:
         return (F.softplus(params) - torch.sigmoid(params) * params).sum(-1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .backend import Backend, Operator, Problem
+from .bad_values import Judged, found
 from .heads import Head
 from .policy import MLPPolicy, NetSpec
 from .reference import Activations, forward, jvp, metric, vjp
@@ -166,31 +167,8 @@ class ReferenceOperator(Operator):
         )
 
     def bad_values(self) -> Tensor:
-        """A weight below zero or NaN, no weight at all, a row without an allowed choice, a choice
-        that does not exist, or a value that is not finite.
-        """
-        raw = self.problem.batch
-        bad = ~torch.isfinite(self.total) | (self.total <= 0) | (self._fisher_total <= 0)
-        for value in (
-            self.batch.obs,
-            self.batch.actions,
-            self.batch.advantages,
-            self.batch.log_probs,
-        ):
-            if value is not None and value.is_floating_point():
-                bad = bad | ~torch.isfinite(value).all()
-        if raw.weights is not None:
-            bad = bad | ~(raw.weights >= 0).all()
         head = next(lin.head for _, lin in self._chunks())
-        if self.batch.action_mask is not None:
-            bad = bad | self._forbidden_rows(head, self.batch.action_mask)
-        if self.batch.actions is not None:
-            bad = bad | head.impossible(self.batch.actions, self.batch.action_mask)
-        return bad
-
-    def _forbidden_rows(self, head: Head, mask: Tensor) -> Tensor:
-        parts = mask.split(list(head.nvec), dim=-1)
-        return ~torch.stack([part.any(-1).all() for part in parts]).all()
+        return found(Judged(head, self.problem.batch, self.batch, self.problem.fvp_rows))
 
     @property
     def scratch_bytes(self) -> int:

@@ -7,7 +7,7 @@
 #include "cpu/threads.h"
 #include "heads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr int64_t kGroupsPerLane = 4;  // below two lanes of this many groups one thread is faster
@@ -105,4 +105,4 @@ void act(const ActParams& p, const CpuKernels& kernels, int threads) {
   });
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

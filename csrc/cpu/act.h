@@ -2,7 +2,7 @@
 #pragma once
 #include "cpu/kernels.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 struct ActNet {
   NetShape shape;
@@ -16,4 +16,4 @@ struct ActParams : ActRows {
 
 void act(const ActParams& params, const CpuKernels& kernels, int threads);
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

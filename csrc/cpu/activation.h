@@ -4,7 +4,7 @@
 #include "cpu/simd.h"
 #include "cpu/vmath.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // Calls f with the activation as a constant.
@@ -44,4 +44,4 @@ struct SlopeEpilogue {
 };
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -5,7 +5,7 @@
 
 #include "params.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 struct Ahead {
   struct Range {
@@ -33,4 +33,4 @@ inline __attribute__((always_inline)) void look_ahead(Ahead& a) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

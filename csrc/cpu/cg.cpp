@@ -5,7 +5,7 @@
 
 #include "cpu/operator.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr int kColumnsAtOnce = 8;
@@ -109,4 +109,4 @@ void CpuOperator::solve(const float* g, int64_t columns, const CgParams& cg, flo
   });
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

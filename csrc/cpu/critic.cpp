@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr int64_t kBlocksWanted = 4;  // of a small minibatch: two threads can share them evenly
@@ -224,4 +224,4 @@ double CriticFit::adam(const AdamParams& params, float* theta, float* first, flo
   return mean;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

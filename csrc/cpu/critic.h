@@ -12,7 +12,7 @@
 #include "cpu/rows.h"
 #include "cpu/threads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 struct CriticBatch {
   int64_t count;         // N
@@ -75,4 +75,4 @@ class CriticFit {
   std::vector<std::unique_ptr<Workspace>> work_;
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -3,7 +3,7 @@
 
 #include "check.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 #if defined(__x86_64__)
 namespace {
 
@@ -30,4 +30,4 @@ const CpuKernels& kernels_for([[maybe_unused]] Isa isa, int bf16_planes) {
   return *trpo_fast_kernels_base();
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

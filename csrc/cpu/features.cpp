@@ -12,7 +12,7 @@
 #include <unistd.h>
 #endif
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr const char* kIsaNames[kIsaCount] = {"base", "avx2", "avx512", "amx"};
@@ -75,4 +75,4 @@ Isa selected_isa() {
       isa_name(detected_isa()) + " on this CPU, got '" + asked + "'");
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

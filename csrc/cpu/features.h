@@ -1,7 +1,7 @@
 // Which instruction set the kernels may use on this CPU: detected once, lowered by TRPO_FAST_ISA.
 #pragma once
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // Each level includes the ones before it. kAmx is AVX-512 plus bf16 tiles, with the kernel's
 // permission to use them.
@@ -17,4 +17,4 @@ Isa detected_isa();
 // throws std::invalid_argument when the variable names no level or one above detected_isa().
 Isa selected_isa();
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

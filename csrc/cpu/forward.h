@@ -2,8 +2,9 @@
 // block.hidden, block.slope (silu, gelu) and block.outputs.
 #pragma once
 #include "cpu/activation.h"
+#include "cpu/gemm.inc"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 TRPO_INLINE const float* input_of(const Block& block, int l) {
@@ -79,4 +80,4 @@ void block_forward(const Plan& plan, const Weights& weights, const Block& block)
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -1,8 +1,10 @@
 // fvp: one pass over the rows, vjp(metric(jvp(v))) block by block for every right-hand side, then the
 // lanes' sums in fixed order plus damping * v.
+#include <cmath>
+
 #include "cpu/operator.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr int kColumnsAtOnce = 8;     // right-hand sides that share one pass over the rows
@@ -67,6 +69,10 @@ void CpuOperator::product(Team& team, const float* v, float* out, const int* col
   for (int c = 0; c < count; ++c) {
     const float* direction = v + columns[c] * size;
     float* to = out + columns[c] * size;
+    if (!(total > 0.0)) {  // no row has a weight, or one does not exist: bad_values says so
+      std::fill_n(to, size, NAN);
+      continue;
+    }
     sum_of_lanes(team, lanes, count * size, lane_sums_.data() + c * size, to);
     // log_std enters every row alike: its block of F is 2 for any weights.
     for (int i = 0; i < plan_.log_std_count; ++i) {
@@ -128,4 +134,4 @@ void CpuOperator::fvp(const float* v, int64_t columns, float* out, const CallOpt
   });
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

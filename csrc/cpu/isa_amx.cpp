@@ -1,16 +1,12 @@
 // Split precision on AMX tiles: the table of AVX-512 with its matrix products replaced.
+#define TRPO_ISA_VECTOR 16
+#define TRPO_ISA_PANEL 64
+#define TRPO_ISA_TILE_ROWS 6
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
-
-namespace trpo_fast {
-namespace {
-constexpr int kVector = 16;
-constexpr int kPanel = 64;
-}  // namespace
-}  // namespace trpo_fast
-
 #include "cpu/tile_stages.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 template <int PLANES>
@@ -27,10 +23,10 @@ void replace_products(CpuKernels* kernels) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu
 
 // Expects the table of trpo_fast_kernels_avx512 in `kernels`, and two planes or three.
-extern "C" void trpo_fast_replace_products_amx(trpo_fast::CpuKernels* kernels, int planes) {
-  using namespace trpo_fast;
+extern "C" void trpo_fast_replace_products_amx(trpo_fast::cpu::CpuKernels* kernels, int planes) {
+  using namespace trpo_fast::cpu;
   planes == kPlanes ? replace_products<3>(kernels) : replace_products<2>(kernels);
 }

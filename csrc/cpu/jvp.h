@@ -1,8 +1,9 @@
 // jvp: dh_l = act'(z_l) (W_l dh_{l-1} + V_l h_{l-1} + v_l) on one block of rows. Reads obs, cached
 // activations, packed parameters and a packed direction; writes block.tangent and block.outputs = J v.
 #pragma once
+#include "cpu/forward.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void block_jvp(const Plan& plan, const Weights& weights, const Weights& direction,
@@ -41,4 +42,4 @@ void block_jvp(const Plan& plan, const Weights& weights, const Weights& directio
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -4,7 +4,7 @@
 #pragma once
 #include "cpu/plan.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 struct AdamStep {
   float beta1, beta2, eps;
@@ -63,4 +63,4 @@ const CpuKernels* trpo_fast_kernels_avx512();
 void trpo_fast_replace_products_amx(CpuKernels* kernels, int planes);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -7,7 +7,7 @@
 
 #include "cpu/split.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -144,4 +144,4 @@ void pack_back(const Plan& plan, const float* flat, float* back) {
   }
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -3,7 +3,7 @@
 #include "cpu/kernels.h"
 #include "cpu/plan.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 Plan make_plan(const NetShape& net, const CpuKernels& kernels);
 
@@ -11,4 +11,4 @@ void pack(const Plan& plan, const float* flat, float* packed);     // [P] -> [pl
 void unpack(const Plan& plan, const float* packed, float* flat);   // [plan.size] -> [P]
 void pack_back(const Plan& plan, const float* flat, float* back);  // [P] -> [plan.back_size]
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

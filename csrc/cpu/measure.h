@@ -3,7 +3,7 @@
 #include "cpu/plan.h"
 #include "heads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 enum Measure : int { kSumKl = 0, kTopKl, kSumEntropy, kMeasures };
@@ -26,4 +26,4 @@ inline Action action_of(const NetShape& net, const Rows& rows, int64_t n) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

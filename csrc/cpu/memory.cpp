@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -34,10 +34,7 @@ struct Kept {
   size_t total = 0;
 };
 
-Kept& kept() {
-  static Kept* list = new Kept;  // outlives every array
-  return *list;
-}
+constinit Kept kept;  // ready before any thread and after the last: nothing for a fork to cut off
 
 // Equal requests get equal sizes, so that they find each other again.
 size_t rounded(size_t bytes) {
@@ -60,7 +57,7 @@ void* from_system(size_t bytes) {
 void* take_memory(size_t bytes) {
   bytes = rounded(bytes);
   if (bytes >= kSmall) {
-    Kept& list = kept();
+    Kept& list = kept;
     const std::unique_lock<std::mutex> lock(list.mutex, std::try_to_lock);
     if (lock.owns_lock()) {
       for (Entry& entry : list.entry) {
@@ -78,7 +75,7 @@ void* take_memory(size_t bytes) {
 void give_memory(void* memory, size_t bytes) {
   bytes = rounded(bytes);
   if (bytes >= kSmall && bytes <= kKeptBytes) {
-    Kept& list = kept();
+    Kept& list = kept;
     const std::unique_lock<std::mutex> lock(list.mutex, std::try_to_lock);
     if (lock.owns_lock()) {
       for (Entry& entry : list.entry) {  // shapes have changed: the old ones make room
@@ -99,4 +96,4 @@ void give_memory(void* memory, size_t bytes) {
   std::free(memory);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

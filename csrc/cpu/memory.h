@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 void* take_memory(size_t bytes);  // aligned to 64; throws std::bad_alloc
 void give_memory(void* memory, size_t bytes);
@@ -59,4 +59,4 @@ class Array {
   int64_t count_ = 0;
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -1,9 +1,11 @@
 // metric: outputs <- scale_n M outputs on one block of rows, in two halves: the factors that depend on
 // theta alone, once per theta, and the product, once per direction. Formulas: heads.h.
 #pragma once
+#include "cpu/plan.h"
+#include "cpu/simd.h"
 #include "heads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void block_metric_factors(const Plan& plan, const float* theta, const uint8_t* mask,
@@ -50,4 +52,4 @@ void block_metric(const Plan& plan, const float* factors, const float* scale, fl
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -3,7 +3,7 @@
 
 #include "heads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // Copies [rows of a block] between the core's outputs [rows, ld] and D columns of the batch.
@@ -141,4 +141,4 @@ void CpuOperator::vjp(const float* delta, float* out, const CallOptions& call) {
   unpack(plan_, sum.data(), out);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

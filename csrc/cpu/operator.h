@@ -1,8 +1,8 @@
 // The CPU core at one theta: the stages, the fused product, CG, and the update.
 //
-// Every public method runs one parallel region (threads.h) and may be called from any Python thread;
-// calls on one operator take turns. Scratch is allocated in the constructor and at the first use of
-// a method, never inside an iteration.
+// Every public method runs one parallel region (threads.h), on any thread, but calls on one operator must
+// not overlap: whoever shares one sees to that. Scratch is allocated in the constructor and at the
+// first use of a method, never inside an iteration.
 //
 // Vectors of the public methods are flat [P]; inside, everything is packed (plan.h).
 //
@@ -11,14 +11,13 @@
 #pragma once
 #include <algorithm>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "cpu/layout.h"
 #include "cpu/rows.h"
 #include "cpu/threads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // Returns true to stop: asked between iterations, on the calling thread.
 struct Interrupt {
@@ -86,7 +85,6 @@ class CpuOperator {
   // Runs body(team) with scratch for every thread that may claim lanes.
   template <class Body>
   void region(const CallOptions& call, const Body& body) {
-    const std::lock_guard<std::mutex> turn(mutex_);
     interrupt_ = call.interrupt;
     const int useful = static_cast<int>(std::min<int64_t>(call.threads, batch_.lanes().count));
     const int count = std::max(1, useful);
@@ -162,7 +160,6 @@ class CpuOperator {
   bool has_old_ = false;
   Array<double> partial_;  // sums of the lanes, or of pieces of a vector
   Interrupt interrupt_;    // of the call that runs
-  std::mutex mutex_;
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -15,7 +15,7 @@
 #include "cpu/ahead.h"
 #include "params.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // Whether act' does not follow from act's value, so that the forward keeps a plane of it.
 constexpr bool needs_slope_plane(Activation activation) {
@@ -73,4 +73,4 @@ struct Weights {
   const uint16_t* back_split;
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -2,10 +2,11 @@
 #include "cpu/rows.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/split.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // A lane costs one vector of P floats to write and to add up. Its rows must be worth that: few rows
@@ -115,18 +116,23 @@ RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_
   }
 }
 
-// Keeps the indices only where some row of the batch is left out.
+// Keeps the indices only where they say something. Indices that a caller gave may name rows that do not
+// exist: those are not followed, and make the total NaN.
 void RowSet::select(const int64_t* subset, int64_t subset_count) {
   const int64_t candidates = subset ? subset_count : rows_.count;
   Array<int64_t> index(candidates);
+  bool in_order = true;
   for (int64_t i = 0; i < candidates; ++i) {
     const int64_t n = subset ? subset[i] : i;
-    const double w = rows_.weights ? rows_.weights[n] : 1.0;
+    const bool exists = n >= 0 && n < rows_.count;
+    const double w = !exists ? NAN : rows_.weights ? rows_.weights[n] : 1.0;
+    if (!exists) total_ = NAN;
     if (!(w > 0.0)) continue;
+    in_order = in_order && n == count_;
     index[count_++] = n;
     total_ += w;
   }
-  if (count_ < rows_.count) index_ = std::move(index);
+  if (!in_order || count_ < rows_.count) index_ = std::move(index);
 }
 
 void RowSet::allocate_cache() {
@@ -235,4 +241,4 @@ int64_t RowSet::bytes() const {
   return total;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

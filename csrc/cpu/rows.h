@@ -4,7 +4,7 @@
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // Buffers of one thread for one block of rows.
 struct Workspace {
@@ -83,4 +83,4 @@ class RowSet {
   mutable Array<uint16_t> input_rows_[kMaxMaps], input_columns_[kMaxMaps];
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

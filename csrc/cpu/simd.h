@@ -1,8 +1,10 @@
-// One vector of kVector floats, which the including unit defines.
+// One vector of kVector floats.
 #pragma once
 #include <cstdint>
 
-namespace trpo_fast {
+#include "cpu/isa.h"
+
+namespace trpo_fast::cpu {
 namespace {
 
 typedef float V __attribute__((vector_size(kVector * 4)));
@@ -26,4 +28,4 @@ struct CountLanes<0, I...> {
 };
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -8,7 +8,7 @@
 #pragma once
 #include <cstdint>
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 constexpr int kTileLines = 16, kTileDepth = 32, kPlanes = 3;
@@ -25,4 +25,4 @@ constexpr int64_t operand_size(int lines, int depth) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

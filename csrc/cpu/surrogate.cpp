@@ -6,7 +6,7 @@
 #include "cpu/operator.h"
 #include "heads.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // log(pi / pi_old) of every row and, at theta itself, log pi_old where the batch does not bring it.
 void CpuOperator::log_ratios(const RowSet& rows, int64_t b, const Block& block,
@@ -195,4 +195,4 @@ Evaluated CpuOperator::evaluate(const float* theta, const CallOptions& call) {
   return at;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

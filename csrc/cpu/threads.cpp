@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <atomic>
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // A worker outside a region should leave its core to others at once (torch's own threads, the
@@ -301,4 +301,4 @@ void parallel_lanes(int threads, int64_t lanes, LaneFn lane, void* context) {
            [&](Team& team) { team.lanes(lanes, lane, context); });
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -13,7 +13,7 @@
 #pragma once
 #include <cstdint>
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 class Pool;
 class Team;
@@ -66,4 +66,4 @@ void run_team(int threads, const Body& body) {
 // A region of one phase.
 void parallel_lanes(int threads, int64_t lanes, LaneFn lane, void* context);
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

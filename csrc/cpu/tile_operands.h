@@ -4,7 +4,7 @@
 #include "cpu/kernels.h"
 #include "cpu/tiles.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // ---- of whole matrices
@@ -152,4 +152,4 @@ TRPO_INLINE uint16_t* columns_tiles(uint16_t* operand, int depth, int row, int c
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -5,7 +5,7 @@
 #include "cpu/activation.h"
 #include "cpu/tile_operands.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // ---- forward
@@ -206,4 +206,4 @@ void tile_vjp(const Plan& plan, const Weights& theta, const Block& block, float*
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

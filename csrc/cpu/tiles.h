@@ -7,10 +7,11 @@
 #pragma once
 #include <immintrin.h>
 
+#include "cpu/isa.h"
 #include "cpu/simd.h"
 #include "cpu/split.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 typedef uint32_t Words __attribute__((vector_size(kVector * 4)));
@@ -278,4 +279,4 @@ TRPO_INLINE void grad_product(const TileGrad& job) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

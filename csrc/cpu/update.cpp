@@ -1,71 +1,40 @@
 // update: gradient, cg, step and line search in one parallel region; theta is written once, at the
-// end, if a step was accepted. bad_values: what no update can use.
+// end, if a step was accepted. bad_values: whether bad_values.h has something against a row.
 #include <cmath>
 
-#include "cpu/measure.h"
+#include "bad_values.h"
 #include "cpu/operator.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 // Fewer values are looked at sooner than another thread wakes up.
 constexpr int64_t kFloatsWorthWaking = 1 << 18;
 
-bool finite_row(const CpuKernels& kernels, const float* x, int64_t n, int64_t columns) {
-  return !x || kernels.all_finite(x + n * columns, columns);
-}
-
-// Choices within range, on allowed logits only, and at least one allowed logit a factor.
-bool good_choices(const NetShape& net, const Rows& rows, int64_t n) {
-  const uint8_t* mask = rows.mask ? rows.mask + n * net.width[net.maps] : nullptr;
-  for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
-    if (mask && std::count(mask + begin, mask + begin + net.nvec[f], 0) == net.nvec[f])
-      return false;
-    if (!rows.choices) continue;
-    const int64_t choice = rows.choices[n * net.factors + f];
-    if (choice < 0 || choice >= net.nvec[f] || (mask && !mask[begin + choice])) return false;
-  }
-  return true;
-}
-
-bool good_yes_no(const NetShape& net, const Rows& rows, int64_t n) {
-  if (net.head != Head::kBernoulli || !rows.actions) return true;
-  const float* action = rows.actions + n * net.width[net.maps];
-  return std::all_of(action, action + net.width[net.maps],
-                     [](float a) { return a == 0.0f || a == 1.0f; });
-}
-
-bool good_weights(const Rows& rows) {
-  if (!rows.weights) return true;
-  return std::all_of(rows.weights, rows.weights + rows.count,
-                     [](float w) { return w >= 0.0f && std::isfinite(w); });
+bool usable_weights(const Rows& rows) {
+  return !rows.weights || std::all_of(rows.weights, rows.weights + rows.count,
+                                      [](float w) { return usable_weight(w); });
 }
 
 }  // namespace
 
 bool CpuOperator::bad_rows(Team& team) {
   const Rows& rows = batch_.rows();
-  if (!good_weights(rows) || batch_.count() == 0 || fisher_rows().count() == 0) return true;
-  const NetShape& net = plan_.net;
-  const int width = net.width[0];
+  const double fisher_weight = fisher_rows().total_weight();  // NaN: of a row that does not exist
+  if (!usable_weights(rows) || batch_.count() == 0 || !(fisher_weight > 0.0)) return true;
+  const int width = plan_.net.width[0];
   Array<double> bad = Array<double>::zeros(batch_.lanes().count);
   for_blocks(team, batch_, [&](int64_t lane, int64_t b, Workspace&, bool) {
     const int64_t begin = b * plan_.block_rows;
     const int64_t end = std::min<int64_t>(begin + plan_.block_rows, batch_.count());
     const bool all = batch_.count() == rows.count;  // then the block's observations are one run
-    if (all && !kernels_.all_finite(rows.obs + begin * width, (end - begin) * width)) {
-      bad[lane] = 1.0;
-    }
+    bool usable = !all || kernels_.all_finite(rows.obs + begin * width, (end - begin) * width);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = batch_.row(i);
-      const bool good =
-          (all || finite_row(kernels_, rows.obs, n, width)) &&
-          finite_row(kernels_, rows.actions, n, rows.actions ? action_columns(net) : 0) &&
-          finite_row(kernels_, rows.advantages, n, 1) &&
-          finite_row(kernels_, rows.log_probs, n, 1) && good_choices(net, rows, n) &&
-          good_yes_no(net, rows, n);
-      if (!good) bad[lane] = 1.0;
+      usable = usable && (all || kernels_.all_finite(rows.obs + n * width, width)) &&
+               usable_row(plan_.net, rows, n);
     }
+    if (!usable) bad[lane] = 1.0;
   });
   return std::any_of(bad.data(), bad.data() + bad.size(), [](double b) { return b != 0.0; });
 }
@@ -160,4 +129,4 @@ void CpuOperator::update(const UpdateParams& params, float* theta, double* stats
       reason == kBadValues ? NAN : std::sqrt(kernels_.dot(g.data(), g.data(), size));
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -1,7 +1,8 @@
 // Vector operations of CG on packed vectors: whole vectors of floats, dots accumulated in float64.
 #pragma once
+#include "cpu/simd.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void sum_lanes(const float* part, int64_t lanes, int64_t stride, int64_t begin, int64_t end,
@@ -52,4 +53,4 @@ bool all_finite(const float* x, int64_t n) {
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -2,8 +2,9 @@
 // outputs, row weights included), cached activations and obs; adds J' delta to a packed gradient.
 // Overwrites block.tangent with the deltas of the hidden layers.
 #pragma once
+#include "cpu/forward.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 
 void bias_gradient(const float* delta, int64_t ld, int rows, int n, float* gradient) {
@@ -74,4 +75,4 @@ void block_vjp(const Plan& plan, const Weights& weights, const Block& block, flo
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

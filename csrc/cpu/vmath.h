@@ -18,7 +18,7 @@
   template <class V> \
   static inline __attribute__((always_inline))
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 namespace {
 namespace vmath {
 
@@ -244,6 +244,6 @@ static inline __attribute__((always_inline)) Activated<V> activate_with_slope(V 
 
 }  // namespace vmath
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu
 
 #undef TRPO_VMATH

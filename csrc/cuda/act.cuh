@@ -8,7 +8,7 @@
 #include "cuda/api.h"
 #include "cuda/forward.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 struct DeviceNet {
   Layout layout;
@@ -174,4 +174,4 @@ __global__ void __launch_bounds__(kThreads, 1) act_kernel(const __grid_constant_
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -5,7 +5,7 @@
 #pragma once
 #include "cuda/config.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 constexpr int kActSpareFloats = 256;  // alignment, and the red zones of the emulator under ASan
 
@@ -71,4 +71,4 @@ inline ActPlan make_act_plan(const NetShape* policy, const NetShape* critic, int
   return p;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

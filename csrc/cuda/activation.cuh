@@ -2,7 +2,7 @@
 #pragma once
 #include "cuda/stage.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // act(z) and act'(z). Not inlined: the forward is a small part of an update, its code is not.
@@ -80,4 +80,4 @@ __device__ __forceinline__ KeptSlope kept_slope(Activation activation, const Map
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

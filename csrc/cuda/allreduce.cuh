@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/stage.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // The quads [first, last) of a packed vector that a block reduces, and whose x it keeps.
@@ -124,4 +124,4 @@ __device__ __forceinline__ double collect(const Block& b, int region, int which)
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -3,7 +3,7 @@
 #include "cuda/resident.h"
 #include "cuda/rollout.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // An error of ours must not surface in a later, unrelated call.
@@ -108,10 +108,10 @@ int device_limits(int device, DeviceLimits* limits) {
 const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda
 
-extern "C" const trpo_fast::CudaApi* trpo_fast_cuda_api() {
-  using namespace trpo_fast;
+extern "C" const trpo_fast::cuda::CudaApi* trpo_fast_cuda_api() {
+  using namespace trpo_fast::cuda;
   static const CudaApi api = {device_limits,
                               error_string,
                               run<kProgramFvp>,

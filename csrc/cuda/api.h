@@ -8,7 +8,7 @@
 #include "cuda/config.h"
 #include "cuda/critic.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 struct ResidentCall {
   int device;
@@ -99,7 +99,7 @@ struct CudaApi {
   int (*critic_search)(const CriticCall&);    // theta and state
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda
 
 // Visible in the emulation library, which is opened by its path; the extension keeps it to itself.
 #ifndef __CUDACC__
@@ -107,4 +107,4 @@ struct CudaApi {
 #else
 #define TRPO_FAST_API_VISIBLE
 #endif
-extern "C" TRPO_FAST_API_VISIBLE const trpo_fast::CudaApi* trpo_fast_cuda_api();
+extern "C" TRPO_FAST_API_VISIBLE const trpo_fast::cuda::CudaApi* trpo_fast_cuda_api();

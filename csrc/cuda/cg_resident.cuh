@@ -6,7 +6,7 @@
 #include "cuda/allreduce.cuh"
 #include "cuda/tiles.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 enum SetupScalar : int { kWeight, kFvpWeight, kBad, kSurrogate, kEntropy, kSetupScalars };
@@ -221,4 +221,4 @@ __device__ __forceinline__ Solution block_cg_finish(const KernelArgs& a, const B
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

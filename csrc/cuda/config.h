@@ -9,7 +9,7 @@
 
 #include "cuda/layout.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 constexpr int kMaxKernelWidth = 128;         // of hidden layers and of the output
 constexpr int kScalars = 16;                 // doubles a block publishes at a time
@@ -65,7 +65,8 @@ struct Plan {
   const char* refusal;  // a sentence where path is kNone, otherwise null
 };
 
-// Register tiles by (rows, slots) that the kernel is compiled for, see resident.cu.
+// The (rows, slots) of register tiles for which resident_narrow.cu (one slot) and resident_wide.cu compile
+// the kernel.
 struct Variant {
   int row_step, slots;
   float cost;  // of one tile of a 64-wide net, in tiles of 16 rows (predicted, not measured)
@@ -212,4 +213,4 @@ inline Plan make_plan(const PlanRequest& q, const DeviceLimits& d) {
   return best;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

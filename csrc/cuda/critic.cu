@@ -3,7 +3,7 @@
 #include "cuda/critic.cuh"
 #include "cuda/rollout.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 template <class V>
@@ -40,4 +40,4 @@ cudaError_t launch_critic_search(const CriticCall& call) {
   return launch_program(call, kCriticSearch);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

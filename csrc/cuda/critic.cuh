@@ -8,7 +8,7 @@
 #pragma once
 #include "cuda/critic_adam.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 template <class V>
@@ -73,4 +73,4 @@ __global__ void __launch_bounds__(kThreads, 1) critic_kernel(const __grid_consta
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -5,7 +5,7 @@
 #pragma once
 #include "cuda/config.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 struct CriticScratch {  // byte offsets into one allocation
   int64_t partials, theta, first, second, scalars, total;
@@ -20,10 +20,10 @@ struct CriticPlan {
   const char* refusal;  // a sentence where path is kNone, otherwise null
 };
 
-// The flat vector's last parameter is the head's unit deviation, which no fit moves. Bernoulli has one
-// output and nothing else: with it the packed vectors leave that parameter out.
+// A critic's flat vector ends with the unit deviation of its Gaussian, which no fit moves: without a head
+// the packed vectors leave that parameter out.
 inline NetShape critic_shape(NetShape net) {
-  net.head = Head::kBernoulli;
+  net.head = Head::kNone;
   return net;
 }
 
@@ -68,4 +68,4 @@ inline CriticPlan make_critic_plan(const NetShape& net, int64_t pass_rows, int g
   return p;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

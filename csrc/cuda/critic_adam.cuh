@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/critic_pass.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // One step on a quad: m += (1 - beta1)(g - m), v = beta2 v + (1 - beta2) g^2,
@@ -142,4 +142,4 @@ __device__ __forceinline__ void block_adam(const CriticArgs& a, const Block& b) 
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

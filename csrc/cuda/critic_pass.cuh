@@ -4,7 +4,7 @@
 #include "cuda/api.h"
 #include "cuda/resident.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 enum CriticProgram : int { kCriticAdam, kCriticGradient, kCriticSearch };
 
@@ -132,4 +132,4 @@ __device__ __forceinline__ void publish_critic(const Block& b, int region, const
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -34,7 +34,7 @@
 #define TRPO_LAUNCH inline
 #define DYN_SMEM(name) extern __shared__ __align__(128) unsigned char name[]
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 __device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
 __device__ __forceinline__ void spin_wait() {}  // polling a flag in L2 paces itself
@@ -165,11 +165,11 @@ __device__ __forceinline__ float2 unpack_bf16(uint32_t pair) {
   return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda
 
 #endif  // __CUDACC__
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 // Every launch. What a kernel may ask of shared memory is kept for each device by itself, so it is said
 // every time, for the current one; like a launch, that is allowed while a stream is captured.
@@ -221,4 +221,4 @@ struct Carve {
   }
 };
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

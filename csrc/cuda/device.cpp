@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 int attribute(cudaDeviceAttr which, int device) {
@@ -51,4 +51,4 @@ CudaProbe probe_cuda() {
   return probe;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

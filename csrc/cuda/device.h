@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 struct CudaDevice {
   std::string name;
@@ -24,4 +24,4 @@ struct CudaProbe {
 
 CudaProbe probe_cuda();
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -1,9 +1,10 @@
 // Stage forward: rows of observations into a tile, and h_l = act(W_l h_{l-1} + b_l) through it.
 #pragma once
+#include "bad_values.h"
 #include "cuda/activation.cuh"
 #include "cuda/split.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 __device__ __forceinline__ int64_t row_number(const RowSet& set, int64_t i) {
@@ -37,13 +38,13 @@ __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet
     const float* obs = a.rows.obs + n * in;
     for (int k = lane_index(); k < stride; k += 32) {
       const float value = k < in && w > 0.0f ? obs[k] : k == in ? 1.0f : 0.0f;
-      bad |= !isfinite(value);
+      bad |= !usable_number(value);
       tile[r * stride + k] = value;
       if constexpr (V::kSplit) peak = max(peak, peak_of(value));
     }
     if (lane_index() == 0) {
       tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
-      bad |= !(w >= 0.0f) || isinf(w);
+      bad |= !usable_weight(w);
     }
   }
   if constexpr (V::kSplit) put_peak(tile_peaks(l, tile, 0), peak);
@@ -88,4 +89,4 @@ __device__ TRPO_NOINLINE void block_forward(const Layout& l, const float* weight
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

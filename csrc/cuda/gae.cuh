@@ -9,7 +9,7 @@
 #include "cuda/api.h"
 #include "cuda/prims/reduce.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 constexpr int kGaeThreads = 256;
 constexpr int kGaeSteps = 4;  // a thread composes in registers
@@ -86,4 +86,4 @@ __global__ void __launch_bounds__(kGaeThreads) gae_kernel(const __grid_constant_
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/cg_resident.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 __device__ __forceinline__ float* ratio_row(const KernelArgs& a, int candidate) {
@@ -106,4 +106,4 @@ __device__ __forceinline__ Totals block_finish_gradient(const KernelArgs& a, con
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

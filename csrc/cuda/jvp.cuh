@@ -2,7 +2,7 @@
 #pragma once
 #include "cuda/activation.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // Tangents of every map's outputs, into the work planes. Opens and closes with a barrier.
@@ -41,4 +41,4 @@ __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -18,7 +18,7 @@
 #define TRPO_BOTH inline
 #endif
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 constexpr int kThreads = 256;  // of every block of the resident kernel
 constexpr int kWarps = kThreads / 32;
@@ -155,4 +155,4 @@ TRPO_BOTH int flat_index(const Layout& l, int packed) {
   return k == m.in ? m.flat + m.out * m.in + o : -1;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/gradient.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 struct Evaluation {
@@ -128,4 +128,4 @@ __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const B
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -4,7 +4,7 @@
 #pragma once
 #include "cuda/forward.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // Distribution of one row: outputs of the net and, for kGaussian, log_std of packed weights.
@@ -67,39 +67,6 @@ struct RowSums {
   float max_kl;
 };
 
-// Choices name columns of the logits, so they are looked at before anything is indexed with them.
-__device__ __forceinline__ bool choices_in_range(const KernelArgs& a, int64_t n) {
-  bool fine = true;
-  for (int f = 0; a.rows.choices && f < a.net.factors; ++f) {
-    const int64_t choice = a.rows.choices[n * a.net.factors + f];
-    fine = fine && choice >= 0 && choice < a.net.nvec[f];
-  }
-  return fine;
-}
-
-// Every factor allows something, and what was chosen.
-__device__ __forceinline__ bool mask_allows(const KernelArgs& a, int64_t n) {
-  if (!a.rows.mask) return true;
-  const uint8_t* mask = a.rows.mask + n * a.layout.outputs;
-  bool fine = true;
-  for (int f = 0; f < a.net.factors; mask += a.net.nvec[f], ++f) {
-    bool some = false;
-    for (int i = 0; i < a.net.nvec[f]; ++i) some = some || mask[i];
-    fine = fine && some && (!a.rows.choices || mask[a.rows.choices[n * a.net.factors + f]]);
-  }
-  return fine;
-}
-
-// Whether an update can use what the batch says of a row, its observation apart.
-__device__ __forceinline__ bool usable(const KernelArgs& a, int64_t n) {
-  bool fine = choices_in_range(a, n) && mask_allows(a, n);
-  if (a.rows.advantages) fine = fine && isfinite(a.rows.advantages[n]);
-  if (a.rows.log_probs) fine = fine && isfinite(a.rows.log_probs[n]);
-  for (int i = 0; a.rows.actions && i < a.layout.actions; ++i)
-    fine = fine && isfinite(a.rows.actions[n * a.layout.actions + i]);
-  return fine;
-}
-
 // log pi(a | s) of a row under the distribution of these outputs. Inlined, long as it is: behind a
 // call the compiler would not know which memory the pointers are to.
 __device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
@@ -112,7 +79,7 @@ __device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, co
 __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const float* old_outputs,
                                            const float* old_weights, const float* outputs,
                                            const float* weights) {
-  if (!choices_in_range(a, n)) return NAN;
+  if (!choices_exist(a.net, a.rows, n)) return NAN;
   const float before =
       a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old_outputs, old_weights);
   return expf(row_log_prob(a, n, outputs, weights) - before);
@@ -136,7 +103,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
   __syncthreads();  // readers of the last tile's deltas are done
   const int64_t n = number * l.rows + r;
   const float w = r < l.rows ? tile[l.row_weights + r] : 0.0f;
-  const bool used = w > 0.0f && usable(a, n);
+  const bool used = w > 0.0f && usable_row(a.net, a.rows, n);
   if (w > 0.0f && !used) score.sums.bad += 1;
   float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
   if (row) {
@@ -194,4 +161,4 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

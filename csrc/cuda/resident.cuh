@@ -6,7 +6,7 @@
 #pragma once
 #include "cuda/line_search.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // Packed theta for every product, zeros in every plane, and the tiles of the products filled.
@@ -121,7 +121,7 @@ __device__ __forceinline__ bool block_use_product(const KernelArgs& a, const Blo
 }
 
 __device__ __forceinline__ bool has_bad_values(const Totals& t) {
-  return t.bad != 0 || !(t.weight > 0) || !(t.fvp_weight > 0) || isinf(t.weight);
+  return t.bad != 0 || !(t.weight > 0) || !(t.fvp_weight > 0);
 }
 
 __device__ __forceinline__ void report_evaluation(const KernelArgs& a, const Evaluation& e,
@@ -234,4 +234,4 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -2,11 +2,11 @@
 #pragma once
 #include "cuda/stage.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
                                    cudaStream_t stream);
 cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
 cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

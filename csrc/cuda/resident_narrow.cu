@@ -2,7 +2,7 @@
 #include "cuda/resident.cuh"
 #include "cuda/resident.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
                                    cudaStream_t stream) {
@@ -11,4 +11,4 @@ cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
   return launch(kernel, dim3(args.plan.grid), dim3(kThreads), shared_bytes, true, stream, args);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -2,7 +2,7 @@
 #include "cuda/resident.cuh"
 #include "cuda/resident.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes,
                                   cudaStream_t stream) {
@@ -10,4 +10,4 @@ cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes,
                 shared_bytes, true, stream, args);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -2,7 +2,7 @@
 #include "cuda/resident.cuh"
 #include "cuda/resident.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream) {
   const auto kernel = args.plan.path == Path::kStreamed ? resident_kernel<Variation<1, 3, true>>
@@ -11,4 +11,4 @@ cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cu
   return launch(kernel, dim3(args.plan.grid), dim3(kThreads), shared_bytes, true, stream, args);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -3,7 +3,7 @@
 #include "cuda/gae.cuh"
 #include "cuda/rollout.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 cudaError_t launch_act(const ActCall& call) {
   const ActPlan& plan = call.plan;
@@ -41,4 +41,4 @@ cudaError_t launch_gae(const GaeCall& call, int multiprocessors) {
                 false, static_cast<cudaStream_t>(call.stream), args);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -3,7 +3,7 @@
 #include "cuda/api.h"
 #include "cuda/dev.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 cudaError_t launch_act(const ActCall& call);
 cudaError_t launch_gae(const GaeCall& call, int multiprocessors);
@@ -11,4 +11,4 @@ cudaError_t launch_critic_adam(const CriticCall& call);
 cudaError_t launch_critic_gradient(const CriticCall& call);
 cudaError_t launch_critic_search(const CriticCall& call);
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

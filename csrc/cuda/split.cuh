@@ -13,7 +13,7 @@
 #include "cuda/prims/mma.cuh"
 #include "cuda/stage.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 __device__ __forceinline__ uint32_t peak_of(float x) { return __float_as_uint(fabsf(x)); }
@@ -107,4 +107,4 @@ __device__ __forceinline__ void block_split_direction(const Layout& l, const Blo
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -7,7 +7,7 @@
 #pragma once
 #include "cuda/split.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 struct SplitProduct {
@@ -147,4 +147,4 @@ __device__ __forceinline__ void warp_accumulate_back(float (&sum)[4][4], const S
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

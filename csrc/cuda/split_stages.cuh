@@ -4,7 +4,7 @@
 #include "cuda/forward.cuh"
 #include "cuda/split_products.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // A packed vector as words, and the peaks of its maps.
@@ -158,4 +158,4 @@ __device__ __forceinline__ void block_split_deltas(const Layout& l, const Block&
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

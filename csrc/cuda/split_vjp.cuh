@@ -9,7 +9,7 @@
 #include "cuda/split_products.cuh"
 #include "cuda/vjp.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // Where a block of 32 x 32 lies.
@@ -167,4 +167,4 @@ __device__ __forceinline__ void block_put_split_gradients(const Layout& l,
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

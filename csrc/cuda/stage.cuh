@@ -18,7 +18,7 @@
 #define TRPO_NOINLINE __attribute__((noinline))
 #endif
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 enum Program : int {
   kProgramFvp,
@@ -84,16 +84,18 @@ enum Region : int { kRegionSetup, kRegionDots, kRegionSearch };  // the last twi
 enum PeakSet : int { kWorkPeaks, kWeightPeaks, kDirectionPeaks };
 static_assert(kDirectionPeaks + 1 == kPeakSets);
 
-// How the kernel is compiled: once for each of config.h's variants in fp32,
+// What one compiled kernel is fixed to in fp32, one for each of config.h's variants.
 template <int kRowStep, int kSlotCount, bool kStreamedPath>
 struct Variation {
   static constexpr bool kSplit = false;
   static constexpr int kM = kRowStep;               // rows of a patch
   static constexpr int kSlots = kSlotCount;         // register tiles of weight gradient per thread
-  static constexpr bool kStreamed = kStreamedPath;  // packed floats lie in global memory
+  static constexpr bool kStreamed = kStreamedPath;  // packed vectors lie in global memory
 };
 
-// and once for each type of half in split precision, where the words are on chip instead.
+// The same in split precision, one for each type of half (Fp16 or Bf16 of prims/mma.cuh). Weights and
+// direction are in shared memory as words, two halves to a word; the floats they come from lie in
+// global memory, as in a streamed kernel.
 template <class HalfType>
 struct SplitVariation {
   using Half = HalfType;
@@ -306,4 +308,4 @@ __device__ __forceinline__ void pack(const Layout& l, const float* flat, float* 
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -7,7 +7,7 @@
 #include "cuda/split_vjp.cuh"
 #include "cuda/vjp.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 __device__ __forceinline__ RowSet fvp_set(const KernelArgs& a) {
@@ -122,12 +122,12 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
     const int64_t i = number * a.layout.rows + threadIdx.x;
     if (int(threadIdx.x) >= a.layout.rows || i >= set.count) return;
     const float w = given_weight(a.rows, row_number(set, i));
-    sum += w > 0.0f ? double{w} : w == 0.0f ? 0.0 : double{NAN};
+    sum += usable_weight(w) ? double{w} : double{NAN};
   });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
-// The stages of a pass over one tile, and what a thread holds of the weight gradients, in fp32
+// The stages of a pass over one tile, and what a thread holds of the weight gradients: in fp32.
 template <class V>
 struct PassStages {
   Gradients<V::kSlots> gradients;
@@ -145,7 +145,7 @@ struct PassStages {
   }
 };
 
-// and in split precision.
+// The same in split precision.
 template <class Half>
 struct PassStages<SplitVariation<Half>> {
   SplitGradients<kSplitSlots> gradients;
@@ -190,4 +190,4 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

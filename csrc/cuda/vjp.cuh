@@ -7,7 +7,7 @@
 #pragma once
 #include "cuda/activation.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 namespace {
 
 // A packed map the other way round: patch of kM rows by a quad of inputs += delta rows times W.
@@ -253,4 +253,4 @@ __device__ __forceinline__ void block_put_gradients(const Layout& l, const Gradi
 }
 
 }  // namespace
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

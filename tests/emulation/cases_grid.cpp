@@ -2,7 +2,7 @@
 #include "cases.h"
 #include "prims/grid_sync.cuh"
 
-using namespace trpo_fast;
+using namespace trpo_fast::cuda;
 
 namespace {
 

@@ -2,7 +2,7 @@
 #include "cases.h"
 #include "prims/copy.cuh"
 
-using namespace trpo_fast;
+using namespace trpo_fast::cuda;
 
 namespace {
 

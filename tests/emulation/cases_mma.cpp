@@ -5,7 +5,7 @@
 #include "cases.h"
 #include "prims/mma.cuh"
 
-using namespace trpo_fast;
+using namespace trpo_fast::cuda;
 
 namespace {
 

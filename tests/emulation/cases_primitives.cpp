@@ -5,7 +5,7 @@
 #include "prims/copy.cuh"
 #include "prims/reduce.cuh"
 
-using namespace trpo_fast;
+using namespace trpo_fast::cuda;
 
 namespace {
 

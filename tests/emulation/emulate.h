@@ -138,7 +138,7 @@ __forceinline__ void finish_copy(const AsyncCopy& copy) {  // in kernel code, wh
 
 // ---- dev.h: asynchronous copies, tensor cores --------------------------------------------------
 // Inlined in every build, so that the memory report finds the kernel's line.
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 __forceinline__ void grid_barrier(TRPO_SITE_ONLY) { emulation::wait_for_grid(site); }
 __forceinline__ void spin_wait(TRPO_SITE_ONLY) { emulation::yield(site); }
@@ -233,4 +233,4 @@ __forceinline__ float2 unpack_bf16(uint32_t pair) {
   return {std::bit_cast<float>(pair << 16), std::bit_cast<float>(pair & 0xffff0000u)};
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

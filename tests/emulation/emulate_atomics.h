@@ -50,7 +50,7 @@ TRPO_EMULATE_ATOMIC(atomicAdd, double, old + value)
 inline void __threadfence() { emulation::fence(); }
 inline void __threadfence_block() { emulation::fence(); }
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 // Device-scope acquire, release and relaxed accesses to a flag.
 inline unsigned load_acquire(const unsigned* flag TRPO_SITE_PARAM) {
@@ -76,4 +76,4 @@ inline unsigned add_acquire_release(unsigned* flag, unsigned value TRPO_SITE_PAR
   return __atomic_fetch_add(flag, value, __ATOMIC_ACQ_REL);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

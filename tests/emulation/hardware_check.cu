@@ -9,7 +9,7 @@
 #include "prims/grid_sync.cuh"
 #include "prims/mma.cuh"
 
-using namespace trpo_fast;
+using namespace trpo_fast::cuda;
 
 namespace {
 

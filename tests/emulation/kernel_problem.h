@@ -10,6 +10,7 @@
 namespace emulation_cases {
 
 using namespace trpo_fast;
+using namespace trpo_fast::cuda;
 
 struct ProblemShape {
   std::vector<int> widths;

@@ -9,6 +9,7 @@
 #include "cpu/dispatch.h"
 
 using namespace trpo_fast;
+using namespace trpo_fast::cpu;
 
 int main(int count, char** words) {
   const bool learner = count == 2 && !std::strcmp(words[1], "learner");

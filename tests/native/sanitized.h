@@ -7,7 +7,7 @@
 #include "cpu/features.h"
 #include "params.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cpu {
 
 // False, after printing which, when a result depended on the number of threads.
 bool check_core(Isa isa, int bf16_planes);
@@ -45,4 +45,4 @@ inline int64_t parameters_of(const NetShape& net) {
   return parameters;
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cpu

@@ -12,6 +12,7 @@
 #include "sanitized.h"
 
 using namespace trpo_fast;
+using namespace trpo_fast::cpu;
 
 namespace {
 
@@ -96,7 +97,7 @@ bool check(const Problem& problem, const FvpParams& params, const CpuKernels& ke
 
 }  // namespace
 
-bool trpo_fast::check_core(Isa isa, int bf16_planes) {
+bool trpo_fast::cpu::check_core(Isa isa, int bf16_planes) {
   Random random;
   const CpuKernels& kernels = kernels_for(isa, bf16_planes);
   const std::vector<std::vector<int>> shapes = {

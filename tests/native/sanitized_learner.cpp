@@ -11,6 +11,7 @@
 #include "sanitized.h"
 
 using namespace trpo_fast;
+using namespace trpo_fast::cpu;
 
 namespace {
 
@@ -145,7 +146,7 @@ bool check_fitting(Isa isa) {
 
 }  // namespace
 
-bool trpo_fast::check_learner(Isa isa) {
+bool trpo_fast::cpu::check_learner(Isa isa) {
   const bool acting = check_acting(isa), fitting = check_fitting(isa);
   return acting && fitting;
 }

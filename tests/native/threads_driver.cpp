@@ -13,8 +13,8 @@
 
 #include "cpu/threads.h"
 
-using trpo_fast::run_team;
-using trpo_fast::Team;
+using trpo_fast::cpu::run_team;
+using trpo_fast::cpu::Team;
 
 namespace {
 
@@ -81,7 +81,7 @@ bool many_lanes() {
   };
   for (int64_t count : {65'535, 65'536, 200'003}) {
     std::fill(seen.begin(), seen.end(), 0);
-    trpo_fast::parallel_lanes(3, count, mark, &seen);
+    trpo_fast::cpu::parallel_lanes(3, count, mark, &seen);
     for (int64_t i = 0; i < static_cast<int64_t>(seen.size()); ++i) EXPECT(seen[i] == (i < count));
   }
   return true;

@@ -2,7 +2,7 @@
 #pragma once
 #include "../dev.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 __device__ __forceinline__ float4 load4(const float* from TRPO_SITE_PARAM) {
   check_aligned(from, 16 TRPO_SITE_ARG);
@@ -88,4 +88,4 @@ __device__ __forceinline__ void block_copy_tile(float* to, int to_stride, const 
   }
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -2,7 +2,7 @@
 #pragma once
 #include "../dev.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 // Cooperative groups' barrier: its counter belongs to the driver, nothing to set up.
 __device__ __forceinline__ void grid_sync(TRPO_SITE_ONLY) { grid_barrier(TRPO_SITE_PASS); }
@@ -23,4 +23,4 @@ __device__ __forceinline__ void grid_sync(unsigned* counter TRPO_SITE_PARAM) {
   __syncthreads(TRPO_SITE_PASS);  // what thread 0 received, before anyone in the block reads it
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

@@ -9,7 +9,7 @@
 #pragma once
 #include "reduce.cuh"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 __device__ __forceinline__ int mma_row(int i) { return (lane_index() >> 2) + 8 * (i >> 1); }
 __device__ __forceinline__ int mma_column(int i) { return 2 * (lane_index() & 3) + (i & 1); }
@@ -124,4 +124,4 @@ __device__ __forceinline__ void warp_mma(float (&d)[4], int depth, FA a, FB b TR
                             TRPO_SITE_ARG);
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda

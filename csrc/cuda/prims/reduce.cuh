@@ -3,7 +3,7 @@
 #pragma once
 #include "../dev.h"
 
-namespace trpo_fast {
+namespace trpo_fast::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -68,4 +68,4 @@ __device__ __forceinline__ T block_sum(T value, T* scratch TRPO_SITE_PARAM) {
   return one[0];
 }
 
-}  // namespace trpo_fast
+}  // namespace trpo_fast::cuda
