@@ -70,7 +70,22 @@ class Problem:
 
     def fisher_batch(self) -> Batch:
         """The rows that Fisher-vector products see."""
-        return self.batch if self.fvp_rows is None else self.batch.rows(self.fvp_rows)
+        return self.of_fvp_rows(self.batch)
+
+    def of_fvp_rows(self, batch: Batch) -> Batch:
+        """The rows of a batch that Fisher-vector products see. An index that is none stands for the
+        nearest row: it may be known by ``misindexed`` alone.
+        """
+        if self.fvp_rows is None:
+            return batch
+        return batch.rows(self.fvp_rows.clamp(0, len(batch) - 1))
+
+    def misindexed(self) -> Tensor | None:
+        """0-d bool: ``fvp_rows`` are not strictly increasing indices of rows; None without them."""
+        if self.fvp_rows is None:
+            return None
+        outside = (self.fvp_rows < 0) | (self.fvp_rows >= len(self.batch))
+        return outside.any() | (self.fvp_rows.diff() <= 0).any()
 
 
 @dataclass(frozen=True)

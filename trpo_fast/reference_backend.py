@@ -83,7 +83,7 @@ class ReferenceOperator(Operator):
         self._fisher_batch, self._fisher_total = self.batch, self.total
         self._fisher_cached: Linearization | None = None
         if problem.fvp_rows is not None:
-            self._fisher_batch = self.batch.rows(problem.fvp_rows)
+            self._fisher_batch = problem.of_fvp_rows(self.batch)
             self._fisher_total = total_weight(self._fisher_batch, self.theta.dtype)
 
     def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
@@ -171,6 +171,8 @@ class ReferenceOperator(Operator):
         """
         raw = self.problem.batch
         bad = ~torch.isfinite(self.total) | (self.total <= 0) | (self._fisher_total <= 0)
+        if (misindexed := self.problem.misindexed()) is not None:
+            bad = bad | misindexed
         for value in (
             self.batch.obs,
             self.batch.actions,

@@ -119,8 +119,13 @@ RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_
 void RowSet::select(const int64_t* subset, int64_t subset_count) {
   const int64_t candidates = subset ? subset_count : rows_.count;
   Array<int64_t> index(candidates);
-  for (int64_t i = 0; i < candidates; ++i) {
+  for (int64_t i = 0, next = 0; i < candidates; ++i) {  // next: the least index that may follow
     const int64_t n = subset ? subset[i] : i;
+    if (n < next || n >= rows_.count) {
+      misindexed_ = true;
+      continue;
+    }
+    next = n + 1;
     const double w = rows_.weights ? rows_.weights[n] : 1.0;
     if (!(w > 0.0)) continue;
     index[count_++] = n;

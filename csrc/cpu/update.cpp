@@ -45,7 +45,8 @@ bool good_weights(const Rows& rows) {
 
 bool CpuOperator::bad_rows(Team& team) {
   const Rows& rows = batch_.rows();
-  if (!good_weights(rows) || batch_.count() == 0 || fisher_rows().count() == 0) return true;
+  if (!good_weights(rows) || batch_.count() == 0) return true;
+  if (fisher_rows().misindexed() || fisher_rows().count() == 0) return true;
   const NetShape& net = plan_.net;
   const int width = net.width[0];
   Array<double> bad = Array<double>::zeros(batch_.lanes().count);
