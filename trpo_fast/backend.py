@@ -261,7 +261,8 @@ def resolve(name: str, problem: Problem) -> Backend:
         reasons[backend.name] = _why_not(backend, problem)
         if reasons[backend.name] is None:
             return backend
-    raise BackendUnavailable(f"no backend can serve: {reasons}")
+    why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
+    raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")
 
 
 def _why_not(backend: Backend, problem: Problem) -> str | None:
