@@ -209,12 +209,12 @@ class MultiCategorical(Head):
         """Columns of the chosen logits [N, factors]; a choice out of range counts as the nearest,
         so that it reads no other memory before ``impossible`` is looked at.
         """
-        limits = torch.tensor(self.nvec, device=actions.device)
+        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
         choices = actions.reshape(-1, len(self.nvec)).long().clamp_min(0)
         return torch.minimum(choices, limits - 1) + limits.cumsum(0) - limits
 
     def impossible(self, actions: Tensor, mask: Tensor | None = None) -> Tensor:
-        limits = torch.tensor(self.nvec, device=actions.device)
+        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
         choices = actions.reshape(-1, len(self.nvec))
         bad = ((choices < 0) | (choices >= limits)).any()
         return bad if mask is None else bad | ~mask.gather(-1, self._chosen(actions)).all()
