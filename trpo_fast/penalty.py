@@ -290,7 +290,11 @@ def _optimizer_step(
             p.grad = -g[offset : offset + p.numel()].view_as(p)
             offset += p.numel()
         optimizer.step()
-        return torch.cat([p.detach().reshape(-1) for p in parameters]).view_as(before).to(before)
+        found = torch.cat([p.detach().reshape(-1) for p in parameters]).to(before)
+        if found.shape != before.shape:
+            wanted = f"a step that keeps the policy's {before.numel()} numbers"
+            raise checks.fail("optimizer", wanted, f"one to {found.numel()}")
+        return found
     finally:
         for p, lay in zip(parameters, memory, strict=True):
             if (p.data_ptr(), p.stride()) != (lay.data_ptr(), lay.stride()):

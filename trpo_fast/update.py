@@ -148,7 +148,7 @@ def trpo_update(
 
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. With damping the full step's KL is
-    below max_kl, by about x'Fx / x'(F + damping I)x. ``sync=False`` returns without waiting for
+    below max_kl, about x'Fx / x'(F + damping I)x of it. ``sync=False`` returns without waiting for
     the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
     precision, deterministic, as for ``FisherOperator``.
     """
