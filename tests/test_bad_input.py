@@ -13,12 +13,17 @@ from cases import UPDATES, Case
 
 from trpo_fast import (
     Batch,
+    Categorical,
     FisherOperator,
+    Gaussian,
+    MLPPolicy,
+    MultiCategorical,
     flat_params,
     kl_penalty_update,
     trpo_update,
 )
 from trpo_fast.backend import registry
+from trpo_fast.critic import Critic
 
 CHOOSING = Case("multicategorical", weights=True, masks=True, dtype=torch.float32)
 MOVING = Case("gaussian", weights=True, dtype=torch.float32)
@@ -147,25 +152,26 @@ def test_zero_weight_rows_may_hold_anything():
 
 
 ARGUMENTS = {
-    "damping": (-0.1, NAN, INF, "0.1", True),
-    "max_kl": (0.0, -1.0, NAN, INF, "0.01"),
-    "cg_iterations": (0, -1, 1.5, True),
+    "damping": (-0.1, NAN, INF, "0.1", True, 10**400),
+    "max_kl": (0.0, -1.0, NAN, INF, "0.01", 10**5000),
+    "cg_iterations": (0, -1, 1.5, True, 2**31, 10**5000, -(10**5000)),
     "cg_tol": (-1e-3, 1.0, NAN),
     "backtrack_ratio": (0.0, 1.0, NAN),
-    "backtrack_steps": (0, 2.0),
+    "backtrack_steps": (0, 2.0, 2**31),
     "learning_rate": (0.0, -1.0, NAN),
     "max_grad_norm": (0.0, NAN),
-    "adam_steps": (0, 1.5),
+    "adam_steps": (0, 1.5, 2**63),
     "inner": ("sgd", None),
     "kl_reduction": ("max", None),
     "kl_direction": ("backward",),
     "fisher": ("exact",),
     "precision": (32, None),
-    "chunk_rows": (0, 1.5),
+    "chunk_rows": (0, 1.5, 2**63),
     "backend": ("gpu",),
     "fvp_rows": (
         0,
         1000,
+        2**64,
         True,
         torch.tensor([0, 99]),
         torch.tensor([-1, 3]),
@@ -215,6 +221,7 @@ def test_batch_and_policy(function):
     refuses("batch", policy, lambda: update(policy, {"obs": batch.obs}))
     refuses("group_size", policy, lambda: update(policy, replace(batch, group_size=2)))
     refuses("group_size", policy, lambda: update(policy, replace(batch, group_size=0)))
+    refuses("group_size", policy, lambda: update(policy, replace(batch, group_size=2**70)))
     refuses("policy", policy, lambda: update(lambda obs: obs, batch))
     masked = replace(batch, action_mask=torch.ones(len(batch), 3, dtype=torch.bool))
     refuses("action_mask", policy, lambda: update(policy, masked))
@@ -240,6 +247,7 @@ def test_vectors(fault, backend):
     refuses("v", policy, lambda: F @ bad)
     refuses("g", policy, lambda: F.solve(bad))
     refuses("iterations", policy, lambda: F.solve(flat_params(policy), iterations=0))
+    refuses("iterations", policy, lambda: F.solve(flat_params(policy), iterations=2**31))
     refuses("tol", policy, lambda: F.solve(flat_params(policy), tol=1.0))
 
 
@@ -254,3 +262,22 @@ def test_empty_batch():
     empty = Batch(*(torch.zeros(0, *shape) for shape in ((5,), (3,), (), ())))
     for function in FUNCTIONS.values():
         refuses("obs", policy, lambda f=function: f(policy, empty))
+
+
+MAKERS = {
+    "epochs": lambda n: Critic(5, epochs=n),
+    "minibatch": lambda n: Critic(5, minibatch=n),
+    "steps": lambda n: Critic(5, steps=n),
+    "obs_dim": lambda n: MLPPolicy(n, Gaussian(1)),
+    "hidden": lambda n: MLPPolicy(5, Gaussian(1), (n,)),
+    "dim": Gaussian,
+    "n": Categorical,
+    "nvec": lambda n: MultiCategorical((2, n)),
+}
+
+
+@pytest.mark.parametrize("count", [2**31, 2**63, 10**5000], ids=["int", "int64", "digits"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_counts_that_no_kernel_takes(name, count):
+    with pytest.raises(ValueError, match=rf"^{name}: expected .*2147483647, got .+"):
+        MAKERS[name](count)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 from dataclasses import replace
 
 import pytest
 import torch
 from cases import Case, every_shape, few, poison, random_vector, relative_error
 
-from trpo_fast import FisherOperator
+from trpo_fast import FisherOperator, MLPPolicy, oracle
 
 
 def operator(policy, batch, **options):
@@ -173,3 +176,40 @@ def test_snapshot_sees_writes_past_autograd():
     policy.net[0].weight.data[0, 0] += 1.0
     with pytest.raises(RuntimeError, match="parameters have changed"):
         F.solve(random_vector(policy))
+
+
+@contextlib.contextmanager
+def little_memory(more: int):
+    """Allocations fail once the process has so many bytes more than now."""
+    with open("/proc/self/statm") as statm:
+        now = int(statm.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells the memory in use")
+def test_dense_needs_no_memory_for_rows_times_rows():
+    """2 000 rows with 3 outputs: their cotangents alone would be 2000 * 3 * 2000 * 3 float64."""
+    case = Case("gaussian_one", hidden=(8,), rows=2000)
+    policy = case.policy()
+    F = operator(policy, case.batch(policy))
+    F.dense()  # what torch loads at first use
+    with little_memory(100 * 2**20):
+        F.dense()
+
+
+@pytest.mark.parametrize("module", [False, True])
+@pytest.mark.parametrize("case", few(), ids=str)
+def test_dense_is_the_same_few_rows_at_a_time(case, module, monkeypatch):
+    policy = case.policy()
+    batch = case.batch(policy)
+    F = operator(policy, batch, kl_reduction="mean", fvp_rows=20)
+    if module:  # one that is run on every row whatever the Jacobian of
+        monkeypatch.setattr(MLPPolicy, "overridden", lambda self: True)
+    whole = F.dense()
+    monkeypatch.setattr(oracle, "_ROWS", 3)
+    assert relative_error(F.dense(), whole) < 1e-14

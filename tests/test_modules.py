@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from cases import relative_error
+from cases import Case, relative_error
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, Poisson
 
@@ -192,3 +194,34 @@ def test_no_kernel_takes_an_mlp_that_was_edited():
     for policy in (edited(), Scaled(4, Gaussian(2), (5,))):
         assert FisherOperator(policy, torch.randn(3, 4)).backend == "reference"
         assert unavailable(policy)
+
+
+ROWS = Case(rows=33, weights=True, dtype=torch.float32)
+
+
+class Sequences(nn.Module):
+    """Takes its rows in runs of eleven only."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(5, 3)
+
+    def forward(self, obs):
+        mean = self.map(obs.view(-1, 11, 5)).flatten(0, 1)
+        return Normal(mean, torch.ones_like(mean), validate_args=False)
+
+
+def test_a_module_that_takes_its_rows_only_together():
+    policy, batch = Sequences(), replace(ROWS.batch(ROWS.policy()), log_probs=None)
+    assert trpo_update(policy, batch).accepted
+    short = replace(batch.rows(slice(0, 12)), weights=None)
+    takes = r"a module that takes float32 \[12, 5\]"
+    with pytest.raises(ValueError, match=rf"^policy: expected {takes}, got the error: shape '"):
+        trpo_update(policy, short)
+
+
+def test_why_no_backend_can_serve_is_a_sentence():
+    policy, batch = Sequences(), ROWS.batch(ROWS.policy())
+    said = r"got none: cpu cannot: .+; cuda cannot: .+; reference cannot: precision='fp16x3' is not"
+    with pytest.raises(BackendUnavailable, match=said):
+        FisherOperator(policy, batch.obs, precision="fp16x3")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import Case, few, poison, relative_error
 
-from trpo_fast import FisherOperator, flat_params, npg_update, pg_update, trpo_update
+from trpo_fast import Batch, FisherOperator, flat_params, npg_update, pg_update, trpo_update
 from trpo_fast.backend import STATS, registry
 from trpo_fast.reference import line_search
 
@@ -200,3 +200,47 @@ def test_equal_inputs_give_equal_bits():
         trpo_update(policy, batch)
         flats.append(flat_params(policy).clone())
     assert torch.equal(*flats)
+
+
+def test_an_info_prints_every_number_and_waits_once(monkeypatch):
+    policy, batch = setup()
+    info = trpo_update(policy, batch)
+    shown = repr(info)
+    assert shown.startswith(f"UpdateInfo(accepted, backend={info.backend!r}, kl=")
+    for name in STATS[1:]:
+        assert f"{name}={getattr(info, name):.6g}" in shown
+    asked = trpo_update(policy, batch, sync=False)
+    waits = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: waits.append(x) or tolist(x))
+    assert str(asked) == repr(asked) and "tensor" not in str(asked) and len(waits) == 1
+
+
+def test_a_batch_and_a_solution_print_shapes():
+    case = Case("multicategorical", rows=7, weights=True, masks=True, dtype=torch.float32)
+    policy, batch = setup(case)
+    assert repr(batch) == (
+        "Batch(obs=float32 [7, 5], actions=int64 [7, 3], advantages=float32 [7], "
+        "log_probs=float32 [7], weights=float32 [7], action_mask=bool [7, 6])"
+    )
+    assert repr(Batch(batch.obs.double().to("meta"), group_size=7)) == (
+        "Batch(obs=float64 [7, 5] on meta, group_size=7)"
+    )
+    g = torch.ones(flat_params(policy).numel(), 2)
+    found = FisherOperator(policy, batch.obs).solve(g)
+    numbers = ", ".join(f"{n}={getattr(found, n).tolist()}" for n in ("quad", "residual_norm"))
+    size = f"x=float32 [{len(g)}, 2]"
+    assert repr(found) == f"Solution({size}, {numbers}, iterations={found.iterations.tolist()})"
+
+
+@pytest.mark.parametrize("damping", [1e-6, 0.1, 1.0])
+def test_damping_keeps_the_full_step_within_the_kl(damping):
+    """The KL of the step is x'Fx / x'(F + damping I)x of the limit, up to the third order."""
+    policy, batch = setup()
+    theta, F = flat_params(policy).clone(), FisherOperator(policy, batch.obs, damping=0.0)
+    matrix = F.dense()
+    limit = 1e-8
+    info = trpo_update(policy, batch, max_kl=limit, damping=damping, cg_iterations=200)
+    x = (flat_params(policy) - theta) / info.step_size
+    assert info.accepted and info.backtracks == 0
+    assert info.kl == pytest.approx(limit * float(x @ matrix @ x) / info.quad, rel=1e-2)

@@ -19,7 +19,7 @@ from torch import Tensor
 from . import _native
 from .actor import Actor, ActTensors
 from .checks import check_acting, check_tensor
-from .native_problem import address, net_arguments, too_large
+from .native_problem import address, net_arguments, readable, too_large
 from .policy import MLPPolicy, NetSpec, every_parameter, flat_params
 from .threads import kernel_threads
 
@@ -163,7 +163,7 @@ class NativeActor(KernelActor):
 
     def values(self, obs: Tensor) -> Tensor:
         self._critic.look()
-        obs = check_tensor("obs", obs, self._policy.first, (None, self._inputs)).contiguous()
+        obs = readable(check_tensor("obs", obs, self._policy.first, (None, self._inputs)))
         out = obs.new_empty(obs.shape[0])
         if self.normaliser is not None:
             self._follow_normaliser()
@@ -189,10 +189,10 @@ class NativeActor(KernelActor):
         assert self.normaliser is not None
         shift, scale = self.normaliser.shift, self.normaliser.scale
         if shift is not self._shift:
-            for value in (shift, scale):
-                check_tensor("normaliser", value, self._policy.first, (self._inputs,))
-            self._shift, self._scale = shift, scale  # kept alive: the native half has addresses
-            self._native.normalise(shift.data_ptr(), scale.data_ptr(), self.normaliser.clip)
+            like, shape = self._policy.first, (self._inputs,)
+            rows = [readable(check_tensor("normaliser", t, like, shape)) for t in (shift, scale)]
+            self._shift, self._rows = shift, rows  # kept alive: the native half has addresses
+            self._native.normalise(*map(address, rows), self.normaliser.clip)
 
 
 class _BoundAct:

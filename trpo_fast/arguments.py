@@ -11,7 +11,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+MOST = 2**31 - 1  # an int of the kernels, which is how they take iterations, steps and sizes
 
 
 def fail(argument: str, expected: str, got: object) -> ValueError:
@@ -36,30 +38,42 @@ def check_number(
         wanted += f" below {below:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise fail(argument, wanted, f"{value!r} ({type(value).__name__})")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond float64
+        raise fail(argument, wanted, _shown(value)) from None
     if not math.isfinite(number) or not above < number < below or number < least:
         raise fail(argument, wanted, value)
     return number
 
 
-def check_count(argument: str, value: Any, *, least: int = 1) -> int:
+def check_count(argument: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+    """An integer from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise fail(argument, f"an integer of at least {least}", repr(value))
+        raise fail(argument, f"an integer of at least {least}", _shown(value))
+    if int(value) > most:
+        raise fail(argument, f"an integer of at most {most}", _shown(value))
     return int(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence takes it; Python does not print integers of thousands of digits."""
+    large = isinstance(value, Integral) and abs(int(value)) > 10**30
+    return "one of more than 30 digits" if large else repr(value)
 
 
 def check_counts(argument: str, values: Any, *, least_length: int = 0) -> tuple[int, ...]:
     """Positive integers in a sequence; NumPy's count."""
-    wanted = "a sequence of integers of at least 1"
+    wanted = f"a sequence of integers from 1 to {MOST}"
     if least_length:
         wanted = f"at least {least_length} in {wanted}"
     try:
         found = tuple(values)
     except TypeError:
         raise fail(argument, wanted, repr(values)) from None
-    good = all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in found)
-    if not good or len(found) < least_length:
-        raise fail(argument, wanted, repr(values))
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in found)
+    if not whole or len(found) < least_length or not all(1 <= int(n) <= MOST for n in found):
+        raise fail(argument, wanted, "[" + ", ".join(map(_shown, found)) + "]")
     return tuple(int(n) for n in found)
 
 
@@ -69,14 +83,39 @@ def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
+def check_memory(argument: str, value: Any) -> None:
+    """A tensor whose values lie in memory, row after row: what kernels, and slices, can read."""
+    if not isinstance(value, Tensor):
+        raise fail(argument, "a torch.Tensor", type(value).__name__)
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested one" if value.is_nested else f"layout {value.layout}"
+        raise fail(argument, "a dense tensor (layout torch.strided)", kind)
+    if not _has_memory(value):
+        kind = type(value).__name__
+        got = f"a {kind} on {value.device} without memory of its own"
+        raise fail(argument, "a tensor that holds values", got)
+
+
+def _has_memory(value: Tensor) -> bool:
+    """Not a meta or fake tensor, nor one within a torch.func transform or with a freed storage."""
+    if type(value) not in (Tensor, nn.Parameter):
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        if isinstance(value, FakeTensor):
+            return False
+    try:
+        return value.data_ptr() != 0 or value.numel() == 0
+    except RuntimeError:
+        return False
+
+
 def check_tensor(
     argument: str, value: Any, like: Tensor, shape: tuple[int | None, ...], *, dtypes: Any = None
 ) -> Tensor:
     """A tensor of ``shape`` (None matches any length) on the parameters' device, of their dtype
     unless told otherwise.
     """
-    if not isinstance(value, Tensor):
-        raise fail(argument, "a torch.Tensor", type(value).__name__)
+    check_memory(argument, value)
     allowed = (like.dtype,) if dtypes is None else dtypes
     if value.dtype not in allowed:
         raise fail(argument, f"dtype {' or '.join(map(str, allowed))}", value.dtype)
@@ -91,6 +130,12 @@ def check_tensor(
         wanted = ", ".join("N" if n is None else str(n) for n in shape)
         raise fail(argument, f"shape [{wanted}]", list(value.shape))
     return value.detach()
+
+
+def describe(value: Tensor) -> str:
+    """float32 [3000, 4], and where it is, unless on the CPU."""
+    place = "" if value.device.type == "cpu" else f" on {value.device}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
 
 
 def check_dtype(argument: str, value: Any) -> None:

@@ -70,7 +70,15 @@ class Problem:
 
     def fisher_batch(self) -> Batch:
         """The rows that Fisher-vector products see."""
-        return self.batch if self.fvp_rows is None else self.batch.rows(self.fvp_rows)
+        return self.of_fvp_rows(self.batch)
+
+    def of_fvp_rows(self, batch: Batch) -> Batch:
+        """The rows of a batch that Fisher-vector products see. An index that is none stands for the
+        nearest row until the table of bad values is asked.
+        """
+        if self.fvp_rows is None:
+            return batch
+        return batch.rows(self.fvp_rows.clamp(0, len(batch) - 1))
 
 
 @dataclass(frozen=True)
@@ -246,7 +254,8 @@ def resolve(name: str, problem: Problem) -> Backend:
         reasons[backend.name] = _why_not(backend, problem)
         if reasons[backend.name] is None:
             return backend
-    raise BackendUnavailable(f"no backend can serve: {reasons}")
+    why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
+    raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")
 
 
 def _why_not(backend: Backend, problem: Problem) -> str | None:

@@ -33,7 +33,7 @@ class Judged:
         """Weights [M] of the rows of the Fisher-vector products, where those are a choice."""
         if self.raw.weights is None or self.fvp_rows is None:
             return None
-        return self.raw.weights[self.fvp_rows]
+        return self.raw.weights[self.fvp_rows.clamp(0, len(self.raw) - 1)]
 
 
 class Rule(NamedTuple):
@@ -59,6 +59,14 @@ def _weights(rows: Judged) -> Iterator[Rule]:
         yield Rule("fvp_rows", "at least one row with a positive weight", none, None, "none")
 
 
+def _indices(rows: Judged) -> Iterator[Rule]:
+    chosen, last = rows.fvp_rows, len(rows.raw) - 1
+    if chosen is None:
+        return
+    yield Rule("fvp_rows", f"indices from 0 to {last}", (chosen < 0) | (chosen > last), chosen)
+    yield Rule("fvp_rows", "strictly increasing indices", chosen.diff() <= 0, chosen[1:])
+
+
 def _numbers(rows: Judged) -> Iterator[Rule]:
     for name in ("obs", "advantages", "log_probs"):
         value = getattr(rows.clean, name)
@@ -79,7 +87,7 @@ def _actions(rows: Judged) -> Iterator[Rule]:
         yield Rule("actions", words, head.forbidden(actions, mask), None, got)
 
 
-TABLE: tuple[Callable[[Judged], Iterator[Rule]], ...] = (_weights, _numbers, _actions)
+TABLE: tuple[Callable[[Judged], Iterator[Rule]], ...] = (_indices, _weights, _numbers, _actions)
 
 
 def found(rows: Judged) -> Tensor:

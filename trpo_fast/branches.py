@@ -96,7 +96,7 @@ class TensorRunner:
         env.load_state({name: rows.repeat_interleave(width, 0) for name, rows in state.items()})
         self.env_seconds = perf_counter() - begin
         alive = live.flatten().to(agent.device)
-        total = torch.zeros(count * width, device=agent.device)
+        total = torch.zeros(count * width, dtype=torch.float32, device=agent.device)
         steps = torch.zeros((), dtype=torch.int64, device=agent.device)
         discount, chosen = 1.0, actions.flatten(0, 1)
         for length in range(len(noise) + 1):
@@ -166,7 +166,8 @@ class HostRunner:
             for slot in slots:
                 restore(self.envs[slot], saved[slot // self.width])
         self.env_seconds += perf_counter() - begin
-        total, steps, discount = torch.zeros(live.numel()), 0, 1.0
+        total = torch.zeros(live.numel(), dtype=torch.float32, device="cpu")
+        steps, discount = 0, 1.0
         chosen = actions.flatten(0, 1)[slots]
         for length in range(len(noise) + 1):
             moves = agent.collector.action_map.host(chosen.cpu().numpy())
@@ -174,7 +175,8 @@ class HostRunner:
             with envs.named("the step of a branch"):
                 came = [self.envs[i].step(move) for i, move in zip(slots, moves, strict=True)]
             self.env_seconds += perf_counter() - begin
-            total[slots] += discount * torch.tensor([float(c[1]) for c in came])
+            rewards = np.array([float(c[1]) for c in came], np.float32)
+            total[slots] += discount * torch.from_numpy(rewards)
             terminated, truncated = (np.array([bool(c[j]) for c in came]) for j in (2, 3))
             steps, discount = steps + len(slots), discount * agent.config.gamma
             obs = self._observations(came, terminated, length + 1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .arguments import check_choice as check_choice
 from .arguments import check_count as check_count
+from .arguments import check_memory as check_memory
 from .arguments import check_number as check_number
 from .arguments import check_tensor as check_tensor
 from .arguments import fail as fail
@@ -48,6 +49,7 @@ def check_policy(policy: Any) -> Tensor:
     theta = flat_params(policy)
     if theta.dtype not in (torch.float32, torch.float64):
         raise fail("policy", "float32 or float64 parameters", theta.dtype)
+    check_memory("policy", theta)
     return theta
 
 
@@ -62,8 +64,7 @@ def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
 
 def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
     """The parts of a batch that say where the policy is evaluated: obs, weights, action_mask."""
-    if not isinstance(batch.obs, Tensor):
-        raise fail("obs", "a torch.Tensor", type(batch.obs).__name__)
+    check_memory("obs", batch.obs)
     if batch.obs.ndim == 0 or batch.obs.shape[0] == 0:
         raise fail("obs", "at least one row", f"shape {list(batch.obs.shape)}")
     rows = batch.obs.shape[0]
@@ -167,7 +168,7 @@ def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True
     count = check_count("fvp_rows", fvp_rows)
     if count > rows:
         raise fail("fvp_rows", f"at most the {rows} rows of the batch", count)
-    return torch.arange(count, device=theta.device) * rows // count
+    return torch.arange(count, dtype=torch.int64, device=theta.device) * rows // count
 
 
 def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
@@ -220,8 +221,12 @@ def check_acting(
         check_tensor("seen", seen, theta, tuple(obs.shape))
     names = ("obs", "mask", "actions", "log_probs", "values", "seen")
     for name, value in zip(names, (obs, mask, actions, log_probs, values, seen), strict=True):
-        if value is not None and not value.is_contiguous():
+        if value is None:
+            continue
+        if not value.is_contiguous():
             raise fail(name, "a contiguous tensor", f"strides {list(value.stride())}")
+        if value.is_neg():  # read and written where it lies, at every call
+            raise fail(name, "a tensor without a negation put off", "one; see resolve_neg()")
 
 
 def check_critic_batch(

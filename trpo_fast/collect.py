@@ -160,7 +160,7 @@ class HostCollector:
         return b.rollout(following, valid=kept, returns=returns, lengths=lengths)
 
     def _shown(self, obs: Any) -> Tensor:
-        tensor = torch.as_tensor(np.array(obs, np.float32)).to(self.layout.dtype)
+        tensor = torch.from_numpy(np.array(obs, np.float32)).to(self.layout.dtype)
         if self.normaliser is None or self.fused:
             return tensor
         return self.normaliser(tensor)

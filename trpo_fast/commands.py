@@ -33,7 +33,7 @@ class TrainOptions(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("steps", self.steps)
+        check_count("steps", self.steps, most=2**63 - 1)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class ResumeOptions(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps is not None:
-            check_count("steps", self.steps)
+            check_count("steps", self.steps, most=2**63 - 1)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, Operator, Problem, UpdateConfig
-from .native_problem import NativeProblem, address, refusal
+from .native_problem import NativeProblem, address, readable, refusal
 from .policy import MLPPolicy
 from .reference import Solution
 from .surrogate import Evaluation
@@ -50,19 +50,19 @@ class CpuOperator(Operator):
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v [N, D]."""
-        out, v = self._per_row(), v.contiguous()
+        out, v = self._per_row(), readable(v)
         self._native.jvp(address(v), address(out), kernel_threads())
         return out
 
     def metric(self, tangent: Tensor) -> Tensor:
         """M tangent [N, D]."""
-        out, tangent = self._per_row(), tangent.contiguous()
+        out, tangent = self._per_row(), readable(tangent)
         self._native.metric(address(tangent), address(out), kernel_threads())
         return out
 
     def vjp(self, delta: Tensor) -> Tensor:
         """J' delta summed over rows [P]."""
-        out, delta = torch.empty_like(self.theta), delta.contiguous()
+        out, delta = torch.empty_like(self.theta), readable(delta)
         self._native.vjp(address(delta), address(out), kernel_threads())
         return out
 
@@ -74,15 +74,17 @@ class CpuOperator(Operator):
     # ---- fused
 
     def fvp(self, v: Tensor) -> Tensor:
-        out, v = torch.empty_like(v), v.contiguous()
+        v = readable(v)
+        out = torch.empty_like(v)
         columns = v.shape[0] if v.ndim == 2 else 1
         self._native.fvp(address(v), columns, address(out), kernel_threads())
         return out
 
     def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
-        g, x = g.contiguous(), torch.empty_like(g)
+        g = readable(g)
+        x = torch.empty_like(g)
         columns = g.shape[0] if g.ndim == 2 else 1
-        solved = torch.empty(*g.shape[:-1], 4, dtype=torch.float64)
+        solved = torch.empty(*g.shape[:-1], 4, dtype=torch.float64, device="cpu")
         self._native.solve(
             address(g), columns, iterations, tol, address(x), address(solved), kernel_threads()
         )
@@ -94,18 +96,19 @@ class CpuOperator(Operator):
         return g, _evaluation(self._native.gradient(address(g), kernel_threads()))
 
     def evaluate(self, theta: Tensor) -> Evaluation:
-        theta = theta.contiguous()
+        theta = readable(theta)
         return _evaluation(self._native.evaluate(address(theta), kernel_threads()))
 
     def bad_values(self) -> Tensor:
-        return torch.tensor(self._native.bad_values(kernel_threads()))
+        bad = self._native.bad_values(kernel_threads())
+        return torch.tensor(bad, dtype=torch.bool, device="cpu")
 
     @property
     def scratch_bytes(self) -> int:
         return int(self._native.scratch_bytes)
 
     def update(self, config: UpdateConfig) -> Tensor:
-        stats = torch.zeros(len(STATS), dtype=torch.float64)
+        stats = torch.zeros(len(STATS), dtype=torch.float64, device="cpu")
         self._native.update(
             address(self.problem.theta),
             address(stats),
@@ -122,7 +125,8 @@ class CpuOperator(Operator):
 
 
 def _evaluation(values: tuple[float, float, float, float]) -> Evaluation:
-    return Evaluation(*(torch.tensor(value, dtype=torch.float64) for value in values))
+    tensors = (torch.tensor(value, dtype=torch.float64, device="cpu") for value in values)
+    return Evaluation(*tensors)
 
 
 class CpuBackend(Backend):

@@ -104,9 +104,9 @@ class Critic(nn.Module):
             obs_dim, Gaussian(1), hidden, activation, output_gain=1.0, device=device
         )
         theta = flat_params(self.net)
-        self.register_buffer("moments", torch.zeros(2, theta.numel(), device=theta.device))
-        self.register_buffer("mean", torch.zeros((), device=theta.device))
-        self.register_buffer("std", torch.ones((), device=theta.device))
+        self.register_buffer("moments", theta.new_zeros(2, theta.numel()))
+        self.register_buffer("mean", theta.new_zeros(()))
+        self.register_buffer("std", theta.new_ones(()))
         taken = torch.zeros(1, dtype=torch.int64, device=theta.device)
         self.register_buffer("taken", taken, persistent=False)  # adam_steps, for a device's fits
         self.adam_steps = 0
@@ -258,7 +258,7 @@ class Critic(nn.Module):
         self.fits += 1
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.adam_steps, self.fits])
+        return torch.tensor([self.adam_steps, self.fits], dtype=torch.int64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         self.adam_steps, self.fits = (int(count) for count in state)

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import _native
 from .act import native_shape
 from .fisher import FisherOperator
+from .native_problem import readable
 from .policy import MLPPolicy, flat_params, mark_written
 from .threads import kernel_threads
 
@@ -118,8 +119,8 @@ class NativeFit:
     def __init__(self, net: MLPPolicy, targets: Targets) -> None:
         self.net = net
         self._shape = native_shape(net.spec)
-        obs, values = targets.obs.contiguous(), targets.values.contiguous()
-        weights = None if targets.weights is None else targets.weights.contiguous()
+        obs, values = readable(targets.obs), readable(targets.values)
+        weights = None if targets.weights is None else readable(targets.weights)
         self._kept = (obs, values, weights)  # the addresses below are theirs
         address = 0 if weights is None else weights.data_ptr()
         self._rows = (obs.data_ptr(), values.data_ptr(), address, len(obs))
@@ -137,7 +138,7 @@ class NativeFit:
         theta = flat_params(self.net).data_ptr()
         out = 0 if g is None else g.data_ptr()
         threads = kernel_threads()
-        return torch.tensor(native.critic_loss(self._shape, theta, out, *self._rows, threads))
+        return _loss(native.critic_loss(self._shape, theta, out, *self._rows, threads))
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
         native = _native.module()
@@ -158,7 +159,11 @@ class NativeFit:
             *self._rows,
             kernel_threads(),
         )
-        return torch.tensor(loss)
+        return _loss(loss)
+
+
+def _loss(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def fit_adam(

@@ -16,7 +16,7 @@ from .actor import ActTensors
 from .backend import BackendUnavailable
 from .checks import check_acting, check_tensor
 from .cuda_backend import connected, current_stream, device_index, explained, missing
-from .native_problem import address
+from .native_problem import address, readable
 from .policy import MLPPolicy
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class CudaActor(KernelActor):
     def values(self, obs: Tensor) -> Tensor:
         self._critic.look()
         rows = obs.to(self.device)
-        rows = check_tensor("obs", rows, self._policy.first, (None, self._inputs)).contiguous()
+        rows = readable(check_tensor("obs", rows, self._policy.first, (None, self._inputs)))
         out = rows.new_empty(len(rows))
         self.launch(0, (address(rows), 0, 0, 0, 0, 0, address(out)), len(rows))
         return out.to(obs.device)
@@ -104,7 +104,8 @@ class CudaActor(KernelActor):
         if self.normaliser.shift is not self._shift:
             self._shift = self.normaliser.shift
             # Kept alive, and on the nets' device: the native half has addresses.
-            self._moved = (self._shift.to(self.device), self.normaliser.scale.to(self.device))
+            given = (self._shift, self.normaliser.scale)
+            self._moved = [readable(tensor.to(self.device)) for tensor in given]
             shift, scale = (t.data_ptr() for t in self._moved)
             self._native.normalise(shift, scale, self.normaliser.clip)
 

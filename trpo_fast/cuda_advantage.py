@@ -8,6 +8,7 @@ from torch import Tensor
 from . import _native
 from .backend import BackendUnavailable
 from .cuda_backend import connected, current_stream, device_index, explained, missing
+from .native_problem import readable
 
 
 def gae_refused(rewards: Tensor, *, insist: bool = False) -> str:
@@ -32,7 +33,7 @@ def cuda_gae(
     got = [(t.shape, t.dtype, t.device) for t in inputs]
     if len(shape) != 2 or got != [(shape, dtype, device) for dtype in wanted]:
         raise ValueError(f"gae: expected float32 [T, E] and bool done on {device}, got {got}")
-    rows = [tensor.contiguous() for tensor in inputs]
+    rows = [readable(tensor) for tensor in inputs]
     with explained():
         advantages = torch.empty_like(rewards, memory_format=torch.contiguous_format)
         if not advantages.numel():

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import _native
 from .backend import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
-from .native_problem import NativeProblem, net_arguments, refusal
+from .native_problem import NativeProblem, net_arguments, readable, refusal
 from .policy import MLPPolicy, NetSpec
 from .reference import Solution
 from .surrogate import Evaluation
@@ -177,14 +177,14 @@ class CudaOperator(Operator):
             return torch.empty(shape, dtype=torch.float64, device=self._device)
 
     def fvp(self, v: Tensor) -> Tensor:
-        v = v.contiguous()
+        v = readable(v)
         out = torch.empty_like(v)
         columns = 1 if v.ndim == 1 else v.shape[0]
         self._launch("fvp", v=v.data_ptr(), out=out.data_ptr(), columns=columns)
         return out
 
     def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
-        g = g.contiguous()
+        g = readable(g)
         x = torch.empty_like(g)
         columns = 1 if g.ndim == 1 else g.shape[0]
         stats = self._doubles(columns, _SOLVE)
@@ -210,7 +210,7 @@ class CudaOperator(Operator):
         return g, stats
 
     def evaluate(self, theta: Tensor) -> Evaluation:
-        theta, stats = theta.contiguous(), self._doubles(_EVALUATION)
+        theta, stats = readable(theta), self._doubles(_EVALUATION)
         self._launch("evaluate", theta=theta.data_ptr(), stats=stats.data_ptr())
         return self._evaluation(stats)
 

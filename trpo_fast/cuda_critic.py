@@ -14,7 +14,7 @@ from .act import native_shape, refused
 from .critic_fit import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
 from .cuda_backend import connected, current_stream, device_index, explained, missing, plan
 from .fisher import FisherOperator
-from .native_problem import address
+from .native_problem import address, readable
 from .policy import MLPPolicy, flat_params, mark_written
 
 _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
@@ -42,8 +42,8 @@ class CudaFit:
 
     def __init__(self, net: MLPPolicy, targets: Targets, *, grid: int = 0) -> None:
         self.net = net
-        obs, values = targets.obs.contiguous(), targets.values.contiguous()
-        weights = None if targets.weights is None else targets.weights.contiguous()
+        obs, values = readable(targets.obs), readable(targets.values)
+        weights = None if targets.weights is None else readable(targets.weights)
         self.targets = Targets(obs, values, weights)  # the addresses below are theirs
         self._device = obs.device
         self._theta = flat_params(net)

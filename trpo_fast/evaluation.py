@@ -125,11 +125,12 @@ def _tensor_episodes(
     else:
         env = tensor.make(name, episodes, device=agent.device, **agent.env_options)
     obs = env.reset(seed)
-    total = torch.zeros(episodes, device=env.device)
+    total = torch.zeros(episodes, dtype=torch.float32, device=env.device)
     steps = torch.zeros_like(total)
     running = torch.ones(episodes, dtype=torch.bool, device=env.device)
     for _ in range(env.max_episode_steps):
-        step = env.step(torch.as_tensor(agent.predict(obs, deterministic=deterministic)))
+        actions = agent.predict(obs, deterministic=deterministic)
+        step = env.step(torch.as_tensor(actions, device=env.device))
         total += torch.where(running, step.rewards, 0.0)
         steps += running
         running &= ~(step.terminated | step.truncated)

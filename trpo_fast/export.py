@@ -69,7 +69,7 @@ def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path
     try:
         write(module, inputs, draft)
         wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
-        _compare(run(draft, inputs), torch.as_tensor(wanted), path)
+        _compare(run(draft, inputs), torch.as_tensor(wanted, device="cpu"), path)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -77,7 +77,8 @@ def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path
 
 
 def _observations(agent: TRPO, rows: int, generator: torch.Generator) -> Tensor:
-    obs = torch.randn(rows, agent.policy.spec.widths[0], generator=generator)
+    shape, kind = (rows, agent.policy.spec.widths[0]), torch.float32
+    obs = torch.randn(shape, dtype=kind, device="cpu", generator=generator)
     if agent.normaliser is not None:  # observations of the size that the policy knows
         obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
     return obs
@@ -87,7 +88,7 @@ def _masks(nvec: Sequence[int], rows: int, generator: torch.Generator) -> Tensor
     """[rows, Z] bool, about half of the choices of every component allowed, and one for certain."""
     parts = []
     for choices in nvec:
-        draws = torch.rand(rows, choices, generator=generator)
+        draws = torch.rand((rows, choices), device="cpu", generator=generator)
         parts.append((draws < 0.5) | (draws == draws.amin(1, keepdim=True)))
     return torch.cat(parts, 1)
 

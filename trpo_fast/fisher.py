@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _native, checks
+from .arguments import describe
 from .backend import Operator, Problem, resolve
 from .policy import Snapshot
 from .surrogate import Batch
@@ -28,6 +29,12 @@ class Solution:
     quad: Tensor  # x'(F + damping I) x
     residual_norm: Tensor
     iterations: Tensor
+
+    def __repr__(self) -> str:
+        """The shape of x and the numbers, which are waited for."""
+        numbers = {n: v.tolist() for n, v in vars(self).items() if n != "x"}
+        shown = ", ".join(f"{name}={value}" for name, value in numbers.items())
+        return f"Solution(x={describe(self.x)}, {shown})"
 
 
 def make_problem(

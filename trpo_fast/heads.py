@@ -226,7 +226,7 @@ class MultiCategorical(Head):
         """Columns of the chosen logits [N, factors]; a choice out of range counts as the nearest,
         so that it reads no other memory before ``unusable`` is looked at.
         """
-        limits = torch.tensor(self.nvec, device=actions.device)
+        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
         choices = actions.reshape(-1, len(self.nvec)).long().clamp_min(0)
         return torch.minimum(choices, limits - 1) + limits.cumsum(0) - limits
 
@@ -235,7 +235,7 @@ class MultiCategorical(Head):
         return f"choices from 0 to below {self.nvec}"
 
     def unusable(self, actions: Tensor) -> Tensor:
-        limits = torch.tensor(self.nvec, device=actions.device)
+        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
         choices = actions.reshape(-1, len(self.nvec))
         return ((choices < 0) | (choices >= limits)).view_as(actions)
 

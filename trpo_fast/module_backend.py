@@ -8,7 +8,8 @@ gradient across CG iterations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -22,6 +23,7 @@ from torch.distributions import (
 from torch.distributions import Distribution, Independent, Normal
 from torch.func import functional_call
 
+from .arguments import describe, fail
 from .backend import Backend, Problem
 from .distributions import MultiCategoricalDistribution, SquashedNormal
 from .heads import (
@@ -65,10 +67,34 @@ def head_of(policy: nn.Module, batch: Batch) -> Head:
     """
     if isinstance(policy, MLPPolicy):
         return policy.head
-    first = batch.rows(slice(0, 2)).without_padding()
-    inputs = (first.obs,) if first.action_mask is None else (first.obs, first.action_mask)
-    with torch.no_grad():
+    try:
+        return _head_of(policy, batch.rows(slice(0, 2)))
+    except ValueError:  # it may take its rows only together, say as sequences
+        if len(batch) <= 2:
+            raise
+        return _head_of(policy, batch)
+
+
+def _head_of(policy: nn.Module, batch: Batch) -> Head:
+    inputs = _inputs(batch.without_padding())
+    with torch.no_grad(), _explained(inputs):
         return head_and_params(policy(*inputs))[0]
+
+
+def _inputs(batch: Batch) -> tuple[Tensor, ...]:
+    return (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+
+
+@contextlib.contextmanager
+def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """What torch says within a module about shapes and dtypes, as a sentence about the policy."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        takes = f"a module that takes {' and '.join(map(describe, inputs))}"
+        raise fail("policy", takes, f"the error: {error}") from error
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tuple[Head, Tensor]]:
@@ -78,7 +104,7 @@ def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tup
     sizes = [shape.numel() for shape in shapes]
     mlp = policy if isinstance(policy, MLPPolicy) and not policy.overridden() else None
     frozen = {name: p.detach() for name, p in policy.named_parameters() if not p.requires_grad}
-    inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+    inputs = _inputs(batch)
 
     def params(theta: Tensor) -> tuple[Head, Tensor]:
         parts = theta.split(sizes)
@@ -86,7 +112,8 @@ def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tup
         state |= {n: p.to(theta.dtype) for n, p in frozen.items()}
         if mlp is not None:
             return mlp.head, _mlp_params(mlp, state, batch)
-        return head_and_params(functional_call(policy, state, inputs))
+        with _explained(inputs):
+            return head_and_params(functional_call(policy, state, inputs))
 
     return params
 

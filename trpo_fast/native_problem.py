@@ -46,7 +46,16 @@ def refusal(problem: Problem, place: str) -> str | None:
     return None
 
 
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor with its values in memory as a kernel reads them: in one piece, a negation that
+    torch has put off (``is_neg``) done. The same tensor where that is so already.
+    """
+    tensor = tensor.contiguous()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
 def address(tensor: Tensor | None) -> int:
+    """Of a tensor that this package made or ``readable`` gave; 0 where there is none."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -77,7 +86,7 @@ class NativeProblem:
             "log_probs": batch.log_probs,
             "fvp_rows": problem.fvp_rows,
         }
-        self.tensors = {n: None if t is None else t.contiguous() for n, t in rows.items()}
+        self.tensors = {n: None if t is None else readable(t) for n, t in rows.items()}
         self.tensors["theta"] = theta
         self.fields: dict[str, Any] = {
             **net_arguments(policy.spec),

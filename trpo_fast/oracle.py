@@ -4,33 +4,78 @@ with the reference.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .backend import Problem
 from .heads import Head
 from .module_backend import functional_params
+from .policy import MLPPolicy
 from .surrogate import Batch, normalised_weights, total_weight
+
+_NUMBERS = 2**22  # of the Jacobians held at a time: 32 MB
+_ROWS = 256
 
 
 def dense_fisher(problem: Problem) -> Tensor:
-    """F + damping I, [P, P]: the Jacobian by autograd, the metric column by column."""
+    """F + damping I, [P, P]: the rows' Jacobians by autograd, the metric column by column."""
     batch = _double(problem.fisher_batch().without_padding())
     theta = problem.theta.detach().double()
+    total = total_weight(batch, torch.float64)
+    fisher = problem.damping * torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device)
+    for piece in _pieces(problem, batch):
+        head, params, jacobians = _linearize(problem, theta, piece)
+        if problem.fisher == "empirical":
+            assert piece.actions is not None
+            score = head.score(params, piece.actions)
+            metric = score.unsqueeze(-1) * score.unsqueeze(-2)
+        else:
+            metric = metric_matrix(head, params)
+        metric *= problem.kl_scale * normalised_weights(piece, total).view(-1, 1, 1)
+        for rows, jacobian in jacobians:  # [n, D, P]
+            fisher.addmm_((metric[rows] @ jacobian).flatten(0, 1).T, jacobian.flatten(0, 1))
+    return fisher
+
+
+def _rows_at_once(outputs: int, parameters: int) -> int:
+    return max(1, min(_ROWS, _NUMBERS // (outputs * parameters)))
+
+
+def _pieces(problem: Problem, batch: Batch) -> Iterator[Batch]:
+    """Rows that are run without the others: few at a time, a row's Jacobian passes through all of
+    them. Another module than an ``MLPPolicy`` may take its rows only together.
+    """
+    policy, size = problem.policy, len(batch)
+    if isinstance(policy, MLPPolicy) and not policy.overridden():
+        size = _rows_at_once(policy.head.parameters_per_row, problem.theta.numel())
+    for start in range(0, len(batch), size):
+        yield batch.rows(slice(start, start + size))
+
+
+def _linearize(
+    problem: Problem, theta: Tensor, batch: Batch
+) -> tuple[Head, Tensor, Iterator[tuple[slice, Tensor]]]:
+    """(head, distribution parameters [N, D], Jacobians of some rows at a time [n, D, P])."""
     function = functional_params(problem.policy, batch)
     head, params = function(theta)
-    jacobian = torch.func.jacrev(lambda t: function(t)[1])(theta)  # [N, D, P]
-    if problem.fisher == "empirical":
-        assert batch.actions is not None
-        score = head.score(params, batch.actions)
-        metric = score.unsqueeze(-1) * score.unsqueeze(-2)
-    else:
-        metric = metric_matrix(head, params)
-    weights = normalised_weights(batch, total_weight(batch, torch.float64))
-    fisher = torch.einsum("n,nip,nij,njq->pq", weights, jacobian, metric, jacobian)
-    return problem.kl_scale * fisher + problem.damping * torch.eye(
-        theta.numel(), dtype=torch.float64
-    )
+    params = params.detach()
+    pullback = torch.func.vjp(lambda t: function(t)[1], theta)[1]
+
+    def jacobians() -> Iterator[tuple[slice, Tensor]]:
+        width = params.shape[-1]
+        each = torch.eye(width, dtype=params.dtype, device=params.device)
+        step = _rows_at_once(width, theta.numel())
+        for start in range(0, len(params), step):
+            rows = slice(start, min(start + step, len(params)))
+            picked = params.new_zeros(rows.stop - start, width, *params.shape)
+            for i in range(rows.stop - start):
+                picked[i, :, start + i] = each
+            found = torch.func.vmap(pullback)(picked.flatten(0, 1))[0]
+            yield rows, found.view(-1, width, theta.numel())
+
+    return head, params, jacobians()
 
 
 def metric_matrix(head: Head, params: Tensor) -> Tensor:

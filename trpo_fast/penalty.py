@@ -30,7 +30,10 @@ class Penalty:
     adaptive   doubles when KL > 1.5 target_kl, halves when KL < target_kl / 1.5
     dual       ascent on the dual: lambda <- lambda + rate (KL - target_kl) / target_kl
 
-    lambda stays within [least, most].
+    Both move lambda once for each update, not to the solution of the dual on that batch: the KL of
+    the first updates may be far from target_kl. ``dual`` lowers lambda by at most ``rate`` an
+    update and raises it by rate KL / target_kl, so its rate should be a fraction of the lambda that
+    is expected. lambda stays within [least, most].
     """
 
     value: float = 1.0
@@ -41,10 +44,14 @@ class Penalty:
     most: float = 1e6
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a field that no update can use; every update asks."""
         checks.check_choice("rule", self.rule, ("fixed", "adaptive", "dual"))
-        checks.check_number("value", self.value, above=0.0)
-        checks.check_number("target_kl", self.target_kl, above=0.0)
-        checks.check_number("rate", self.rate, above=0.0)
+        for name in ("value", "target_kl", "rate", "least"):
+            checks.check_number(name, getattr(self, name), above=0.0)
+        checks.check_number("most", self.most, least=self.least)
 
     def observe(self, kl: float) -> None:
         """Move lambda after an update that reached this KL."""
@@ -95,6 +102,7 @@ def kl_penalty_update(
     checks.check_choice("inner", inner, ("natural", "adam"))
     if not isinstance(penalty, Penalty):
         raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
+    penalty.check()
     if inner == "adam" and torch.is_inference_mode_enabled():
         raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
     checks.check_count("cg_iterations", cg_iterations)
@@ -137,7 +145,8 @@ def pg_update(
     """Plain policy gradient: theta <- theta + learning_rate g, or one step of ``optimizer`` on the
     policy's parameters.
 
-    A gradient that no update can use reaches the optimiser as zeros: NaN would stay in its moments.
+    Parameters of others in the same optimiser stay, whatever gradients they have. A gradient that
+    no update can use reaches the optimiser as zeros: NaN would stay in its moments.
     """
     checks.check_number("learning_rate", learning_rate, above=0.0)
     if max_grad_norm is not None:
@@ -217,7 +226,7 @@ def _penalised_natural(
     report.values["cg_residual"] = solution.residual_norm
     report.values["cg_iterations"] = solution.iterations
     found = torch.zeros((), dtype=torch.bool, device=report.g.device)
-    chosen, used = operator.theta, torch.full((), steps, device=report.g.device)
+    chosen, used = operator.theta, torch.full((), steps, dtype=torch.int64, device=report.g.device)
     for j in range(steps):
         candidate = operator.theta + (ratio**j / multiplier) * solution.x
         after = operator.evaluate(candidate)
@@ -268,18 +277,30 @@ def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rat
 def _optimizer_step(
     policy: nn.Module, problem: Problem, g: Tensor, optimizer: torch.optim.Optimizer
 ) -> Tensor:
-    """Where the optimiser would go; the policy's parameters are put back until the step is
-    accepted, and the caller's gradients for good.
+    """Where the optimiser would take the policy [P]. The policy's parameters are put back until the
+    step is accepted, also into the memory where they lay; the caller's gradients, which it does
+    not see, for good.
     """
     before, parameters, offset = problem.theta.clone(), trainable(policy), 0
-    gradients = [p.grad for p in parameters]
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [(p, p.grad) for p in (*held, *parameters)]
+    memory = [p.detach() for p in parameters]
     try:
+        for p in held:
+            p.grad = None
         for p in parameters:
             p.grad = -g[offset : offset + p.numel()].view_as(p)
             offset += p.numel()
         optimizer.step()
-        return problem.theta.clone()
+        found = torch.cat([p.detach().reshape(-1) for p in parameters]).to(before)
+        if found.shape != before.shape:
+            wanted = f"a step that keeps the policy's {before.numel()} numbers"
+            raise checks.fail("optimizer", wanted, f"one to {found.numel()}")
+        return found
     finally:
+        for p, lay in zip(parameters, memory, strict=True):
+            if (p.data_ptr(), p.stride()) != (lay.data_ptr(), lay.stride()):
+                p.data = lay
         problem.theta.copy_(before)
-        for p, gradient in zip(parameters, gradients, strict=True):
+        for p, gradient in gradients:
             p.grad = gradient

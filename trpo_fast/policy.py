@@ -228,7 +228,7 @@ class _Found(NamedTuple):
             return False
         pairs = zip(parameters, self.parameters, strict=True)
         return (
-            all([p is q and p.is_contiguous() for p, q in pairs])
+            all([p is q and p.is_contiguous() and not p.is_neg() for p, q in pairs])
             and [p.data_ptr() for p in parameters] == self.addresses
         )
 
@@ -285,7 +285,7 @@ def _contiguous_chain(parameters: list[nn.Parameter]) -> bool:
     first = parameters[0]
     begin = address = first.data_ptr()
     for p in parameters:
-        if p.data_ptr() != address or not p.is_contiguous():
+        if p.data_ptr() != address or not p.is_contiguous() or p.is_neg():
             return False
         address += p.nbytes
     storage = first.untyped_storage()

@@ -49,7 +49,8 @@ def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
         raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
     try:
         given = obs if isinstance(obs, Tensor) else np.asarray(obs)
-        rows = torch.as_tensor(given, dtype=torch.float32)
+        device = obs.device if isinstance(obs, Tensor) else "cpu"
+        rows = torch.as_tensor(given, dtype=torch.float32, device=device)
     except (TypeError, ValueError):  # such as gymnasium's (observation, info)
         raise fail("obs", "an array of numbers", type(obs).__name__) from None
     dim = agent.policy.spec.widths[0]

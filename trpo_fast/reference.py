@@ -174,7 +174,9 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def step(quad: Tensor, max_kl: float) -> Tensor:
-    """beta = sqrt(2 max_kl / x'Ax): the quadratic model of the KL reaches max_kl at beta x."""
+    """beta = sqrt(2 max_kl / x'Ax) with A = F + damping I. The quadratic model of the KL, x'Fx / 2,
+    reaches max_kl at beta x without damping and stays below with it.
+    """
     return (2.0 * max_kl / quad).sqrt()
 
 

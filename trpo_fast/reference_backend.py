@@ -84,7 +84,7 @@ class ReferenceOperator(Operator):
         self._fisher_batch, self._fisher_total = self.batch, self.total
         self._fisher_cached: Linearization | None = None
         if problem.fvp_rows is not None:
-            self._fisher_batch = self.batch.rows(problem.fvp_rows)
+            self._fisher_batch = problem.of_fvp_rows(self.batch)
             self._fisher_total = total_weight(self._fisher_batch, self.theta.dtype)
 
     def linearize(self, theta: Tensor, batch: Batch) -> Linearization:

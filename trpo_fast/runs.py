@@ -109,7 +109,7 @@ def read_options(out: Path) -> tuple[int, dict[str, Any]]:
         return STEPS, {}
     values = toml.read(out / OPTIONS, "run")
     try:
-        goal = check_count("steps", values.pop("steps", STEPS))
+        goal = check_count("steps", values.pop("steps", STEPS), most=2**63 - 1)
         RunOptions(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(

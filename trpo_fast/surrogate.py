@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import describe
 from .heads import Head
 
 
@@ -41,6 +42,12 @@ class Batch:
     def __len__(self) -> int:
         """N, the number of rows."""
         return self.obs.shape[0]
+
+    def __repr__(self) -> str:
+        """Types and shapes of what is there, no values."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        parts = [f"{k}={describe(v) if isinstance(v, Tensor) else v}" for k, v in given.items()]
+        return f"Batch({', '.join(parts)})"
 
     def rows(self, index: slice | Tensor) -> Batch:
         """The batch restricted to some rows: a slice, or indices [M]."""
@@ -87,7 +94,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The policy at some parameters against the one at the parameters of the call; 0-d tensors."""
+    """The policy at some parameters, 0-d tensors. KL is that between it and the policy at the
+    parameters of the call, which sampled the batch only if nothing has moved them since; the
+    surrogate's ratios are to the batch's log_probs where it has them.
+    """
 
     kl: Tensor
     max_kl: Tensor

@@ -65,7 +65,9 @@ class UpdateInfo:
 
     @property
     def kl(self) -> float:
-        """Mean KL between the old policy and the new, in the reduction and direction asked for."""
+        """Mean KL between the policy before this call and the one after it, in the reduction and
+        direction asked for. Of several updates on one batch, each counts from where it began.
+        """
         return self._read("kl")
 
     @property
@@ -100,7 +102,7 @@ class UpdateInfo:
 
     @property
     def quad(self) -> float:
-        """x'Ax of the search direction."""
+        """x'(F + damping I)x of the search direction."""
         return self._read("quad")
 
     @property
@@ -117,6 +119,11 @@ class UpdateInfo:
     def gradient_norm(self) -> float:
         """|g|, of the surrogate's gradient."""
         return self._read("gradient_norm")
+
+    def __repr__(self) -> str:
+        """Every number; waits for the device unless one was read before."""
+        numbers = ", ".join(f"{name}={self._read(name):.6g}" for name in STATS[1:])
+        return f"UpdateInfo({self.reason}, backend={self.backend!r}, {numbers})"
 
     def forget(self) -> None:
         """Have the next number read from the device again: after the replay of a CUDA graph that
@@ -148,8 +155,9 @@ def trpo_update(
     line search.
 
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
-    that keeps the KL within max_kl and improves the surrogate. ``sync=False`` returns without
-    waiting for the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
+    that keeps the KL within max_kl and improves the surrogate. With damping the full step's KL is
+    below max_kl, about x'Fx / x'(F + damping I)x of it. ``sync=False`` returns without waiting for
+    the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
     precision, deterministic, as for ``FisherOperator``.
     """
     config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
@@ -169,8 +177,8 @@ def npg_update(
     backend: str = "auto",
     **options: Any,
 ) -> UpdateInfo:
-    """Natural policy gradient: theta <- theta + learning_rate x, or the KL-normalised sqrt(2 max_kl
-    / x'Ax) x without one.
+    """Natural policy gradient, x = (F + damping I)^-1 g by CG: theta <- theta + learning_rate x, or
+    without a rate theta + sqrt(2 max_kl / x'(F + damping I)x) x.
 
     No line search: the step is taken if it, its KL and its surrogate are finite (else
     ``non_finite``).

@@ -115,7 +115,7 @@ class Vine:
         count = len(params)
         weights = None
         if self.exact:
-            choices = torch.arange(self.branches, device=params.device)
+            choices = torch.arange(self.branches, dtype=torch.int64, device=params.device)
             actions = choices.expand(count, -1).contiguous()
             weights = torch.softmax(params, -1)
         else:
@@ -125,7 +125,8 @@ class Vine:
             actions = chosen.view(count, self.branches, *chosen.shape[1:])
         # One stream of noise per state, shared by its K branches.
         noise = self._noise(count)
-        live = torch.ones(actions.shape[:2], dtype=torch.bool) if weights is None else weights > 0
+        everyone = torch.ones(actions.shape[:2], dtype=torch.bool, device="cpu")
+        live = everyone if weights is None else weights > 0
         values, steps = self.runner.follow(states.states, actions, noise, live)
         return Branches(actions, weights, values, steps)
 
@@ -134,7 +135,8 @@ class Vine:
         gaussian = self.head.kind.startswith("gaussian")
         width = self.head.action_dim if gaussian else self.head.outputs
         length = max(0, self.agent.config.vine_length - 1)
-        noise = torch.empty(length, count, width, device=self.agent.device)
+        shape = (length, count, width)
+        noise = torch.empty(shape, dtype=torch.float32, device=self.agent.device)
         if gaussian:
             return noise.normal_(generator=self.agent.generator)
         return noise.uniform_(generator=self.agent.generator)

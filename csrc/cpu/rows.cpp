@@ -2,7 +2,6 @@
 #include "cpu/rows.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/split.h"
 
@@ -116,23 +115,24 @@ RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_
   }
 }
 
-// Keeps the indices only where they say something. Indices that a caller gave may name rows that do not
-// exist: those are not followed, and make the total NaN.
+// Keeps the indices only where they say something. Indices that a caller gave may name rows that do
+// not exist: those are not followed.
 void RowSet::select(const int64_t* subset, int64_t subset_count) {
   const int64_t candidates = subset ? subset_count : rows_.count;
   Array<int64_t> index(candidates);
-  bool in_order = true;
-  for (int64_t i = 0; i < candidates; ++i) {
+  for (int64_t i = 0, next = 0; i < candidates; ++i) {  // next: the least index that may follow
     const int64_t n = subset ? subset[i] : i;
-    const bool exists = n >= 0 && n < rows_.count;
-    const double w = !exists ? NAN : rows_.weights ? rows_.weights[n] : 1.0;
-    if (!exists) total_ = NAN;
+    if (n < next || n >= rows_.count) {
+      misindexed_ = true;
+      continue;
+    }
+    next = n + 1;
+    const double w = rows_.weights ? rows_.weights[n] : 1.0;
     if (!(w > 0.0)) continue;
-    in_order = in_order && n == count_;
     index[count_++] = n;
     total_ += w;
   }
-  if (!in_order || count_ < rows_.count) index_ = std::move(index);
+  if (count_ < rows_.count) index_ = std::move(index);
 }
 
 void RowSet::allocate_cache() {

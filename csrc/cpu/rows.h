@@ -35,9 +35,11 @@ int balanced_block_rows(const Plan& plan, int64_t count);
 
 class RowSet {
  public:
-  // Rows with a positive weight; of `subset` only, where given (strictly increasing).
+  // Rows with a positive weight; of `subset` only, where given.
   RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count);
 
+  // Whether `subset` held an index that is no row, or not above the one before; those are left out.
+  bool misindexed() const { return misindexed_; }
   int64_t count() const { return count_; }
   int64_t row(int64_t i) const { return index_.size() ? index_[i] : i; }  // in the batch
   double total_weight() const { return total_; }
@@ -75,6 +77,7 @@ class RowSet {
   int block_rows_;
   int64_t count_ = 0;
   double total_ = 0.0;
+  bool misindexed_ = false;
   Array<int64_t> index_;  // empty: row i is row i
   Array<float> scale_;
   Lanes lanes_;

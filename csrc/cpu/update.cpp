@@ -20,8 +20,8 @@ bool usable_weights(const Rows& rows) {
 
 bool CpuOperator::bad_rows(Team& team) {
   const Rows& rows = batch_.rows();
-  const double fisher_weight = fisher_rows().total_weight();  // NaN: of a row that does not exist
-  if (!usable_weights(rows) || batch_.count() == 0 || !(fisher_weight > 0.0)) return true;
+  if (!usable_weights(rows) || batch_.count() == 0) return true;
+  if (fisher_rows().misindexed() || fisher_rows().count() == 0) return true;
   const int width = plan_.net.width[0];
   Array<double> bad = Array<double>::zeros(batch_.lanes().count);
   for_blocks(team, batch_, [&](int64_t lane, int64_t b, Workspace&, bool) {
