@@ -2,6 +2,7 @@
 #include "cpu/rows.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/split.h"
 
@@ -116,7 +117,7 @@ RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_
 }
 
 // Keeps the indices only where they say something. Indices that a caller gave may name rows that do
-// not exist: those are not followed.
+// not exist: those are not followed, and make the total NaN.
 void RowSet::select(const int64_t* subset, int64_t subset_count) {
   const int64_t candidates = subset ? subset_count : rows_.count;
   Array<int64_t> index(candidates);
@@ -132,6 +133,7 @@ void RowSet::select(const int64_t* subset, int64_t subset_count) {
     index[count_++] = n;
     total_ += w;
   }
+  if (misindexed_) total_ = NAN;
   if (count_ < rows_.count) index_ = std::move(index);
 }
 
