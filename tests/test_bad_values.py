@@ -180,14 +180,17 @@ def test_kernels_do_not_follow_indices_of_no_row(
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
-def test_kernels_take_more_indices_than_rows(
+def test_kernels_read_nothing_else_for_repeated_indices(
     backend: str, emulated: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Repeated indices are not for the public functions, but nothing else may be read for them."""
+    """They are not for the public functions. The CPU core flags them, CUDA counts rows twice."""
     monkeypatch.setattr(_native, "asynchronous", lambda device: True)
     policy, batch, options = made("gaussian", backend)
     v = flat_params(policy).clone()
     rows = torch.arange(33, device=v.device).repeat_interleave(40)
     twice = FisherOperator(policy, batch.obs, sync=False, fvp_rows=rows, **options) @ v
+    if backend == "cpu":
+        assert twice.isnan().all()
+        return
     once = FisherOperator(policy, batch.obs, **options) @ v
     assert torch.allclose(twice, once, rtol=1e-4, atol=1e-5)
