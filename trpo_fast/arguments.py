@@ -25,39 +25,64 @@ def check_number(
     above: float = -math.inf,
     least: float = -math.inf,
     below: float = math.inf,
+    most: float = math.inf,
 ) -> float:
-    """A finite real number with above < value, least <= value, value < below."""
-    wanted = "a finite number"
-    if above > -math.inf:
-        wanted += f" above {above:g}"
-    if least > -math.inf:
-        wanted += f" of at least {least:g}"
-    if below < math.inf:
-        wanted += f" below {below:g}"
+    """A finite real number with above < value, least <= value, value < below, value <= most."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise fail(argument, wanted, f"{value!r} ({type(value).__name__})")
+        got = f"{value!r} ({type(value).__name__})"
+        raise fail(argument, _number("number", above, least, below, most), got)
     number = float(value)
-    if not math.isfinite(number) or not above < number < below or number < least:
-        raise fail(argument, wanted, value)
+    if not math.isfinite(number) or not above < number < below or not least <= number <= most:
+        raise fail(argument, _number("number", above, least, below, most), value)
     return number
 
 
-def check_count(argument: str, value: Any, *, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise fail(argument, f"an integer of at least {least}", repr(value))
+def check_count(argument: str, value: Any, *, least: float = 1, most: float = math.inf) -> int:
+    """An integer with least <= value <= most; NumPy's count."""
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if not good or not least <= int(value) <= most:
+        raise fail(argument, _number("integer", least=least, most=most), repr(value))
     return int(value)
 
 
-def check_counts(argument: str, values: Any, *, least_length: int = 0) -> tuple[int, ...]:
+def _number(
+    kind: str,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> str:
+    """The words for a number with these bounds."""
+    limits = math.isfinite(max(above, least)) and math.isfinite(min(below, most))
+    words = "an integer" if kind == "integer" else "a number" if limits else "a finite number"
+    if math.isfinite(least) and math.isfinite(most):
+        return f"{words} from {_text(least)} to {_text(most)}"
+    low = f" above {_text(above)}" if above > -math.inf else ""
+    low = f" of at least {_text(least)}" if least > -math.inf else low
+    high = f" below {_text(below)}" if below < math.inf else ""
+    high = f" of at most {_text(most)}" if most < math.inf else high
+    return words + (f"{low} and{high}" if low and high else low + high)
+
+
+def _text(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
+def check_counts(
+    argument: str, values: Any, *, least_length: int = 0, most: float = math.inf
+) -> tuple[int, ...]:
     """Positive integers in a sequence; NumPy's count."""
-    wanted = "a sequence of integers of at least 1"
+    limit = "of at least 1" if most == math.inf else f"from 1 to {_text(most)}"
+    wanted = f"a sequence of integers {limit}"
     if least_length:
         wanted = f"at least {least_length} in {wanted}"
     try:
         found = tuple(values)
     except TypeError:
         raise fail(argument, wanted, repr(values)) from None
-    good = all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in found)
+    good = all(
+        isinstance(n, Integral) and not isinstance(n, bool) and 1 <= int(n) <= most for n in found
+    )
     if not good or len(found) < least_length:
         raise fail(argument, wanted, repr(values))
     return tuple(int(n) for n in found)

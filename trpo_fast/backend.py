@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _native
+from .options import UpdateSettings
 from .reference import Solution, cg, line_search, step
 from .surrogate import Batch, Evaluation
 
@@ -79,11 +80,11 @@ class UpdateConfig:
     finite.
     """
 
-    max_kl: float = 0.01
-    cg_iterations: int = 10
-    cg_tol: float = 0.0
-    backtrack_ratio: float = 0.8
-    backtrack_steps: int = 10
+    max_kl: float = UpdateSettings.max_kl
+    cg_iterations: int = UpdateSettings.cg_iterations
+    cg_tol: float = UpdateSettings.cg_tol
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio
+    backtrack_steps: int = UpdateSettings.backtrack_steps
     search: bool = True
     learning_rate: float | None = None  # of x itself; None: the KL-normalised step
 
