@@ -190,6 +190,13 @@ class Config(
         return dataclasses.asdict(self)
 
 
+def groups() -> dict[str, Any]:
+    """The dataclasses that ``Config`` has its settings from, in their order, by a short name."""
+    return {
+        base.__name__.removesuffix("Settings").lower(): base for base in reversed(Config.__bases__)
+    }
+
+
 def make_config(
     env: str | None = None,
     *,

@@ -82,8 +82,8 @@ class Setting:
         if self.choices:
             return check_choice(argument, value, self.choices)
         if not isinstance(value, self.kind):
-            wanted = "true or false" if self.kind is bool else "a string"
-            raise fail(argument, wanted, repr(value))
+            words = {bool: "true or false", str: "a string"}
+            raise fail(argument, words.get(self.kind, f"a {self.kind.__name__}"), repr(value))
         return value
 
 
