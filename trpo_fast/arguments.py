@@ -31,7 +31,10 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, Real):
         got = f"{value!r} ({type(value).__name__})"
         raise fail(argument, _number("number", above, least, below, most), got)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer past every float
+        number = math.inf
     if not math.isfinite(number) or not above < number < below or not least <= number <= most:
         raise fail(argument, _number("number", above, least, below, most), value)
     return number

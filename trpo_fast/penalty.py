@@ -56,12 +56,12 @@ class Penalty:
 
     def check(self) -> None:
         """Raise ``ValueError`` for the first field that is out of its range."""
-        PENALTY["penalty"].check(self.value, "value")
-        PENALTY["penalty_rule"].check(self.rule, "rule")
-        checks.UPDATE["max_kl"].check(self.target_kl, "target_kl")
-        PENALTY["penalty_rate"].check(self.rate, "rate")
-        PENALTY["penalty_least"].check(self.least, "least")
-        PENALTY["penalty_most"].check(self.most, "most")
+        self.value = PENALTY["penalty"].check(self.value, "value")
+        self.rule = PENALTY["penalty_rule"].check(self.rule, "rule")
+        self.target_kl = checks.UPDATE["max_kl"].check(self.target_kl, "target_kl")
+        self.rate = PENALTY["penalty_rate"].check(self.rate, "rate")
+        self.least = PENALTY["penalty_least"].check(self.least, "least")
+        self.most = PENALTY["penalty_most"].check(self.most, "most")
         if self.least > self.most:
             raise checks.fail("least", f"at most {self.most:g}, which is most", f"{self.least:g}")
 
@@ -118,8 +118,8 @@ def kl_penalty_update(
     search = checks.check_search(
         penalty.target_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps
     )
-    PENALTY["penalty_adam_steps"].check(adam_steps, "adam_steps")
-    PENALTY["penalty_learning_rate"].check(learning_rate, "learning_rate")
+    adam_steps = PENALTY["penalty_adam_steps"].check(adam_steps, "adam_steps")
+    learning_rate = PENALTY["penalty_learning_rate"].check(learning_rate, "learning_rate")
     problem = update_problem(policy, batch, damping, options, sync)
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
@@ -154,8 +154,8 @@ def pg_update(
 
     A gradient that no update can use reaches the optimiser as zeros: NaN would stay in its moments.
     """
-    GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
-    GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
+    learning_rate = GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
+    max_grad_norm = GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
     problem = update_problem(policy, batch, 0.0, options, sync)
     if optimizer is not None:
         checks.check_optimizer(policy, optimizer)
