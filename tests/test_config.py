@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from trpo_fast.choices import Engine
 from trpo_fast.config import Config, from_dict, make_config, read_toml, write_toml
 from trpo_fast.envs.engines import ENGINES
 from trpo_fast.presets import describe, preset_for
@@ -140,7 +141,8 @@ def test_a_preset_in_one_line() -> None:
 
 
 def test_every_engine_can_be_configured() -> None:
-    for engine in (*ENGINES, "tensor"):
+    assert (*ENGINES, "tensor") == get_args(Engine)
+    for engine in get_args(Engine):
         assert Config(engine=engine).engine == engine
     with pytest.raises(ValueError, match=r"engine: expected one of \('sync', .*'tensor'\), got"):
         Config(engine="warp")

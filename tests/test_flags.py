@@ -13,6 +13,7 @@ pytest.importorskip("tyro")
 from small_runs import refused
 
 from trpo_fast import flags
+from trpo_fast.bench import cli as bench
 from trpo_fast.commands import TrainOptions
 from trpo_fast.config import Config, groups
 from trpo_fast.settings import declared
@@ -46,6 +47,7 @@ def test_every_integer_flag_takes_them() -> None:
     for name in integers:
         flag = "--" + name.replace("_", "-")
         assert flags.split([flag, "1e3"], Config) == ([flag, "1000"], [])
+    assert bench.parser().parse_args(["cg", "--rows", "1e3"]).rows == 1000
 
 
 SWITCHES = [
@@ -127,7 +129,7 @@ REFUSED = [
     ("--seed 9223372036854775808", "seed: expected an integer from 0 to 9223372036854775807, got"),
     (
         "--hidden 64 1e9",
-        "hidden: expected a sequence of integers from 1 to 65536, got (64, 1000000",
+        "hidden: expected a sequence of integers from 1 to 65536, got (64, 1000",
     ),
     ("--damping nan", "damping: expected a finite number of at least 0, got nan"),
     ("--cg-tol 1", "cg_tol: expected a number of at least 0 and below 1, got 1.0"),

@@ -7,11 +7,14 @@ other is in checks.py, which has these names as well.
 from __future__ import annotations
 
 import math
+from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+DIGITS = 40  # of an integer on a command line: more are in no range
 
 
 def fail(argument: str, expected: str, got: object) -> ValueError:
@@ -89,6 +92,18 @@ def check_counts(
     if not good or len(found) < least_length:
         raise fail(argument, wanted, repr(values))
     return tuple(int(n) for n in found)
+
+
+def integer(text: str) -> int:
+    """The integer that a word of a command line stands for: 100000, 100_000 or 1e5."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    short = number.is_finite() and number.adjusted() < DIGITS
+    if not short or number != number.to_integral_value():
+        raise ValueError(f"expected an integer such as 100000 or 1e5, got {text}")
+    return int(number)
 
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from .arguments import integer
 from .config import Config, groups
 
 HELP = ("-h", "--help")
-DIGITS = 40  # of an integer, at most: more are in no range
 
 Options = TypeVar("Options")
 
@@ -98,13 +97,9 @@ def _plain(flag: str, value: str, hint: Any) -> str:
     if int not in kinds or (types.NoneType in kinds and value == "None"):
         return value
     try:
-        number = Decimal(value)
-    except InvalidOperation:
-        number = Decimal("nan")
-    whole = number.is_finite() and number.adjusted() < DIGITS and number == number.to_integral()
-    if not whole:
-        raise ValueError(f"{flag}: expected an integer such as 100000 or 1e5, got {value}")
-    return str(int(number))
+        return str(integer(value))
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from None
 
 
 def one(words: list[str], argument: str, what: str) -> str | None:

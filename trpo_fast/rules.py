@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -63,8 +63,8 @@ def apply_rule(
 
 def _options(config: Config) -> UpdateOptions:
     """The options that every update has; ``fvp_rows`` comes with the batch."""
-    options: Any = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
-    return options
+    options = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
+    return cast(UpdateOptions, options)
 
 
 def check_serves(policy: MLPPolicy, config: Config) -> None:
