@@ -124,17 +124,17 @@ def test_one_word_is_one() -> None:
 
 REFUSED = [
     ("--max-kl inf", "max_kl: expected a finite number above 0, got inf"),
-    ("--num-envs 1e12", "num_envs: expected an integer from 1 to 1000000, got 1000000000000"),
-    ("--rows-per-update 1e10", "rows_per_update: expected an integer from 1 to 2147483647, got 1"),
-    ("--seed 9223372036854775808", "seed: expected an integer from 0 to 9223372036854775807, got"),
-    (
-        "--hidden 64 1e9",
-        "hidden: expected a sequence of integers from 1 to 65536, got (64, 1000",
-    ),
+    ("--num-envs 1e12", "num_envs: expected an integer of at most 1000000, got 1000000000000"),
+    ("--rows-per-update 1e10", "rows_per_update: expected an integer of at most 2147483647, got 1"),
+    ("--seed 9223372036854775808", "seed: expected an integer of at most 9223372036854775807, got"),
+    ("--hidden 64 1e10", "hidden: expected a sequence of integers from 1 to 2147483647, got [64"),
     ("--damping nan", "damping: expected a finite number of at least 0, got nan"),
     ("--cg-tol 1", "cg_tol: expected a number of at least 0 and below 1, got 1.0"),
     ("--steps 1.5", "--steps: expected an integer such as 100000 or 1e5, got 1.5"),
-    ("--penalty-least 2 --penalty-most 1", "penalty_least: expected at most penalty_most 1, got 2"),
+    (
+        "--penalty-least 2 --penalty-most 1",
+        "penalty_most: expected at least penalty_least 2",
+    ),
 ]
 
 

@@ -135,18 +135,17 @@ def refused(call: Any, argument: str) -> bool:
     try:
         call()
     except ValueError as error:
-        assert str(error).startswith(f"{argument}: expected ")
+        name, _, sentence = str(error).partition(": expected ")
+        assert sentence and name in (argument, argument.replace("least", "most"))
         return True
     return False
 
 
-VALUES = (-1, 0, 0.0, 1.0, 1.5, float("nan"), float("inf"), 2**31, 10**30, 10**400, True, "x")
+VALUES = (-1, 0, 0.0, 1.0, 1.5, float("nan"), float("inf"), True, "x")
+VALUES += (2**31, 10**30, 10**400, 10**5000)
 
 
-# Widths of a policy's layers are limited by its memory only.
-@pytest.mark.parametrize(
-    ("name", "argument", "setting"), [pair for pair in PAIRS if pair[1] != "hidden"]
-)
+@pytest.mark.parametrize(("name", "argument", "setting"), PAIRS)
 def test_config_and_functions_refuse_the_same(name: str, argument: str, setting: str) -> None:
     policy = CASE.policy()
     batch = CASE.batch(policy)
@@ -171,7 +170,7 @@ def test_a_setting_says_what_it_is(setting: Setting) -> None:
     assert setting.help and setting.check(setting.default) == setting.default
     if setting.kind in (int, tuple):  # no integer that C++ could not hold
         wrong = 2**64 if setting.kind is int else (2**64,)
-        with pytest.raises(ValueError, match=f"^{setting.name}: expected .* from . to .*, got"):
+        with pytest.raises(ValueError, match=rf"^{setting.name}: expected .* (most|to) \d+, got"):
             Config(**{setting.name: wrong})
     if setting.kind is float:
         for value in (float("nan"), float("inf")):
@@ -235,16 +234,16 @@ def test_a_penalty_that_was_spoiled_moves_nothing() -> None:
         with pytest.raises(ValueError, match=f"^{name}: expected a finite number above 0, got -1"):
             kl_penalty_update(policy, CASE.batch(policy), penalty)
     assert torch.equal(before, policy.state_dict()["net.0.weight"])
-    with pytest.raises(ValueError, match="least: expected at most 1, which is most, got 2"):
+    with pytest.raises(ValueError, match="most: expected a finite number of at least 2, got 1"):
         Penalty(least=2.0, most=1.0)
-    with pytest.raises(ValueError, match="penalty_least: expected at most penalty_most 1, got 2"):
+    with pytest.raises(ValueError, match="penalty_most: expected at least penalty_least 2, got 1"):
         Config(penalty_least=2.0, penalty_most=1.0)
 
 
 def test_solves_take_no_number_past_an_int() -> None:
     policy = CASE.policy()
     F = FisherOperator(policy, CASE.batch(policy).obs)
-    with pytest.raises(ValueError, match=r"^iterations: expected an integer from 1 to 2147483647"):
+    with pytest.raises(ValueError, match=r"^iterations: expected an integer of at most 2147483647"):
         F.solve(torch.zeros(F.shape[0]), 2**31)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST = 2**31 - 1  # an int of the kernels, which is how they take iterations, steps and sizes
 DIGITS = 40  # of an integer on a command line: more are in no range
 
 
@@ -33,64 +34,54 @@ def check_number(
     """A finite real number with above < value, least <= value, value < below, value <= most."""
     if isinstance(value, bool) or not isinstance(value, Real):
         got = f"{value!r} ({type(value).__name__})"
-        raise fail(argument, _number("number", above, least, below, most), got)
+        raise fail(argument, _wanted(above, least, below, most), got)
     try:
         number = float(value)
-    except OverflowError:  # an integer past every float
-        number = math.inf
+    except OverflowError:  # an integer or a fraction beyond float64
+        raise fail(argument, _wanted(above, least, below, most), _shown(value)) from None
     if not math.isfinite(number) or not above < number < below or not least <= number <= most:
-        raise fail(argument, _number("number", above, least, below, most), value)
+        raise fail(argument, _wanted(above, least, below, most), value)
     return number
 
 
-def check_count(argument: str, value: Any, *, least: float = 1, most: float = math.inf) -> int:
-    """An integer with least <= value <= most; NumPy's count."""
-    good = isinstance(value, Integral) and not isinstance(value, bool)
-    if not good or not least <= int(value) <= most:
-        raise fail(argument, _number("integer", least=least, most=most), repr(value))
+def _wanted(above: float, least: float, below: float, most: float) -> str:
+    """The words for a number with these bounds."""
+    if math.isfinite(least) and math.isfinite(most):
+        return f"a number from {least:g} to {most:g}"
+    low = f" of at least {least:g}" if math.isfinite(least) else ""
+    low = f" above {above:g}" if math.isfinite(above) else low
+    high = f" of at most {most:g}" if math.isfinite(most) else ""
+    high = f" below {below:g}" if math.isfinite(below) else high
+    return f"a number{low} and{high}" if low and high else f"a finite number{low}{high}"
+
+
+def check_count(argument: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+    """An integer from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise fail(argument, f"an integer of at least {least}", _shown(value))
+    if int(value) > most:
+        raise fail(argument, f"an integer of at most {most}", _shown(value))
     return int(value)
 
 
-def _number(
-    kind: str,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
-) -> str:
-    """The words for a number with these bounds."""
-    limits = math.isfinite(max(above, least)) and math.isfinite(min(below, most))
-    words = "an integer" if kind == "integer" else "a number" if limits else "a finite number"
-    if math.isfinite(least) and math.isfinite(most):
-        return f"{words} from {_text(least)} to {_text(most)}"
-    low = f" above {_text(above)}" if above > -math.inf else ""
-    low = f" of at least {_text(least)}" if least > -math.inf else low
-    high = f" below {_text(below)}" if below < math.inf else ""
-    high = f" of at most {_text(most)}" if most < math.inf else high
-    return words + (f"{low} and{high}" if low and high else low + high)
+def _shown(value: Any) -> str:
+    """A value as a sentence takes it; Python does not print integers of thousands of digits."""
+    large = isinstance(value, Integral) and abs(int(value)) > 10**30
+    return "one of more than 30 digits" if large else repr(value)
 
 
-def _text(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
-
-
-def check_counts(
-    argument: str, values: Any, *, least_length: int = 0, most: float = math.inf
-) -> tuple[int, ...]:
+def check_counts(argument: str, values: Any, *, least_length: int = 0) -> tuple[int, ...]:
     """Positive integers in a sequence; NumPy's count."""
-    limit = "of at least 1" if most == math.inf else f"from 1 to {_text(most)}"
-    wanted = f"a sequence of integers {limit}"
+    wanted = f"a sequence of integers from 1 to {MOST}"
     if least_length:
         wanted = f"at least {least_length} in {wanted}"
     try:
         found = tuple(values)
     except TypeError:
-        raise fail(argument, wanted, repr(values)) from None
-    good = all(
-        isinstance(n, Integral) and not isinstance(n, bool) and 1 <= int(n) <= most for n in found
-    )
-    if not good or len(found) < least_length:
-        raise fail(argument, wanted, repr(values))
+        raise fail(argument, wanted, _shown(values)) from None
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in found)
+    if not whole or len(found) < least_length or not all(1 <= int(n) <= MOST for n in found):
+        raise fail(argument, wanted, "[" + ", ".join(map(_shown, found)) + "]")
     return tuple(int(n) for n in found)
 
 
@@ -108,7 +99,19 @@ def integer(text: str) -> int:
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
-        raise fail(argument, f"one of {choices}", repr(value))
+        raise fail(argument, f"one of {choices}", _shown(value))
+    return value
+
+
+def check_bool(argument: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise fail(argument, "true or false", _shown(value))
+    return value
+
+
+def check_text(argument: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise fail(argument, "a string", _shown(value))
     return value
 
 

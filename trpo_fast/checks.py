@@ -31,17 +31,9 @@ UPDATE = declared(UpdateSettings)
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_search(
-    max_kl: Any, cg_iterations: Any, cg_tol: Any, backtrack_ratio: Any, backtrack_steps: Any
-) -> UpdateConfig:
-    """The settings of a trust-region step with its line search."""
-    return UpdateConfig(
-        max_kl=UPDATE["max_kl"].check(max_kl),
-        cg_iterations=UPDATE["cg_iterations"].check(cg_iterations),
-        cg_tol=UPDATE["cg_tol"].check(cg_tol),
-        backtrack_ratio=UPDATE["backtrack_ratio"].check(backtrack_ratio),
-        backtrack_steps=UPDATE["backtrack_steps"].check(backtrack_steps),
-    )
+def check_search(**search: Any) -> UpdateConfig:
+    """A trust-region step with its line search, from the settings of these names."""
+    return UpdateConfig(**{name: UPDATE[name].check(value) for name, value in search.items()})
 
 
 def check_policy(policy: Any) -> Tensor:

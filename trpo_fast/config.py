@@ -177,8 +177,8 @@ class Config(
             )
         if self.penalty_least > self.penalty_most:
             raise ValueError(
-                f"penalty_least: expected at most penalty_most {self.penalty_most:g}, "
-                f"got {self.penalty_least:g}"
+                f"penalty_most: expected at least penalty_least {self.penalty_least:g}, "
+                f"got {self.penalty_most:g}"
             )
 
     @property

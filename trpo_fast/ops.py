@@ -273,7 +273,13 @@ def update(
         precision=precision,
         sync=False,
     )
-    config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
+    config = checks.check_search(
+        max_kl=max_kl,
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
+    )
     stats = _operator(problem, backend).update(config)
     return problem.theta, stats
 

@@ -14,6 +14,7 @@ from typing import Annotated, TypedDict
 from torch import Tensor
 from typing_extensions import Doc
 
+from .arguments import MOST
 from .choices import (
     ActionMode,
     Activation,
@@ -29,7 +30,7 @@ from .choices import (
 )
 from .settings import Above, AtLeast, AtMost, Below
 
-COUNT = AtMost(2**31 - 1)  # an int of the kernels
+COUNT = AtMost(MOST)
 LONG = AtMost(2**63 - 1)  # an int64
 
 
@@ -37,9 +38,7 @@ LONG = AtMost(2**63 - 1)  # an int64
 class PolicySettings:
     """The policy's net and the distribution of its actions."""
 
-    hidden: Annotated[
-        tuple[int, ...], AtMost(2**16), Doc("widths of the policy's hidden layers")
-    ] = (64, 64)
+    hidden: Annotated[tuple[int, ...], Doc("widths of the policy's hidden layers")] = (64, 64)
     activation: Annotated[Activation, Doc("between the layers of policy and critic")] = "tanh"
     std: Annotated[
         Std,
@@ -187,9 +186,10 @@ class CriticSettings:
     critic: Annotated[
         CriticMethod, Doc("fit by Adam over minibatches, or by Gauss-Newton over all rows")
     ] = "adam"
-    critic_hidden: Annotated[
-        tuple[int, ...], AtMost(2**16), Doc("widths of the critic's hidden layers")
-    ] = (64, 64)
+    critic_hidden: Annotated[tuple[int, ...], Doc("widths of the critic's hidden layers")] = (
+        64,
+        64,
+    )
     critic_learning_rate: Annotated[float, Above(0.0), Doc("adam: the rate of its steps")] = 4e-3
     critic_epochs: Annotated[
         int, AtLeast(1), COUNT, Doc("adam: passes over the rows per update")

@@ -62,8 +62,7 @@ class Penalty:
         self.rate = PENALTY["penalty_rate"].check(self.rate, "rate")
         self.least = PENALTY["penalty_least"].check(self.least, "least")
         self.most = PENALTY["penalty_most"].check(self.most, "most")
-        if self.least > self.most:
-            raise checks.fail("least", f"at most {self.most:g}, which is most", f"{self.least:g}")
+        checks.check_number("most", self.most, least=self.least)
 
     def observe(self, kl: float) -> None:
         """Move lambda after an update that reached this KL."""
@@ -116,7 +115,10 @@ def kl_penalty_update(
         raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
     penalty.check()
     search = checks.check_search(
-        penalty.target_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
     )
     adam_steps = PENALTY["penalty_adam_steps"].check(adam_steps, "adam_steps")
     learning_rate = PENALTY["penalty_learning_rate"].check(learning_rate, "learning_rate")

@@ -14,25 +14,34 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from typing_extensions import Doc
 
-from .arguments import check_choice, check_count, check_counts, check_number, fail
+from .arguments import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_counts,
+    check_number,
+    check_text,
+    fail,
+)
 
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The number, or each number of a sequence, is this or more."""
+    """The number is this or more."""
 
     bound: float
 
 
 @dataclass(frozen=True)
 class AtMost:
-    """The number, or each number of a sequence, is this or less."""
+    """The number is this or less."""
 
     bound: float
 
@@ -51,6 +60,13 @@ class Below:
     bound: float
 
 
+CHECKS: dict[Any, Callable[..., Any]] = {
+    bool: check_bool,
+    int: check_count,
+    float: check_number,
+    str: check_text,
+    tuple: check_counts,
+}
 _BOUNDS = {AtLeast: "least", AtMost: "most", Above: "above", Below: "below"}
 
 
@@ -59,10 +75,10 @@ class Setting:
     """One field of a dataclass of settings."""
 
     name: str
-    kind: Any  # bool, int, float, str, or tuple for positive integers
+    kind: Any  # bool, int, float, str, or tuple for integers from 1 to MOST
     optional: bool  # whether it may be None
     choices: tuple[str, ...]  # of a string; () where any will do
-    bounds: dict[str, Any]  # by the arguments of check_number, check_count and check_counts
+    bounds: dict[str, Any]  # by the arguments of check_number and check_count
     default: Any
     help: str
 
@@ -73,18 +89,10 @@ class Setting:
             if self.optional:
                 return None
             raise fail(argument, "a value", "None")
-        if self.kind is float:
-            return check_number(argument, value, **self.bounds)
-        if self.kind is int:
-            return check_count(argument, value, **self.bounds)
-        if self.kind is tuple:
-            return check_counts(argument, value, **self.bounds)
         if self.choices:
             return check_choice(argument, value, self.choices)
-        if not isinstance(value, self.kind):
-            words = {bool: "true or false", str: "a string"}
-            raise fail(argument, words.get(self.kind, f"a {self.kind.__name__}"), repr(value))
-        return value
+        check = CHECKS.get(self.kind)
+        return check(argument, value, **self.bounds) if check else value
 
 
 @functools.cache

@@ -140,7 +140,13 @@ def trpo_update(
     waiting for the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
     precision, deterministic, as for ``FisherOperator``.
     """
-    config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
+    config = checks.check_search(
+        max_kl=max_kl,
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
+    )
     return _natural_update(policy, batch, config, damping, sync, backend, options)
 
 
