@@ -137,8 +137,8 @@ def trpo_update(
 
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. ``sync=False`` returns without
-    waiting for the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
-    precision, deterministic, as for ``FisherOperator``.
+    waiting for the device. ``options`` are those of ``trpo_fast.options.UpdateOptions``, which says
+    what each is; their defaults, here and everywhere, are ``Config``'s.
     """
     config = checks.check_search(
         max_kl=max_kl,
@@ -167,7 +167,7 @@ def npg_update(
     / x'Ax) x without one.
 
     No line search: the step is taken if it, its KL and its surrogate are finite (else
-    ``non_finite``).
+    ``non_finite``). Options as for ``trpo_update``.
     """
     config = UpdateConfig(
         max_kl=checks.UPDATE["max_kl"].check(max_kl),
