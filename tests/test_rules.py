@@ -22,7 +22,6 @@ MAX_KL, DAMPING = 0.5, 1e-3  # the line search has something to do
 
 def penalised(policy: MLPPolicy, batch: Batch, **options: Any) -> Any:
     penalty = Penalty(options.pop("value", 1.0), options.pop("rule", "adaptive"), target_kl=MAX_KL)
-    options = {"backtrack_ratio": 0.8, **options}
     return kl_penalty_update(policy, batch, penalty, **options)
 
 
@@ -30,6 +29,7 @@ CASES: list[tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
     ({}, trpo, {}),
     ({"kl_reduction": "mean"}, trpo, {"kl_reduction": "mean"}),
     ({"kl_direction": "reverse"}, trpo, {"kl_direction": "reverse"}),
+    ({"fisher": "empirical"}, trpo, {"fisher": "empirical"}),
     ({"fvp_fraction": 0.25}, trpo, {"fvp_rows": 10}),
     ({"damping": 0.7}, trpo, {"damping": 0.7}),
     ({"cg_iterations": 2}, trpo, {"cg_iterations": 2}),
@@ -39,12 +39,12 @@ CASES: list[tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
     ({"backend": "reference"}, trpo, {"backend": "reference"}),
     ({"algorithm": "npg"}, npg_update, {}),
     ({"algorithm": "npg", "npg_learning_rate": 0.3}, npg_update, {"learning_rate": 0.3}),
-    ({"algorithm": "pg"}, pg, {"learning_rate": 0.1}),
+    ({"algorithm": "pg"}, pg, {}),
     ({"algorithm": "pg", "pg_learning_rate": 0.3}, pg, {"learning_rate": 0.3}),
     (
         {"algorithm": "pg", "pg_max_grad_norm": 0.01},
         pg,
-        {"learning_rate": 0.1, "max_grad_norm": 0.01},
+        {"max_grad_norm": 0.01},
     ),
     ({"algorithm": "kl-penalty"}, penalised, {}),
     ({"algorithm": "kl-penalty", "penalty": 9.0}, penalised, {"value": 9.0}),

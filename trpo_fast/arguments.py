@@ -7,6 +7,7 @@ other is in checks.py, which has these names as well.
 from __future__ import annotations
 
 import math
+from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 MOST = 2**31 - 1  # an int of the kernels, which is how they take iterations, steps and sizes
+DIGITS = 40  # of an integer on a command line: more are in no range
 
 
 def fail(argument: str, expected: str, got: object) -> ValueError:
@@ -27,24 +29,30 @@ def check_number(
     above: float = -math.inf,
     least: float = -math.inf,
     below: float = math.inf,
+    most: float = math.inf,
 ) -> float:
-    """A finite real number with above < value, least <= value, value < below."""
-    wanted = "a finite number"
-    if above > -math.inf:
-        wanted += f" above {above:g}"
-    if least > -math.inf:
-        wanted += f" of at least {least:g}"
-    if below < math.inf:
-        wanted += f" below {below:g}"
+    """A finite real number with above < value, least <= value, value < below, value <= most."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise fail(argument, wanted, f"{value!r} ({type(value).__name__})")
+        got = f"{value!r} ({type(value).__name__})"
+        raise fail(argument, _wanted(above, least, below, most), got)
     try:
         number = float(value)
     except OverflowError:  # an integer or a fraction beyond float64
-        raise fail(argument, wanted, _shown(value)) from None
-    if not math.isfinite(number) or not above < number < below or number < least:
-        raise fail(argument, wanted, value)
+        raise fail(argument, _wanted(above, least, below, most), _shown(value)) from None
+    if not math.isfinite(number) or not above < number < below or not least <= number <= most:
+        raise fail(argument, _wanted(above, least, below, most), value)
     return number
+
+
+def _wanted(above: float, least: float, below: float, most: float) -> str:
+    """The words for a number with these bounds."""
+    if math.isfinite(least) and math.isfinite(most):
+        return f"a number from {least:g} to {most:g}"
+    low = f" of at least {least:g}" if math.isfinite(least) else ""
+    low = f" above {above:g}" if math.isfinite(above) else low
+    high = f" of at most {most:g}" if math.isfinite(most) else ""
+    high = f" below {below:g}" if math.isfinite(below) else high
+    return f"a number{low} and{high}" if low and high else f"a finite number{low}{high}"
 
 
 def check_count(argument: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
@@ -70,16 +78,40 @@ def check_counts(argument: str, values: Any, *, least_length: int = 0) -> tuple[
     try:
         found = tuple(values)
     except TypeError:
-        raise fail(argument, wanted, repr(values)) from None
+        raise fail(argument, wanted, _shown(values)) from None
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in found)
     if not whole or len(found) < least_length or not all(1 <= int(n) <= MOST for n in found):
         raise fail(argument, wanted, "[" + ", ".join(map(_shown, found)) + "]")
     return tuple(int(n) for n in found)
 
 
+def integer(text: str) -> int:
+    """The integer that a word of a command line stands for: 100000, 100_000 or 1e5."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    short = number.is_finite() and number.adjusted() < DIGITS
+    if not short or number != number.to_integral_value():
+        raise ValueError(f"expected an integer such as 100000 or 1e5, got {text}")
+    return int(number)
+
+
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
-        raise fail(argument, f"one of {choices}", repr(value))
+        raise fail(argument, f"one of {choices}", _shown(value))
+    return value
+
+
+def check_bool(argument: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise fail(argument, "true or false", _shown(value))
+    return value
+
+
+def check_text(argument: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise fail(argument, "a string", _shown(value))
     return value
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import abc
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
 
-from . import _native
+from . import _native, choices
+from .arguments import check_choice
+from .options import UpdateSettings
 from .reference import Solution, cg, line_search, step
 from .surrogate import Batch, Evaluation
 
@@ -46,6 +48,9 @@ REASONS = (
     "negative_curvature",
     "line_search_failed",
 )
+
+
+NAMES: tuple[str, ...] = get_args(choices.Backend)  # "auto" among them
 
 
 class BackendUnavailable(RuntimeError):
@@ -87,11 +92,11 @@ class UpdateConfig:
     finite.
     """
 
-    max_kl: float = 0.01
-    cg_iterations: int = 10
-    cg_tol: float = 0.0
-    backtrack_ratio: float = 0.8
-    backtrack_steps: int = 10
+    max_kl: float = UpdateSettings.max_kl
+    cg_iterations: int = UpdateSettings.cg_iterations
+    cg_tol: float = UpdateSettings.cg_tol
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio
+    backtrack_steps: int = UpdateSettings.backtrack_steps
     search: bool = True
     learning_rate: float | None = None  # of x itself; None: the KL-normalised step
 
@@ -242,9 +247,8 @@ def backends() -> dict[str, str]:
 def resolve(name: str, problem: Problem) -> Backend:
     """The backend that will serve; an explicit name is never replaced by another."""
     known = registry()
+    check_choice("backend", name, NAMES)
     if name != "auto":
-        if name not in known:
-            raise ValueError(f"backend: expected 'auto' or one of {tuple(known)}, got {name!r}")
         reason = _why_not(known[name], problem)
         if reason:
             raise BackendUnavailable(f"backend={name!r} cannot serve: {reason}")

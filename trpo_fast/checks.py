@@ -23,23 +23,18 @@ from .arguments import fail as fail
 from .backend import Problem, UpdateConfig
 from .bad_values import Judged, raise_for
 from .module_backend import head_of
+from .options import UpdateSettings
 from .policy import MLPPolicy, flat_params
+from .settings import declared
 from .surrogate import Batch
 
+UPDATE = declared(UpdateSettings)
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_search(
-    max_kl: Any, cg_iterations: Any, cg_tol: Any, backtrack_ratio: Any, backtrack_steps: Any
-) -> UpdateConfig:
-    """The settings of a trust-region step with its line search."""
-    return UpdateConfig(
-        max_kl=check_number("max_kl", max_kl, above=0.0),
-        cg_iterations=check_count("cg_iterations", cg_iterations),
-        cg_tol=check_number("cg_tol", cg_tol, least=0.0, below=1.0),
-        backtrack_ratio=check_number("backtrack_ratio", backtrack_ratio, above=0.0, below=1.0),
-        backtrack_steps=check_count("backtrack_steps", backtrack_steps),
-    )
+def check_search(**search: Any) -> UpdateConfig:
+    """A trust-region step with its line search, from the settings of these names."""
+    return UpdateConfig(**{name: UPDATE[name].check(value) for name, value in search.items()})
 
 
 def check_policy(policy: Any) -> Tensor:
@@ -175,7 +170,7 @@ def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
     """1 for a sum over action dimensions, 1 / A for the mean that sb3-contrib and omnisafe
     report.
     """
-    check_choice("kl_reduction", kl_reduction, ("sum", "mean"))
+    UPDATE["kl_reduction"].check(kl_reduction)
     if kl_reduction == "sum":
         return 1.0
     return head_of(policy, batch).mean_scale()

@@ -7,56 +7,43 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
+from typing_extensions import Doc
 
 from . import flags
-from .arguments import check_count
 from .backend import BackendUnavailable
 from .checkpoint import CheckpointError
 from .config import Config, make_config
 from .envs.host import EnvError
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
-from .presets import preset_for
+from .options import LONG
+from .presets import in_flags
 from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options, write_options
+from .settings import AtLeast
 from .trainer import TRPO
 
 
 @dataclass
 class TrainOptions(RunOptions):
-    steps: int = STEPS
-    """environment steps to train for"""
-    out: Path | None = None
-    """directory of the run; default runs/ENV-SEED-TIME"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("steps", self.steps, most=2**63 - 1)
+    steps: Annotated[int, AtLeast(1), LONG, Doc("environment steps to train for")] = STEPS
+    out: Annotated[Path | None, Doc("directory of the run; by default runs/ENV-SEED-TIME")] = None
 
 
 @dataclass
 class ResumeOptions(RunOptions):
-    steps: int | None = None
-    """environment steps to go on for; by default up to the run's own number of them"""
-    device: str | None = None
-    """where to go on; by default where the run was"""
-    trust_env: bool = False
-    """import the module of a "module:Id" that the checkpoint names"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps is not None:
-            check_count("steps", self.steps, most=2**63 - 1)
-
-
-@dataclass
-class Arguments:
-    """All flags of ``train``: the run's and the config's, side by side."""
-
-    run: tyro.conf.OmitArgPrefixes[TrainOptions]
-    config: tyro.conf.OmitArgPrefixes[Config]
+    steps: Annotated[
+        int | None,
+        AtLeast(1),
+        LONG,
+        Doc("environment steps to go on for; by default up to the run's own number of them"),
+    ] = None
+    device: Annotated[str | None, Doc("where to go on; by default where the run was")] = None
+    trust_env: Annotated[
+        bool, Doc('import the module of a "module:Id" that the checkpoint names')
+    ] = False
 
 
 def train(argv: list[str]) -> int:
@@ -88,16 +75,16 @@ def _train(argv: list[str]) -> int:
 
 def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[TrainOptions, Config]:
     """The flags over the defaults, which the help shows."""
-    env, preset = defaults.env, preset_for(defaults.env, defaults.engine)
-    source = f"those of {file} over its preset" if file else "its preset"
-    parsed = tyro.cli(
-        Arguments,
-        args=argv,
+    env = defaults.env
+    preset = in_flags(env, defaults.engine)
+    source = f"those of {file}, and else of its preset" if file else "those of its preset"
+    return flags.parse(
+        argv,
+        TrainOptions(),
+        defaults,
         prog=f"trpo-fast train {env} [--config FILE]",
-        description=f"Train on {env}; defaults below are {source}: {preset}",
-        default=Arguments(TrainOptions(), defaults),
+        description=f"Train on {env}. Defaults below are {source}: {preset}.",
     )
-    return parsed.run, parsed.config
 
 
 def resume(argv: list[str]) -> int:
@@ -132,7 +119,9 @@ def _resume(argv: list[str]) -> int:
 @dataclass
 class EvalOptions:
     episodes: int = 10
+    """episodes to run"""
     seed: int = 10_000
+    """of the first episode"""
     stochastic: bool = False
     """sample actions in place of the most likely ones"""
     render: Path | None = None

@@ -20,16 +20,18 @@ from torch import Tensor, nn
 from . import _native, checks
 from .act import unavailable
 from .backend import BackendUnavailable
+from .choices import Backend, CriticMethod
 from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
 from .cuda_backend import capturing
 from .cuda_critic import CudaFit
 from .cuda_critic import unavailable as cuda_unavailable
 from .heads import Gaussian
+from .options import CriticSettings, KernelSettings, PolicySettings
 from .policy import MLPPolicy, every_parameter, flat_params, mark_written
+from .settings import declared
 from .threads import OneThread
 
-METHODS = ("adam", "gauss_newton")
-BACKENDS = ("auto", "reference", "autograd", "cpu", "cuda")
+SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
 FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
     "cpu": NativeFit,
     "cuda": CudaFit,
@@ -76,30 +78,30 @@ class Critic(nn.Module):
     def __init__(
         self,
         obs_dim: int,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
+        hidden: Sequence[int] = CriticSettings.critic_hidden,
+        activation: str = PolicySettings.activation,
         *,
-        method: str = "adam",
-        learning_rate: float = 4e-3,
-        epochs: int = 10,
-        minibatch: int = 1024,
-        steps: int = 3,
-        cg_iterations: int = 10,
-        damping: float = 0.01,
-        fraction: float = 0.2,
-        backend: str = "auto",
+        method: CriticMethod = CriticSettings.critic,
+        learning_rate: float = CriticSettings.critic_learning_rate,
+        epochs: int = CriticSettings.critic_epochs,
+        minibatch: int = CriticSettings.critic_minibatch,
+        steps: int = CriticSettings.critic_steps,
+        cg_iterations: int = CriticSettings.critic_cg_iterations,
+        damping: float = CriticSettings.critic_damping,
+        fraction: float = CriticSettings.critic_fraction,
+        backend: Backend = KernelSettings.backend,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.method = checks.check_choice("critic", method, METHODS)
-        self.backend = checks.check_choice("backend", backend, BACKENDS)
-        self.learning_rate = checks.check_number("learning_rate", learning_rate, above=0.0)
-        self.epochs = checks.check_count("epochs", epochs)
-        self.minibatch = checks.check_count("minibatch", minibatch)
-        self.steps = checks.check_count("steps", steps)
-        self.cg_iterations = checks.check_count("cg_iterations", cg_iterations)
-        self.damping = checks.check_number("damping", damping, least=0.0)
-        self.fraction = checks.check_number("fraction", fraction, above=0.0)
+        self.method = SETTINGS["critic"].check(method)
+        self.backend: Backend = KERNELS["backend"].check(backend)
+        self.learning_rate = SETTINGS["critic_learning_rate"].check(learning_rate, "learning_rate")
+        self.epochs = SETTINGS["critic_epochs"].check(epochs, "epochs")
+        self.minibatch = SETTINGS["critic_minibatch"].check(minibatch, "minibatch")
+        self.steps = SETTINGS["critic_steps"].check(steps, "steps")
+        self.cg_iterations = SETTINGS["critic_cg_iterations"].check(cg_iterations, "cg_iterations")
+        self.damping = SETTINGS["critic_damping"].check(damping, "damping")
+        self.fraction = SETTINGS["critic_fraction"].check(fraction, "fraction")
         self.net = MLPPolicy(
             obs_dim, Gaussian(1), hidden, activation, output_gain=1.0, device=device
         )
@@ -201,7 +203,7 @@ class Critic(nn.Module):
                 "steps": self.steps,
                 "cg_iterations": self.cg_iterations,
                 "damping": self.damping,
-                "fraction": min(self.fraction, 1.0),
+                "fraction": self.fraction,
                 "generator": generator,
             }
             if isinstance(fit, CudaFit):

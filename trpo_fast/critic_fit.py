@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import _native
 from .act import native_shape
+from .choices import Backend
 from .fisher import FisherOperator
 from .native_problem import readable
 from .policy import MLPPolicy, flat_params, mark_written
@@ -205,7 +206,7 @@ def fit_gauss_newton(
     cg_iterations: int,
     damping: float,
     fraction: float,
-    backend: str,
+    backend: Backend,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, int]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.

@@ -186,7 +186,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.add_argument("--case", choices=("cartpole", "C1", "C2", "C3", "C4", "C5"), help=plan)
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16x3"), default="fp32", help="of the products of --case"
+        "--precision",
+        choices=registry()["cuda"].precisions,
+        default="fp32",
+        help="of the products of --case",
     )
     arguments = parser.parse_args(argv)
     if arguments.case is not None:

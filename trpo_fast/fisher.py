@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from . import _native, checks
 from .arguments import describe
 from .backend import Operator, Problem, resolve
+from .choices import Backend, FisherKind, KlReduction, Precision
+from .options import KernelSettings, UpdateSettings
 from .policy import Snapshot
+from .settings import declared
 from .surrogate import Batch
 
-# How the products are computed. Every backend has fp32; the others split each float32 into 16-bit
-# numbers for AMX tiles or tensor cores (bf16x3: errors near 4e-6; bf16x6 and fp16x3: those of fp32)
-# or round it (tf32).
-PRECISIONS = ("fp32", "bf16x3", "bf16x6", "fp16x3", "tf32")
+UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
 
 
 @dataclass(frozen=True)
@@ -43,37 +43,35 @@ def make_problem(
     *,
     theta: Tensor,
     damping: float,
-    kl_reduction: str = "sum",
-    kl_direction: str = "forward",
-    fisher: str = "analytic",
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    kl_direction: str = UpdateSettings.kl_direction,
+    fisher: str = UpdateSettings.fisher,
     fvp_rows: int | Tensor | None = None,
-    chunk_rows: int | None = None,
-    precision: str = "fp32",
-    deterministic: bool = True,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    precision: str = KernelSettings.precision,
+    deterministic: bool = KernelSettings.deterministic,
     sync: bool = True,
 ) -> Problem:
     """Check what remains of the options and put them beside an already checked batch. Without
     ``sync`` nothing is asked of a device.
     """
-    checks.check_choice("fisher", fisher, ("analytic", "empirical"))
+    UPDATE["fisher"].check(fisher)
     if fisher == "empirical" and batch.actions is None:
         raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
-    checks.check_choice("precision", precision, PRECISIONS)
     return Problem(
         policy=policy,
         theta=theta,
         batch=batch,
-        damping=checks.check_number("damping", damping, least=0.0),
+        damping=UPDATE["damping"].check(damping),
         kl_scale=checks.kl_scale(policy, kl_reduction, batch),
-        reverse_kl=checks.check_choice("kl_direction", kl_direction, ("forward", "reverse"))
-        == "reverse",
+        reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
         fisher=fisher,
         fvp_rows=checks.check_fvp_rows(
             fvp_rows, theta, len(batch), look=sync or not _native.asynchronous(theta.device)
         ),
-        chunk_rows=None if chunk_rows is None else checks.check_count("chunk_rows", chunk_rows),
-        precision=precision,
-        deterministic=bool(deterministic),
+        chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
+        precision=KERNELS["precision"].check(precision),
+        deterministic=KERNELS["deterministic"].check(deterministic),
     )
 
 
@@ -98,17 +96,17 @@ class FisherOperator:
         policy: nn.Module,
         obs: Tensor,
         *,
-        damping: float = 0.1,
+        damping: float = UpdateSettings.damping,
         weights: Tensor | None = None,
         action_mask: Tensor | None = None,
-        kl_reduction: str = "sum",
-        fisher: str = "analytic",
+        kl_reduction: KlReduction = UpdateSettings.kl_reduction,
+        fisher: FisherKind = UpdateSettings.fisher,
         actions: Tensor | None = None,
         fvp_rows: int | Tensor | None = None,
-        chunk_rows: int | None = None,
-        backend: str = "auto",
-        precision: str = "fp32",
-        deterministic: bool = True,
+        chunk_rows: int | None = KernelSettings.chunk_rows,
+        backend: Backend = KernelSettings.backend,
+        precision: Precision = KernelSettings.precision,
+        deterministic: bool = KernelSettings.deterministic,
         sync: bool = True,
     ) -> None:
         theta = checks.check_policy(policy)
@@ -164,12 +162,17 @@ class FisherOperator:
             self._check_finite("v", vector)
         return _columns_last(self._operator.fvp(vector), v)
 
-    def solve(self, g: Tensor, iterations: int = 10, tol: float = 0.0) -> Solution:
+    def solve(
+        self,
+        g: Tensor,
+        iterations: int = UpdateSettings.cg_iterations,
+        tol: float = UpdateSettings.cg_tol,
+    ) -> Solution:
         """Conjugate gradient on (F + damping I) x = g, g [P] or [P, K], from x = 0; stops early at
         |r| <= tol |g|.
         """
-        checks.check_count("iterations", iterations)
-        checks.check_number("tol", tol, least=0.0, below=1.0)
+        iterations = UPDATE["cg_iterations"].check(iterations, "iterations")
+        tol = UPDATE["cg_tol"].check(tol, "tol")
         found = self._operator.solve(self._vector("g", g), iterations, tol)
         # Bad values of g reach every residual, so that g itself need not be read before.
         if self._sync and not checks.all_finite(found.residual_norm):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch.distributions import (
 from torch.distributions import Distribution, Independent, Normal
 
 from .arguments import check_choice, check_count, check_counts, check_number
+from .choices import Std
 from .distributions import MultiCategoricalDistribution, SquashedNormal
 
 # The order of enum Head in csrc/params.h.
@@ -135,7 +137,7 @@ class Gaussian(Head):
     def __init__(self, dim: int, std: str = "free", initial_log_std: float = 0.0) -> None:
         super().__init__()
         dim = check_count("dim", dim)
-        self.std = check_choice("std", std, ("free", "state"))
+        self.std = check_choice("std", std, get_args(Std))
         initial = check_number("initial_log_std", initial_log_std)
         self.kind = "gaussian" if std == "free" else "gaussian_state"
         self.action_dim = dim

@@ -24,6 +24,7 @@ from . import checks
 from .backend import STATS, Operator, Problem, resolve
 from .fisher import make_problem
 from .heads import KINDS, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
+from .options import KernelSettings, UpdateSettings
 from .policy import ACTIVATIONS, MLPPolicy
 from .surrogate import Batch
 
@@ -111,11 +112,11 @@ def fvp(
     weights: Tensor | None = None,
     action_mask: Tensor | None = None,
     fvp_rows: Tensor | None = None,
-    damping: float = 0.1,
-    kl_reduction: str = "sum",
-    chunk_rows: int | None = None,
-    backend: str = "auto",
-    precision: str = "fp32",
+    damping: float = UpdateSettings.damping,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
 ) -> Tensor:
     """F v + damping v at theta; v is [P], or [P, K] for several vectors."""
     operator = _fisher_operator(
@@ -151,13 +152,13 @@ def solve(
     weights: Tensor | None = None,
     action_mask: Tensor | None = None,
     fvp_rows: Tensor | None = None,
-    damping: float = 0.1,
-    iterations: int = 10,
-    tol: float = 0.0,
-    kl_reduction: str = "sum",
-    chunk_rows: int | None = None,
-    backend: str = "auto",
-    precision: str = "fp32",
+    damping: float = UpdateSettings.damping,
+    iterations: int = UpdateSettings.cg_iterations,
+    tol: float = UpdateSettings.cg_tol,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
     """Conjugate gradient on (F + damping I) x = g: x like g, and SOLVE_STATS [3] or [3, K] in
     float64.
@@ -175,8 +176,8 @@ def solve(
         chunk_rows=chunk_rows,
         precision=precision,
     )
-    checks.check_count("iterations", iterations)
-    checks.check_number("tol", tol, least=0.0, below=1.0)
+    checks.UPDATE["cg_iterations"].check(iterations, "iterations")
+    checks.UPDATE["cg_tol"].check(tol, "tol")
     found = operator.solve(_rows_first("g", g, theta), iterations, tol)
     stats = torch.stack([getattr(found, name).double() for name in SOLVE_STATS])
     return _columns_last(found.x), stats
@@ -202,9 +203,9 @@ def gradient(
     weights: Tensor | None = None,
     action_mask: Tensor | None = None,
     group_size: int | None = None,
-    chunk_rows: int | None = None,
-    backend: str = "auto",
-    precision: str = "fp32",
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the surrogate at theta [P], and GRADIENT_STATS [2] in float64."""
     policy = _policy(theta, widths, activation, head, nvec)
@@ -243,17 +244,17 @@ def update(
     action_mask: Tensor | None = None,
     fvp_rows: Tensor | None = None,
     group_size: int | None = None,
-    max_kl: float = 0.01,
-    damping: float = 0.1,
-    cg_iterations: int = 10,
-    cg_tol: float = 0.0,
-    backtrack_ratio: float = 0.8,
-    backtrack_steps: int = 10,
-    kl_reduction: str = "sum",
-    kl_direction: str = "forward",
-    chunk_rows: int | None = None,
-    backend: str = "auto",
-    precision: str = "fp32",
+    max_kl: float = UpdateSettings.max_kl,
+    damping: float = UpdateSettings.damping,
+    cg_iterations: int = UpdateSettings.cg_iterations,
+    cg_tol: float = UpdateSettings.cg_tol,
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio,
+    backtrack_steps: int = UpdateSettings.backtrack_steps,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    kl_direction: str = UpdateSettings.kl_direction,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
     """``trpo_update`` that returns the new parameters [P] (equal to theta where the step was not
     accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``backend.STATS``.
@@ -272,7 +273,13 @@ def update(
         precision=precision,
         sync=False,
     )
-    config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
+    config = checks.check_search(
+        max_kl=max_kl,
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
+    )
     stats = _operator(problem, backend).update(config)
     return problem.theta, stats
 

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from . import _native, checks
-from .backend import REASONS, STATS, Operator, Problem, resolve
+from .backend import REASONS, STATS, Operator, Problem, UpdateConfig, resolve
+from .choices import Backend, PenaltyInner, PenaltyRule
 from .module_backend import functional_params
+from .options import (
+    GradientSettings,
+    KernelSettings,
+    PenaltySettings,
+    UpdateOptions,
+    UpdateSettings,
+)
 from .policy import mark_written, trainable
+from .settings import declared
 from .surrogate import Batch, Evaluation, evaluate_rows, total_weight
-from .update import UpdateInfo, finish, update_problem
+from .update import GRADIENT, UpdateInfo, finish, update_problem
+
+PENALTY = declared(PenaltySettings)
 
 
 @dataclass
@@ -36,21 +47,24 @@ class Penalty:
     is expected. lambda stays within [least, most].
     """
 
-    value: float = 1.0
-    rule: str = "adaptive"
-    target_kl: float = 0.01
-    rate: float = 0.1
-    least: float = 1e-6
-    most: float = 1e6
+    value: float = PenaltySettings.penalty
+    rule: PenaltyRule = PenaltySettings.penalty_rule
+    target_kl: float = UpdateSettings.max_kl
+    rate: float = PenaltySettings.penalty_rate
+    least: float = PenaltySettings.penalty_least
+    most: float = PenaltySettings.penalty_most
 
     def __post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a field that no update can use; every update asks."""
-        checks.check_choice("rule", self.rule, ("fixed", "adaptive", "dual"))
-        for name in ("value", "target_kl", "rate", "least"):
-            checks.check_number(name, getattr(self, name), above=0.0)
+        """Raise ``ValueError`` for the first field that is out of its range."""
+        self.value = PENALTY["penalty"].check(self.value, "value")
+        self.rule = PENALTY["penalty_rule"].check(self.rule, "rule")
+        self.target_kl = checks.UPDATE["max_kl"].check(self.target_kl, "target_kl")
+        self.rate = PENALTY["penalty_rate"].check(self.rate, "rate")
+        self.least = PENALTY["penalty_least"].check(self.least, "least")
+        self.most = PENALTY["penalty_most"].check(self.most, "most")
         checks.check_number("most", self.most, least=self.least)
 
     def observe(self, kl: float) -> None:
@@ -71,7 +85,7 @@ class Penalty:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on with the lambda of ``state_dict``."""
-        self.value = checks.check_number("value", state["value"], above=0.0)
+        self.value = PENALTY["penalty"].check(state["value"], "value")
 
 
 def kl_penalty_update(
@@ -79,47 +93,47 @@ def kl_penalty_update(
     batch: Batch,
     penalty: Penalty,
     *,
-    inner: str = "natural",
-    damping: float = 0.1,
-    cg_iterations: int = 10,
-    cg_tol: float = 0.0,
-    backtrack_ratio: float = 0.5,
-    backtrack_steps: int = 10,
-    adam_steps: int = 20,
-    learning_rate: float = 3e-4,
+    inner: PenaltyInner = PenaltySettings.penalty_inner,
+    damping: float = UpdateSettings.damping,
+    cg_iterations: int = UpdateSettings.cg_iterations,
+    cg_tol: float = UpdateSettings.cg_tol,
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio,
+    backtrack_steps: int = UpdateSettings.backtrack_steps,
+    adam_steps: int = PenaltySettings.penalty_adam_steps,
+    learning_rate: float = PenaltySettings.penalty_learning_rate,
     sync: bool = True,
-    backend: str = "auto",
-    **options: Any,
+    backend: Backend = KernelSettings.backend,
+    **options: Unpack[UpdateOptions],
 ) -> UpdateInfo:
     """Maximise surrogate - lambda KL, then move lambda by the penalty's rule.
 
     ``inner="natural"`` takes the maximiser of the quadratic model, theta + (F + damping I)^-1 g /
-    lambda, halving it until the penalised objective improves; ``inner="adam"`` takes ``adam_steps``
-    steps of Adam on all rows, with autograd's gradients, and the backend computes KL and surrogate
-    of where they lead. lambda is a number on the host, so this update waits for the KL unless the
-    rule is "fixed".
+    lambda, times ``backtrack_ratio`` until the penalised objective improves; ``inner="adam"`` takes
+    ``adam_steps`` steps of Adam on all rows, with autograd's gradients, and the backend computes KL
+    and surrogate of where they lead. lambda is a number on the host, so this update waits for the
+    KL unless the rule is "fixed".
     """
-    checks.check_choice("inner", inner, ("natural", "adam"))
+    PENALTY["penalty_inner"].check(inner, "inner")
     if not isinstance(penalty, Penalty):
         raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
-    penalty.check()
     if inner == "adam" and torch.is_inference_mode_enabled():
         raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
-    checks.check_count("cg_iterations", cg_iterations)
-    checks.check_count("adam_steps", adam_steps)
-    checks.check_count("backtrack_steps", backtrack_steps)
-    checks.check_number("cg_tol", cg_tol, least=0.0, below=1.0)
-    checks.check_number("backtrack_ratio", backtrack_ratio, above=0.0, below=1.0)
-    checks.check_number("learning_rate", learning_rate, above=0.0)
+    penalty.check()
+    search = checks.check_search(
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
+    )
+    adam_steps = PENALTY["penalty_adam_steps"].check(adam_steps, "adam_steps")
+    learning_rate = PENALTY["penalty_learning_rate"].check(learning_rate, "learning_rate")
     problem = update_problem(policy, batch, damping, options, sync)
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
     g, before = operator.gradient()
     report = _Report(operator, g, before)
     if inner == "natural":
-        _penalised_natural(
-            report, penalty.value, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps
-        )
+        _penalised_natural(report, penalty.value, search)
     else:
         _penalised_adam(report, penalty.value, adam_steps, learning_rate)
     mark_written(policy)
@@ -135,12 +149,12 @@ def pg_update(
     policy: nn.Module,
     batch: Batch,
     *,
-    learning_rate: float = 1e-2,
-    max_grad_norm: float | None = None,
+    learning_rate: float = GradientSettings.pg_learning_rate,
+    max_grad_norm: float | None = GradientSettings.pg_max_grad_norm,
     optimizer: torch.optim.Optimizer | None = None,
     sync: bool = True,
-    backend: str = "auto",
-    **options: Any,
+    backend: Backend = KernelSettings.backend,
+    **options: Unpack[UpdateOptions],
 ) -> UpdateInfo:
     """Plain policy gradient: theta <- theta + learning_rate g, or one step of ``optimizer`` on the
     policy's parameters.
@@ -148,9 +162,8 @@ def pg_update(
     Parameters of others in the same optimiser stay, whatever gradients they have. A gradient that
     no update can use reaches the optimiser as zeros: NaN would stay in its moments.
     """
-    checks.check_number("learning_rate", learning_rate, above=0.0)
-    if max_grad_norm is not None:
-        checks.check_number("max_grad_norm", max_grad_norm, above=0.0)
+    learning_rate = GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
+    max_grad_norm = GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
     problem = update_problem(policy, batch, 0.0, options, sync)
     if optimizer is not None:
         checks.check_optimizer(policy, optimizer)
@@ -214,11 +227,9 @@ class _Report:
         return torch.stack([values[name].double() for name in STATS])
 
 
-def _penalised_natural(
-    report: _Report, multiplier: float, iterations: int, tol: float, ratio: float, steps: int
-) -> None:
-    operator = report.operator
-    solution = operator.solve(report.g, iterations, tol)
+def _penalised_natural(report: _Report, multiplier: float, search: UpdateConfig) -> None:
+    operator, ratio, steps = report.operator, search.backtrack_ratio, search.backtrack_steps
+    solution = operator.solve(report.g, search.cg_iterations, search.cg_tol)
     finite = torch.isfinite(solution.x).all() & torch.isfinite(solution.first_curvature)
     report.fail("non_finite", ~finite)
     report.fail("negative_curvature", solution.first_curvature <= 0)

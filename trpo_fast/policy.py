@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from .arguments import (
     check_number,
     fail,
 )
+from .choices import Activation
 from .heads import (
     Bernoulli,
     Categorical,
@@ -36,9 +37,10 @@ from .heads import (
     MultiCategorical,
     SquashedGaussian,
 )
+from .options import PolicySettings
 
 # The order of enum Activation in csrc/params.h.
-ACTIVATIONS = ("tanh", "relu", "elu", "silu", "gelu", "identity")
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
 STOCK_HEADS = {Gaussian, SquashedGaussian, Categorical, MultiCategorical, Bernoulli}
 
@@ -102,8 +104,8 @@ class MLPPolicy(nn.Module):
         self,
         obs_dim: int,
         head: Head,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
+        hidden: Sequence[int] = PolicySettings.hidden,
+        activation: str = PolicySettings.activation,
         *,
         output_gain: float = 0.01,
         dtype: torch.dtype | None = None,
@@ -128,8 +130,8 @@ class MLPPolicy(nn.Module):
         cls,
         observation_space: Any,
         action_space: Any,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
+        hidden: Sequence[int] = PolicySettings.hidden,
+        activation: str = PolicySettings.activation,
         *,
         std: str = "free",
         squash: bool = False,

@@ -114,6 +114,19 @@ def preset_for(env: str, engine: str = "sync") -> dict[str, Any]:
     return found | TENSOR if engine == "tensor" else found
 
 
+def in_flags(env: str, engine: str) -> str:
+    """The preset as the flags that would set it, for the help of ``trpo-fast train``."""
+    words = []
+    for name, value in preset_for(env, engine).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            items = value if isinstance(value, tuple) else (value,)
+            words.append(" ".join([f"--{flag}", *map(str, items)]))
+    return " ".join(words) or "nothing, it has none"
+
+
 def describe(config: dict[str, Any]) -> str:
     """One line: the preset's settings that apply in a config, and those that others replaced."""
     preset = preset_for(config["env"], config["engine"])

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from .backend import resolve
 from .config import Config
+from .options import UpdateOptions
 from .penalty import Penalty, kl_penalty_update, pg_update
 from .policy import MLPPolicy
 from .surrogate import Batch
-from .update import UpdateInfo, npg_update, trpo_update, update_problem
+from .update import OPTIONS, UpdateInfo, npg_update, trpo_update, update_problem
 
 
 def make_penalty(config: Config) -> Penalty:
     """The multiplier of ``algorithm="kl-penalty"``."""
     c = config
-    return Penalty(c.penalty, c.penalty_rule, target_kl=c.max_kl, rate=c.penalty_rate)
+    return Penalty(
+        c.penalty, c.penalty_rule, c.max_kl, c.penalty_rate, c.penalty_least, c.penalty_most
+    )
 
 
 def is_limited(config: Config) -> bool:
@@ -58,10 +61,10 @@ def apply_rule(
     return trpo_update(policy, batch, max_kl=max_kl, **search, **shared)
 
 
-def _options(config: Config) -> dict[str, Any]:
-    """The options that every update has."""
-    names = ("kl_reduction", "kl_direction", "chunk_rows", "precision")
-    return {name: getattr(config, name) for name in names}
+def _options(config: Config) -> UpdateOptions:
+    """The options that every update has; ``fvp_rows`` comes with the batch."""
+    options = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
+    return cast(UpdateOptions, options)
 
 
 def check_serves(policy: MLPPolicy, config: Config) -> None:

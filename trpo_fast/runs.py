@@ -13,14 +13,18 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typing_extensions import Doc
 
 from . import toml
-from .arguments import check_count, check_number
+from .arguments import check_count
 from .config import write_toml
 from .logger import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
+from .options import LONG
 from .presets import describe
 from .rules import check_serves
+from .settings import AtLeast, check_all
 from .trainer import TRPO
 
 CHECKPOINT, OPTIONS, PROGRESS = "checkpoint.safetensors", "run.toml", "progress.csv"
@@ -31,20 +35,17 @@ STEPS = 1_000_000
 class RunOptions:
     """What a run keeps beside its config, for those who resume it."""
 
-    target_return: float | None = None
-    """stop when the mean return of the last episodes reaches this"""
-    checkpoint_every: int = 10
-    """updates between checkpoints"""
-    print_every: int = 1
-    """updates between lines"""
-    tensorboard: bool = False
-    """write TensorBoard events as well"""
+    target_return: Annotated[
+        float | None, Doc("stop when the mean return of the last episodes reaches this")
+    ] = None
+    checkpoint_every: Annotated[
+        int, AtLeast(1), LONG, Doc("updates from one checkpoint to the next")
+    ] = 10
+    print_every: Annotated[int, AtLeast(1), LONG, Doc("updates from one line to the next")] = 1
+    tensorboard: Annotated[bool, Doc("write TensorBoard events as well")] = False
 
     def __post_init__(self) -> None:
-        if self.target_return is not None:
-            check_number("target_return", self.target_return)
-        check_count("checkpoint_every", self.checkpoint_every)
-        check_count("print_every", self.print_every)
+        check_all(self)
 
 
 def claim(out: Path) -> None:

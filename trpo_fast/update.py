@@ -8,25 +8,21 @@ parameters as it was and says why in ``info.reason``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from . import checks
 from .backend import REASONS, STATS, Problem, UpdateConfig, resolve
+from .choices import Backend
 from .fisher import make_problem
+from .options import GradientSettings, KernelSettings, UpdateOptions, UpdateSettings
 from .policy import mark_written
+from .settings import declared
 from .surrogate import Batch
 
-OPTIONS = (
-    "kl_reduction",
-    "kl_direction",
-    "fisher",
-    "fvp_rows",
-    "chunk_rows",
-    "precision",
-    "deterministic",
-)
+OPTIONS = tuple(UpdateOptions.__annotations__)
+GRADIENT = declared(GradientSettings)
 
 
 @dataclass
@@ -141,15 +137,15 @@ def trpo_update(
     policy: nn.Module,
     batch: Batch,
     *,
-    max_kl: float = 0.01,
-    damping: float = 0.1,
-    cg_iterations: int = 10,
-    cg_tol: float = 0.0,
-    backtrack_ratio: float = 0.8,
-    backtrack_steps: int = 10,
+    max_kl: float = UpdateSettings.max_kl,
+    damping: float = UpdateSettings.damping,
+    cg_iterations: int = UpdateSettings.cg_iterations,
+    cg_tol: float = UpdateSettings.cg_tol,
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio,
+    backtrack_steps: int = UpdateSettings.backtrack_steps,
     sync: bool = True,
-    backend: str = "auto",
-    **options: Any,
+    backend: Backend = KernelSettings.backend,
+    **options: Unpack[UpdateOptions],
 ) -> UpdateInfo:
     """Maximise the surrogate subject to mean KL <= max_kl: x = (F + damping I)^-1 g by CG, then a
     line search.
@@ -157,10 +153,16 @@ def trpo_update(
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. With damping the full step's KL is
     below max_kl, about x'Fx / x'(F + damping I)x of it. ``sync=False`` returns without waiting for
-    the device. Options: kl_reduction, kl_direction, fisher, fvp_rows, chunk_rows,
-    precision, deterministic, as for ``FisherOperator``.
+    the device. ``options`` are those of ``trpo_fast.options.UpdateOptions``, which says what each
+    is; their defaults, here and everywhere, are ``Config``'s.
     """
-    config = checks.check_search(max_kl, cg_iterations, cg_tol, backtrack_ratio, backtrack_steps)
+    config = checks.check_search(
+        max_kl=max_kl,
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
+    )
     return _natural_update(policy, batch, config, damping, sync, backend, options)
 
 
@@ -168,29 +170,27 @@ def npg_update(
     policy: nn.Module,
     batch: Batch,
     *,
-    learning_rate: float | None = None,
-    max_kl: float = 0.01,
-    damping: float = 0.1,
-    cg_iterations: int = 10,
-    cg_tol: float = 0.0,
+    learning_rate: float | None = GradientSettings.npg_learning_rate,
+    max_kl: float = UpdateSettings.max_kl,
+    damping: float = UpdateSettings.damping,
+    cg_iterations: int = UpdateSettings.cg_iterations,
+    cg_tol: float = UpdateSettings.cg_tol,
     sync: bool = True,
-    backend: str = "auto",
-    **options: Any,
+    backend: Backend = KernelSettings.backend,
+    **options: Unpack[UpdateOptions],
 ) -> UpdateInfo:
     """Natural policy gradient, x = (F + damping I)^-1 g by CG: theta <- theta + learning_rate x, or
     without a rate theta + sqrt(2 max_kl / x'(F + damping I)x) x.
 
     No line search: the step is taken if it, its KL and its surrogate are finite (else
-    ``non_finite``).
+    ``non_finite``). Options as for ``trpo_update``.
     """
-    if learning_rate is not None:
-        learning_rate = checks.check_number("learning_rate", learning_rate, above=0.0)
     config = UpdateConfig(
-        max_kl=checks.check_number("max_kl", max_kl, above=0.0),
-        cg_iterations=checks.check_count("cg_iterations", cg_iterations),
-        cg_tol=checks.check_number("cg_tol", cg_tol, least=0.0, below=1.0),
+        max_kl=checks.UPDATE["max_kl"].check(max_kl),
+        cg_iterations=checks.UPDATE["cg_iterations"].check(cg_iterations),
+        cg_tol=checks.UPDATE["cg_tol"].check(cg_tol),
         search=False,
-        learning_rate=learning_rate,
+        learning_rate=GRADIENT["npg_learning_rate"].check(learning_rate, "learning_rate"),
     )
     return _natural_update(policy, batch, config, damping, sync, backend, options)
 
@@ -201,8 +201,8 @@ def _natural_update(
     config: UpdateConfig,
     damping: float,
     sync: bool,
-    backend: str,
-    options: dict[str, Any],
+    backend: Backend,
+    options: UpdateOptions,
 ) -> UpdateInfo:
     problem = update_problem(policy, batch, damping, options, sync)
     chosen = resolve(backend, problem)
@@ -212,7 +212,7 @@ def _natural_update(
 
 
 def update_problem(
-    policy: nn.Module, batch: Batch, damping: float, options: dict[str, Any], sync: bool
+    policy: nn.Module, batch: Batch, damping: float, options: UpdateOptions, sync: bool
 ) -> Problem:
     for name in options:
         if name not in OPTIONS:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from trpo_fast.arguments import integer
+
 from .cases import CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
@@ -27,14 +29,14 @@ def parser() -> argparse.ArgumentParser:
         "--backend", nargs="+", help="backends of trpo_fast to time (default: all that serve)"
     )
     p.add_argument("--opponents", nargs="+", help="names, 'all' (default) or 'none'")
-    p.add_argument("--iterations", type=int, default=10, help="CG iterations k")
-    p.add_argument("--threads", type=int, nargs="+", help="thread counts (default: torch's)")
+    p.add_argument("--iterations", type=integer, default=10, help="CG iterations k")
+    p.add_argument("--threads", type=integer, nargs="+", help="thread counts (default: torch's)")
     p.add_argument(
-        "--busy", type=int, default=0, metavar="N", help="time again beside N busy processes"
+        "--busy", type=integer, default=0, metavar="N", help="time again beside N busy processes"
     )
-    p.add_argument("--rows", type=int, help="cap on the rows of every case")
+    p.add_argument("--rows", type=integer, help="cap on the rows of every case")
     p.add_argument("--seconds", type=float, default=2.0, help="time per contender and case")
-    p.add_argument("--turns", type=int, default=5, help="turns per contender, at least")
+    p.add_argument("--turns", type=integer, default=5, help="turns per contender, at least")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--json", type=Path, help="file to write, or a folder: MACHINE/SUITE.json in it")
     p.add_argument(

@@ -38,7 +38,7 @@ SHUFFLES = 5  # that the final loss is a mean over
 ACTORS: dict[str, Any] = {"cpu": NativeActor, "cuda": CudaActor, "reference": ModuleActor}
 
 
-def _critic(work: Workload, minibatch: int = SB3_MINIBATCH, backend: str = "reference") -> Critic:
+def _critic(work: Workload, minibatch: int = SB3_MINIBATCH, backend: Any = "reference") -> Critic:
     """A critic of the policy's widths with weights drawn from a fixed seed, nothing normalised."""
     torch.manual_seed(1)
     critic = Critic(

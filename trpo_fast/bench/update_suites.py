@@ -27,7 +27,7 @@ def make_setup(package: ModuleType, work: Workload) -> Any:
     return package.Setup(work.params(), work.obs, work.case.head, work.damping)
 
 
-def _own_fvp(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+def _own_fvp(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
     operator = FisherOperator(
         work.policy,
         work.obs,
@@ -47,7 +47,7 @@ def _opponent_fvp(
     return Timed(lambda: product(work.g), lambda: product(work.g))
 
 
-def _own_cg(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+def _own_cg(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
     def call() -> Tensor:
         operator = FisherOperator(
             work.policy,
@@ -71,7 +71,7 @@ def _opponent_cg(
     )
 
 
-def _own_update(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
+def _own_update(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
     theta, start = flat_params(work.policy), work.theta
 
     def reset() -> None:

@@ -1,6 +1,6 @@
 """Who steps the copies of an environment on the host: an engine is a function that makes them.
 
-A new one goes into ``ENGINES`` and into ``Config.engine``; how its states can be had, into
+A new one goes into ``choices.HostEngine`` and into ``ENGINES``; how its states can be had, into
 ``access``.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..choices import HostEngine
 from .access import Access, Copies, NoAccess, Processes, Stateful
 from .errors import EnvError, WorkerError
 from .host import HostEnvs
@@ -44,7 +45,7 @@ class Wanted:
         )
 
 
-def make_host(env: Any, num_envs: int, *, engine: str = "sync", **wanted: Any) -> HostEnvs:
+def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **wanted: Any) -> HostEnvs:
     """Host environments from a gymnasium id, a function that makes one environment, or a vector
     environment, which brings an engine of its own; ``wanted`` are the fields of ``Wanted``.
     """
@@ -102,7 +103,7 @@ def _envpool(wanted: Wanted) -> HostEnvs:
     return HostEnvs(venv, access, name=env, same_step=False)
 
 
-ENGINES: dict[str, Callable[[Wanted], HostEnvs]] = {
+ENGINES: dict[HostEngine, Callable[[Wanted], HostEnvs]] = {
     "sync": _sync,
     "workers": _workers,
     "async": _async,

@@ -1,0 +1,218 @@
+"""The options of policies, updates and critics: type, range, default and description of each,
+stated here and nowhere else.
+
+``Config`` inherits these groups, so that each option is a setting of a run and a flag as well; the
+update functions take their defaults and checks from them. Where a function's argument has a shorter
+name, ``pg_update(learning_rate=...)`` for ``pg_learning_rate``, its signature says which it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, TypedDict
+
+from torch import Tensor
+from typing_extensions import Doc
+
+from .arguments import MOST
+from .choices import (
+    ActionMode,
+    Activation,
+    Backend,
+    CriticMethod,
+    FisherKind,
+    KlDirection,
+    KlReduction,
+    PenaltyInner,
+    PenaltyRule,
+    Precision,
+    Std,
+)
+from .settings import Above, AtLeast, AtMost, Below
+
+COUNT = AtMost(MOST)
+LONG = AtMost(2**63 - 1)  # an int64
+
+
+@dataclass
+class PolicySettings:
+    """The policy's net and the distribution of its actions."""
+
+    hidden: Annotated[tuple[int, ...], Doc("widths of the policy's hidden layers")] = (64, 64)
+    activation: Annotated[Activation, Doc("between the layers of policy and critic")] = "tanh"
+    std: Annotated[
+        Std,
+        Doc("standard deviation of continuous actions: a free parameter, or an output of the net"),
+    ] = "free"
+    initial_log_std: Annotated[
+        float,
+        AtLeast(-20.0),
+        AtMost(20.0),
+        Doc("logarithm of the standard deviation that training begins with"),
+    ] = 0.0
+    action_mode: Annotated[
+        ActionMode,
+        Doc(
+            "continuous actions: clip to the box; clip to [-1, 1] and scale to it; or tanh and "
+            "scale"
+        ),
+    ] = "scale"
+
+
+KlReductionOption = Annotated[
+    KlReduction,
+    Doc("KL of several action dimensions: their sum, or their mean as in sb3-contrib and omnisafe"),
+]
+KlDirectionOption = Annotated[
+    KlDirection,
+    Doc("the KL that updates are held to: forward KL(old || new), or reverse KL(new || old)"),
+]
+FisherOption = Annotated[
+    FisherKind,
+    Doc("curvature in closed form, or from the gradients of the actions that were taken"),
+]
+ChunkRowsOption = Annotated[
+    int | None,
+    AtLeast(1),
+    COUNT,
+    Doc("bound the memory of an update: forward passes are redone in chunks of so many rows"),
+]
+PrecisionOption = Annotated[
+    Precision,
+    Doc("arithmetic of Fisher-vector products; trpo-fast doctor says what this machine serves"),
+]
+DeterministicOption = Annotated[
+    bool, Doc("equal bits from equal inputs; without it some CUDA products are faster")
+]
+
+
+class UpdateOptions(TypedDict, total=False):
+    """The options that every update function has; their defaults are those of ``UpdateSettings``
+    and ``KernelSettings``.
+    """
+
+    kl_reduction: KlReductionOption
+    kl_direction: KlDirectionOption
+    fisher: FisherOption
+    fvp_rows: Annotated[
+        int | Tensor | None,
+        Doc("rows of Fisher-vector products: so many, their indices [M], or by default all"),
+    ]
+    chunk_rows: ChunkRowsOption
+    precision: PrecisionOption
+    deterministic: DeterministicOption
+
+
+@dataclass
+class UpdateSettings:
+    """The step of the policy: how far, along which direction, and how it is found."""
+
+    max_kl: Annotated[float, Above(0.0), Doc("limit on the mean KL of an update")] = 0.01
+    damping: Annotated[
+        float, AtLeast(0.0), Doc("multiple of the identity that is added to the Fisher matrix")
+    ] = 0.1
+    cg_iterations: Annotated[
+        int, AtLeast(1), COUNT, Doc("steps of conjugate gradient, at most")
+    ] = 10
+    cg_tol: Annotated[
+        float,
+        AtLeast(0.0),
+        Below(1.0),
+        Doc("conjugate gradient stops at a residual of this share of the gradient"),
+    ] = 0.0
+    backtrack_ratio: Annotated[
+        float, Above(0.0), Below(1.0), Doc("line search: each step is so much of the one before")
+    ] = 0.8
+    backtrack_steps: Annotated[
+        int, AtLeast(1), COUNT, Doc("line search: steps that are tried, at most")
+    ] = 10
+    kl_reduction: KlReductionOption = "sum"
+    kl_direction: KlDirectionOption = "forward"
+    fisher: FisherOption = "analytic"
+
+
+@dataclass
+class KernelSettings:
+    """Which code computes the update, and how."""
+
+    backend: Annotated[
+        Backend, Doc("which code computes updates, the critic's fit and acting; auto: the fastest")
+    ] = "auto"
+    precision: PrecisionOption = "fp32"
+    deterministic: DeterministicOption = True
+    chunk_rows: ChunkRowsOption = None
+
+
+@dataclass
+class GradientSettings:
+    """Steps of a fixed length: the algorithms npg and pg."""
+
+    npg_learning_rate: Annotated[
+        float | None,
+        Above(0.0),
+        Doc(
+            "npg: a fixed step on the natural gradient; without it the step is normalised to max_kl"
+        ),
+    ] = None
+    pg_learning_rate: Annotated[float, Above(0.0), Doc("pg: the step on the gradient")] = 0.1
+    pg_max_grad_norm: Annotated[
+        float | None, Above(0.0), Doc("pg: gradients longer than this are shortened to it")
+    ] = None
+
+
+@dataclass
+class PenaltySettings:
+    """The algorithm kl-penalty: surrogate - lambda KL, and how lambda moves."""
+
+    penalty: Annotated[float, Above(0.0), Doc("the first value of lambda")] = 1.0
+    penalty_rule: Annotated[
+        PenaltyRule,
+        Doc("lambda stays; doubles or halves as the KL leaves max_kl; or ascends the dual problem"),
+    ] = "adaptive"
+    penalty_rate: Annotated[float, Above(0.0), Doc("dual: the rate of ascent on lambda")] = 0.1
+    penalty_least: Annotated[float, Above(0.0), Doc("lambda is never less")] = 1e-6
+    penalty_most: Annotated[float, Above(0.0), Doc("lambda is never more")] = 1e6
+    penalty_inner: Annotated[
+        PenaltyInner, Doc("one step on the natural gradient, or Adam on all rows")
+    ] = "natural"
+    penalty_adam_steps: Annotated[int, AtLeast(1), COUNT, Doc("adam: steps per update")] = 20
+    penalty_learning_rate: Annotated[float, Above(0.0), Doc("adam: the rate of its steps")] = 3e-4
+
+
+@dataclass
+class CriticSettings:
+    """The critic's net, and how it is fitted to the returns of every rollout."""
+
+    critic: Annotated[
+        CriticMethod, Doc("fit by Adam over minibatches, or by Gauss-Newton over all rows")
+    ] = "adam"
+    critic_hidden: Annotated[tuple[int, ...], Doc("widths of the critic's hidden layers")] = (
+        64,
+        64,
+    )
+    critic_learning_rate: Annotated[float, Above(0.0), Doc("adam: the rate of its steps")] = 4e-3
+    critic_epochs: Annotated[
+        int, AtLeast(1), COUNT, Doc("adam: passes over the rows per update")
+    ] = 10
+    critic_minibatch: Annotated[int, AtLeast(1), COUNT, Doc("adam: rows of one step")] = 1024
+    critic_rows: Annotated[
+        float,
+        Above(0.0),
+        AtMost(1.0),
+        Doc("share of the rows that the critic is fitted to, drawn anew for every update"),
+    ] = 1.0
+    critic_steps: Annotated[
+        int, AtLeast(1), COUNT, Doc("gauss_newton: second-order steps per update")
+    ] = 3
+    critic_cg_iterations: Annotated[
+        int, AtLeast(1), COUNT, Doc("gauss_newton: steps of conjugate gradient in each, at most")
+    ] = 10
+    critic_damping: Annotated[
+        float, AtLeast(0.0), Doc("gauss_newton: multiple of the identity added to the curvature")
+    ] = 0.01
+    critic_fraction: Annotated[
+        float,
+        Above(0.0),
+        AtMost(1.0),
+        Doc("gauss_newton: share of the rows that curvature uses"),
+    ] = 0.2
