@@ -120,3 +120,8 @@ def _draw_times(axis: Any, groups: dict[str, list[dict[str, Any]]]) -> None:
         left += np.asarray(share)
     axis.set_title("share of wall time, %")
     axis.legend(fontsize=8)
+
+
+def notes(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """What a reader of the curves must know, a sentence each."""
+    return []
