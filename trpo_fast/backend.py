@@ -245,6 +245,8 @@ def resolve(name: str, problem: Problem) -> Backend:
     for backend in known.values():
         reasons[backend.name] = _why_not(backend, problem)
         if reasons[backend.name] is None:
+            if _native.problem() and known["cpu"].refuses(problem) is None:
+                _native.warn_of_pure_python()
             return backend
     raise BackendUnavailable(f"no backend can serve: {reasons}")
 
