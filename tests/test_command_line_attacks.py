@@ -194,3 +194,15 @@ def test_help_of_a_command_needs_nothing(name: str, capsys) -> None:
     except SystemExit as end:
         status = end.code or 0  # type: ignore[assignment]
     assert status == 0 and f"usage: trpo-fast {name}" in capsys.readouterr().out
+
+
+def test_help_of_train_shows_the_preset_of_the_environment_that_is_named(capsys) -> None:
+    seen = {}
+    for words in ("train --help", "train Swimmer-v5 --help", "train Nowhere-v1 --help"):
+        with pytest.raises(SystemExit):
+            main(words.split())
+        seen[words] = " ".join(capsys.readouterr().out.split())
+    assert "usage: trpo-fast train ENV [--config FILE]" in seen["train --help"]
+    assert "Train on ENV: a gymnasium id such as CartPole-v1" in seen["train --help"]
+    assert "Train on Swimmer-v5. Its preset: gamma 0.999," in seen["train Swimmer-v5 --help"]
+    assert "Its preset: none, so the defaults" in seen["train Nowhere-v1 --help"]

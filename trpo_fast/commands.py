@@ -81,7 +81,8 @@ def train(argv: list[str]) -> int:
         raise UsageError(
             f"ENV: expected an environment, as in trpo-fast train CartPole-v1, got {got}"
         )
-    run, config = _parse(argv, make_config(env or None, file=file, **chosen), file)
+    config = make_config(env or None, file=file, preset=bool(env), **chosen)
+    run, config = _parse(argv, config, env, file)
     _check_device(config.device)
     env = config.env
     moment = time.strftime("%Y%m%d-%H%M%S")
@@ -90,15 +91,25 @@ def train(argv: list[str]) -> int:
     return begin(TRPO(env, config=config), run, run.steps, out)
 
 
-def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[TrainOptions, Config]:
+def _parse(
+    argv: list[str], defaults: Config, env: str | None, file: str | None
+) -> tuple[TrainOptions, Config]:
     """The flags over the defaults, which the help shows."""
-    env, preset = defaults.env, preset_for(defaults.env, defaults.engine)
-    source = f"those of {file} over its preset" if file else "its preset"
+    if env:
+        preset = preset_for(env, defaults.engine)
+        values = ", ".join(f"{name} {value}" for name, value in preset.items())
+        about = f"Train on {env}. Its preset: {values or 'none, so the defaults of every setting'}"
+        about += f"; over it the settings of {file}." if file else "."
+    else:
+        about = (
+            "Train on ENV: a gymnasium id such as CartPole-v1, module:Id, or the name of a tensor "
+            "environment. Many have a preset of their own; trpo-fast train ENV --help shows it."
+        )
     parsed = tyro.cli(
         Arguments,
         args=argv,
-        prog=f"trpo-fast train {env} [--config FILE]",
-        description=f"Train on {env}; defaults below are {source}: {preset}",
+        prog=f"trpo-fast train {env or 'ENV'} [--config FILE]",
+        description=about,
         default=Arguments(TrainOptions(), defaults),
     )
     return parsed.run, parsed.config
