@@ -170,6 +170,8 @@ WRONG = {
     "--threads 0": "threads: expected an integer of at least 1, got 0",
     "--seconds nan": "seconds: expected a finite number of at least 0, got nan",
     "--busy -1": "busy: expected an integer of at least 0, got -1",
+    "--threads 99999999999": "threads: expected an integer from 1 to 2147483647, got 99999999999",
+    "--iterations 9999999999": "iterations: expected an integer from 1 to 2147483647, got 9999",
     "--iterations 0": "iterations: expected an integer of at least 1, got 0",
 }
 

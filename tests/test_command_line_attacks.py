@@ -78,6 +78,14 @@ def test_a_device_without_numbers_is_refused(device: str, capsys) -> None:
         refused([command, "run", "--device", device], f"works here, got {device!r}", capsys)
 
 
+@pytest.mark.parametrize("option", ["episodes", "seed"])
+@pytest.mark.parametrize("value", ["-1", "99999999999999999999"])
+def test_counts_of_an_evaluation_are_checked(option: str, value: str, capsys) -> None:
+    assert train(Path("run"), 64) == 0
+    capsys.readouterr()
+    refused(["eval", "run", f"--{option}", value], f"{option}: expected an integer", capsys)
+
+
 FAULTS = {
     "memory": (MemoryError(), "trpo-fast: out of memory\n"),
     "torch's memory": (RuntimeError("X: can't allocate memory: 9 bytes\nframe"), "9 bytes\n"),

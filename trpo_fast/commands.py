@@ -14,11 +14,11 @@ import tyro
 from . import flags
 from .arguments import check_count
 from .checkpoint import CheckpointError
+from .command_checks import check_size, working_device
 from .config import Config, make_config, read_toml
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
 from .failures import UsageError
-from .places import working_device
 from .presets import preset_for
 from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options, write_options
 from .trainer import TRPO
@@ -160,6 +160,8 @@ def evaluate(argv: list[str]) -> int:
     words, found = flags.split(argv, EvalOptions)
     path = Path() if _helped(words) else _checkpoint(found, "trpo-fast eval")
     options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
+    check_size("episodes", options.episodes)
+    check_size("seed", options.seed, least=0)
     _check_device(options.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that training episodes start anew does not matter here

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import check_choice, check_count, check_number
+from ..arguments import check_choice, check_number
 from ..backend import registry
-from ..places import working_device
+from ..command_checks import check_size, working_device
 from .cases import CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
@@ -56,12 +56,12 @@ def _check(arguments: argparse.Namespace) -> None:
     """Before anything runs; the cases and the suite are argparse's to check."""
     working_device(arguments.device)
     for name in ("iterations", "turns"):
-        check_count(name, getattr(arguments, name))
+        check_size(name, getattr(arguments, name))
     if arguments.rows is not None:
-        check_count("rows", arguments.rows, least=2)
+        check_size("rows", arguments.rows, least=2)
     for threads in arguments.threads or ():
-        check_count("threads", threads)
-    check_count("busy", arguments.busy, least=0)
+        check_size("threads", threads)
+    check_size("busy", arguments.busy, least=0)
     check_number("seconds", arguments.seconds, least=0.0)
     for name in arguments.backend or ():
         check_choice("backend", name, tuple(registry()))

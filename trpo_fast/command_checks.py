@@ -1,10 +1,19 @@
-"""Devices by name: whether one works here."""
+"""Checks of what a command line gives beside settings: counts, and a device by name."""
 
 from __future__ import annotations
 
 import torch
 
-from .arguments import fail
+from .arguments import check_count, fail
+
+LARGEST = 2**31 - 1  # of what the kernels and torch count in C++ ints
+
+
+def check_size(option: str, value: int, *, least: int = 1) -> int:
+    """An integer from ``least`` to LARGEST."""
+    if isinstance(value, int) and value > LARGEST:
+        raise fail(option, f"an integer from {least} to {LARGEST}", value)
+    return check_count(option, value, least=least)
 
 
 def working_device(name: str) -> torch.device:
