@@ -9,6 +9,7 @@ TRPO_FAST_CUDA_ARCHS         such as 90a;90+PTX, a comma for two from one PTX; d
 CXX, CXXFLAGS, LDFLAGS, NVCC, NVCCFLAGS and MAX_JOBS are honoured.
 """
 
+import atexit
 import os
 import re
 import shlex
@@ -35,13 +36,11 @@ ISA_FLAGS = {
     "isa_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "isa_amx": ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"],
 }
-RULES = """rule compile
-  command = $run -MD -MF $out.d -c $in -o $out
-  depfile = $out.d
-  deps = gcc
-rule link
-  command = $run -o $out
-"""
+RULES = (
+    "rule compile\n  command = $run -MD -MF $out.d -c $in -o $out\n"
+    "  depfile = $out.d\n  deps = gcc\n"
+    "rule link\n  command = $run -o $out\n"
+)
 
 
 def env_words(name: str) -> list[str]:
@@ -97,8 +96,8 @@ class Build(build_ext):
         except (OSError, ImportError, subprocess.CalledProcessError) as error:
             if required or "build_ext" in sys.argv:  # who asks for it by name wants it
                 raise SystemExit(f"trpo_fast: no native code: {error}") from None
-            print(f"trpo_fast: installing pure Python: {error}", file=sys.stderr)
-            return
+            said = f"trpo_fast: installing pure Python: {error}; all of it works, but slower"
+            return atexit.register(print, said, file=sys.stderr)  # below all that is yet to come
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(BUILD / "_C.so", target)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from trpo_fast.backend import BackendUnavailable, registry
+from trpo_fast.backend import BackendUnavailable
 from trpo_fast.bench import CASES, make_workload, opponents
-from trpo_fast.bench.suites import SUITES
+from trpo_fast.bench.suites import GROUPS, SUITES
 
 ITERATIONS = 10
 
@@ -20,31 +20,34 @@ def pytest_addoption(parser):
     parser.addoption("--bench-device", default="cpu")
 
 
-def contenders(suite_name, wanted):
+def contenders(suite, wanted):
     """(name, precision, ours) of everything a suite can time on a CPU or GPU."""
-    ours = [(b.name, precision, True) for b in registry().values() for precision in b.precisions]
-    table = SUITES[suite_name].opponents(opponents.load())
-    theirs = [(name, "fp32", False) for name in table]
+    ours = [(name, precision, True) for name, precision in suite.contenders()]
+    theirs = [(name, "fp32", False) for name in suite.opponents(opponents.load())]
     return [c for c in ours + theirs if wanted is None or c[0] in wanted]
 
 
 def pytest_generate_tests(metafunc):
-    """One benchmark for each case and contender of the module's SUITE."""
+    """One benchmark for each case, suite of the module's SUITE, and contender."""
     if "contender" not in metafunc.fixturenames:
         return
-    config = metafunc.config
-    found = contenders(metafunc.module.SUITE, config.getoption("--bench-contenders"))
-    ids = [f"{name}-{precision}" for name, precision, _ in found]
-    metafunc.parametrize("case", config.getoption("--bench-cases"))
-    metafunc.parametrize("contender", found, ids=ids)
+    wanted = metafunc.config.getoption("--bench-contenders")
+    members = [SUITES[name] for name in GROUPS[metafunc.module.SUITE]]
+    found = [(suite, c) for suite in members for c in contenders(suite, wanted)]
+    ids = [
+        "-".join([suite.name] * (len(members) > 1) + list(contender[:2]))
+        for suite, contender in found
+    ]
+    metafunc.parametrize("case", metafunc.config.getoption("--bench-cases"))
+    metafunc.parametrize(("suite", "contender"), found, ids=ids)
 
 
 @pytest.fixture
-def timed(request, case, contender):
+def timed(request, case, suite, contender):
     """The call to time, its error against float64 kept beside the time."""
     name, precision, ours = contender
-    suite, device = SUITES[request.module.SUITE], request.config.getoption("--bench-device")
-    workload = make_workload(CASES[case], device)
+    device = request.config.getoption("--bench-device")
+    workload = make_workload(CASES[case], device, suite.rows)
     try:
         if ours:
             made = suite.own(workload, name, precision, ITERATIONS)
@@ -61,12 +64,12 @@ def timed(request, case, contender):
 
 
 @pytest.fixture
-def run(benchmark, timed, case):
+def run(benchmark, timed, suite, case):
     """Times the call and refuses a result without a finite error."""
 
     def go():
         made, error = timed
-        benchmark.group = case
+        benchmark.group = f"{suite.name} {case}"  # what may be compared
         benchmark.extra_info["rel_err"] = error
         benchmark.pedantic(made.call, setup=made.reset, rounds=10, iterations=1, warmup_rounds=2)
         assert error < float("inf")

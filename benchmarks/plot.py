@@ -17,7 +17,7 @@ from typing import Any
 from marked import fill
 
 from trpo_fast.bench.cases import CASES
-from trpo_fast.bench.report import Row, format_time, read_json
+from trpo_fast.bench.report import Row, format_gflops, format_products, format_time, read_json
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -45,9 +45,10 @@ def contender(row: Row) -> str:
 def suite_table(rows: Iterable[Row]) -> str:
     """One line for each case and contender, fastest first."""
     rows = list(rows)
-    names = ["case", "contender", "threads", "median", "of sgemm", "error", "time over our fp32"]
     fitted = any(row.loss for row in rows)
-    names += ["final loss"] * fitted
+    products = any(row.products_per_second for row in rows)
+    names = ["case", "contender", "threads", "median", *["products/s"] * products, "GF/s"]
+    names += ["of sgemm", "error", "time over our fp32", *["final loss"] * fitted]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for case, threads in dict.fromkeys((row.case, row.threads) for row in rows):
         group = [row for row in rows if (row.case, row.threads) == (case, threads)]
@@ -60,6 +61,8 @@ def suite_table(rows: Iterable[Row]) -> str:
                 contender(row),
                 str(threads),
                 format_time(row.median_us),
+                *[format_products(row)] * products,
+                format_gflops(row),
                 f"{row.efficiency:.1%}",
                 f"{row.rel_err:.1e}",
                 factor,

@@ -32,8 +32,10 @@ def train(out: Path, steps: int, *flags: str) -> int:
     return main(["train", "CartPole-v1", "--out", str(out), "--steps", str(steps), *FLAGS, *flags])
 
 
-def refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], *, status: int = 1
+) -> None:
     """The command fails with one line, which has the message in it."""
-    assert main(words) == 1
+    assert main(words) == status
     error = capsys.readouterr().err
     assert error.startswith("trpo-fast: ") and message in error and error.count("\n") == 1

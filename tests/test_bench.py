@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from trpo_fast import BackendUnavailable, FisherOperator
 from trpo_fast.bench import CASES, Contender, make_workload, measure, opponents
 from trpo_fast.bench import cli as bench_cli
 from trpo_fast.bench.harness import busy_neighbours
-from trpo_fast.bench.report import machine_name, read_json
+from trpo_fast.bench.report import Row, machine_name, read_json, table
 from trpo_fast.bench.suite import relative_error
-from trpo_fast.bench.suites import SUITES
+from trpo_fast.bench.suites import GROUPS, SUITES
+from trpo_fast.cli import main
 
 package = opponents.load()
 SMALL = ("tiny", "cartpole", "C1")
@@ -146,6 +148,46 @@ def test_an_opponent_that_fails_is_named_and_skipped(monkeypatch, capsys):
     arguments = "cg --case tiny --seconds 0.01 --backend reference --opponents gauss_newton"
     assert bench_cli.main(arguments.split()) == 0
     assert "cg/tiny/gauss_newton/fp32: MemoryError" in capsys.readouterr().out
+
+
+def test_rates_follow_from_the_columns():
+    row = Row("cg", "C1", 2048, 5126, 10, "cpu", "fp32", 2, 4000.0, 1e-7, 800_000_000, 250e9)
+    assert row.products_per_second == pytest.approx(2500.0)
+    assert row.gflops == pytest.approx(200.0) and row.efficiency == pytest.approx(0.8)
+    assert replace(row, suite="cg_busy").products_per_second == pytest.approx(2500.0)
+    assert replace(row, suite="fvp").products_per_second == pytest.approx(250.0)
+    assert replace(row, suite="update").products_per_second is None
+    header, line = table([row]).splitlines()
+    assert "products/s     GF/s of sgemm" in header and "      2500      200    80.0%" in line
+
+
+WRONG = {
+    "--device cuda:77": "device: expected one that works here, got 'cuda:77': ",
+    "--device meta": "device: expected one that works here, got 'meta': ",
+    "--device nosuch": "device: expected one that works here, got 'nosuch': ",
+    "--backend nobody": "backend: expected one of ('cpu', ",
+    "--rows -1": "rows: expected an integer of at least 2, got -1",
+    "--threads 0": "threads: expected an integer of at least 1, got 0",
+    "--seconds nan": "seconds: expected a finite number of at least 0, got nan",
+    "--busy -1": "busy: expected an integer of at least 0, got -1",
+    "--threads 99999999999": "threads: expected an integer from 1 to 2147483647, got 99999999999",
+    "--iterations 9999999999": "iterations: expected an integer from 1 to 2147483647, got 9999",
+    "--iterations 0": "iterations: expected an integer of at least 1, got 0",
+}
+
+
+@pytest.mark.parametrize("suite", GROUPS)
+def test_no_suite_runs_on_a_device_that_is_not_there(suite, capsys):
+    assert main(["bench", suite, "--case", "tiny", "--device", "cuda:77"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("trpo-fast: device: expected") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.items(), ids=WRONG)
+def test_wrong_options_are_one_line(words, message, capsys):
+    assert main(["bench", "fvp", "--case", "tiny", *words.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"trpo-fast: {message}") and error.count("\n") == 1
 
 
 def test_neighbours_are_ended():

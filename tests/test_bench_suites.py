@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest
 
 from trpo_fast.bench import cli as bench_cli
+from trpo_fast.bench.suites import GROUPS, SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_front_ends_time_the_smallest_case():
-    suites = ("fvp", "cg", "update")
+def test_front_ends_time_the_smallest_case(tmp_path):
+    suites = tuple(GROUPS)
     files = [f"benchmarks/bench_{suite}.py" for suite in suites]
     command = "-m pytest -q -p no:cacheprovider --benchmark-enable --benchmark-only".split()
     options = "--bench-cases tiny --bench-contenders reference gauss_newton sb3_replica"
     # Under xdist the worker's variables would disable the inner session's benchmarks.
     environment = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     result = subprocess.run(
-        [sys.executable, *command, *files, *options.split()],
+        [sys.executable, *command, *files, *options.split(), f"--benchmark-json={tmp_path / 'b'}"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -33,8 +34,13 @@ def test_front_ends_time_the_smallest_case():
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "skipped" not in result.stdout
-    for suite in suites:
-        assert f"test_{suite}[tiny-reference-fp32]" in result.stdout
+    for suite, members in GROUPS.items():
+        for member in members:
+            name = "reference-fp32" if len(members) == 1 else f"{member}-reference-fp32"
+            assert f"test_{suite}[tiny-{name}]" in result.stdout
+    timed = json.loads((tmp_path / "b").read_text())["benchmarks"]
+    groups = {benchmark["group"] for benchmark in timed}
+    assert groups == {f"{suite} tiny" for suite in SUITES}  # one suite is not another's rival
 
 
 def load(name, monkeypatch):
@@ -53,6 +59,7 @@ def test_tables_come_from_the_json(tmp_path, monkeypatch):
         "a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n", "results", plot.tables()
     )
     assert "| tiny, N = 64 | **reference** |" in text and "gauss_newton" in text
+    assert "| median | products/s | GF/s | of sgemm |" in text
     assert "old" not in text and text.endswith("<!-- results:end -->\nb\n")
     plot.main(["--png", str(tmp_path / "cg.png")])
     assert (tmp_path / "cg.png").stat().st_size > 1000

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 import trpo_fast
 from trpo_fast import _native, cli, doctor
@@ -44,6 +46,7 @@ def native(monkeypatch: pytest.MonkeyPatch):
 
         monkeypatch.setattr(_native, "importlib", SimpleNamespace(import_module=import_module))
         _native._load.cache_clear()
+        _native.warn_of_pure_python.cache_clear()
 
     monkeypatch.delenv("TRPO_FAST_EMULATE", raising=False)
     monkeypatch.setattr(_native, "_torch_cuda", lambda: "ok")
@@ -71,6 +74,44 @@ def test_absent_native_half_is_explained(native, result: object, sentence: str, 
     assert sentence in status["cpu"] and sentence in status["cuda"]
     assert cli.main(["doctor"]) == 0
     assert sentence in capsys.readouterr().out
+
+
+def test_a_pure_python_install_says_so(native, capsys) -> None:
+    native(ABSENT["no file"][0])
+    assert cli.main(["doctor"]) == 0
+    assert "pure Python: everything works, on PyTorch's operators alone" in capsys.readouterr().out
+    assert "install g++ or clang++ and reinstall" in trpo_fast.backends()["cpu"]
+    assert cli.main(["doctor", "--case", "C1"]) == 1
+    assert "--case needs the native code: built without" in capsys.readouterr().err
+
+
+def test_auto_without_native_code_warns_once(native) -> None:
+    policy = trpo_fast.MLPPolicy(3, trpo_fast.Gaussian(1), (4,))
+    obs = torch.randn(8, 3)
+    with warnings.catch_warnings(record=True) as none:
+        warnings.simplefilter("always")
+        trpo_fast.FisherOperator(policy, obs)
+        native(ABSENT["no file"][0])
+        trpo_fast.FisherOperator(policy, obs, backend="reference")
+        trpo_fast.FisherOperator(policy.double(), obs.double())  # no kernel was for this one
+    assert not none
+    policy.float()
+    with pytest.warns(
+        RuntimeWarning, match=r"slower than the C\+\+ kernels: built without"
+    ) as said:
+        trpo_fast.FisherOperator(policy, obs)
+        trpo_fast.FisherOperator(policy, obs)
+    assert len(said) == 1
+
+
+def test_the_gpus_that_doctor_names_are_those_with_results(capsys) -> None:
+    files = (ROOT / "benchmarks" / "results").glob("*/*.json")
+    read = (json.loads(file.read_text()).get("environment", {}) for file in files)
+    measured = any("gpu" in environment for environment in read)
+    assert bool(doctor.GPUS) is measured
+    if _native.module() is not None:
+        cli.main(["doctor"])
+        assert ("have not run on a GPU yet" in capsys.readouterr().out) is not measured
 
 
 def refuse_isa() -> str:

@@ -58,7 +58,7 @@ ENVIRONMENTS = [
     ("--env Pendulum-v1 --config run.toml", "Pendulum-v1", 0.9),
     ("--env=Pendulum-v1 Pendulum-v1", "Pendulum-v1", 0.9),
     ("--config run.toml", "MountainCarContinuous-v0", 0.999),
-    ("", "CartPole-v1", 0.99),
+    ("--env CartPole-v1", "CartPole-v1", 0.99),
 ]
 
 
@@ -95,7 +95,6 @@ def test_workers_are_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eval"], "RUN: expected the directory of a run"),
         (["eval", "a", "b"], "RUN: expected the directory of one run, got a b"),
         (["train", "CartPole-v1", "--env", "Acrobot-v1"], "ENV: expected one environment, got Ca"),
         (["train", "CartPole-v1", "--config"], "--config: expected a value after it, got nothing"),

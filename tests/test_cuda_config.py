@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from cuda_support import kernels  # noqa: F401
 
@@ -100,9 +102,22 @@ def test_a_plan_is_made_once_for_a_shape():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
-@pytest.mark.parametrize(("case", "path"), [("C2", "resident"), ("C5", "none")])
-def test_doctor_prints_the_plan_of_a_case(case, path, precision, capsys):
+@pytest.mark.parametrize("case", ["cartpole", "C1", "C2"])
+def test_doctor_says_how_a_case_runs(case, precision, capsys):
     assert cli.main(["doctor", "--case", case, "--precision", precision]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert f"{'path':<18}{path}" in printed
-    assert path == "none" or f"{'precision':<18}{precision}" in printed
+    text = capsys.readouterr().out
+    assert f"serve this in {precision}: one launch of" in text and "{" not in text
+    assert "on a CUDA device  backend='auto' takes the CUDA kernels" in text
+
+
+@pytest.mark.parametrize("case", ["C3", "C4", "C5"])
+def test_doctor_says_what_runs_where_the_kernels_refuse(case, capsys):
+    assert cli.main(["doctor", "--case", case]) == 0
+    text = capsys.readouterr().out
+    assert "CUDA kernels      do not serve this: " in text and "128 wide" in text
+    assert "on a CUDA device  backend='auto' takes 'reference', which is" in text
+    assert "on the CPU        backend='auto' takes the C++ kernels" in text
+    assert cli.main(["doctor", "--case", case, "--precision", "fp16x3"]) == 0
+    assert "nothing serves precision 'fp16x3'; 'fp32' is" in capsys.readouterr().out
+    assert cli.main(["doctor", "--case", case, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["auto_on_cuda"] == "reference"

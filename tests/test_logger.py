@@ -245,8 +245,9 @@ def test_every_panel_draws_its_own_column(tmp_path: Path) -> None:
     seconds = {"env_seconds": 0.5, "act_seconds": 0.25, "update_seconds": 0.2}
     seconds |= {"critic_seconds": 0.05, "explained_variance": 0.75}
     write(tmp_path / "a", range(1, 4), **seconds)
-    axes = draw_runs([tmp_path / "a"]).axes
-    drawn = {axis.get_title(): axis.get_lines()[0].get_xydata() for axis in axes[:3]}
+    figure = draw_runs([tmp_path / "a"])
+    axes = figure.axes
+    drawn = {axis.get_title(loc="left"): axis.get_lines()[0].get_xydata() for axis in axes[:3]}
     ends = {title: (points[0].tolist(), points[-1].tolist()) for title, points in drawn.items()}
     assert ends == {
         "return": ([100.0, 10.0], [300.0, 30.0]),
@@ -254,7 +255,7 @@ def test_every_panel_draws_its_own_column(tmp_path: Path) -> None:
         "explained variance": ([100.0, 0.75], [300.0, 0.75]),
     }
     bars = [(bar.get_x(), bar.get_width()) for bar in axes[3].patches]
-    np.testing.assert_allclose(bars, [(0, 50), (50, 25), (75, 20), (95, 5)], atol=1e-9)
+    np.testing.assert_allclose(bars, [(0, 50), (50, 25), (75, 20), (95, 5), (100, 0)], atol=1e-9)
     names = [text.get_text() for text in axes[3].get_legend().get_texts()]
-    assert names == ["env", "act", "update", "critic"]
-    assert axes[0].get_legend().get_texts()[0].get_text() == "a (1)"
+    assert names == ["env", "act", "update", "critic", "rest"]
+    assert figure.legends[0].get_texts()[0].get_text() == "a (1 seed)"

@@ -188,6 +188,16 @@ def test_wheel_without_a_compiler_is_pure_python(tree: Path) -> None:
     assert "'cpu': 'built without native code" in found.stdout
 
 
+@needs_tools
+def test_a_build_without_a_compiler_ends_in_a_line_that_says_so(tree: Path) -> None:
+    done = run(["setup.py", "bdist_wheel"], tree, CXX="/nonexistent")
+    assert done.returncode == 0, done.stdout
+    said = (
+        "trpo_fast: installing pure Python: no /nonexistent (see CXX); all of it works, but slower"
+    )
+    assert done.stdout.splitlines()[-1] == said
+
+
 FAILURES = {
     "no compiler": (
         {"CXX": "/nonexistent", "TRPO_FAST_REQUIRE_NATIVE": "1"},

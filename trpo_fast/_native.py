@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ from trpo_fast._version import __version__
 if TYPE_CHECKING:
     import torch
 
-_REBUILD = "reinstall with TRPO_FAST_REQUIRE_NATIVE=1 to see what is missing"
+_REBUILD = (
+    "install g++ or clang++ and reinstall trpo-fast, with TRPO_FAST_REQUIRE_NATIVE=1 to see what "
+    "is missing"
+)
 
 
 @functools.cache
@@ -44,6 +48,17 @@ def module() -> ModuleType | None:
 def problem() -> str:
     """Why there is no extension module, as a sentence; empty when there is one."""
     return _load()[1]
+
+
+@functools.cache
+def warn_of_pure_python() -> None:
+    """Say once in a process that PyTorch's operators compute what the kernels would have."""
+    warnings.warn(
+        f"backend='auto' takes PyTorch's operators, which are slower than the C++ kernels: "
+        f"{problem()}; backend='reference' asks for them without this warning",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def emulating() -> bool:

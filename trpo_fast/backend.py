@@ -257,6 +257,8 @@ def resolve(name: str, problem: Problem) -> Backend:
     for backend in known.values():
         reasons[backend.name] = _why_not(backend, problem)
         if reasons[backend.name] is None:
+            if _native.problem() and known["cpu"].refuses(problem) is None:
+                _native.warn_of_pure_python()
             return backend
     why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
     raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")

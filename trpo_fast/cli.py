@@ -9,12 +9,14 @@ fails for a package of the extra ends in the line that installs it.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trpo_fast._version import __version__
+from trpo_fast.failures import UsageError, guarded
 
 
 @dataclass(frozen=True)
@@ -28,24 +30,38 @@ class Command:
 
 COMMANDS = {
     "train": Command("trpo_fast.commands:train", "train a policy on an environment", "train"),
-    "eval": Command("trpo_fast.commands:evaluate", "run a saved policy, record a video", "train"),
-    "resume": Command("trpo_fast.commands:resume", "continue a run from its checkpoint", "train"),
-    "plot": Command("trpo_fast.commands:plot", "draw curves of one or more runs", "train"),
+    "eval": Command("trpo_fast.commands:evaluate", "play episodes with a trained policy", "train"),
+    "resume": Command("trpo_fast.commands:resume", "go on with a run that ended early", "train"),
+    "plot": Command("trpo_fast.commands:plot", "draw the learning curves of runs", "train"),
     "bench": Command("trpo_fast.bench.cli:main", "time the kernels against other libraries"),
     "doctor": Command("trpo_fast.doctor:main", "say what works on this machine, and why not"),
 }
 
+HELP = """usage: trpo-fast COMMAND [ARGUMENTS]
 
-class CommandUnavailable(RuntimeError):
+Reinforcement learning by TRPO (trust region policy optimisation).
+
+commands:
+{commands}
+
+for example:
+  trpo-fast train CartPole-v1 --steps 100000 --out runs/cartpole
+  trpo-fast eval runs/cartpole                     how well it plays now
+  trpo-fast plot runs/cartpole --out curves.png    how it learned
+  trpo-fast train --help                           every setting and its default
+
+trpo-fast COMMAND --help shows the arguments of a command.
+"""
+
+
+class CommandUnavailable(ImportError):
     """The subcommand exists but cannot be served by this installation."""
 
 
 def usage() -> str:
-    """The help text: one line a subcommand."""
-    lines = ["usage: trpo-fast COMMAND [ARGUMENTS]", ""]
-    lines += [f"  {name:<8}{command.help}" for name, command in COMMANDS.items()]
-    lines += ["", "trpo-fast COMMAND --help shows the arguments of a command."]
-    return "\n".join(lines)
+    """The help text."""
+    lines = [f"  {name:<8}{command.help}" for name, command in COMMANDS.items()]
+    return HELP.format(commands="\n".join(lines)).rstrip()
 
 
 def find(name: str) -> Callable[[list[str]], int]:
@@ -57,34 +73,33 @@ def find(name: str) -> Callable[[list[str]], int]:
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
         if missing.partition(".")[0] == "trpo_fast":
-            text = f"trpo-fast {name}: {missing} is not part of this installation"
+            text = f"{name}: {missing} is not part of this installation"
         elif command.extra:
-            text = f'trpo-fast {name} needs {missing}: pip install "trpo-fast[{command.extra}]"'
+            text = f'{name} needs {missing}: pip install "trpo-fast[{command.extra}]"'
         else:
-            text = f"trpo-fast {name} needs {missing}: pip install {missing}"
+            text = f"{name} needs {missing}: pip install {missing}"
         raise CommandUnavailable(text) from error
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand and return its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Run one subcommand and return its exit status; what fails ends in a sentence."""
+    return guarded(lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one subcommand; what fails raises."""
     name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
     if name == "--version":
         print(f"trpo-fast {__version__}")
         return 0
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"trpo-fast: expected a command of {known}, got {name!r}", file=sys.stderr)
-        return 2
-    try:
-        serve = find(name)
-    except CommandUnavailable as error:
-        print(error, file=sys.stderr)
-        return 1
-    return serve(arguments[1:])
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"expected a command of {', '.join(COMMANDS)}, got {name!r}{hint}")
+    return find(name)(arguments[1:])
 
 
 if __name__ == "__main__":

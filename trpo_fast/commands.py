@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +13,12 @@ import tyro
 from typing_extensions import Doc
 
 from . import flags
-from .backend import BackendUnavailable
 from .checkpoint import CheckpointError
-from .config import Config, make_config
-from .envs.host import EnvError
+from .command_checks import check_size, working_device
+from .config import Config, make_config, read_toml
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
+from .failures import UsageError
 from .options import LONG
 from .presets import in_flags
 from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options, write_options
@@ -47,15 +47,11 @@ class ResumeOptions(RunOptions):
 
 
 def train(argv: list[str]) -> int:
-    """``trpo-fast train [ENV] [--config FILE] [flags]``, in any order.
+    """``trpo-fast train ENV [--config FILE] [flags]``, in any order.
 
-    The environment is ENV or ``--env``, or else the file's, or else CartPole-v1; the preset is that
-    of the environment and engine which train.
+    The environment is ENV or ``--env``, or else the file's; the preset is that of the environment
+    and engine which train.
     """
-    return _guard(lambda: _train(argv))
-
-
-def _train(argv: list[str]) -> int:
     argv, file = flags.take(argv, "--config")
     argv, words = flags.split(argv, TrainOptions, Config)
     name = flags.one(words, "ENV", "one environment")
@@ -64,8 +60,17 @@ def _train(argv: list[str]) -> int:
         raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
     engine = flags.take(argv, "--engine")[1]
     chosen: dict[str, Any] = {} if engine is None else {"engine": engine}
-    config = make_config(name or named, file=file, **chosen)
-    run, config = _parse(argv, config, file)
+    env = named if name is None else name
+    if env is None and file is not None:
+        env = read_toml(file).get("env")
+    if env in (None, "") and not _helped(argv):
+        got = "nothing" if env is None else repr(env)
+        raise UsageError(
+            f"ENV: expected an environment, as in trpo-fast train CartPole-v1, got {got}"
+        )
+    config = make_config(env or None, file=file, preset=bool(env), **chosen)
+    run, config = _parse(argv, config, env, file)
+    _check_device(config.device)
     env = config.env
     moment = time.strftime("%Y%m%d-%H%M%S")
     out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
@@ -73,17 +78,25 @@ def _train(argv: list[str]) -> int:
     return begin(TRPO(env, config=config), run, run.steps, out)
 
 
-def _parse(argv: list[str], defaults: Config, file: str | None) -> tuple[TrainOptions, Config]:
+def _parse(
+    argv: list[str], defaults: Config, env: str | None, file: str | None
+) -> tuple[TrainOptions, Config]:
     """The flags over the defaults, which the help shows."""
-    env = defaults.env
-    preset = in_flags(env, defaults.engine)
-    source = f"those of {file}, and else of its preset" if file else "those of its preset"
+    if env:
+        source = f"those of {file}, and else of its preset" if file else "those of its preset"
+        preset = in_flags(env, defaults.engine)
+        about = f"Train on {env}. Defaults below are {source}: {preset}."
+    else:
+        about = (
+            "Train on ENV: a gymnasium id such as CartPole-v1, module:Id, or the name of a tensor "
+            "environment. Many have a preset of their own; trpo-fast train ENV --help shows it."
+        )
     return flags.parse(
         argv,
         TrainOptions(),
         defaults,
-        prog=f"trpo-fast train {env} [--config FILE]",
-        description=f"Train on {env}. Defaults below are {source}: {preset}.",
+        prog=f"trpo-fast train {env or 'ENV'} [--config FILE]",
+        description=about,
     )
 
 
@@ -91,17 +104,14 @@ def resume(argv: list[str]) -> int:
     """``trpo-fast resume RUN [--steps N]``: train up to the run's goal, or for N more steps,
     exactly as if never interrupted; with the options the run had, unless told otherwise.
     """
-    return _guard(lambda: _resume(argv))
-
-
-def _resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
-    helped = any(word in flags.HELP for word in words)
-    out = Path() if helped else _directory(found)
+    helped = _helped(words)
+    out = Path() if helped else _checkpoint(found, "trpo-fast resume").parent
     goal, options = (STEPS, {}) if helped else read_options(out)
     run = tyro.cli(
         ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
     )
+    _check_device(run.device)
     agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
     until = goal if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
@@ -134,75 +144,70 @@ class EvalOptions:
 
 def evaluate(argv: list[str]) -> int:
     """``trpo-fast eval RUN [--episodes N] [--render FILE]``"""
-
-    def go() -> int:
-        import warnings
-
-        words, found = flags.split(argv, EvalOptions)
-        options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # that training episodes start anew does not matter here
-            path = _directory(found) / CHECKPOINT
-            agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
-        result = evaluate_agent(
-            agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
-        )
-        print(f"{agent.config.env} after {agent.steps:,} steps: {result}")
-        if options.render is not None:
-            total = record_video(agent, str(options.render), seed=options.seed)
-            print(f"an episode of return {total:.1f} is in {options.render}")
-        agent.close()
-        return 0
-
-    return _guard(go)
+    words, found = flags.split(argv, EvalOptions)
+    path = Path() if _helped(words) else _checkpoint(found, "trpo-fast eval")
+    options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
+    check_size("episodes", options.episodes)
+    check_size("seed", options.seed, least=0)
+    _check_device(options.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that training episodes start anew does not matter here
+        agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
+    result = evaluate_agent(
+        agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
+    )
+    print(f"{agent.config.env} after {agent.steps:,} steps: {result}")
+    if options.render is not None:
+        total = record_video(agent, str(options.render), seed=options.seed)
+        print(f"an episode of return {total:.1f} is in {options.render}")
+    agent.close()
+    return 0
 
 
 def plot(argv: list[str]) -> int:
     """``trpo-fast plot RUN... [--out FILE]``"""
-    from .plotting import plot_runs
+    from . import plotting
 
-    if not argv or any(word in flags.HELP for word in argv):
-        print("usage: trpo-fast plot RUN... [--out curves.png]")
-        return 0 if argv else 2
-
-    def go() -> int:
-        runs, out = flags.take(argv, "--out")
-        print(plot_runs(runs, out or "curves.png"))
+    usage = "trpo-fast plot RUN... [--out curves.png]"
+    if _helped(argv):
+        print(f"usage: {usage}\n\n{plotting.__doc__}".rstrip())
         return 0
-
-    return _guard(go)
-
-
-def _guard(command: Callable[[], int]) -> int:
-    """Mistakes of the user, and what the machine refuses, become one line, not a traceback."""
-    try:
-        return command()
-    except KeyboardInterrupt:
-        print("trpo-fast: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        sentence = _sentence(error)
-        if sentence is None:
-            raise
-        print(f"trpo-fast: {sentence}", file=sys.stderr)
-        return 1
+    runs, out = flags.take(argv, "--out")
+    if unknown := [word for word in runs if word.startswith("-")]:
+        raise UsageError(f"plot: expected {usage}, got {unknown[0]}")
+    if not runs:
+        raise UsageError(
+            f"RUN: expected the directories of one or more runs, as in {usage}, got nothing"
+        )
+    for note in plotting.notes(runs):
+        print(note, file=sys.stderr)
+    print(plotting.plot_runs(runs, out or "curves.png"))
+    return 0
 
 
-def _sentence(error: Exception) -> str | None:
-    """What to print about an error; None where it is a mistake of this package."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    known = (ValueError, CheckpointError, EnvError, BackendUnavailable, OSError, ImportError)
-    if isinstance(error, known):
-        return str(error)
-    return f"gymnasium: {error}" if type(error).__module__.startswith("gymnasium") else None
+def _helped(words: list[str]) -> bool:
+    return any(word in flags.HELP for word in words)
 
 
-def _directory(words: list[str]) -> Path:
+def _check_device(device: str | None) -> None:
+    """Before anything is made there; "auto" and None leave the choice to the agent."""
+    if device not in (None, "auto"):
+        working_device(device)
+
+
+def _checkpoint(words: list[str], command: str) -> Path:
+    """The checkpoint of the one run that is named: its directory, or the file itself."""
     name = flags.one(words, "RUN", "the directory of one run")
-    if name is None:
-        raise ValueError("RUN: expected the directory of a run, got nothing")
+    if not name:
+        got = "nothing" if name is None else repr(name)
+        raise UsageError(
+            f"RUN: expected the directory of a run, as in {command} runs/NAME, got {got}"
+        )
     path = Path(name)
-    return path.parent if path.name == CHECKPOINT else path
+    path = path if path.is_file() or path.name == CHECKPOINT else path / CHECKPOINT
+    if not path.is_file():
+        here = (
+            f"where {CHECKPOINT} does not exist" if path.parent.is_dir() else "which does not exist"
+        )
+        raise CheckpointError(f"RUN: expected the directory of a run, got {path.parent}, {here}")
+    return path

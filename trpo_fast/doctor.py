@@ -13,8 +13,13 @@ import torch
 
 from trpo_fast import _native
 from trpo_fast._version import __version__
-from trpo_fast.backend import registry
+from trpo_fast.backend import BackendUnavailable, registry
+from trpo_fast.bench.cases import CASES
+from trpo_fast.doctor_case import case_report, render_case
 from trpo_fast.envs.workers import start_method, usable_cores
+
+# GPUs on which the CUDA kernels have run and passed benchmarks/gpu_check.py.
+GPUS: tuple[str, ...] = ()
 
 # Extra -> the modules its packages provide; pyproject.toml has the packages.
 EXTRAS = {
@@ -147,6 +152,11 @@ def render(report: dict[str, Any]) -> str:
         *_native_lines(report["native"]),
         *_device_lines(report["cuda"]),
     ]
+    if report["native"]["problem"]:
+        lines.append(("so this is", "pure Python: everything works, on PyTorch's operators alone"))
+    elif not GPUS:
+        text = "have not run on a GPU yet; they are tested by emulating them on the host"
+        lines.append(("CUDA kernels", text))
     for name, status in report["backends"].items():
         served = ", ".join(report["precisions"].get(name, []))
         text = f"available: {served}" if status == "ok" else f"not available: {status}"
@@ -159,32 +169,12 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
 
 
-def _case_plan(name: str, precision: str) -> dict[str, Any]:
-    """What the CUDA kernels would do with a benchmark case, here or else on an H200."""
-    from .bench.cases import CASES
-    from .cuda_backend import plan
-    from .policy import NetSpec
-
-    case, devices = CASES[name], _cuda_report()["devices"]
-    limits = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
-    if devices:
-        major, minor = devices[0]["capability"]
-        limits = {
-            "multiprocessors": devices[0]["multiprocessors"],
-            "shared_bytes": devices[0]["shared_memory_optin"],
-            "arch": 10 * major + minor,
-        }
-    nvec = (case.actions,) if case.head == "categorical" else ()
-    spec = NetSpec((case.obs_dim, *case.hidden, case.actions), "tanh", case.head, nvec)
-    return {"device": limits, **plan(spec, case.full_rows, limits, precision=precision)}
-
-
 def main(argv: list[str]) -> int:
-    """Print the report, or the CUDA plan of a case; the exit status is 0 whatever it says."""
+    """Print the report, or what runs on a case; the exit status is 0 whatever it says."""
     parser = argparse.ArgumentParser(prog="trpo-fast doctor", description=__doc__)
-    plan = "how the CUDA kernels would run this benchmark case, here or else on an H200"
+    plan = "what runs on this benchmark case, and how, on the GPU here or else on an H200"
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--case", choices=("cartpole", "C1", "C2", "C3", "C4", "C5"), help=plan)
+    parser.add_argument("--case", choices=list(CASES), help=plan)
     parser.add_argument(
         "--precision",
         choices=registry()["cuda"].precisions,
@@ -193,9 +183,10 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.case is not None:
-        found = _case_plan(arguments.case, arguments.precision)
-        lines = "\n".join(f"{key:<18}{value}" for key, value in found.items())
-        print(json.dumps(found, indent=2) if arguments.json else lines)
+        if problem := _native.problem():
+            raise BackendUnavailable(f"--case needs the native code: {problem}")
+        found = case_report(arguments.case, arguments.precision)
+        print(json.dumps(found, indent=2) if arguments.json else render_case(found))
         return 0
     report = collect()
     print(json.dumps(report, indent=2) if arguments.json else render(report))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from trpo_fast.arguments import integer
-
+from ..arguments import check_choice, check_number, integer
+from ..backend import registry
+from ..command_checks import check_size, working_device
 from .cases import CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
@@ -51,8 +52,24 @@ def _opponents(given: list[str] | None) -> list[str] | None:
     return [] if given == ["none"] else given
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Before anything runs; the cases and the suite are argparse's to check."""
+    working_device(arguments.device)
+    for name in ("iterations", "turns"):
+        check_size(name, getattr(arguments, name))
+    if arguments.rows is not None:
+        check_size("rows", arguments.rows, least=2)
+    for threads in arguments.threads or ():
+        check_size("threads", threads)
+    check_size("busy", arguments.busy, least=0)
+    check_number("seconds", arguments.seconds, least=0.0)
+    for name in arguments.backend or ():
+        check_choice("backend", name, tuple(registry()))
+
+
 def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
+    _check(arguments)
     options = Options(
         cases=arguments.case,
         backends=arguments.backend,

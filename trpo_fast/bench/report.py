@@ -40,9 +40,22 @@ class Row:
     loss: dict[str, float] | None = None
 
     @property
+    def gflops(self) -> float:
+        """Useful flops per second, in 1e9."""
+        return self.flops / self.median_us / 1e3
+
+    @property
     def efficiency(self) -> float:
         """Useful flops per second over sgemm's."""
-        return self.flops / (self.median_us * 1e-6) / self.peak_flops
+        return self.gflops * 1e9 / self.peak_flops
+
+    @property
+    def products_per_second(self) -> float | None:
+        """Fisher-vector products per second, where a call makes nothing but them and their forward:
+        one in fvp, k in cg.
+        """
+        products = {"fvp": 1, "cg": self.k}.get(self.suite.removesuffix("_busy"))
+        return None if products is None else products / (self.median_us * 1e-6)
 
 
 def _version(package: str) -> str | None:
@@ -149,16 +162,27 @@ def format_time(microseconds: float) -> str:
     return f"{microseconds / 1e3:.2f} ms" if microseconds < 1e6 else f"{microseconds / 1e6:.2f} s"
 
 
+def format_products(row: Row) -> str:
+    """Products per second; empty where a call is more than its products."""
+    rate = row.products_per_second
+    return "" if rate is None else f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def format_gflops(row: Row) -> str:
+    return f"{row.gflops:.0f}" if row.gflops >= 100 else f"{row.gflops:.3g}"
+
+
 def table(rows: Iterable[Row]) -> str:
-    """Plain columns: case, contender, median, share of sgemm, error, and the ratios."""
+    """Plain columns: case, contender, median, rates, share of sgemm, error, and the ratios."""
     lines = [
-        f"{'suite':<9} {'case':<9} {'contender':<22} {'precision':<10} {'thr':>3} {'median':>11} "
-        f"{'of sgemm':>8} {'error':>8}  opponent's time / ours"
+        f"{'suite':<11} {'case':<9} {'contender':<22} {'precision':<10} {'thr':>3} {'median':>11} "
+        f"{'products/s':>10} {'GF/s':>8} {'of sgemm':>8} {'error':>8}  opponent's time / ours"
     ]
     for row in rows:
         ratios = "  ".join(f"{name} {value:.2f}x" for name, value in row.ratio.items())
         lines.append(
-            f"{row.suite:<9} {row.case:<9} {row.backend:<22} {row.precision:<10} {row.threads:>3} "
-            f"{format_time(row.median_us):>11} {row.efficiency:>8.1%} {row.rel_err:>8.1e}  {ratios}"
+            f"{row.suite:<11} {row.case:<9} {row.backend:<22} {row.precision:<10} "
+            f"{row.threads:>3} {format_time(row.median_us):>11} {format_products(row):>10} "
+            f"{format_gflops(row):>8} {row.efficiency:>8.1%} {row.rel_err:>8.1e}  {ratios}"
         )
     return "\n".join(lines)
