@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from . import flags
+from . import files, flags
 from .arguments import check_count
 from .backend import BackendUnavailable
 from .checkpoint import CheckpointError
@@ -20,7 +20,17 @@ from .envs.host import EnvError
 from .evaluation import evaluate as evaluate_agent
 from .evaluation import record_video
 from .presets import preset_for
-from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options, write_options
+from .runs import (
+    CHECKPOINT,
+    OPTIONS,
+    STEPS,
+    RunOptions,
+    begin,
+    claim,
+    go_on,
+    read_options,
+    write_options,
+)
 from .trainer import TRPO
 
 
@@ -110,19 +120,35 @@ def resume(argv: list[str]) -> int:
 def _resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
     helped = any(word in flags.HELP for word in words)
-    out = Path() if helped else _directory(found)
-    goal, options = (STEPS, {}) if helped else read_options(out)
+    if any(word in flags.HELP for word in words):
+        tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
+    out = _directory(found)
+    if not (out / CHECKPOINT).is_file():
+        raise CheckpointError(
+            f"RUN: expected the directory of a run, got {out}, where {CHECKPOINT} does not exist"
+        )
+    with files.only_writer(out, "RUN"):
+        return _resume_in(out, words)
+
+
+def _resume_in(out: Path, words: list[str]) -> int:
+    goal, options = read_options(out)
     run = tyro.cli(
         ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
     )
+    if goal is None and run.steps is None:
+        raise ValueError(
+            f"RUN: expected {OPTIONS} with the run's goal in {out}, got none; "
+            "--steps N goes on for N more"
+        )
     agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
-    until = goal if run.steps is None else agent.steps + run.steps
+    until = (goal or 0) if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
     done = agent.reached(run.target_return)
     if agent.steps >= until or (done and run.steps is None):
         print("the run has reached its goal; --steps N goes on for N more", file=sys.stderr)
         return 0
-    write_options(out, max(goal, until), run)
+    write_options(out, max(goal or 0, until), run)
     if done and run.target_return == options.get("target_return"):
         print("its target return is reached and counts no longer", file=sys.stderr)
         run.target_return = None

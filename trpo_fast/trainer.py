@@ -115,7 +115,7 @@ class TRPO:
         False (Python's or NumPy's; whatever else it returns goes on).
 
         With a ``checkpoint_path``, a checkpoint is there before the first update, after every
-        ``checkpoint_every`` of them, and at the end; callbacks come after it.
+        ``checkpoint_every`` of them, and at the end; callbacks come before it.
         """
         check_learn(total_steps, unknown)
         goal = self.steps + check_number("total_steps", total_steps, least=0)
@@ -128,9 +128,11 @@ class TRPO:
             self.save(checkpoint_path)
         while self.steps < goal:
             record = self.train_once()
+            # Logs first: an update that a kill leaves out of the checkpoint is done and logged
+            # again, but one that it leaves out of a log would be missing there for good.
+            answers = [callback(self, record) for callback in callbacks]
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
-            answers = [callback(self, record) for callback in callbacks]
             stop = any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
             if stop or self.reached(target_return):
                 break
