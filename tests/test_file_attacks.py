@@ -1,5 +1,5 @@
-"""Files under attack: several writers, planted links, full disks, damaged settings, and kills at the
-worst moment.
+"""Files under attack: several writers, planted links, full disks, damaged settings, and kills at
+the worst moment.
 """
 
 from __future__ import annotations

@@ -119,7 +119,6 @@ def resume(argv: list[str]) -> int:
 
 def _resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
-    helped = any(word in flags.HELP for word in words)
     if any(word in flags.HELP for word in words):
         tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
     out = _directory(found)
