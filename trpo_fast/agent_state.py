@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from . import checkpoint
 from .config import from_dict
 from .extras import require
-from .setup import check_imports_nothing, env_name, start_seed
+from .setup import env_name, start_seed
+from .trust import check_imports_nothing, check_options
 
 if TYPE_CHECKING:
     from .policy import MLPPolicy
@@ -75,6 +76,7 @@ def restore(
     device: str | None,
     trust_env: bool,
     policy: MLPPolicy | None,
+    env_options: dict[str, Any] | None,
 ) -> TRPO:
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
     gymnasium = require("gymnasium", "TRPO", "train")
@@ -95,12 +97,16 @@ def restore(
             raise _needs_env(path, values["env"], "a function or an object made it")
         elif not trust_env:
             check_imports_nothing(values["env"])
+        if env_options is None:
+            env_options = dict(tree["env_options"])
+            if not trust_env:
+                check_options(env_options)
         config = from_dict(values | ({"device": device} if device else {}))
         agent = kind(
             config.env if env is None else env,
             config=config,
             policy=policy,
-            env_options=tree["env_options"],
+            env_options=env_options,
         )
         unpack(agent, tree)
     except checkpoint.CheckpointError:

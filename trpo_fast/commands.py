@@ -53,7 +53,7 @@ class ResumeOptions(RunOptions):
     device: str | None = None
     """where to go on; by default where the run was"""
     trust_env: bool = False
-    """import the module of a "module:Id" that the checkpoint names"""
+    """import the module of a "module:Id" that the checkpoint names, take all options of its env"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +165,7 @@ class EvalOptions:
     device: str | None = None
     """where to act; by default where the run was"""
     trust_env: bool = False
-    """import the module of a "module:Id" that the checkpoint names"""
+    """import the module of a "module:Id" that the checkpoint names, take all options of its env"""
 
 
 def evaluate(argv: list[str]) -> int:

@@ -128,8 +128,7 @@ class TRPO:
             self.save(checkpoint_path)
         while self.steps < goal:
             record = self.train_once()
-            # Logs first: an update that a kill leaves out of the checkpoint is done and logged
-            # again, but one that it leaves out of a log would be missing there for good.
+            # First the logs: a kill in between has the update done and logged again.
             answers = [callback(self, record) for callback in callbacks]
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
@@ -281,13 +280,14 @@ class TRPO:
         device: str | None = None,
         trust_env: bool = False,
         policy: MLPPolicy | None = None,
+        env_options: dict[str, Any] | None = None,
     ) -> TRPO:
-        """The agent of a checkpoint. Environments made by a function must be given again as
-        ``env``; one that is named "module:Id" as well, unless ``trust_env`` says that whoever
-        wrote the checkpoint may have that module imported. A policy of a class of its own, or with
-        layers of its own, must be given again as ``policy``, with any weights.
+        """The agent of a checkpoint, or of a run's directory. Give again: environments that a
+        function made, as ``env``; without ``trust_env``, one named "module:Id", and ``env_options``
+        with strings that may name a module or a file; and with any weights a ``policy`` of a class
+        or with layers of its own.
         """
-        return restore(cls, path, env, device, trust_env, policy)
+        return restore(cls, path, env, device, trust_env, policy, env_options)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""
