@@ -104,7 +104,7 @@ FINE = [
 def test_numbers_and_words_come_back(options: dict[str, Any], tampered: Any) -> None:
     path = tampered(options)
     assert TRPO.load(path).env_options == options
-    assert RECEIVED == [options] * 2
+    assert [options] * 2 == RECEIVED
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,6 +92,25 @@ def check_tensor(
         wanted = ", ".join("N" if n is None else str(n) for n in shape)
         raise fail(argument, f"shape [{wanted}]", list(value.shape))
     return value.detach()
+
+
+def check_array(
+    name: str, value: Any, shape: tuple[int, ...], dtype: Any, *, nan: bool = False
+) -> Any:
+    """A tensor (of a torch dtype) or an array (of NumPy's) of this kind, of finite numbers, or NaN
+    where that is allowed.
+    """
+    kind: Any = Tensor if isinstance(dtype, torch.dtype) else np.ndarray
+    wanted = f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+    if not isinstance(value, kind):
+        raise fail(name, wanted, type(value).__name__)
+    if value.dtype != dtype or tuple(value.shape) != shape:
+        got = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        raise fail(name, wanted, got)
+    numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    if numbers.dtype.kind == "f" and not np.isfinite(numbers[~np.isnan(numbers) | (not nan)]).all():
+        raise fail(name, "finite numbers", "some that are not")
+    return value
 
 
 def check_dtype(argument: str, value: Any) -> None:
