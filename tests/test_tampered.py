@@ -61,7 +61,12 @@ def mutants(value: Any) -> Iterator[Any]:
 
 
 def _of_tensor(value: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield from (value[None], value.flatten()[:-1], torch.cat([value.flatten()] * 2), value.flatten())
+    yield from (
+        value[None],
+        value.flatten()[:-1],
+        torch.cat([value.flatten()] * 2),
+        value.flatten(),
+    )
     kinds = (torch.float32, torch.float64, torch.int64, torch.bool, torch.uint8)
     yield from (value.to(kind) for kind in kinds if kind != value.dtype)
     fills: list[Any] = [0, 1]
@@ -72,7 +77,7 @@ def _of_tensor(value: torch.Tensor) -> Iterator[torch.Tensor]:
     for fill in fills:
         yield torch.full_like(value, fill)
         if value.numel():
-            first = value.clone()
+            first = value.clone(memory_format=torch.contiguous_format)
             first.view(-1)[0] = fill
             yield first
 
@@ -105,12 +110,15 @@ def trains_or_is_refused(path: Path, tree: dict[str, Any]) -> str | None:
 @pytest.mark.parametrize(("env", "settings"), AGENTS, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_every_leaf_of_a_checkpoint_is_checked_when_it_is_loaded(
-    env: str, settings: dict[str, Any], tmp_path: Path
+    env: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)  # thousands of files that nobody keeps
     small = SMALL | {"rows_per_update": 16, "hidden": (2,), "critic_hidden": (2,)}
     tree = TRPO(env, **small, **settings).learn(32).state()
     failures = []
     for where, value in leaves(tree):
+        if where[:2] == ("envs", 1) or (where[0] == "config" and env != AGENTS[0][0]):
+            continue  # as the first copy, as in the first agent
         for mutant in mutants(value):
             why = trains_or_is_refused(tmp_path / "a", put(tree, where, mutant))
             if why:

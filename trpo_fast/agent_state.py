@@ -97,11 +97,13 @@ def restore(
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
     gymnasium = require("gymnasium", "TRPO", "train")
     tree = checkpoint.load(path)
-    if tree.get("kind") != "TRPO":
+    own = tree.get("own_policy")  # absent in older ones
+    kind_of = tree.get("kind")
+    if not (isinstance(kind_of, str) and kind_of == "TRPO") or not isinstance(own, str | None):
         raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
-    if tree.get("own_policy") and policy is None:  # absent in older ones
+    if own is not None and policy is None:
         raise checkpoint.CheckpointError(
-            f"policy: expected one such as the {tree['own_policy']} of {path}, which has methods, "
+            f"policy: expected one such as the {own} of {path}, which has methods, "
             "layers, frozen parts or a head that settings do not describe, got none: "
             "give TRPO.load(path, policy=...)"
         )

@@ -207,9 +207,13 @@ _WHOLE = {name for name, (low, _) in _RANGES.items() if isinstance(low, int)}
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
     kind = "an integer" if name in _WHOLE else "a number"
     number = int if name in _WHOLE else (int, float)
-    if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, number) or not _within(value, low, high):
         bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise ValueError(f"{name}: expected {kind} {bounds}, got {value!r}")
+
+
+def _within(value: float, low: float, high: float) -> bool:
+    return low <= value <= high and value != math.inf
 
 
 def _check_choice(name: str, value: Any) -> None:

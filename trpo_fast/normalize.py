@@ -59,12 +59,12 @@ class RunningStatistics:
         if state["mean"].shape != self.mean.shape:
             wanted, got = self.mean.numel(), state["mean"].numel()
             raise ValueError(f"state: expected statistics of size {wanted}, got {got}")
-        count, mean, spread = state["count"], state["mean"], state["spread"]
-        same = mean.shape == spread.shape and count.ndim == 0
-        fine = same and {value.dtype for value in (count, mean, spread)} == {torch.float64}
+        number, mean, spread = state["count"], state["mean"], state["spread"]
+        same = mean.shape == spread.shape and number.ndim == 0
+        fine = same and {value.dtype for value in (number, mean, spread)} == {torch.float64}
         # What float32 rows may have: anything larger would end as NaN.
-        fine = fine and 0.0 <= float(count) < math.inf and bool((mean.abs() < LARGEST).all())
-        fine = fine and bool(((spread >= 0.0) & (spread <= count * LARGEST**2)).all())
+        fine = fine and 0.0 <= float(number) < math.inf and bool((mean.abs() < LARGEST).all())
+        fine = fine and bool(((spread >= 0.0) & (spread <= number * LARGEST**2)).all())
         if not fine:
             wanted = "float64 statistics: a count, means, squared deviations of at least 0, finite"
             raise ValueError(f"state: expected {wanted}, got others")

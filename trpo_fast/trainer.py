@@ -289,11 +289,11 @@ class TRPO:
         """
         return restore(cls, path, env, device, trust_env, policy, env_options)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""
+    def export(self, path: str | os.PathLike[str], *, single: bool = False) -> None:
+        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked."""
         from .export import export
 
-        export(self, path)
+        export(self, path, single=single)
 
     def close(self) -> None:
         """End the environments (worker processes, windows)."""
