@@ -17,8 +17,8 @@ from .backend import BackendUnavailable
 from .checkpoint import CheckpointError
 from .config import Config, make_config
 from .envs.host import EnvError
+from .evaluation import check_video, record_video
 from .evaluation import evaluate as evaluate_agent
-from .evaluation import record_video
 from .presets import preset_for
 from .runs import (
     CHECKPOINT,
@@ -161,7 +161,7 @@ class EvalOptions:
     stochastic: bool = False
     """sample actions in place of the most likely ones"""
     render: Path | None = None
-    """record one episode into this GIF"""
+    """record one episode into this .gif, .png or .webp"""
     device: str | None = None
     """where to act; by default where the run was"""
     trust_env: bool = False
@@ -176,6 +176,8 @@ def evaluate(argv: list[str]) -> int:
 
         words, found = flags.split(argv, EvalOptions)
         options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
+        if options.render is not None:
+            check_video(options.render)  # before the episodes, which take their time
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
@@ -187,7 +189,7 @@ def evaluate(argv: list[str]) -> int:
         )
         print(f"{agent.config.env} after {agent.steps:,} steps: {result}")
         if options.render is not None:
-            total = record_video(agent, str(options.render), seed=options.seed)
+            total = record_video(agent, options.render, seed=options.seed)
             print(f"an episode of return {total:.1f} is in {options.render}")
         agent.close()
         return 0

@@ -66,8 +66,8 @@ class RunningStatistics:
         fine = fine and 0.0 <= float(number) < math.inf and bool((mean.abs() < LARGEST).all())
         fine = fine and bool(((spread >= 0.0) & (spread <= number * LARGEST**2)).all())
         if not fine:
-            wanted = "float64 statistics: a count, means, squared deviations of at least 0, finite"
-            raise ValueError(f"state: expected {wanted}, got others")
+            kinds = "float64 statistics: a count, means, squared deviations of at least 0, finite"
+            raise ValueError(f"state: expected {kinds}, got others")
         for name in ("count", "mean", "spread"):
             setattr(self, name, state[name].to(self.mean.device, torch.float64, copy=True))
 
