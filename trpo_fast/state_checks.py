@@ -112,14 +112,26 @@ def check_env_states(agent: TRPO, states: Any) -> None:
                 env.reset(seed=0)
                 restore(env, state)
                 try:
-                    obs, reward, *_ = env.step(env.action_space.sample())
-                    first, _ = env.reset()
+                    wrong = _trial_episode(env)
                 except Exception as error:
-                    why = f"{type(error).__name__}: {error}"
-                    raise fail(f"envs {copy}", "a state that can be stepped from", why) from error
-                if not (np.isfinite(obs).all() and np.isfinite(first).all()):
-                    raise fail(f"envs {copy}", "a state with finite observations", "others")
-                if not math.isfinite(float(reward)):
-                    raise fail(f"envs {copy}", "a state with a finite reward", reward)
+                    wrong = f"{type(error).__name__}: {error}"
+                if wrong:
+                    raise fail(f"envs {copy}", "a state that can be stepped from", wrong)
     finally:
         env.close()
+
+
+def _trial_episode(env: Any) -> str | None:
+    """What is wrong with two steps and a reset, or None."""
+    for _ in range(2):
+        obs, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        if not math.isfinite(np.float32(reward)):
+            return f"a reward of {reward}"
+        if terminated or truncated:
+            break
+    for found in (obs, env.reset()[0]):
+        if np.shape(found) != env.observation_space.shape:
+            return f"an observation of shape {list(np.shape(found))}"
+        if not np.isfinite(np.asarray(found, np.float32)).all():
+            return "an observation that is not finite"
+    return None
