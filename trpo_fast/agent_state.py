@@ -129,7 +129,8 @@ def restore(
         try:
             unpack(agent, tree)
         except BaseException:
-            agent.close()
+            if not hasattr(env, "num_envs"):  # the caller's own stay open
+                agent.close()
             raise
     except checkpoint.CheckpointError:
         raise
