@@ -76,3 +76,14 @@ def test_the_device_given_is_where_it_loads(device: str, tmp_path: Path) -> None
     else:
         with pytest.raises(CheckpointError, match=r"device: expected one that works here, .*:77"):
             TRPO.load(tmp_path / "c", device=device)
+
+
+def test_a_refused_checkpoint_leaves_the_callers_environment_open(tmp_path: Path) -> None:
+    venv = gymnasium.vector.SyncVectorEnv([Counting, Counting])
+    tree = TRPO(venv, **SMALL).learn(64).state()
+    checkpoint.save(tmp_path / "c", {**tree, "counters": [64, -1, 0, 0]})
+    with pytest.raises(
+        CheckpointError, match="counters: expected an integer of at least 0, got -1"
+    ):
+        TRPO.load(tmp_path / "c", venv)
+    assert not venv.closed

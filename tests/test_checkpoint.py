@@ -134,8 +134,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = {"write": (checkpoint, "_write_synced"), "fsync": (os, "fsync")}
-    monkeypatch.setattr(*target.get(call, (os, "replace")), full)
+    monkeypatch.setattr(os, {"write": "fdopen"}.get(call, call), full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         save(path, {"step": 2})
     monkeypatch.undo()

@@ -140,3 +140,31 @@ def test_the_commands_flags_reach_the_evaluation(
         {"episodes": 10, "deterministic": True, "seed": 10_000},
         {"episodes": 3, "deterministic": False, "seed": 7},
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a.mp4", "ends in one of"), ("a", "ends in"), ("no/a.gif", "no is none")]
+)
+def test_a_video_that_cannot_be_written_is_refused_before_anything_runs(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tyro")
+    ran: list[str] = []
+    monkeypatch.setattr(commands.TRPO, "load", lambda *_, **__: ran.append("load"))
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "--render", name]
+    with pytest.raises(ValueError, match=rf"^render: expected .*{message}"):
+        monkeypatch.setattr(commands, "_guard", lambda command: command())
+        commands.evaluate(words)
+    with pytest.raises(ValueError, match=rf"^render: expected .*{message}"):
+        record_video(TRPO("CartPole-v1", **SMALL), name)
+    assert not ran and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+def test_a_video_has_the_format_of_its_ending(ending: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    agent = TRPO(Rendering, **SMALL)
+    record_video(agent, tmp_path / f"a.{ending}")
+    with image.open(tmp_path / f"a.{ending}") as video:
+        assert video.format == ending.upper() and video.n_frames == 5

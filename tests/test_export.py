@@ -4,6 +4,8 @@ rows.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from envs_for_tests import Counting, Masked
 from gymnasium import spaces
 from small_runs import SMALL
 
-from trpo_fast.export import export
+from trpo_fast.export import FORMATS, export
 from trpo_fast.trainer import TRPO
 
 CASES = [
@@ -44,6 +46,54 @@ def test_a_torch_program_equals_predict(env: str, settings: dict[str, Any], tmp_
     for rows in (1, 5, 33):
         obs = torch.randn(rows, agent.policy.spec.widths[0])
         torch.testing.assert_close(program(obs), torch.as_tensor(agent.predict(obs)))
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+@pytest.mark.parametrize("env", ["Pendulum-v1", Masked])
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_for_one_observation_gives_one_action(
+    env: Any, ending: str, tmp_path: Path
+) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxscript")
+    agent = TRPO(env, **SMALL).learn(64)
+    agent.export(tmp_path / f"one{ending}", single=True)
+    obs, mask = torch.randn(agent.policy.spec.widths[0]), torch.tensor([False, True, False])
+    inputs = {"obs": obs, "mask": mask} if env is Masked else {"obs": obs}
+    data = (tmp_path / f"one{ending}").read_bytes()
+    action = FORMATS[ending][1](data)(inputs)
+    wanted = agent.predict(obs, action_mask=inputs.get("mask"))
+    assert action.shape == wanted.shape and action.dtype == wanted.dtype
+    torch.testing.assert_close(action, wanted)
+    if env is Masked:
+        assert int(action) == 1
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_program_returns_no_gradients(single: bool, tmp_path: Path) -> None:
+    agent = TRPO("Pendulum-v1", **SMALL).learn(64)
+    agent.export(tmp_path / "p.pt2", single=single)
+    program = torch.export.load(tmp_path / "p.pt2").module()
+    action = program(torch.randn(3) if single else torch.randn(5, 3))
+    assert not action.requires_grad and action.numpy().shape == ((1,) if single else (5, 1))
+    assert all(p.requires_grad for p in agent.policy.parameters())  # the agent trains on
+
+
+def test_an_export_says_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    code = (
+        "from trpo_fast.trainer import TRPO\n"
+        "agent = TRPO('Pendulum-v1', num_envs=2, rows_per_update=64, hidden=(8,)).learn(64)\n"
+        f"agent.export({str(tmp_path / 'p.onnx')!r})\n"
+        f"agent.export({str(tmp_path / 'p.pt2')!r})\n"
+        "import logging, warnings\n"
+        "logging.getLogger('torch.onnx._internal.exporter._registration').warning('kept')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and "kept" in done.stderr
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(("ending", "space"), SHAPED, ids=str)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from . import checkpoint
 from .config import from_dict
 from .extras import require
-from .setup import check_imports_nothing, env_name, start_seed
+from .setup import env_name, start_seed
+from .state_checks import (
+    check_counter,
+    check_critic,
+    check_env_states,
+    check_module,
+    check_recent,
+    check_trial,
+)
+from .trust import check_imports_nothing, check_options
 
 if TYPE_CHECKING:
     from .policy import MLPPolicy
@@ -41,7 +50,10 @@ def pack(agent: TRPO) -> dict[str, Any]:
 
 def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
     """Bring a fresh agent of the same config to a packed state."""
+    check_module("policy", tree["policy"], agent.policy)
     agent.policy.load_state_dict(tree["policy"])
+    check_module("critic", tree["critic"], agent.critic)
+    check_critic(tree["critic"])
     agent.critic.load_state_dict(tree["critic"])
     if agent.normaliser is not None:
         agent.normaliser.load_state_dict(tree["normaliser"])
@@ -50,14 +62,18 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
     agent.penalty.load_state_dict(tree["penalty"])
     agent.trust_region.load_state_dict(tree["trust_region"])
     agent.generator.set_state(tree["generator"])
-    agent.steps, agent.updates, agent.episodes, agent.restarts = tree["counters"]
+    counters = [check_counter("counters", count) for count in tree["counters"]]
+    agent.steps, agent.updates, agent.episodes, agent.restarts = counters
+    check_recent(tree["recent"], agent.recent_returns.maxlen or 0)
     agent.recent_returns.extend(tree["recent"][0])
     agent.recent_lengths.extend(tree["recent"][1])
     agent.started = True
     why = agent.collector.unsupported()
     if tree["envs"] is not None and why is None:
+        check_env_states(agent, tree["envs"])
         agent.collector.load_env_state(tree["envs"])
         agent.collector.load_state(tree["collector"])
+        check_trial(agent)
         return
     agent.restarts += 1
     warnings.warn(
@@ -66,6 +82,7 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
         stacklevel=4,
     )
     agent.collector.start(start_seed(agent))
+    check_trial(agent)
 
 
 def restore(
@@ -75,15 +92,18 @@ def restore(
     device: str | None,
     trust_env: bool,
     policy: MLPPolicy | None,
+    env_options: dict[str, Any] | None,
 ) -> TRPO:
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
     gymnasium = require("gymnasium", "TRPO", "train")
     tree = checkpoint.load(path)
-    if tree.get("kind") != "TRPO":
+    own = tree.get("own_policy")  # absent in older ones
+    kind_of = tree.get("kind")
+    if not (isinstance(kind_of, str) and kind_of == "TRPO") or not isinstance(own, str | None):
         raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
-    if tree.get("own_policy") and policy is None:  # absent in older ones
+    if own is not None and policy is None:
         raise checkpoint.CheckpointError(
-            f"policy: expected one such as the {tree['own_policy']} of {path}, which has methods, "
+            f"policy: expected one such as the {own} of {path}, which has methods, "
             "layers, frozen parts or a head that settings do not describe, got none: "
             "give TRPO.load(path, policy=...)"
         )
@@ -95,20 +115,29 @@ def restore(
             raise _needs_env(path, values["env"], "a function or an object made it")
         elif not trust_env:
             check_imports_nothing(values["env"])
+        if env_options is None:
+            env_options = dict(tree["env_options"])
+            if not trust_env:
+                check_options(env_options)
         config = from_dict(values | ({"device": device} if device else {}))
         agent = kind(
             config.env if env is None else env,
             config=config,
             policy=policy,
-            env_options=tree["env_options"],
+            env_options=env_options,
         )
-        unpack(agent, tree)
+        try:
+            unpack(agent, tree)
+        except BaseException:
+            if not hasattr(env, "num_envs"):  # the caller's own stay open
+                agent.close()
+            raise
     except checkpoint.CheckpointError:
         raise
     except (gymnasium.error.Error, ImportError) as error:
         who = "gymnasium" if isinstance(error, gymnasium.error.Error) else "its module"
         raise _needs_env(path, values["env"], f"{who}: {error}") from error
-    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever the parts of an agent make of what the file holds
         why = f"it holds no {error}" if isinstance(error, KeyError) else error
         raise checkpoint.CheckpointError(
             f"path: {path} does not fit this environment and version: {why}"

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -168,6 +169,25 @@ def describe(value: Tensor) -> str:
     """float32 [3000, 4], and where it is, unless on the CPU."""
     place = "" if value.device.type == "cpu" else f" on {value.device}"
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
+
+
+def check_array(
+    name: str, value: Any, shape: tuple[int, ...], dtype: Any, *, nan: bool = False
+) -> Any:
+    """A tensor (of a torch dtype) or an array (of NumPy's) of this kind, of finite numbers, or NaN
+    where that is allowed.
+    """
+    kind: Any = Tensor if isinstance(dtype, torch.dtype) else np.ndarray
+    wanted = f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+    if not isinstance(value, kind):
+        raise fail(name, wanted, type(value).__name__)
+    if value.dtype != dtype or tuple(value.shape) != shape:
+        got = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        raise fail(name, wanted, got)
+    numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    if numbers.dtype.kind == "f" and not np.isfinite(numbers[~np.isnan(numbers) | (not nan)]).all():
+        raise fail(name, "finite numbers", "some that are not")
+    return value
 
 
 def check_dtype(argument: str, value: Any) -> None:

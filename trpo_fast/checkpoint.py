@@ -1,14 +1,12 @@
 """One file per checkpoint: tensors in safetensors, everything else as JSON in its header, no
 pickle.
 
-``save`` writes to a temporary name, syncs, and renames, so a file under the final name is always
-whole: a process killed at any moment leaves the checkpoint of before or the one of after. ``load``
-trusts nothing it reads.
+A file under its final name is always whole: a process killed at any moment leaves the checkpoint of
+before or the one of after. ``load`` trusts nothing it reads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import files
 from .extras import require
 
+NAME = "checkpoint.safetensors"  # in the directory of a run
 FORMAT = "trpo_fast checkpoint"
 VERSION = 1
 MAX_BYTES = 16 * 2**30
@@ -50,15 +50,10 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
         "digest": _digest(text, arrays),
     }
     data = serialise(arrays, metadata=header)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_synced(temporary, data)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        files.write(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise CheckpointError(
             f"path: could not write the checkpoint {path} ({error.strerror or error}); "
             "the one that was there before is untouched"
@@ -67,12 +62,12 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> Path:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The tree that ``save`` wrote, tensors on the CPU; ``CheckpointError`` for anything else."""
+    """The tree that ``save`` wrote, tensors on the CPU, from a file or the directory of a run;
+    ``CheckpointError`` for anything else.
+    """
     safetensors = require("safetensors", "a checkpoint", "train")
 
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"path: expected a checkpoint file, got {path}, which does not exist")
+    path = _file_of(Path(path))
     if path.stat().st_size > MAX_BYTES:
         raise CheckpointError(
             f"path: expected at most {MAX_BYTES} bytes, got {path.stat().st_size}"
@@ -100,6 +95,22 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     return tree
 
 
+def _file_of(path: Path) -> Path:
+    """The checkpoint file at ``path``, or in the directory of a run."""
+    if path.is_dir():
+        if not (path / NAME).is_file():
+            raise CheckpointError(
+                f"path: expected a checkpoint or the directory of a run, got {path}, a directory "
+                f"without {NAME}"
+            )
+        return path / NAME
+    if not path.exists():
+        raise CheckpointError(f"path: expected a checkpoint file, got {path}, which does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"path: expected a checkpoint file, got {path}, which is no file")
+    return path
+
+
 def _check_header(path: Path, header: dict[str, str]) -> None:
     if header.get("format") != FORMAT or "json" not in header:
         raise CheckpointError(f"path: expected a trpo_fast checkpoint, got {path}, a foreign file")
@@ -107,23 +118,6 @@ def _check_header(path: Path, header: dict[str, str]) -> None:
         raise CheckpointError(
             f"path: expected checkpoint version {VERSION}, got {header.get('version')} in {path}"
         )
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the rename itself durable; some file systems cannot, and lose at most the newest one."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .actor import Actor, ActTensors
 from .advantage import next_values
+from .arguments import check_array, fail
 from .envs.actions import ActionMap
 from .envs.host import EnvError, HostEnvs
 from .normalize import ObservationNormaliser
@@ -193,13 +194,21 @@ class HostCollector:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        obs = np.asarray(state["obs"], np.float32)
-        wanted = (self.layout.envs, self.layout.obs_dim)
-        if obs.shape != wanted:
-            raise ValueError(f"state: expected observations {list(wanted)}, got {list(obs.shape)}")
-        self.obs, self.mask = obs, state["mask"]
-        self.just_ended = state["just_ended"]
-        self.episodes.returns, self.episodes.lengths = state["returns"], state["lengths"]
+        layout, mask = self.layout, state["mask"]
+        obs = check_array("state: obs", state["obs"], (layout.envs, layout.obs_dim), np.float32)
+        if layout.mask_width:
+            check_array("state: mask", mask, (layout.envs, layout.mask_width), bool)
+            self.envs.masks({"action_mask": mask}, layout.mask_width)
+        elif mask is not None:
+            raise fail("state: mask", "none", "one")
+        one = (layout.envs,)
+        self.just_ended = check_array("state: just_ended", state["just_ended"], one, bool)
+        log = self.episodes  # returns that nobody knows are NaN
+        log.returns = check_array("state: returns", state["returns"], one, np.float64, nan=True)
+        log.lengths = check_array("state: lengths", state["lengths"], one, np.int64)
+        if (log.lengths < 0).any():
+            raise fail("state: lengths", "integers of at least 0", log.lengths)
+        self.obs, self.mask = obs, mask
 
     def unsupported(self) -> str | None:
         return self.envs.unsupported()

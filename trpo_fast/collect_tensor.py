@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .actor import Actor, ActTensors
 from .advantage import next_values
+from .arguments import check_array, fail
 from .cuda_actor import CudaActor
 from .envs.actions import ActionMap
-from .envs.tensor.base import TensorEnvironment
+from .envs.tensor.base import TensorEnv, TensorEnvironment
 from .normalize import ObservationNormaliser
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 from .threads import OneThread
@@ -140,9 +141,17 @@ class TensorCollector:
         return {"obs": self.obs, "returns": self.returns, "lengths": self.lengths}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        device = self.layout.device
-        self.obs = state["obs"].to(device)
-        self.returns, self.lengths = state["returns"].to(device), state["lengths"].to(device)
+        layout, device, obs = self.layout, self.layout.device, state["obs"]
+        dtype = obs.dtype if obs.is_floating_point() else layout.dtype
+        self.obs = check_array("state: obs", obs, (layout.envs, layout.obs_dim), dtype).to(device)
+        counts = {}
+        for name in ("returns", "lengths"):
+            nan, one = name == "returns", (layout.envs,)  # returns that nobody knows are NaN
+            count = check_array(f"state: {name}", state[name], one, torch.float64, nan=nan)
+            counts[name] = count.to(device)
+        if bool((counts["lengths"] < 0.0).any()):
+            raise fail("state: lengths", "numbers of at least 0", "some below")
+        self.returns, self.lengths = counts["returns"], counts["lengths"]
 
     def unsupported(self) -> str | None:
         if all(callable(getattr(self.env, name, None)) for name in ("state", "load_state")):
@@ -153,6 +162,13 @@ class TensorCollector:
         return None if self.unsupported() else self.env.state()  # type: ignore[attr-defined]
 
     def load_env_state(self, state: dict[str, Any]) -> None:
+        """Bring the environment to a saved state; one of ours has parts of known kinds."""
+        if isinstance(self.env, TensorEnv):
+            for name, present in self.env.state().items():
+                kind = tuple(present.shape), present.dtype
+                check_array(f"envs: {name}", state[name], *kind)
+            if bool((state["elapsed"] < 0).any()):
+                raise fail("envs: elapsed", "integers of at least 0", "some below")
         self.env.load_state(state)  # type: ignore[attr-defined]
 
     def close(self) -> None:

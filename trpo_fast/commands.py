@@ -12,16 +12,26 @@ from typing import Annotated, Any
 import tyro
 from typing_extensions import Doc
 
-from . import flags
+from . import files, flags
 from .checkpoint import CheckpointError
 from .command_checks import check_size, working_device
 from .config import Config, make_config, read_toml
+from .evaluation import check_video, record_video
 from .evaluation import evaluate as evaluate_agent
-from .evaluation import record_video
 from .failures import UsageError
 from .options import LONG
 from .presets import in_flags
-from .runs import CHECKPOINT, STEPS, RunOptions, begin, claim, go_on, read_options, write_options
+from .runs import (
+    CHECKPOINT,
+    OPTIONS,
+    STEPS,
+    RunOptions,
+    begin,
+    claim,
+    go_on,
+    read_options,
+    write_options,
+)
 from .settings import AtLeast
 from .trainer import TRPO
 
@@ -42,7 +52,11 @@ class ResumeOptions(RunOptions):
     ] = None
     device: Annotated[str | None, Doc("where to go on; by default where the run was")] = None
     trust_env: Annotated[
-        bool, Doc('import the module of a "module:Id" that the checkpoint names')
+        bool,
+        Doc(
+            'import the module of a "module:Id" that the checkpoint names, and take all options '
+            "of its environment"
+        ),
     ] = False
 
 
@@ -105,21 +119,32 @@ def resume(argv: list[str]) -> int:
     exactly as if never interrupted; with the options the run had, unless told otherwise.
     """
     words, found = flags.split(argv, ResumeOptions)
-    helped = _helped(words)
-    out = Path() if helped else _checkpoint(found, "trpo-fast resume").parent
-    goal, options = (STEPS, {}) if helped else read_options(out)
+    if _helped(words):
+        tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
+    out = _checkpoint(found, "trpo-fast resume").parent
+    with files.only_writer(out, "RUN"):
+        return _resume_in(out, words)
+
+
+def _resume_in(out: Path, words: list[str]) -> int:
+    goal, options = read_options(out)
     run = tyro.cli(
         ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
     )
     _check_device(run.device)
+    if goal is None and run.steps is None:
+        raise ValueError(
+            f"RUN: expected {OPTIONS} with the run's goal in {out}, got none; "
+            "--steps N goes on for N more"
+        )
     agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
-    until = goal if run.steps is None else agent.steps + run.steps
+    until = (goal or 0) if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
     done = agent.reached(run.target_return)
     if agent.steps >= until or (done and run.steps is None):
         print("the run has reached its goal; --steps N goes on for N more", file=sys.stderr)
         return 0
-    write_options(out, max(goal, until), run)
+    write_options(out, max(goal or 0, until), run)
     if done and run.target_return == options.get("target_return"):
         print("its target return is reached and counts no longer", file=sys.stderr)
         run.target_return = None
@@ -135,11 +160,11 @@ class EvalOptions:
     stochastic: bool = False
     """sample actions in place of the most likely ones"""
     render: Path | None = None
-    """record one episode into this GIF"""
+    """record one episode into this .gif, .png or .webp"""
     device: str | None = None
     """where to act; by default where the run was"""
     trust_env: bool = False
-    """import the module of a "module:Id" that the checkpoint names"""
+    """import the module of a "module:Id" that the checkpoint names, take all options of its env"""
 
 
 def evaluate(argv: list[str]) -> int:
@@ -150,6 +175,8 @@ def evaluate(argv: list[str]) -> int:
     check_size("episodes", options.episodes)
     check_size("seed", options.seed, least=0)
     _check_device(options.device)
+    if options.render is not None:
+        check_video(options.render)  # before the episodes, which take their time
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that training episodes start anew does not matter here
         agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
@@ -158,7 +185,7 @@ def evaluate(argv: list[str]) -> int:
     )
     print(f"{agent.config.env} after {agent.steps:,} steps: {result}")
     if options.render is not None:
-        total = record_video(agent, str(options.render), seed=options.seed)
+        total = record_video(agent, options.render, seed=options.seed)
         print(f"an episode of return {total:.1f} is in {options.render}")
     agent.close()
     return 0

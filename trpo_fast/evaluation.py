@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from . import files
 from .arguments import check_count, fail
 from .envs.engines import make_host
 from .envs.host import HostEnvs
@@ -17,6 +21,8 @@ from .setup import is_tensor_env
 
 if TYPE_CHECKING:
     from .trainer import TRPO
+
+VIDEOS = (".gif", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,21 @@ def _tensor_episodes(
     return Evaluation(total.tolist(), [int(n) for n in steps.tolist()])
 
 
-def record_video(agent: TRPO, path: str, *, seed: int = 10_000, max_steps: int = 2000) -> float:
-    """One episode as an animated image (GIF); returns its return."""
+def check_video(path: str | os.PathLike[str]) -> Path:
+    """Where ``record_video`` can write: an animated image by its ending, in a directory."""
+    path = Path(path)
+    if path.suffix.lower() not in VIDEOS:
+        raise fail("render", f"a file that ends in one of {VIDEOS}", path.name)
+    if not path.parent.is_dir():
+        raise fail("render", "a file in a directory", f"{path}: {path.parent} is none")
+    return path
+
+
+def record_video(
+    agent: TRPO, path: str | os.PathLike[str], *, seed: int = 10_000, max_steps: int = 2000
+) -> float:
+    """One episode as an animated image (.gif, .png, .webp); returns its return."""
+    path = check_video(path)
     gymnasium: Any = require("gymnasium", "a video", "train")
     image: Any = require("PIL.Image", "a video", "train")
 
@@ -163,9 +182,10 @@ def record_video(agent: TRPO, path: str, *, seed: int = 10_000, max_steps: int =
         frames.append(image.fromarray(np.asarray(env.render())))
     rate = float(env.metadata.get("render_fps", 30) or 30)
     env.close()
-    frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=max(20, round(1000 / rate)), loop=0
-    )
+    data, more = io.BytesIO(), frames[1:]
+    options = {"save_all": True, "append_images": more, "duration": max(20, round(1000 / rate))}
+    frames[0].save(data, format=path.suffix[1:], loop=0, **options)
+    files.write(path, data.getvalue())
     return total
 
 

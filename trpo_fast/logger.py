@@ -208,6 +208,7 @@ class TensorBoardLogger:
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 self.writer.add_scalar(name, value, agent.steps)
+        self.writer.flush()  # a kill must not take the updates of the last two minutes
 
     def close(self) -> None:
         """Close the file."""

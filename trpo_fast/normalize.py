@@ -8,11 +8,14 @@ Merging is Chan's: with batch (m, mean_b, M2_b) into (n, mean, M2) and d = mean_
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+LARGEST = 1e45  # sums of a million float32 rewards
 
 
 class RunningStatistics:
@@ -56,6 +59,15 @@ class RunningStatistics:
         if state["mean"].shape != self.mean.shape:
             wanted, got = self.mean.numel(), state["mean"].numel()
             raise ValueError(f"state: expected statistics of size {wanted}, got {got}")
+        number, mean, spread = state["count"], state["mean"], state["spread"]
+        same = mean.shape == spread.shape and number.ndim == 0
+        fine = same and {value.dtype for value in (number, mean, spread)} == {torch.float64}
+        # What float32 rows may have: anything larger would end as NaN.
+        fine = fine and 0.0 <= float(number) < math.inf and bool((mean.abs() < LARGEST).all())
+        fine = fine and bool(((spread >= 0.0) & (spread <= number * LARGEST**2)).all())
+        if not fine:
+            kinds = "float64 statistics: a count, means, squared deviations of at least 0, finite"
+            raise ValueError(f"state: expected {kinds}, got others")
         for name in ("count", "mean", "spread"):
             setattr(self, name, state[name].to(self.mean.device, torch.float64, copy=True))
 
@@ -137,4 +149,7 @@ class RewardScaler:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.statistics.load_state_dict(state)
+        running = state["running"]
+        if running.shape != self.running.shape or not bool((running.abs() < LARGEST).all()):
+            raise ValueError(f"state: expected {len(self.running)} finite returns, got others")
         self.running = state["running"].to(self.running.device, torch.float64, copy=True)

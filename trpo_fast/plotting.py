@@ -8,6 +8,7 @@ that go on, as long as they are at least half. A seed counts once: its longest r
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import files
 from .config import read_toml
 from .logger import read_progress
 
@@ -123,9 +125,13 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def plot_runs(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """Draw the runs into a PNG and return its path."""
-    draw_runs(paths).savefig(out, dpi=120)
-    return Path(out)
+    """Draw the runs into a picture of the format that the path's ending names, a PNG without one,
+    and return its path.
+    """
+    figure, data, out = draw_runs(paths), io.BytesIO(), Path(out)
+    figure.savefig(data, dpi=120, format=out.suffix[1:] or "png")
+    files.write(out, data.getvalue())
+    return out
 
 
 def notes(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

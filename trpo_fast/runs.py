@@ -3,6 +3,7 @@
 config.toml             what it trains
 run.toml                how long it goes on, and how it reports
 checkpoint.safetensors  where it is, from before its first update on
+.lock                   held by the process that trains in it
 progress.csv, progress.jsonl, TensorBoard events
 """
 
@@ -17,8 +18,9 @@ from typing import Annotated, Any
 
 from typing_extensions import Doc
 
-from . import toml
+from . import files, toml
 from .arguments import check_count
+from .checkpoint import NAME as CHECKPOINT
 from .config import write_toml
 from .logger import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
 from .options import LONG
@@ -27,7 +29,7 @@ from .rules import check_serves
 from .settings import AtLeast, check_all
 from .trainer import TRPO
 
-CHECKPOINT, OPTIONS, PROGRESS = "checkpoint.safetensors", "run.toml", "progress.csv"
+OPTIONS, PROGRESS = "run.toml", "progress.csv"
 STEPS = 1_000_000
 
 
@@ -62,10 +64,12 @@ def begin(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
     """Make the directory of a new run, and train in it."""
     check_serves(agent.policy, agent.config)  # before there is anything to clean up
     out.mkdir(parents=True, exist_ok=True)
-    write_toml(agent.config, out / "config.toml")
-    print(describe(agent.config.as_dict()), file=sys.stderr)
-    write_options(out, steps, options)
-    return go_on(agent, options, steps, out)
+    with files.only_writer(out, "out"):
+        claim(out)  # again: somebody may have come in between
+        write_toml(agent.config, out / "config.toml")
+        print(describe(agent.config.as_dict()), file=sys.stderr)
+        write_options(out, steps, options)
+        return go_on(agent, options, steps, out)
 
 
 def go_on(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
@@ -104,13 +108,16 @@ def write_options(out: Path, goal: int, options: RunOptions) -> None:
     toml.write(out / OPTIONS, {"steps": goal, **{name: getattr(options, name) for name in names}})
 
 
-def read_options(out: Path) -> tuple[int, dict[str, Any]]:
-    """(steps in all, fields of ``RunOptions``) of a run; the defaults for one without them."""
+def read_options(out: Path) -> tuple[int | None, dict[str, Any]]:
+    """(steps in all, fields of ``RunOptions``) of a run; (None, {}) for a checkpoint without."""
     if not (out / OPTIONS).exists():
-        return STEPS, {}
+        return None, {}
     values = toml.read(out / OPTIONS, "run")
     try:
-        goal = check_count("steps", values.pop("steps", STEPS), most=2**63 - 1)
+        for name in ("steps", "target_return"):  # without them it would not end where it should
+            if name not in values:
+                raise ValueError(f"{name}: expected a line {name} = value, got none")
+        goal = check_count("steps", values.pop("steps"), most=2**63 - 1)
         RunOptions(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(

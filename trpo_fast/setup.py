@@ -10,7 +10,6 @@ import torch
 from . import cuda_actor
 from .act import NativeActor, unavailable
 from .actor import Actor, ModuleActor
-from .checkpoint import CheckpointError
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
@@ -37,15 +36,6 @@ def is_tensor_env(env: Any) -> bool:
 def env_name(env: Any) -> str:
     """What the config calls an environment: its id, or the name of the function or class."""
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-
-
-def check_imports_nothing(name: str) -> None:
-    """Refuse a checkpoint's "module:Id": gymnasium imports the module, which runs its code."""
-    if ":" in name:
-        raise CheckpointError(
-            f"env: expected an id that imports nothing, got {name!r} in the checkpoint; give the "
-            f"environment itself, TRPO.load(path, env=...), or trust_env=True (--trust-env)"
-        )
 
 
 def pick_device(config: Config, env: Any) -> torch.device:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import files
+
 NONE = "none"
 
 
@@ -26,15 +28,26 @@ def read(path: str | os.PathLike[str], argument: str = "config") -> dict[str, An
         raise ValueError(
             f"{argument}: expected a TOML file, got {path}: {error.strerror}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{argument}: expected TOML in {path}: {error}") from error
+    for name, value in values.items():
+        if not _flat(value):
+            raise ValueError(
+                f"{argument}: expected lines of name = value in {path}, where a value is a number, "
+                f"a string, true, false or a list of them, got {name} = {value!r:.60}"
+            )
     return {name: None if value == NONE else value for name, value in values.items()}
 
 
 def write(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """What ``read`` reads."""
-    lines = [f"{name} = {_text(value)}" for name, value in values.items()]
-    Path(path).write_text("\n".join(lines) + "\n")
+    lines = [f"{name} = {_text(value)}\n" for name, value in values.items()]
+    files.write(path, "".join(lines).encode())
+
+
+def _flat(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, bool | int | float | str) for item in items)
 
 
 def _text(value: Any) -> str:

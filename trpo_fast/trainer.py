@@ -116,7 +116,7 @@ class TRPO:
         False (Python's or NumPy's; whatever else it returns goes on).
 
         With a ``checkpoint_path``, a checkpoint is there before the first update, after every
-        ``checkpoint_every`` of them, and at the end; callbacks come after it.
+        ``checkpoint_every`` of them, and at the end; callbacks come before it.
         """
         check_learn(total_steps, unknown)
         goal = self.steps + check_number("total_steps", total_steps, least=0)
@@ -129,9 +129,10 @@ class TRPO:
             self.save(checkpoint_path)
         while self.steps < goal:
             record = self.train_once()
+            # First the logs: a kill in between has the update done and logged again.
+            answers = [callback(self, record) for callback in callbacks]
             if checkpoint_path is not None and self.updates % checkpoint_every == 0:
                 self.save(checkpoint_path)
-            answers = [callback(self, record) for callback in callbacks]
             stop = any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
             if stop or self.reached(target_return):
                 break
@@ -279,19 +280,20 @@ class TRPO:
         device: str | None = None,
         trust_env: bool = False,
         policy: MLPPolicy | None = None,
+        env_options: dict[str, Any] | None = None,
     ) -> TRPO:
-        """The agent of a checkpoint. Environments made by a function must be given again as
-        ``env``; one that is named "module:Id" as well, unless ``trust_env`` says that whoever
-        wrote the checkpoint may have that module imported. A policy of a class of its own, or with
-        layers of its own, must be given again as ``policy``, with any weights.
+        """The agent of a checkpoint, or of a run's directory. Give again: environments that a
+        function made, as ``env``; without ``trust_env``, one named "module:Id", and ``env_options``
+        with strings that may name a module or a file; and with any weights a ``policy`` of a class
+        or with layers of its own.
         """
-        return restore(cls, path, env, device, trust_env, policy)
+        return restore(cls, path, env, device, trust_env, policy, env_options)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the policy as ``.pt2`` or ``.onnx``, checked against ``predict``."""
+    def export(self, path: str | os.PathLike[str], *, single: bool = False) -> None:
+        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked."""
         from .export import export
 
-        export(self, path)
+        export(self, path, single=single)
 
     def close(self) -> None:
         """End the environments (worker processes, windows)."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .arguments import check_count, check_number, fail
 from .config import Config
 
 SMALLEST_SHARE = 1e-4  # the step of such an update is a hundredth of a whole one
@@ -65,5 +66,9 @@ class TrustRegion:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = int(state["updates"])
-        self.mean_variance, self.share = float(state["mean_variance"]), float(state["share"])
+        self.updates = check_count("updates", state["updates"], least=0)
+        self.mean_variance = check_number("mean_variance", state["mean_variance"], least=0.0)
+        share = check_number("share", state["share"], least=SMALLEST_SHARE)
+        if share > 1.0:
+            raise fail("share", "a number up to 1", share)
+        self.share = share

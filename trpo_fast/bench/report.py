@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from .. import files
 from .._version import __version__
 from .cases import CASES
 
@@ -123,16 +124,14 @@ def write_json(
     rows: Iterable[Row],
     skipped: Mapping[str, str],
 ) -> None:
-    """{"environment", "rows", "skipped"}, written beside the target and renamed onto it."""
+    """{"environment", "rows", "skipped"}, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "environment": dict(header),
         "rows": [{k: v for k, v in asdict(row).items() if v is not None} for row in rows],
         "skipped": dict(skipped),
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(partial, path)
+    files.write(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], list[Row]]:

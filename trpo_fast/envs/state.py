@@ -30,6 +30,8 @@ _SKIPPED = set(
 )
 # What gymnasium gives its MuJoCo environments besides: neither changes the simulation.
 _ASIDE = set("mujoco_renderer _ezpickle_args _ezpickle_kwargs".split())
+# What gymnasium's own environments draw with: a file has no say in it.
+_DRAWING = set("render_mode screen screen_width screen_height clock surf isopen window".split())
 
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
 
@@ -159,6 +161,14 @@ def _space_generators(space: Any) -> list[Any]:
     return [_copy(part.np_random.bit_generator.state) for part in _spaces(space)]
 
 
+def _draws(owner: Any, name: str) -> bool:
+    return name in _DRAWING and _gymnasiums(owner)
+
+
+def _gymnasiums(owner: Any) -> bool:
+    return type(owner).__module__.startswith("gymnasium.")
+
+
 def _is_generator(value: Any) -> bool:
     return isinstance(value, np.random.Generator)
 
@@ -173,7 +183,7 @@ def _attributes(owner: Any) -> dict[str, Any]:
     """
     saved: dict[str, Any] = {}
     for name, value in vars(owner).items():
-        if name in _SKIPPED:
+        if name in _SKIPPED or _draws(owner, name):
             continue
         if _is_moments(value):
             saved[name] = _attributes(value)
@@ -192,12 +202,16 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
     """
     listed = _attributes(owner)
     for name, value in saved.items():
+        if _draws(owner, name):  # in the states of earlier versions
+            continue
         if name not in listed:
             raise ValueError(
                 f"state: expected attributes that {type(owner).__name__} has and that can be "
                 f"saved ({', '.join(sorted(listed))}), got {name!r}"
             )
         present = vars(owner)[name]
+        if type(present) is bool and type(value) is not bool and _gymnasiums(owner):
+            raise ValueError(f"state: expected {name} to be true or false, got {value!r:.60}")
         if _is_moments(present):
             _assign(present, value)
         elif _is_generator(present):
