@@ -275,10 +275,9 @@ def check_acting(
     for name, value in zip(names, (obs, mask, actions, log_probs, values, seen), strict=True):
         if value is None:
             continue
-        if not value.is_contiguous():
-            raise fail(name, "a contiguous tensor", f"strides {list(value.stride())}")
-        if value.is_neg():  # read and written where it lies, at every call
-            raise fail(name, "a tensor without a negation put off", "one; see resolve_neg()")
+        if not value.is_contiguous() or value.is_neg():  # they are read and written where they lie
+            got = "a negation put off" if value.is_neg() else f"strides {list(value.stride())}"
+            raise fail(name, "a contiguous tensor of plain values", got)
 
 
 def check_critic_batch(

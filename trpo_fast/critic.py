@@ -25,7 +25,7 @@ from .cuda_backend import capturing
 from .cuda_critic import CudaFit
 from .cuda_critic import unavailable as cuda_unavailable
 from .heads import Gaussian
-from .policy import MLPPolicy, every_parameter, flat_params, mark_written
+from .policy import MLPPolicy, drawn_for, every_parameter, flat_params, mark_written
 from .threads import OneThread
 
 METHODS = ("adam", "gauss_newton")
@@ -87,6 +87,7 @@ class Critic(nn.Module):
         damping: float = 0.01,
         fraction: float = 0.2,
         backend: str = "auto",
+        dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -99,8 +100,10 @@ class Critic(nn.Module):
         self.cg_iterations = checks.check_count("cg_iterations", cg_iterations)
         self.damping = checks.check_number("damping", damping, least=0.0)
         self.fraction = checks.check_number("fraction", fraction, above=0.0)
+        with drawn_for(device):
+            head = Gaussian(1)
         self.net = MLPPolicy(
-            obs_dim, Gaussian(1), hidden, activation, output_gain=1.0, device=device
+            obs_dim, head, hidden, activation, output_gain=1.0, dtype=dtype, device=device
         )
         theta = flat_params(self.net)
         self.register_buffer("moments", theta.new_zeros(2, theta.numel()))
