@@ -290,9 +290,7 @@ def _optimizer_step(
         optimizer.step()
         found = torch.cat([p.detach().reshape(-1) for p in parameters]).to(before)
         if found.shape != before.shape:
-            raise checks.fail(
-                "optimizer", "a step that keeps the policy's shapes", "one that does not"
-            )
+            raise checks.fail("optimizer", "a step that keeps the policy's size", "another size")
         return found
     finally:
         for p, lay in zip(parameters, memory, strict=True):
