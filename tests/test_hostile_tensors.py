@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from cuda_support import EMULATED, schedule, why_not
@@ -18,7 +19,15 @@ from test_bad_input import refuses
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trpo_fast import FisherOperator, flat_params, trpo_update
+from trpo_fast import (
+    TRPO,
+    Categorical,
+    FisherOperator,
+    MLPPolicy,
+    evaluate,
+    flat_params,
+    trpo_update,
+)
 from trpo_fast.act import NativeActor
 from trpo_fast.actor import ActTensors
 from trpo_fast.backend import registry
@@ -224,3 +233,46 @@ def test_indices_that_are_no_rows_become_a_reason_without_sync(indices, backend,
         many = torch.zeros(5 * ROWS, dtype=torch.int64)
         info = trpo_update(policy, batch, fvp_rows=many, sync=False, backend=backend)
         assert info.reason == "bad_values" and torch.equal(flat_params(policy), before)
+
+
+AGENTS: dict[str, dict[str, Any]] = {
+    "host": {"engine": "sync", "normalize_observations": True},
+    "tensor": {"engine": "tensor"},
+    "vine": {"engine": "sync", "sampling": "vine", "vine_states": 8, "vine_length": 5},
+    "tensor vine": {"engine": "tensor", "sampling": "vine", "vine_states": 8, "vine_length": 5},
+}
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+@pytest.mark.parametrize("default", DEFAULTS)
+def test_an_agent_trains_alike_under_any_default(default, kind):
+    """Made, trained, asked and evaluated there: the same parameters and the same actions."""
+    pytest.importorskip("gymnasium")
+    sizes = {"num_envs": 2, "rows_per_update": 64, "hidden": (8,), "critic_hidden": (8,)}
+
+    def trained() -> list[Tensor]:
+        agent = TRPO("CartPole-v1", seed=4, device="cpu", **sizes, **AGENTS[kind])
+        agent.learn(128)
+        action = agent.predict([0.1, 0.2, 0.3, 0.4], deterministic=True)
+        returns = evaluate(agent, episodes=2).returns
+        agent.close()
+        found = (flat_params(agent.policy), agent.critic.theta)
+        return [*found, torch.from_numpy(numpy.array([action, *returns], "f8"))]
+
+    expected = trained()
+    with DEFAULTS[default]():
+        got = trained()
+    equal(got, expected)
+
+
+def test_explicit_devices_and_dtypes_draw_the_same_numbers():
+    def drawn(**options: Any) -> list[Tensor]:
+        torch.manual_seed(6)
+        return [flat_params(MLPPolicy(5, Categorical(3), (8,), **options)).double()]
+
+    expected = drawn()
+    for default in DEFAULTS.values():
+        with default():
+            single, double = (drawn(device="cpu", dtype=d) for d in (torch.float32, torch.float64))
+        equal(single, expected)
+        equal(double, expected)

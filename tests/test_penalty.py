@@ -214,8 +214,6 @@ class Shrinking(Replacing):
 def test_an_optimizer_that_changes_a_size_moves_nothing():
     policy, batch = setup()
     theta = flat_params(policy).clone()
-    with pytest.raises(
-        ValueError, match=r"^optimizer: expected a step that keeps the policy's \d+"
-    ):
+    with pytest.raises(ValueError, match=r"^optimizer: expected a step that keeps the policy"):
         pg_update(policy, batch, optimizer=Shrinking(policy.parameters(), 0.1))
     assert torch.equal(flat_params(policy), theta)

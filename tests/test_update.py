@@ -233,7 +233,7 @@ def test_a_batch_and_a_solution_print_shapes():
     assert repr(found) == f"Solution({size}, {numbers}, iterations={found.iterations.tolist()})"
 
 
-@pytest.mark.parametrize("damping", [1e-6, 0.1, 1.0])
+@pytest.mark.parametrize("damping", [0.01, 0.1, 1.0])
 def test_damping_keeps_the_full_step_within_the_kl(damping):
     """The KL of the step is x'Fx / x'(F + damping I)x of the limit, up to the third order."""
     policy, batch = setup()

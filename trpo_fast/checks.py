@@ -60,9 +60,9 @@ def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
 def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
     """The parts of a batch that say where the policy is evaluated: obs, weights, action_mask."""
     check_memory("obs", batch.obs)
-    if batch.obs.ndim == 0 or batch.obs.shape[0] == 0:
+    rows = batch.obs.shape[0] if batch.obs.ndim else 0
+    if rows == 0:
         raise fail("obs", "at least one row", f"shape {list(batch.obs.shape)}")
-    rows = batch.obs.shape[0]
     if isinstance(policy, MLPPolicy):
         obs = check_tensor("obs", batch.obs, theta, (None, policy.spec.widths[0]))
     elif batch.obs.device != theta.device:
@@ -202,7 +202,7 @@ def check_acting(
     values: Tensor,
     seen: Tensor | None,
 ) -> None:
-    """The tensors that a native actor reads and writes: each in one piece."""
+    """The tensors that a native actor reads and writes where they lie: each in one piece."""
     head = policy.head
     check_tensor("obs", obs, theta, (None, policy.spec.widths[0]))
     rows = obs.shape[0]
@@ -216,12 +216,9 @@ def check_acting(
         check_tensor("seen", seen, theta, tuple(obs.shape))
     names = ("obs", "mask", "actions", "log_probs", "values", "seen")
     for name, value in zip(names, (obs, mask, actions, log_probs, values, seen), strict=True):
-        if value is None:
-            continue
-        if not value.is_contiguous():
-            raise fail(name, "a contiguous tensor", f"strides {list(value.stride())}")
-        if value.is_neg():  # read and written where it lies, at every call
-            raise fail(name, "a tensor without a negation put off", "one; see resolve_neg()")
+        if value is not None and (not value.is_contiguous() or value.is_neg()):
+            got = "a negation put off" if value.is_neg() else f"strides {list(value.stride())}"
+            raise fail(name, "a contiguous tensor of plain values", got)
 
 
 def check_critic_batch(

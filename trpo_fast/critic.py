@@ -27,7 +27,7 @@ from .cuda_critic import CudaFit
 from .cuda_critic import unavailable as cuda_unavailable
 from .heads import Gaussian
 from .options import CriticSettings, KernelSettings, PolicySettings
-from .policy import MLPPolicy, every_parameter, flat_params, mark_written
+from .policy import MLPPolicy, drawn_for, every_parameter, flat_params, mark_written
 from .settings import declared
 from .threads import OneThread
 
@@ -90,6 +90,7 @@ class Critic(nn.Module):
         damping: float = CriticSettings.critic_damping,
         fraction: float = CriticSettings.critic_fraction,
         backend: Backend = KernelSettings.backend,
+        dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
@@ -102,8 +103,10 @@ class Critic(nn.Module):
         self.cg_iterations = SETTINGS["critic_cg_iterations"].check(cg_iterations, "cg_iterations")
         self.damping = SETTINGS["critic_damping"].check(damping, "damping")
         self.fraction = SETTINGS["critic_fraction"].check(fraction, "fraction")
+        with drawn_for(device):
+            head = Gaussian(1)
         self.net = MLPPolicy(
-            obs_dim, Gaussian(1), hidden, activation, output_gain=1.0, device=device
+            obs_dim, head, hidden, activation, output_gain=1.0, dtype=dtype, device=device
         )
         theta = flat_params(self.net)
         self.register_buffer("moments", theta.new_zeros(2, theta.numel()))

@@ -41,10 +41,9 @@ class Penalty:
     adaptive   doubles when KL > 1.5 target_kl, halves when KL < target_kl / 1.5
     dual       ascent on the dual: lambda <- lambda + rate (KL - target_kl) / target_kl
 
-    Both move lambda once for each update, not to the solution of the dual on that batch: the KL of
-    the first updates may be far from target_kl. ``dual`` lowers lambda by at most ``rate`` an
-    update and raises it by rate KL / target_kl, so its rate should be a fraction of the lambda that
-    is expected. lambda stays within [least, most].
+    Both move lambda once an update, not to the solution of that batch's dual: the first updates' KL
+    may be far from target_kl. ``dual`` goes down by at most ``rate`` and up by rate KL / target_kl:
+    choose a fraction of the lambda that is expected. lambda stays within [least, most].
     """
 
     value: float = PenaltySettings.penalty
@@ -159,8 +158,8 @@ def pg_update(
     """Plain policy gradient: theta <- theta + learning_rate g, or one step of ``optimizer`` on the
     policy's parameters.
 
-    Parameters of others in the same optimiser stay, whatever gradients they have. A gradient that
-    no update can use reaches the optimiser as zeros: NaN would stay in its moments.
+    Other parameters of the optimiser stay, whatever their gradients. A gradient that no update can
+    use reaches the optimiser as zeros: NaN would stay in its moments.
     """
     learning_rate = GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
     max_grad_norm = GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
@@ -288,9 +287,8 @@ def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rat
 def _optimizer_step(
     policy: nn.Module, problem: Problem, g: Tensor, optimizer: torch.optim.Optimizer
 ) -> Tensor:
-    """Where the optimiser would take the policy [P]. The policy's parameters are put back until the
-    step is accepted, also into the memory where they lay; the caller's gradients, which it does
-    not see, for good.
+    """Where the optimiser would take the policy [P]. The parameters are put back where they lay
+    until the step is accepted; the caller's gradients, which it does not see, for good.
     """
     before, parameters, offset = problem.theta.clone(), trainable(policy), 0
     held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -305,8 +303,7 @@ def _optimizer_step(
         optimizer.step()
         found = torch.cat([p.detach().reshape(-1) for p in parameters]).to(before)
         if found.shape != before.shape:
-            wanted = f"a step that keeps the policy's {before.numel()} numbers"
-            raise checks.fail("optimizer", wanted, f"one to {found.numel()}")
+            raise checks.fail("optimizer", "a step that keeps the policy's size", "another size")
         return found
     finally:
         for p, lay in zip(parameters, memory, strict=True):

@@ -8,6 +8,7 @@ log_std. The module's own parameters are views into the same buffer, so an optim
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Sequence
@@ -76,20 +77,32 @@ class NetSpec:
 
 
 def mlp(
-    widths: Sequence[int], activation: str, *, hidden_gain: float, output_gain: float
+    widths: Sequence[int],
+    activation: str,
+    *,
+    hidden_gain: float,
+    output_gain: float,
+    dtype: torch.dtype | None = None,
 ) -> nn.Sequential:
     """Linear maps with activations between them, orthogonal weights and zero biases."""
     check_choice("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
     last = len(widths) - 2
     for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        linear = nn.Linear(fan_in, fan_out)
+        linear = nn.Linear(fan_in, fan_out, dtype=dtype)
         nn.init.orthogonal_(linear.weight, output_gain if i == last else hidden_gain)
         nn.init.zeros_(linear.bias)
         layers.append(linear)
         if i < last:
             layers.append(_MODULES[activation]())
     return nn.Sequential(*layers)
+
+
+def drawn_for(device: torch.device | str | None) -> contextlib.AbstractContextManager[Any]:
+    """Where to make parameters that are moved to ``device``: on the CPU, whose generator then draws
+    them, whatever torch's default device is. Without a device that default is what is asked for.
+    """
+    return contextlib.nullcontext() if device is None else torch.device("cpu")
 
 
 class MLPPolicy(nn.Module):
@@ -119,7 +132,10 @@ class MLPPolicy(nn.Module):
         check_device("device", device)
         inner = check_counts("hidden", hidden)
         widths = (check_count("obs_dim", obs_dim), *inner, head.outputs)
-        self.net = mlp(widths, activation, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
+        gains = {"hidden_gain": math.sqrt(2.0), "output_gain": output_gain}
+        with drawn_for(device):  # and in float32 for a dtype: the same numbers whatever they are
+            drawn = None if dtype is None else torch.float32
+            self.net = mlp(widths, activation, **gains, dtype=drawn)
         self.head = head
         self.spec = NetSpec(widths, activation, head.kind, head.nvec)
         self.to(device=device, dtype=dtype)

@@ -20,7 +20,7 @@ from .envs.engines import make_host
 from .envs.host import HostEnvs
 from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
-from .policy import MLPPolicy, head_for_space
+from .policy import MLPPolicy, drawn_for, head_for_space
 from .rollout import Layout
 
 if TYPE_CHECKING:
@@ -107,11 +107,13 @@ def make_policy(
 ) -> MLPPolicy:
     observations, actions = spaces_of(envs)
     squash = config.action_mode == "squash" and hasattr(actions, "low")
-    head = head_for_space(actions, std=config.std, squash=squash)
+    with drawn_for(device):
+        head = head_for_space(actions, std=config.std, squash=squash)
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
     size = int(torch.Size(observations.shape).numel())
-    return MLPPolicy(size, head, config.hidden, config.activation, device=device)
+    shape = (config.hidden, config.activation)
+    return MLPPolicy(size, head, *shape, dtype=torch.float32, device=device)
 
 
 def check_fits(
@@ -123,7 +125,9 @@ def check_fits(
             f"num_envs: expected the environment's {envs.num_envs}, got {config.num_envs}"
         )
     observations, actions = spaces_of(envs)
-    size, head = int(torch.Size(observations.shape).numel()), head_for_space(actions)
+    size = int(torch.Size(observations.shape).numel())
+    with drawn_for("cpu"):
+        head = head_for_space(actions)
     got = (policy.spec.widths[0], policy.head.action_shape, policy.head.nvec)
     fits = got == (size, head.action_shape, head.nvec)
     if not fits or not isinstance(policy.head, type(head)):
@@ -152,6 +156,7 @@ def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torc
         damping=config.critic_damping,
         fraction=config.critic_fraction,
         backend=config.backend,
+        dtype=torch.float32,
         device=device,
     )
 

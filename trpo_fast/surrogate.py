@@ -45,8 +45,14 @@ class Batch:
 
     def __repr__(self) -> str:
         """Types and shapes of what is there, no values."""
+
+        def shown(value: Any) -> str:
+            if isinstance(value, Tensor):
+                return describe(value)
+            return str(value) if isinstance(value, int) else type(value).__name__
+
         given = {name: value for name, value in vars(self).items() if value is not None}
-        parts = [f"{k}={describe(v) if isinstance(v, Tensor) else v}" for k, v in given.items()]
+        parts = [f"{name}={shown(value)}" for name, value in given.items()]
         return f"Batch({', '.join(parts)})"
 
     def rows(self, index: slice | Tensor) -> Batch:
