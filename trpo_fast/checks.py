@@ -21,7 +21,7 @@ from .arguments import check_tensor as check_tensor
 from .arguments import fail as fail
 from .backend import Problem, UpdateConfig
 from .heads import Head
-from .module_backend import head_of
+from .module_function import head_of
 from .policy import MLPPolicy, flat_params
 from .surrogate import Batch
 

@@ -8,16 +8,20 @@ import torch
 from torch import Tensor
 
 from .backend import Problem
+from .guards import outside_autocast, uninterrupted
 from .heads import Head
-from .module_backend import functional_params
+from .module_function import ModuleFunction
 from .surrogate import Batch, normalised_weights, total_weight
 
 
+@outside_autocast
+@uninterrupted
 def dense_fisher(problem: Problem) -> Tensor:
     """F + damping I, [P, P]: the Jacobian by autograd, the metric column by column."""
-    batch = _double(problem.fisher_batch().without_padding())
+    rows = problem.fisher_batch().without_padding()
+    batch = _double(rows)
     theta = problem.theta.detach().double()
-    function = functional_params(problem.policy, batch)
+    function = ModuleFunction(problem.policy, rows).on(batch)
     head, params = function(theta)
     jacobian = torch.func.jacrev(lambda t: function(t)[1])(theta)  # [N, D, P]
     if problem.fisher == "empirical":

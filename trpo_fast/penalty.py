@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import _native, checks
 from .backend import REASONS, STATS, Operator, Problem, resolve
-from .module_backend import functional_params
+from .module_function import functional_params
 from .policy import mark_written, trainable
 from .surrogate import Batch, Evaluation, evaluate_rows, total_weight
 from .update import UpdateInfo, finish, update_problem

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -36,20 +36,10 @@ from .heads import (
     MultiCategorical,
     SquashedGaussian,
 )
+from .stock import ACTIVATION_MODULES, departure, hooks_for_all_modules, own_forward
 
 # The order of enum Activation in csrc/params.h.
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "gelu", "identity")
-
-STOCK_HEADS = {Gaussian, SquashedGaussian, Categorical, MultiCategorical, Bernoulli}
-
-_MODULES: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ def mlp(
         nn.init.zeros_(linear.bias)
         layers.append(linear)
         if i < last:
-            layers.append(_MODULES[activation]())
+            layers.append(ACTIVATION_MODULES[activation]())
     return nn.Sequential(*layers)
 
 
@@ -143,25 +133,24 @@ class MLPPolicy(nn.Module):
         head = head_for_space(action_space, std=std, squash=squash)
         return cls(flatdim(observation_space), head, hidden, activation, **options)
 
-    def overridden(self) -> bool:
-        """Whether a subclass computes its distribution in a way of its own."""
-        names = ("forward", "distribution_params")
-        return any(getattr(type(self), name) is not getattr(MLPPolicy, name) for name in names)
+    def departure(self) -> str:
+        """What of the policy ``spec`` does not say, in words: what is overridden, replaced, hooked,
+        frozen, tied, added or removed. Empty if nothing is. The stages and kernels compute from the
+        spec, so only a policy that departs in nothing is for them.
+        """
+        return hooks_for_all_modules() or departure(self, _STOCK)
+
+    def own_forward(self) -> str:
+        """In which way ``policy(obs)`` may be another distribution than that of
+        ``distribution_params``, in words; empty if in none.
+        """
+        return own_forward(self, _STOCK)
 
     def follows_spec(self) -> bool:
-        """Whether ``spec`` says all that there is: nothing overridden, replaced, frozen, added or
-        removed. The stages and kernels compute from the spec.
+        """Whether ``spec`` says all of the policy that a checkpoint must know beside its
+        parameters.
         """
-        layers = self.net._modules.values()
-        between = [_MODULES[self.spec.activation], nn.Linear] * (self.spec.maps - 1)
-        if self.overridden() or [type(layer) for layer in layers] != [nn.Linear, *between]:
-            return False
-        if self._parameters or len(self._modules) != 2 or type(self.head) not in STOCK_HEADS:
-            return False
-        held = [p for layer in layers for p in layer._parameters.values()]
-        if self.spec.head == "gaussian":
-            held.append(self.head.log_std)
-        return all([p is not None and p.requires_grad for p in held])
+        return not departure(self, _STOCK)
 
     def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """Distribution parameters [N, D]."""
@@ -169,6 +158,13 @@ class MLPPolicy(nn.Module):
 
     def forward(self, obs: Tensor, action_mask: Tensor | None = None) -> Distribution:
         return self.head.distribution(self.distribution_params(obs, action_mask))
+
+
+# Methods as they are defined here and by torch; a policy that has others departs from its spec.
+_STOCK: dict[str, Callable[..., Any]] = {
+    name: getattr(MLPPolicy, name)
+    for name in ("__call__", "__getattr__", "distribution_params", "forward")
+}
 
 
 def head_for_space(action_space: Any, *, std: str = "free", squash: bool = False) -> Head:
