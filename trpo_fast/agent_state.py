@@ -84,7 +84,7 @@ def restore(
     if tree.get("own_policy") and policy is None:  # absent in older ones
         raise checkpoint.CheckpointError(
             f"policy: expected one such as the {tree['own_policy']} of {path}, which has methods, "
-            "layers, frozen parts or a head that settings do not describe, got none: "
+            "hooks, layers, frozen parts or a head that settings do not describe, got none: "
             "give TRPO.load(path, policy=...)"
         )
     try:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from . import _native
+from .policy import MLPPolicy
 from .reference import Solution, cg, line_search, step
 from .surrogate import Batch, Evaluation
+from .wrappers import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,8 +247,23 @@ def resolve(name: str, problem: Problem) -> Backend:
     for backend in known.values():
         reasons[backend.name] = _why_not(backend, problem)
         if reasons[backend.name] is None:
+            _tell_of_reference(backend, problem, reasons)
             return backend
     raise BackendUnavailable(f"no backend can serve: {reasons}")
+
+
+def _tell_of_reference(
+    chosen: Backend, problem: Problem, reasons: Mapping[str, str | None]
+) -> None:
+    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy."""
+    if chosen.name != "reference" or not isinstance(problem.policy, MLPPolicy):
+        return
+    kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
+    tell_once(
+        problem.policy,
+        f"policy: backend='reference', plain PyTorch, serves it; backend={kernels!r} cannot: "
+        f"{reasons[kernels]}",
+    )
 
 
 def _why_not(backend: Backend, problem: Problem) -> str | None:

@@ -24,6 +24,7 @@ from .heads import Head
 from .module_function import head_of
 from .policy import MLPPolicy, flat_params
 from .surrogate import Batch
+from .wrappers import unwrapped
 
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -41,14 +42,15 @@ def check_search(
     )
 
 
-def check_policy(policy: Any) -> Tensor:
-    """The policy's flat parameters [P], float32 or float64."""
+def check_policy(policy: Any) -> tuple[nn.Module, Tensor]:
+    """The policy, out of its wrappers, and its flat parameters [P], float32 or float64."""
     if not isinstance(policy, nn.Module):
         raise fail("policy", "a torch.nn.Module", type(policy).__name__)
+    policy = unwrapped(policy)
     theta = flat_params(policy)
     if theta.dtype not in (torch.float32, torch.float64):
         raise fail("policy", "float32 or float64 parameters", theta.dtype)
-    return theta
+    return policy, theta
 
 
 def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
@@ -189,9 +191,7 @@ def all_finite(value: Tensor) -> bool:
 
 
 def raise_for_values(problem: Problem) -> None:
-    """Look at every value on the host and raise for the first that no update can use; silent if all
-    are fine.
-    """
+    """Look at every value on the host and raise for the first that no update can use."""
     raw, clean = problem.batch, problem.batch.without_padding()
     if raw.weights is not None:
         _raise_for_weights(raw.weights)

@@ -25,11 +25,13 @@ class ModuleLinearization:
     """torch.func's jvp and vjp of a module's distribution parameters."""
 
     def __init__(self, function: ModuleFunction, theta: Tensor, batch: Batch) -> None:
-        self._function = function.on(batch)
+        self._module, self._function = function, function.on(batch)
         self.theta = theta
         with torch.no_grad():
             self.head, self.params = self._function(theta)
+        self._batch = batch
         self._pullback: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+        self._transposed: tuple[Tensor, Tensor] | None = None
 
     def _params(self, theta: Tensor) -> Tensor:
         return self._function(theta)[1]
@@ -38,8 +40,25 @@ class ModuleLinearization:
     def jvp(self, v: Tensor) -> Tensor:
         if v.ndim > 1:
             return torch.stack([self.jvp(column) for column in v])
-        tangent: Tensor = torch.func.jvp(self._params, (self.theta,), (v,))[1]
+        if self._transposed is None:
+            try:
+                tangent: Tensor = torch.func.jvp(self._params, (self.theta,), (v,))[1]
+                return tangent
+            except NotImplementedError:  # torch has no forward derivative of one of the operators
+                self._transposed = self._transpose()
+        pulled, delta = self._transposed
+        (tangent,) = torch.autograd.grad(pulled, delta, v, retain_graph=True)
         return tangent
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _transpose(self) -> tuple[Tensor, Tensor]:
+        """J' u, with its graph, and u: the derivative of the one in the other is J."""
+        theta = self.theta.clone().requires_grad_()
+        params = self._module.on(self._batch.tracked())(theta)[1]
+        delta = torch.zeros_like(params, requires_grad=True)
+        (pulled,) = torch.autograd.grad(params, theta, delta, create_graph=True)
+        return pulled, delta
 
     def metric(self, tangent: Tensor) -> Tensor:
         return self.head.metric(self.params, tangent)

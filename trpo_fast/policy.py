@@ -9,6 +9,8 @@ log_std. The module's own parameters are views into the same buffer, so an optim
 from __future__ import annotations
 
 import math
+import os
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -226,6 +228,17 @@ class _Found(NamedTuple):
 
 
 _found: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
+_laying = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A child may have been forked while another thread held the lock."""
+    global _laying
+    _laying = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def flat_params(module: nn.Module) -> Tensor:
@@ -238,11 +251,22 @@ def flat_params(module: nn.Module) -> Tensor:
     parameters = trainable(module)
     known = _found.get(module)
     if known is None or not known.holds(parameters):
-        with torch.inference_mode(False):  # a view made in there could not be written outside
-            flat = _lay_flat(parameters)
-        known = _Found(parameters, [p.data_ptr() for p in parameters], flat)
-        _found[module] = known
+        known = _find(module, parameters)
     return known.flat.detach()
+
+
+def _find(module: nn.Module, parameters: list[nn.Parameter]) -> _Found:
+    """Lay the parameters out, one thread at a time: two that point them into buffers of their own
+    would leave some in either.
+    """
+    with _laying, torch.inference_mode(False):  # a view made in there could not be written outside
+        known = _found.get(module)
+        while known is None or not known.holds(parameters):
+            flat = _lay_flat(parameters)
+            if _lies_in(flat, parameters):  # else a signal's handler has laid them elsewhere
+                addresses = [p.data_ptr() for p in parameters]
+                known = _found[module] = _Found(parameters, addresses, flat)
+        return known
 
 
 def _lay_flat(parameters: list[nn.Parameter]) -> Tensor:
@@ -270,6 +294,16 @@ def _lay_flat(parameters: list[nn.Parameter]) -> Tensor:
         return flat
     view = torch.empty(0, dtype=dtype, device=device)
     return view.set_(first.untyped_storage(), first.storage_offset(), (size,), (1,))
+
+
+def _lies_in(flat: Tensor, parameters: list[nn.Parameter]) -> bool:
+    """Whether they lie one after the other in ``flat``; on the meta device nothing lies at all."""
+    begin = address = flat.data_ptr()
+    for p in parameters:
+        if begin and p.numel() and p.data_ptr() != address:
+            return False
+        address += p.nbytes
+    return True
 
 
 def _contiguous_chain(parameters: list[nn.Parameter]) -> bool:

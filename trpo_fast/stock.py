@@ -106,6 +106,19 @@ def _net_departure(net: nn.Module, spec: NetSpec, held: list[nn.Parameter]) -> s
     return ""
 
 
+def output_departure(net: nn.Sequential, widths: tuple[int, ...]) -> str:
+    """Why the outputs of a net may be no linear map of what its last layer gets, with the weights
+    of that layer, in words; empty if they are.
+    """
+    name, layer = f"net.{len(net) - 1}", net[-1]
+    if type(layer) is not nn.Linear:
+        return f"{name} is {type(layer).__name__}, not torch's Linear"
+    if reason := _altered("net", net.__dict__) or _altered(name, layer.__dict__):
+        return reason
+    reason = _linear_departure(layer, widths[-2:], [])
+    return f"{name} {reason}" if reason else ""
+
+
 def _linear_departure(layer: nn.Module, widths: tuple[int, ...], held: list[nn.Parameter]) -> str:
     parameters = layer._parameters
     if [*parameters] != ["weight", "bias"]:
