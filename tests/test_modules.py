@@ -192,3 +192,35 @@ def test_no_kernel_takes_an_mlp_that_was_edited():
     for policy in (edited(), Scaled(4, Gaussian(2), (5,))):
         assert FisherOperator(policy, torch.randn(3, 4)).backend == "reference"
         assert unavailable(policy)
+
+
+class Recurrent(nn.Module):
+    """A GRU over three steps: torch knows no forward derivative of it everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.out = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, obs):
+        return Categorical(logits=self.out(self.gru(obs)[0][:, -1]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "autograd"])
+def test_recurrent_modules(backend):
+    torch.manual_seed(0)
+    policy, obs = Recurrent().double(), torch.randn(9, 3, 4, dtype=torch.float64)
+    F = FisherOperator(policy, obs, backend=backend)
+    v = torch.randn(F.shape[0], dtype=torch.float64)
+    parameters = list(policy.parameters())
+    logits = policy(obs).logits
+    rows = [torch.autograd.grad(z, parameters, retain_graph=True) for z in logits.reshape(-1)]
+    J = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+    p = logits.detach().exp()
+    Jv = (J @ v).view(9, 3)
+    MJv = p * Jv - p * (p * Jv).sum(-1, keepdim=True)
+    assert relative_error(F @ v, J.T @ MJv.reshape(-1) / 9 + 0.1 * v) < 1e-10
+    batch = Batch(obs, policy(obs).sample(), torch.randn(9, dtype=torch.float64))
+    assert trpo_update(policy, batch, backend=backend).accepted
+    assert all(
+        a is b for a, b in zip(policy.gru._flat_weights, policy.gru.parameters(), strict=True)
+    )
