@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import relative_error
-from test_modules import DISTRIBUTIONS, Custom, setup
+from module_cases import DISTRIBUTIONS, Custom, setup
 from torch import nn
 from torch.distributions import Categorical, Normal
 

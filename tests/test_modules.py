@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import relative_error
+from module_cases import DISTRIBUTIONS, Custom, setup
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal, Poisson
+from torch.distributions import Categorical, Normal, Poisson
 
 from trpo_fast import (
     BackendUnavailable,
@@ -15,42 +16,11 @@ from trpo_fast import (
     Gaussian,
     MLPPolicy,
     Penalty,
-    SquashedGaussian,
     flat_params,
     kl_penalty_update,
     trpo_update,
 )
 from trpo_fast.act import unavailable
-from trpo_fast.distributions import MultiCategoricalDistribution
-
-
-class Custom(nn.Module):
-    """Shared trunk, layer norm, a scale that depends on the state."""
-
-    def __init__(self, distribution):
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.SiLU())
-        self.out = nn.Linear(6, 4)
-        self.distribution = distribution
-
-    def forward(self, obs, mask=None):
-        return self.distribution(self.out(self.trunk(obs)))
-
-
-DISTRIBUTIONS = {
-    "normal": lambda z: Normal(z[:, :2], z[:, 2:].exp()),
-    "independent": lambda z: Independent(Normal(z[:, :2], z[:, 2:].exp()), 1),
-    "squashed": lambda z: SquashedGaussian(2, "state").distribution(z),
-    "categorical": lambda z: Categorical(logits=z),
-    "multicategorical": lambda z: MultiCategoricalDistribution(z, (1, 3)),
-    "bernoulli": lambda z: Independent(Bernoulli(logits=z), 1),
-}
-
-
-def setup(name):
-    torch.manual_seed(0)
-    policy = Custom(DISTRIBUTIONS[name]).double()
-    return policy, torch.randn(21, 4, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("backend", ["reference", "autograd"])
