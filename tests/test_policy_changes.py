@@ -232,7 +232,12 @@ def test_hooks_for_all_modules_count() -> None:
         F = FisherOperator(policy, obs)
         assert relative_error(F @ v, product(policy, obs, v)) < 1e-8
         assert "registered for all modules" in unavailable(policy.float())
+        spec, theta, rows = policy.spec, flat_params(policy), obs.float()
+        net = (list(spec.widths), spec.activation, spec.head, list(spec.nvec))
+        found = torch.ops.trpo_fast.fvp(theta, rows, v.float(), *net)
     assert not unavailable(policy)
+    # The operators have no modules: arguments say all.
+    assert torch.equal(found, FisherOperator(policy, rows) @ v.float())
 
 
 def closure(policy: MLPPolicy) -> None:

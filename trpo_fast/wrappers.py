@@ -70,8 +70,8 @@ def tell_once(policy: nn.Module, words: str) -> None:
     told = _told.setdefault(policy, set())
     if words in told:
         return
-    told.add(words)
     warnings.warn(words, stacklevel=_levels_to_caller())
+    told.add(words)
 
 
 def _levels_to_caller() -> int:
