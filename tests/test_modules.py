@@ -194,3 +194,27 @@ def test_recurrent_modules(backend):
     assert all(
         a is b for a, b in zip(policy.gru._flat_weights, policy.gru.parameters(), strict=True)
     )
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, obs):
+        return Categorical(logits=self.out(self.layer(obs).mean(1)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_says_how_it_can_be_differentiated(training):
+    torch.manual_seed(0)
+    policy, obs = Attention().double().train(training), torch.randn(9, 3, 4, dtype=torch.float64)
+    F = FisherOperator(policy, obs)
+    v = torch.randn(F.shape[0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"policy: expected operators .*sdpa_kernel\(SDPBackend"):
+        F @ v
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        F = FisherOperator(policy, obs)
+        other = FisherOperator(policy, obs, backend="autograd")
+        assert relative_error(F @ v, other @ v) < 1e-10

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .arguments import fail
 from .backend import Backend, Problem
 from .guards import outside_autocast, uninterrupted
 from .module_function import ModuleFunction
@@ -47,7 +48,17 @@ class ModuleLinearization:
             except NotImplementedError:  # torch has no forward derivative of one of the operators
                 self._transposed = self._transpose()
         pulled, delta = self._transposed
-        (tangent,) = torch.autograd.grad(pulled, delta, v, retain_graph=True)
+        try:
+            (tangent,) = torch.autograd.grad(pulled, delta, v, retain_graph=True)
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            raise fail(
+                "policy",
+                "operators that torch can differentiate twice (attention is one within "
+                "torch.nn.attention.sdpa_kernel(SDPBackend.MATH))",
+                f"others: {error}",
+            ) from error
         return tangent
 
     @torch.inference_mode(False)
