@@ -149,3 +149,32 @@ def test_a_surrounding_autocast_changes_no_bit(kind, backend):
             penalised = kl_penalty_update(policy, batch, Penalty(), inner="adam", backend=backend)
         results.append([*found, info.stats, penalised.stats, flat_params(policy).clone()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+class Halted(Custom):
+    """Its trunk is run without gradients, though the parameters there ask for them."""
+
+    def forward(self, obs):
+        with torch.no_grad():
+            features = self.trunk(obs)
+        return Categorical(logits=self.out(features))
+
+
+class Detached(Custom):
+    def forward(self, obs):
+        return Categorical(logits=self.out(self.trunk(obs).detach()))
+
+
+def test_no_grad_in_a_forward_is_seen_by_one_of_torchs_modes_only():
+    torch.manual_seed(0)
+    policy, other, obs = Halted(None), Detached(None), torch.randn(9, 4)
+    other.load_state_dict(policy.state_dict())
+    F, v = FisherOperator(policy, obs), torch.randn(flat_params(policy).numel())
+    with pytest.raises(ValueError, match=r"policy: expected modules whose .* torch\.no_grad\(\)"):
+        F @ v
+    expected = FisherOperator(policy, obs, backend="autograd") @ v
+    assert relative_error(FisherOperator(other, obs) @ v, expected) < 1e-5
+    # The gradient has no part in the trunk, so that an update never asks for one.
+    batch = Batch(obs, torch.zeros(9).long(), torch.randn(9))
+    assert trpo_update(policy, batch).accepted and trpo_update(other, batch).accepted
+    assert torch.equal(flat_params(policy), flat_params(other))

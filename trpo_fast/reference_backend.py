@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .arguments import fail
 from .backend import Backend, Operator, Problem
 from .guards import outside_autocast
 from .heads import Head
@@ -81,6 +82,8 @@ class ReferenceOperator(Operator):
         self.batch = problem.batch.without_padding()
         self.total = total_weight(self.batch, self.theta.dtype)
         self.module = self._as_module(problem.policy)
+        # The stages' own derivatives agree, and a device is not waited for.
+        self._compare = self.module is not None and self.theta.device.type == "cpu"
         self._chunked = problem.chunk_rows is not None
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
@@ -138,10 +141,29 @@ class ReferenceOperator(Operator):
     def fvp(self, v: Tensor) -> Tensor:
         total = self.problem.damping * v
         for batch, lin in self._fisher_chunks():
-            delta = self._metric(batch, lin, lin.jvp(v))
+            tangent = lin.jvp(v)
             weights = normalised_weights(batch, self._fisher_total)
-            total = total + lin.vjp(self.problem.kl_scale * weights.unsqueeze(-1) * delta)
+            delta = self._metric(batch, lin, tangent)
+            delta = self.problem.kl_scale * weights.unsqueeze(-1) * delta
+            pulled = lin.vjp(delta)
+            if self._compare:
+                self._check_derivatives((tangent * delta).sum((-2, -1)), v, pulled)
+            total = total + pulled
         return total
+
+    def _check_derivatives(self, quad: Tensor, v: Tensor, pulled: Tensor) -> None:
+        """Whether (J v)' delta, which is ``quad``, equals v' (J' delta) up to rounding: the first
+        is torch's forward derivative of a module, the second its backward one.
+        """
+        other = (v * pulled).sum(-1)
+        slack = 0.01 * quad.abs() + 1e-5 * v.norm(dim=-1) * pulled.norm(dim=-1)
+        if bool(((quad - other).abs() > slack).any()):
+            raise fail(
+                "policy",
+                "modules whose forward and backward derivatives are the same (detach() or "
+                "requires_grad_(False) in place of torch.no_grad() in a forward)",
+                f"v'Fv of {quad.tolist()} and {other.tolist()}",
+            )
 
     def _metric(self, batch: Batch, lin: Linearization, tangent: Tensor) -> Tensor:
         if self.problem.fisher == "analytic":
