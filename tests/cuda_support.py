@@ -132,7 +132,7 @@ def to_device(batch: Batch, dtype: torch.dtype | None = None, device: Any = DEVI
 
 
 def problem(policy: MLPPolicy, batch: Batch, **options: Any) -> Problem:
-    theta = checks.check_policy(policy)
+    _, theta = checks.check_policy(policy)
     checked = checks.check_batch(policy, theta, batch)
     return make_problem(policy, checked, theta=theta, **({"damping": 0.1} | options))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -168,12 +169,20 @@ def test_follows_parameters_and_parts() -> None:
     check_follows(act.NativeActor, *make("gaussian"))
 
 
-def test_refuses_parts_it_was_not_made_for() -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda net: net.__setitem__(1, torch.nn.ReLU()), "net.1 is ReLU"),
+        (lambda net: net[1].register_forward_hook(lambda m, i, h: 2 * h), "net.1 has forward"),
+    ],
+)
+def test_refuses_parts_it_was_not_made_for(change: Callable[[Any], Any], words: str) -> None:
     policy, critic = make("gaussian")
     actor = act.NativeActor(policy, critic)
     obs, out = torch.randn(4, 5), room(policy, 4)
-    policy.net[1] = torch.nn.ReLU()
-    with pytest.raises(RuntimeError, match="changed under its actor: policy: expected no frozen"):
+    change(policy.net)
+    wanted = f"changed under its actor: policy: expected an MLPPolicy as it comes, .* {words}"
+    with pytest.raises(RuntimeError, match=wanted):
         actor.act(ActTensors(obs, None, *out))
 
 

@@ -19,6 +19,7 @@ from envs_for_tests import Counting, Masked
 from gymnasium import spaces
 from small_runs import SMALL
 
+from trpo_fast import Categorical, MLPPolicy
 from trpo_fast.export import FORMATS, export
 from trpo_fast.trainer import TRPO
 
@@ -120,6 +121,25 @@ def test_shapes_and_types_are_the_spaces_everywhere(
     np.testing.assert_allclose(array, tensor.numpy())
     if ending == ".pt2":
         torch.testing.assert_close(torch.export.load(path).module()(obs), tensor)
+
+
+class Doubled(MLPPolicy):
+    def distribution_params(self, obs: Any, action_mask: Any = None) -> Any:
+        return super().distribution_params(1.0 - 2.0 * obs, action_mask)
+
+
+class Loud(MLPPolicy):
+    def forward(self, obs: Any, action_mask: Any = None) -> Any:
+        return super().forward(2.0 * obs, action_mask)
+
+
+def test_a_policy_of_ones_own_is_exported_as_it_acts(tmp_path: Path) -> None:
+    agent = TRPO("CartPole-v1", policy=Doubled(4, Categorical(2), (8,)), **SMALL).learn(128)
+    program = torch.export.load(export(agent, tmp_path / "policy.pt2")).module()
+    obs = torch.randn(33, 4)
+    torch.testing.assert_close(program(obs), torch.as_tensor(agent.predict(obs)))
+    with pytest.raises(ValueError, match=r"policy: expected one that acts by .* its own forward"):
+        TRPO("CartPole-v1", policy=Loud(4, Categorical(2), (8,)), **SMALL).learn(64)
 
 
 class MaskedPairs(Masked):

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import Case, relative_error
+from module_cases import DISTRIBUTIONS, Custom, setup
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal, Poisson
+from torch.distributions import Categorical, Normal, Poisson
 
 from trpo_fast import (
     BackendUnavailable,
@@ -17,42 +18,11 @@ from trpo_fast import (
     Gaussian,
     MLPPolicy,
     Penalty,
-    SquashedGaussian,
     flat_params,
     kl_penalty_update,
     trpo_update,
 )
 from trpo_fast.act import unavailable
-from trpo_fast.distributions import MultiCategoricalDistribution
-
-
-class Custom(nn.Module):
-    """Shared trunk, layer norm, a scale that depends on the state."""
-
-    def __init__(self, distribution):
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.SiLU())
-        self.out = nn.Linear(6, 4)
-        self.distribution = distribution
-
-    def forward(self, obs, mask=None):
-        return self.distribution(self.out(self.trunk(obs)))
-
-
-DISTRIBUTIONS = {
-    "normal": lambda z: Normal(z[:, :2], z[:, 2:].exp()),
-    "independent": lambda z: Independent(Normal(z[:, :2], z[:, 2:].exp()), 1),
-    "squashed": lambda z: SquashedGaussian(2, "state").distribution(z),
-    "categorical": lambda z: Categorical(logits=z),
-    "multicategorical": lambda z: MultiCategoricalDistribution(z, (1, 3)),
-    "bernoulli": lambda z: Independent(Bernoulli(logits=z), 1),
-}
-
-
-def setup(name):
-    torch.manual_seed(0)
-    policy = Custom(DISTRIBUTIONS[name]).double()
-    return policy, torch.randn(21, 4, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("backend", ["reference", "autograd"])
@@ -225,3 +195,59 @@ def test_why_no_backend_can_serve_is_a_sentence():
     said = r"got none: cpu cannot: .+; cuda cannot: .+; reference cannot: precision='fp16x3' is not"
     with pytest.raises(BackendUnavailable, match=said):
         FisherOperator(policy, batch.obs, precision="fp16x3")
+
+
+class Recurrent(nn.Module):
+    """A GRU over three steps: torch knows no forward derivative of it everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.out = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, obs):
+        return Categorical(logits=self.out(self.gru(obs)[0][:, -1]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "autograd"])
+def test_recurrent_modules(backend):
+    torch.manual_seed(0)
+    policy, obs = Recurrent().double(), torch.randn(9, 3, 4, dtype=torch.float64)
+    F = FisherOperator(policy, obs, backend=backend)
+    v = torch.randn(F.shape[0], dtype=torch.float64)
+    parameters = list(policy.parameters())
+    logits = policy(obs).logits
+    rows = [torch.autograd.grad(z, parameters, retain_graph=True) for z in logits.reshape(-1)]
+    J = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+    p = logits.detach().exp()
+    Jv = (J @ v).view(9, 3)
+    MJv = p * Jv - p * (p * Jv).sum(-1, keepdim=True)
+    assert relative_error(F @ v, J.T @ MJv.reshape(-1) / 9 + 0.1 * v) < 1e-10
+    batch = Batch(obs, policy(obs).sample(), torch.randn(9, dtype=torch.float64))
+    assert trpo_update(policy, batch, backend=backend).accepted
+    assert all(
+        a is b for a, b in zip(policy.gru._flat_weights, policy.gru.parameters(), strict=True)
+    )
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, obs):
+        return Categorical(logits=self.out(self.layer(obs).mean(1)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_says_how_it_can_be_differentiated(training):
+    torch.manual_seed(0)
+    policy, obs = Attention().double().train(training), torch.randn(9, 3, 4, dtype=torch.float64)
+    F = FisherOperator(policy, obs)
+    v = torch.randn(F.shape[0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"policy: expected operators .*sdpa_kernel\(SDPBackend"):
+        F @ v
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        F = FisherOperator(policy, obs)
+        other = FisherOperator(policy, obs, backend="autograd")
+        assert relative_error(F @ v, other @ v) < 1e-10

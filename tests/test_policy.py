@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
+import threading
 import weakref
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from cases import HEADS, Case
 
 from trpo_fast import FisherOperator, Gaussian, MLPPolicy, flat_params
+from trpo_fast import policy as policy_module
 from trpo_fast.policy import NetSpec
 
 
@@ -81,6 +84,44 @@ def test_flat_params_found_in_inference_mode_can_be_written_outside():
     assert not flat_params(net).is_inference()
     flat_params(net).zero_()
     assert (net.weight == 0).all()
+
+
+def test_threads_that_ask_first_at_once_get_one_buffer():
+    interval, both = sys.getswitchinterval(), threading.Barrier(4)
+    sys.setswitchinterval(1e-6)
+
+    def ask(policy):
+        both.wait()
+        flat_params(policy)
+
+    try:
+        for _ in range(500):
+            policy = small().double().float()  # in pieces of memory of their own
+            threads = [threading.Thread(target=ask, args=(policy,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            flat_params(policy).zero_()
+            assert all((p == 0).all() for p in policy.parameters())
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_flat_params_holds_where_a_signals_handler_asks_for_it_meanwhile(monkeypatch):
+    policy, lay = small().double(), policy_module._lay_flat
+    inner = iter([True])
+
+    def interrupted(parameters):
+        flat = lay(parameters)
+        if next(inner, False):
+            parameters[0].data = parameters[0].data.clone()
+            flat_params(policy)
+        return flat
+
+    monkeypatch.setattr(policy_module, "_lay_flat", interrupted)
+    flat_params(policy).zero_()
+    assert all((p == 0).all() for p in policy.parameters())
 
 
 def test_flat_params_lets_its_module_go():

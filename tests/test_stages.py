@@ -7,7 +7,7 @@ import torch
 from cases import Case, every_shape, few, random_vector, relative_error
 
 from trpo_fast import flat_params, reference
-from trpo_fast.module_backend import functional_params
+from trpo_fast.module_function import functional_params
 
 SHAPES = every_shape()[::3]
 

@@ -61,8 +61,8 @@ def refused(policy: Any, critic: Any, device: str) -> str:
         kinds = {(p.device.type, p.dtype) for p in net.parameters()}
         if kinds != {(device, torch.float32)}:
             return f"{name}: expected float32 parameters on {place}, got {sorted(map(str, kinds))}"
-        if not net.follows_spec():
-            return f"{name}: expected no frozen or replaced parts"
+        if reason := net.departure():
+            return f"{name}: expected an MLPPolicy as it comes, got one where {reason}"
         if limit := too_large(net.spec):
             return f"{name}: expected {limit}"
     return ""
@@ -81,7 +81,7 @@ class Address:
 
     def look(self) -> None:
         """Find the parameters; a ``RuntimeError`` if they are none for the kernels any more."""
-        if self._parts() == self._seen:
+        if self._parts() == self._seen and not self.net.departure():
             return
         if reason := refused(self.net, None, self.device.type):
             raise RuntimeError(f"the policy changed under its actor: {reason}")

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import fail
+from .guards import outside_autocast
 from .policy import MLPPolicy
 
 
@@ -56,8 +58,21 @@ class ModuleActor(Actor):
     def __init__(self, policy: MLPPolicy, critic: Any, generator: torch.Generator) -> None:
         self.policy, self.critic, self.generator = policy, critic, generator
         self.device = next(policy.parameters()).device
+        self.look()
+
+    def look(self) -> None:
+        """Refuse a policy whose distribution, which updates follow, is not the one acted by."""
+        if reason := self.policy.own_forward():
+            raise fail(
+                "policy",
+                "one that acts by distribution_params (override that instead of forward)",
+                f"one where {reason}",
+            )
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        self.look()
+
+        @outside_autocast
         @torch.no_grad()
         def act() -> None:
             obs, mask = tensors.obs.to(self.device), tensors.mask

@@ -104,7 +104,7 @@ def restore(
     if own is not None and policy is None:
         raise checkpoint.CheckpointError(
             f"policy: expected one such as the {own} of {path}, which has methods, "
-            "layers, frozen parts or a head that settings do not describe, got none: "
+            "hooks, layers, frozen parts or a head that settings do not describe, got none: "
             "give TRPO.load(path, policy=...)"
         )
     try:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from . import _native, choices
 from .arguments import check_choice
 from .options import UpdateSettings
+from .policy import MLPPolicy
 from .reference import Solution, cg, line_search, step
 from .surrogate import Batch, Evaluation
+from .wrappers import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -259,9 +261,25 @@ def resolve(name: str, problem: Problem) -> Backend:
         if reasons[backend.name] is None:
             if _native.problem() and known["cpu"].refuses(problem) is None:
                 _native.warn_of_pure_python()
+            else:
+                _tell_of_reference(backend, problem, reasons)
             return backend
     why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
     raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")
+
+
+def _tell_of_reference(
+    chosen: Backend, problem: Problem, reasons: Mapping[str, str | None]
+) -> None:
+    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy."""
+    if chosen.name != "reference" or not isinstance(problem.policy, MLPPolicy):
+        return
+    kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
+    tell_once(
+        problem.policy,
+        f"policy: backend='reference', plain PyTorch, serves it; backend={kernels!r} cannot: "
+        f"{reasons[kernels]}",
+    )
 
 
 def _why_not(backend: Backend, problem: Problem) -> str | None:

@@ -22,11 +22,12 @@ from .arguments import check_tensor as check_tensor
 from .arguments import fail as fail
 from .backend import Problem, UpdateConfig
 from .bad_values import Judged, raise_for
-from .module_backend import head_of
+from .module_function import head_of
 from .options import UpdateSettings
 from .policy import MLPPolicy, flat_params
 from .settings import declared
 from .surrogate import Batch
+from .wrappers import unwrapped
 
 UPDATE = declared(UpdateSettings)
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -37,15 +38,16 @@ def check_search(**search: Any) -> UpdateConfig:
     return UpdateConfig(**{name: UPDATE[name].check(value) for name, value in search.items()})
 
 
-def check_policy(policy: Any) -> Tensor:
-    """The policy's flat parameters [P], float32 or float64."""
+def check_policy(policy: Any) -> tuple[nn.Module, Tensor]:
+    """The policy, out of its wrappers, and its flat parameters [P], float32 or float64."""
     if not isinstance(policy, nn.Module):
         raise fail("policy", "a torch.nn.Module", type(policy).__name__)
+    policy = unwrapped(policy)
     theta = flat_params(policy)
     if theta.dtype not in (torch.float32, torch.float64):
         raise fail("policy", "float32 or float64 parameters", theta.dtype)
     check_memory("policy", theta)
-    return theta
+    return policy, theta
 
 
 def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
@@ -185,9 +187,7 @@ def all_finite(value: Tensor) -> bool:
 
 
 def raise_for_values(problem: Problem) -> None:
-    """Look at every value on the host and raise for the first that no update can use; silent if all
-    are fine.
-    """
+    """Look at every value on the host and raise for the first that no update can use."""
     raw, clean = problem.batch, problem.batch.without_padding()
     raise_for(Judged(head_of(problem.policy, clean), raw, clean, problem.fvp_rows))
 

@@ -25,10 +25,12 @@ from .critic_fit import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_ad
 from .cuda_backend import capturing
 from .cuda_critic import CudaFit
 from .cuda_critic import unavailable as cuda_unavailable
+from .guards import outside_autocast
 from .heads import Gaussian
 from .options import CriticSettings, KernelSettings, PolicySettings
 from .policy import MLPPolicy, drawn_for, every_parameter, flat_params, mark_written
 from .settings import declared
+from .stock import output_departure
 from .threads import OneThread
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
@@ -126,11 +128,13 @@ class Critic(nn.Module):
         """Predicted returns [N] for observations [N, O], with gradients."""
         return torch.addcmul(self.mean, self.net.net(obs)[:, 0], self.std)
 
+    @outside_autocast
     @torch.no_grad()
     def values(self, obs: Tensor) -> Tensor:
         """Predicted returns [N] for observations [N, O]."""
         return self(obs)
 
+    @outside_autocast
     def fit(
         self,
         obs: Tensor,
@@ -150,6 +154,10 @@ class Critic(nn.Module):
         """
         if not all(p.requires_grad for p in every_parameter(self.net)):
             raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
+        outputs = output_departure(self.net.net, self.net.spec.widths)
+        if reason := self.net.own_forward() or outputs:
+            wanted = "a net that ends in a plain Linear, which follows the scale of the targets"
+            raise checks.fail("critic", wanted, f"one where {reason}")
         chosen = self._choose()
         with nullcontext() if chosen == "reference" else OneThread():
             return self._fit(obs, targets, weights, chosen, generator, sync)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import files
+from .arguments import fail
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -42,8 +43,9 @@ class Deployed(nn.Module):
         super().__init__()
         import copy
 
-        self.net = copy.deepcopy(agent.policy.net).cpu().float()
-        self.head = copy.deepcopy(agent.policy.head).cpu().float()
+        if reason := agent.policy.own_forward():
+            raise fail("policy", "one that acts by distribution_params", f"one where {reason}")
+        self.policy = copy.deepcopy(agent.policy).cpu().float()
         self.action_map = agent.collector.action_map
         self.clip: float | None = None
         if agent.normaliser is not None:
@@ -54,8 +56,7 @@ class Deployed(nn.Module):
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.clip is not None:
             obs = ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
-        params = self.head.distribution_params(self.net(obs), mask=mask)
-        stored = self.head.mode(params)
+        stored = self.policy.head.mode(self.policy.distribution_params(obs, mask))
         return self.action_map.device(stored)
 
 

@@ -109,7 +109,7 @@ class FisherOperator:
         deterministic: bool = KernelSettings.deterministic,
         sync: bool = True,
     ) -> None:
-        theta = checks.check_policy(policy)
+        policy, theta = checks.check_policy(policy)
         batch = checks.check_rows(
             policy, theta, Batch(obs, weights=weights, action_mask=action_mask)
         )

@@ -8,146 +8,73 @@ gradient across CG iterations.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli as BernoulliDistribution,
-)
-from torch.distributions import (
-    Categorical as CategoricalDistribution,
-)
-from torch.distributions import Distribution, Independent, Normal
-from torch.func import functional_call
+from torch import Tensor
 
-from .arguments import describe, fail
+from .arguments import fail
 from .backend import Backend, Problem
-from .distributions import MultiCategoricalDistribution, SquashedNormal
-from .heads import (
-    MASKED,
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    Head,
-    MultiCategorical,
-)
-from .policy import MLPPolicy
+from .guards import outside_autocast, uninterrupted
+from .module_function import ModuleFunction
 from .reference_backend import ReferenceOperator
 from .surrogate import Batch, Evaluation, normalised_weights, surrogate
-
-
-def head_and_params(distribution: Distribution) -> tuple[Head, Tensor]:
-    """The head whose closed forms a distribution obeys, and its distribution parameters [N, D]."""
-    if isinstance(distribution, SquashedNormal):
-        return head_and_params(distribution.base_dist)
-    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
-    if isinstance(base, Normal):
-        mean = base.loc.reshape(base.loc.shape[0], -1)
-        log_std = base.scale.log().reshape(mean.shape)
-        return Gaussian(mean.shape[-1], "state"), torch.cat([mean, log_std], dim=-1)
-    if isinstance(base, BernoulliDistribution):
-        logits = base.logits.reshape(base.logits.shape[0], -1)
-        return Bernoulli(logits.shape[-1]), logits
-    if isinstance(base, CategoricalDistribution) and base.logits.ndim == 2:
-        return Categorical(base.logits.shape[-1]), base.logits.clamp_min(MASKED)
-    if isinstance(base, MultiCategoricalDistribution):
-        return MultiCategorical(base.nvec), base.logits.clamp_min(MASKED)
-    raise ValueError(
-        "policy: expected a module that returns Normal, Independent(Normal), SquashedNormal, "
-        f"Categorical, MultiCategoricalDistribution or Bernoulli over N rows, got {distribution!r}"
-    )
-
-
-def head_of(policy: nn.Module, batch: Batch) -> Head:
-    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the first rows'
-    distribution obeys.
-    """
-    if isinstance(policy, MLPPolicy):
-        return policy.head
-    try:
-        return _head_of(policy, batch.rows(slice(0, 2)))
-    except ValueError:  # it may take its rows only together, say as sequences
-        if len(batch) <= 2:
-            raise
-        return _head_of(policy, batch)
-
-
-def _head_of(policy: nn.Module, batch: Batch) -> Head:
-    inputs = _inputs(batch.without_padding())
-    with torch.no_grad(), _explained(inputs):
-        return head_and_params(policy(*inputs))[0]
-
-
-def _inputs(batch: Batch) -> tuple[Tensor, ...]:
-    return (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
-
-
-@contextlib.contextmanager
-def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
-    """What torch says within a module about shapes and dtypes, as a sentence about the policy."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        takes = f"a module that takes {' and '.join(map(describe, inputs))}"
-        raise fail("policy", takes, f"the error: {error}") from error
-
-
-def functional_params(policy: nn.Module, batch: Batch) -> Callable[[Tensor], tuple[Head, Tensor]]:
-    """theta [P] -> (head, distribution parameters [N, D]), differentiable in theta."""
-    names = [name for name, p in policy.named_parameters() if p.requires_grad]
-    shapes = [p.shape for p in policy.parameters() if p.requires_grad]
-    sizes = [shape.numel() for shape in shapes]
-    mlp = policy if isinstance(policy, MLPPolicy) and not policy.overridden() else None
-    frozen = {name: p.detach() for name, p in policy.named_parameters() if not p.requires_grad}
-    inputs = _inputs(batch)
-
-    def params(theta: Tensor) -> tuple[Head, Tensor]:
-        parts = theta.split(sizes)
-        state = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        state |= {n: p.to(theta.dtype) for n, p in frozen.items()}
-        if mlp is not None:
-            return mlp.head, _mlp_params(mlp, state, batch)
-        with _explained(inputs):
-            return head_and_params(functional_call(policy, state, inputs))
-
-    return params
-
-
-def _mlp_params(policy: MLPPolicy, state: dict[str, Tensor], batch: Batch) -> Tensor:
-    net = {name.removeprefix("net."): p for name, p in state.items() if name.startswith("net.")}
-    z = functional_call(policy.net, net, (batch.obs,))
-    return policy.head.distribution_params(
-        z, log_std=state.get("head.log_std"), mask=batch.action_mask
-    )
 
 
 class ModuleLinearization:
     """torch.func's jvp and vjp of a module's distribution parameters."""
 
-    def __init__(self, policy: nn.Module, theta: Tensor, batch: Batch) -> None:
-        self._function = functional_params(policy, batch)
+    def __init__(self, function: ModuleFunction, theta: Tensor, batch: Batch) -> None:
+        self._module, self._function = function, function.on(batch)
         self.theta = theta
         with torch.no_grad():
             self.head, self.params = self._function(theta)
+        self._batch = batch
         self._pullback: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+        self._transposed: tuple[Tensor, Tensor] | None = None
 
     def _params(self, theta: Tensor) -> Tensor:
         return self._function(theta)[1]
 
+    @uninterrupted
     def jvp(self, v: Tensor) -> Tensor:
         if v.ndim > 1:
             return torch.stack([self.jvp(column) for column in v])
-        tangent: Tensor = torch.func.jvp(self._params, (self.theta,), (v,))[1]
+        if self._transposed is None:
+            try:
+                tangent: Tensor = torch.func.jvp(self._params, (self.theta,), (v,))[1]
+                return tangent
+            except NotImplementedError:  # torch has no forward derivative of one of the operators
+                self._transposed = self._transpose()
+        pulled, delta = self._transposed
+        try:
+            (tangent,) = torch.autograd.grad(pulled, delta, v, retain_graph=True)
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            raise fail(
+                "policy",
+                "operators that torch can differentiate twice (attention is one within "
+                "torch.nn.attention.sdpa_kernel(SDPBackend.MATH))",
+                f"others: {error}",
+            ) from error
         return tangent
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _transpose(self) -> tuple[Tensor, Tensor]:
+        """J' u, with its graph, and u: the derivative of the one in the other is J."""
+        theta = self.theta.clone().requires_grad_()
+        params = self._module.on(self._batch.tracked())(theta)[1]
+        delta = torch.zeros_like(params, requires_grad=True)
+        (pulled,) = torch.autograd.grad(params, theta, delta, create_graph=True)
+        return pulled, delta
 
     def metric(self, tangent: Tensor) -> Tensor:
         return self.head.metric(self.params, tangent)
 
+    @uninterrupted
     def vjp(self, delta: Tensor) -> Tensor:
         if delta.ndim > 2:
             return torch.stack([self.vjp(rows) for rows in delta])
@@ -164,6 +91,7 @@ class AutogradOperator(ReferenceOperator):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(replace(problem, batch=problem.batch.tracked()))
+        self._function = self.module or ModuleFunction(problem.policy, self.batch)
         self._leaf: Tensor | None = None
         self._kl_gradient: Tensor | None = None
 
@@ -172,12 +100,13 @@ class AutogradOperator(ReferenceOperator):
         if self._leaf is None or self._kl_gradient is None:
             batch = self._fisher_batch
             self._leaf = self.theta.detach().requires_grad_()
-            head, params = functional_params(self.problem.policy, batch)(self._leaf)
+            head, params = self._function.on(batch)(self._leaf)
             weights = normalised_weights(batch, self._fisher_total)
             kl = self.problem.kl_scale * (weights * head.kl(params.detach(), params)).sum()
             (self._kl_gradient,) = torch.autograd.grad(kl, self._leaf, create_graph=True)
         return self._leaf, self._kl_gradient
 
+    @outside_autocast
     @torch.enable_grad()
     def fvp(self, v: Tensor) -> Tensor:
         if v.ndim > 1:
@@ -186,10 +115,11 @@ class AutogradOperator(ReferenceOperator):
         (product,) = torch.autograd.grad(kl_gradient @ v, leaf, retain_graph=True)
         return product + self.problem.damping * v
 
+    @outside_autocast
     @torch.enable_grad()
     def gradient(self) -> tuple[Tensor, Evaluation]:
         leaf = self.theta.detach().requires_grad_()
-        head, params = functional_params(self.problem.policy, self.batch)(leaf)
+        head, params = self._function.on(self.batch)(leaf)
         value, _ = surrogate(head, self.batch, params.detach(), params, self.total)
         (g,) = torch.autograd.grad(value, leaf)
         old = params.detach()

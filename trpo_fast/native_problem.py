@@ -33,8 +33,8 @@ def refusal(problem: Problem, place: str) -> str | None:
     policy, theta = problem.policy, problem.theta
     if not isinstance(policy, MLPPolicy):
         return f"its kernels are for MLPPolicy, not {type(policy).__name__}"
-    if not policy.follows_spec():
-        return "the policy has parts that are frozen, replaced, added or removed"
+    if reason := policy.departure():
+        return f"its kernels are for an MLPPolicy as it comes, and {reason}"
     if theta.device.type != place:
         return f"the policy is on {theta.device}; move it with policy.to({place!r})"
     if theta.dtype != torch.float32:

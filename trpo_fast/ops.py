@@ -48,6 +48,13 @@ def _head(kind: str, outputs: int, nvec: tuple[int, ...]) -> Head:
     return Categorical(outputs) if kind == "categorical" else MultiCategorical(nvec)
 
 
+class _Shape(MLPPolicy):
+    """A net that arguments describe in full, whatever torch does at modules."""
+
+    def departure(self) -> str:
+        return ""
+
+
 @functools.lru_cache(maxsize=64)
 def _shape_only(
     widths: tuple[int, ...], activation: str, head: str, nvec: tuple[int, ...]
@@ -57,7 +64,7 @@ def _shape_only(
         raise checks.fail("widths", "at least an input and an output width", list(widths))
     checks.check_choice("activation", activation, ACTIVATIONS)
     with torch.random.fork_rng(devices=[]):  # initial weights that nobody reads
-        return MLPPolicy(
+        return _Shape(
             widths[0], _head(head, widths[-1], nvec), widths[1:-1], activation, device="meta"
         )
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .backend import Problem
+from .guards import outside_autocast, uninterrupted
 from .heads import Head
-from .module_backend import functional_params
+from .module_function import ModuleFunction, Params
 from .policy import MLPPolicy
 from .surrogate import Batch, normalised_weights, total_weight
 
@@ -19,14 +20,18 @@ _NUMBERS = 2**22  # of the Jacobians held at a time: 32 MB
 _ROWS = 256
 
 
+@outside_autocast
+@uninterrupted
 def dense_fisher(problem: Problem) -> Tensor:
     """F + damping I, [P, P]: the rows' Jacobians by autograd, the metric column by column."""
-    batch = _double(problem.fisher_batch().without_padding())
+    given = problem.fisher_batch().without_padding()
+    batch = _double(given)
     theta = problem.theta.detach().double()
     total = total_weight(batch, torch.float64)
     fisher = problem.damping * torch.eye(theta.numel(), dtype=theta.dtype, device=theta.device)
+    function = ModuleFunction(problem.policy, given)
     for piece in _pieces(problem, batch):
-        head, params, jacobians = _linearize(problem, theta, piece)
+        head, params, jacobians = _linearize(function.on(piece), theta)
         if problem.fisher == "empirical":
             assert piece.actions is not None
             score = head.score(params, piece.actions)
@@ -48,17 +53,16 @@ def _pieces(problem: Problem, batch: Batch) -> Iterator[Batch]:
     them. Another module than an ``MLPPolicy`` may take its rows only together.
     """
     policy, size = problem.policy, len(batch)
-    if isinstance(policy, MLPPolicy) and not policy.overridden():
+    if isinstance(policy, MLPPolicy) and not policy.departure():
         size = _rows_at_once(policy.head.parameters_per_row, problem.theta.numel())
     for start in range(0, len(batch), size):
         yield batch.rows(slice(start, start + size))
 
 
 def _linearize(
-    problem: Problem, theta: Tensor, batch: Batch
+    function: Params, theta: Tensor
 ) -> tuple[Head, Tensor, Iterator[tuple[slice, Tensor]]]:
     """(head, distribution parameters [N, D], Jacobians of some rows at a time [n, D, P])."""
-    function = functional_params(problem.policy, batch)
     head, params = function(theta)
     params = params.detach()
     pullback = torch.func.vjp(lambda t: function(t)[1], theta)[1]

@@ -16,7 +16,8 @@ from typing_extensions import Unpack
 from . import _native, checks
 from .backend import REASONS, STATS, Operator, Problem, UpdateConfig, resolve
 from .choices import Backend, PenaltyInner, PenaltyRule
-from .module_backend import functional_params
+from .guards import outside_autocast, uninterrupted
+from .module_function import functional_params
 from .options import (
     GradientSettings,
     KernelSettings,
@@ -135,7 +136,7 @@ def kl_penalty_update(
         _penalised_natural(report, penalty.value, search)
     else:
         _penalised_adam(report, penalty.value, adam_steps, learning_rate)
-    mark_written(policy)
+    mark_written(problem.policy)
     info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
     if penalty.rule != "fixed" and info.accepted:
         penalty.observe(info.kl)
@@ -176,8 +177,8 @@ def pg_update(
         report.propose(operator.theta + learning_rate * g, learning_rate)
     else:
         usable = torch.where(report.reason == 0, g, 0.0)
-        report.propose(_optimizer_step(policy, problem, usable, optimizer), 1.0)
-    mark_written(policy)
+        report.propose(_optimizer_step(problem.policy, problem, usable, optimizer), 1.0)
+    mark_written(problem.policy)
     return finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
 
 
@@ -251,6 +252,7 @@ def _penalised_natural(report: _Report, multiplier: float, search: UpdateConfig)
     report.settle(chosen, ratio ** used.double() / multiplier)
 
 
+@outside_autocast
 @torch.enable_grad()
 def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rate: float) -> None:
     """Full-batch Adam on surrogate - lambda KL by autograd; the result counts only if it is finite
@@ -284,6 +286,7 @@ def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rat
     report.propose(chosen, learning_rate)
 
 
+@uninterrupted
 def _optimizer_step(
     policy: nn.Module, problem: Problem, g: Tensor, optimizer: torch.optim.Optimizer
 ) -> Tensor:

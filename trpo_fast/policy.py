@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, get_args
@@ -39,20 +41,10 @@ from .heads import (
     SquashedGaussian,
 )
 from .options import PolicySettings
+from .stock import ACTIVATION_MODULES, departure, hooks_for_all_modules, own_forward
 
 # The order of enum Activation in csrc/params.h.
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-
-STOCK_HEADS = {Gaussian, SquashedGaussian, Categorical, MultiCategorical, Bernoulli}
-
-_MODULES: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def mlp(
         nn.init.zeros_(linear.bias)
         layers.append(linear)
         if i < last:
-            layers.append(_MODULES[activation]())
+            layers.append(ACTIVATION_MODULES[activation]())
     return nn.Sequential(*layers)
 
 
@@ -162,25 +154,24 @@ class MLPPolicy(nn.Module):
         head = head_for_space(action_space, std=std, squash=squash)
         return cls(flatdim(observation_space), head, hidden, activation, **options)
 
-    def overridden(self) -> bool:
-        """Whether a subclass computes its distribution in a way of its own."""
-        names = ("forward", "distribution_params")
-        return any(getattr(type(self), name) is not getattr(MLPPolicy, name) for name in names)
+    def departure(self) -> str:
+        """What of the policy ``spec`` does not say, in words: what is overridden, replaced, hooked,
+        frozen, tied, added or removed. Empty if nothing is. The stages and kernels compute from the
+        spec, so only a policy that departs in nothing is for them.
+        """
+        return hooks_for_all_modules() or departure(self, _STOCK)
+
+    def own_forward(self) -> str:
+        """In which way ``policy(obs)`` may be another distribution than that of
+        ``distribution_params``, in words; empty if in none.
+        """
+        return own_forward(self, _STOCK)
 
     def follows_spec(self) -> bool:
-        """Whether ``spec`` says all that there is: nothing overridden, replaced, frozen, added or
-        removed. The stages and kernels compute from the spec.
+        """Whether ``spec`` says all of the policy that a checkpoint must know beside its
+        parameters.
         """
-        layers = self.net._modules.values()
-        between = [_MODULES[self.spec.activation], nn.Linear] * (self.spec.maps - 1)
-        if self.overridden() or [type(layer) for layer in layers] != [nn.Linear, *between]:
-            return False
-        if self._parameters or len(self._modules) != 2 or type(self.head) not in STOCK_HEADS:
-            return False
-        held = [p for layer in layers for p in layer._parameters.values()]
-        if self.spec.head == "gaussian":
-            held.append(self.head.log_std)
-        return all([p is not None and p.requires_grad for p in held])
+        return not departure(self, _STOCK)
 
     def distribution_params(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """Distribution parameters [N, D] at obs [N, O]; action_mask [N, Z] bool, True = allowed."""
@@ -191,6 +182,13 @@ class MLPPolicy(nn.Module):
         allowed.
         """
         return self.head.distribution(self.distribution_params(obs, action_mask))
+
+
+# Methods as they are defined here and by torch; a policy that has others departs from its spec.
+_STOCK: dict[str, Callable[..., Any]] = {
+    name: getattr(MLPPolicy, name)
+    for name in ("__call__", "__getattr__", "distribution_params", "forward")
+}
 
 
 def head_for_space(action_space: Any, *, std: str = "free", squash: bool = False) -> Head:
@@ -252,6 +250,17 @@ class _Found(NamedTuple):
 
 
 _found: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
+_laying = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A child may have been forked while another thread held the lock."""
+    global _laying
+    _laying = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def flat_params(module: nn.Module) -> Tensor:
@@ -264,11 +273,22 @@ def flat_params(module: nn.Module) -> Tensor:
     parameters = trainable(module)
     known = _found.get(module)
     if known is None or not known.holds(parameters):
-        with torch.inference_mode(False):  # a view made in there could not be written outside
-            flat = _lay_flat(parameters)
-        known = _Found(parameters, [p.data_ptr() for p in parameters], flat)
-        _found[module] = known
+        known = _find(module, parameters)
     return known.flat.detach()
+
+
+def _find(module: nn.Module, parameters: list[nn.Parameter]) -> _Found:
+    """Lay the parameters out, one thread at a time: two that point them into buffers of their own
+    would leave some in either.
+    """
+    with _laying, torch.inference_mode(False):  # a view made in there could not be written outside
+        known = _found.get(module)
+        while known is None or not known.holds(parameters):
+            flat = _lay_flat(parameters)
+            if _lies_in(flat, parameters):  # else a signal's handler has laid them elsewhere
+                addresses = [p.data_ptr() for p in parameters]
+                known = _found[module] = _Found(parameters, addresses, flat)
+        return known
 
 
 def _lay_flat(parameters: list[nn.Parameter]) -> Tensor:
@@ -296,6 +316,16 @@ def _lay_flat(parameters: list[nn.Parameter]) -> Tensor:
         return flat
     view = torch.empty(0, dtype=dtype, device=device)
     return view.set_(first.untyped_storage(), first.storage_offset(), (size,), (1,))
+
+
+def _lies_in(flat: Tensor, parameters: list[nn.Parameter]) -> bool:
+    """Whether they lie one after the other in ``flat``; on the meta device nothing lies at all."""
+    begin = address = flat.data_ptr()
+    for p in parameters:
+        if begin and p.numel() and p.data_ptr() != address:
+            return False
+        address += p.nbytes
+    return True
 
 
 def _contiguous_chain(parameters: list[nn.Parameter]) -> bool:

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .arguments import fail
 from .backend import Backend, Operator, Problem
 from .bad_values import Judged, found
+from .guards import outside_autocast
 from .heads import Head
+from .module_function import InvalidDistribution, ModuleFunction
 from .policy import MLPPolicy, NetSpec
 from .reference import Activations, forward, jvp, metric, vjp
 from .surrogate import (
@@ -79,6 +82,9 @@ class ReferenceOperator(Operator):
         super().__init__(problem)
         self.batch = problem.batch.without_padding()
         self.total = total_weight(self.batch, self.theta.dtype)
+        self.module = self._as_module(problem.policy)
+        # The stages' own derivatives agree, and a device is not waited for.
+        self._compare = self.module is not None and self.theta.device.type == "cpu"
         self._chunked = problem.chunk_rows is not None
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
@@ -87,13 +93,21 @@ class ReferenceOperator(Operator):
             self._fisher_batch = problem.of_fvp_rows(self.batch)
             self._fisher_total = total_weight(self._fisher_batch, self.theta.dtype)
 
+    @outside_autocast
+    def _as_module(self, policy: nn.Module) -> ModuleFunction | None:
+        """The policy as a module, where the stages are not for it."""
+        if isinstance(policy, MLPPolicy) and not policy.departure():
+            return None
+        return ModuleFunction(policy, self.batch)
+
     def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
         policy = self.problem.policy
-        if isinstance(policy, MLPPolicy) and policy.follows_spec():
+        if self.module is None:
+            assert isinstance(policy, MLPPolicy)
             return MLPLinearization(policy.spec, policy.head, theta, batch)
         from .module_backend import ModuleLinearization
 
-        return ModuleLinearization(policy, theta, batch)
+        return ModuleLinearization(self.module, theta, batch)
 
     def _chunks(self) -> Iterator[tuple[Batch, Linearization]]:
         """Pieces of the whole batch, linearized at theta."""
@@ -124,13 +138,33 @@ class ReferenceOperator(Operator):
         for start in range(0, len(batch), size):
             yield batch.rows(slice(start, start + size))
 
+    @outside_autocast
     def fvp(self, v: Tensor) -> Tensor:
         total = self.problem.damping * v
         for batch, lin in self._fisher_chunks():
-            delta = self._metric(batch, lin, lin.jvp(v))
+            tangent = lin.jvp(v)
             weights = normalised_weights(batch, self._fisher_total)
-            total = total + lin.vjp(self.problem.kl_scale * weights.unsqueeze(-1) * delta)
+            delta = self._metric(batch, lin, tangent)
+            delta = self.problem.kl_scale * weights.unsqueeze(-1) * delta
+            pulled = lin.vjp(delta)
+            if self._compare:
+                self._check_derivatives((tangent * delta).sum((-2, -1)), v, pulled)
+            total = total + pulled
         return total
+
+    def _check_derivatives(self, quad: Tensor, v: Tensor, pulled: Tensor) -> None:
+        """Whether (J v)' delta, which is ``quad``, equals v' (J' delta) up to rounding: the first
+        is torch's forward derivative of a module, the second its backward one.
+        """
+        other = (v * pulled).sum(-1)
+        slack = 0.01 * quad.abs() + 1e-5 * v.norm(dim=-1) * pulled.norm(dim=-1)
+        if bool(((quad - other).abs() > slack).any()):
+            raise fail(
+                "policy",
+                "modules whose forward and backward derivatives are the same (detach() or "
+                "requires_grad_(False) in place of torch.no_grad() in a forward)",
+                f"v'Fv of {quad.tolist()} and {other.tolist()}",
+            )
 
     def _metric(self, batch: Batch, lin: Linearization, tangent: Tensor) -> Tensor:
         if self.problem.fisher == "analytic":
@@ -139,6 +173,7 @@ class ReferenceOperator(Operator):
         score = lin.head.score(lin.params, batch.actions)
         return score * (score * tangent).sum(-1, keepdim=True)
 
+    @outside_autocast
     def gradient(self) -> tuple[Tensor, Evaluation]:
         g = torch.zeros_like(self.theta)
         parts = []
@@ -149,16 +184,16 @@ class ReferenceOperator(Operator):
             parts.append(self._evaluate_rows(lin.head, batch, lin.params, lin.params))
         return g, _combine(parts)
 
+    @outside_autocast
     def evaluate(self, theta: Tensor) -> Evaluation:
         parts = []
         for batch, lin in self._chunks():
-            params = self.distribution_params(theta, batch)
+            try:
+                params = self.linearize(theta, batch).params
+            except InvalidDistribution:  # as NaN is where distributions do not look
+                params = torch.full_like(lin.params, float("nan"))
             parts.append(self._evaluate_rows(lin.head, batch, lin.params, params))
         return _combine(parts)
-
-    def distribution_params(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Distribution parameters [N, D] of the policy with parameters theta, nothing kept."""
-        return self.linearize(theta, batch).params
 
     def _evaluate_rows(self, head: Head, batch: Batch, old: Tensor, new: Tensor) -> Evaluation:
         kl_scale, reverse = self.problem.kl_scale, self.problem.reverse_kl
@@ -166,6 +201,7 @@ class ReferenceOperator(Operator):
             head, batch, old, new, self.total, kl_scale=kl_scale, reverse_kl=reverse
         )
 
+    @outside_autocast
     def bad_values(self) -> Tensor:
         head = next(lin.head for _, lin in self._chunks())
         return found(Judged(head, self.problem.batch, self.batch, self.problem.fvp_rows))

@@ -206,8 +206,10 @@ def _natural_update(
 ) -> UpdateInfo:
     problem = update_problem(policy, batch, damping, options, sync)
     chosen = resolve(backend, problem)
-    stats = chosen.operator(problem).update(config)
-    mark_written(policy)
+    try:
+        stats = chosen.operator(problem).update(config)
+    finally:  # Ctrl-C may come right after the write
+        mark_written(problem.policy)
     return finish(problem, UpdateInfo(chosen.name, stats), sync)
 
 
@@ -217,7 +219,7 @@ def update_problem(
     for name in options:
         if name not in OPTIONS:
             raise TypeError(f"{name}: expected one of the options {OPTIONS}, got an unknown name")
-    theta = checks.check_policy(policy)
+    policy, theta = checks.check_policy(policy)
     return make_problem(
         policy,
         checks.check_batch(policy, theta, batch),
