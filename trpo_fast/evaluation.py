@@ -13,6 +13,7 @@ from .envs.engines import make_host
 from .envs.host import HostEnvs
 from .extras import require
 from .prediction import sampler
+from .seeds import derive, derive_all
 from .setup import is_tensor_env
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def evaluate(
     if not hasattr(agent, "env_source"):
         raise fail("agent", "a trpo_fast.TRPO", type(agent).__name__)
     check_count("episodes", episodes)
-    kept, agent.sampler = agent.sampler, sampler(seed, agent.device)
+    kept, agent.sampler = agent.sampler, sampler(seed, agent.device, "evaluation actions")
     try:
         return _evaluate(agent, episodes, deterministic, seed, env)
     finally:
@@ -94,7 +95,7 @@ def _host_episodes(
     ]
     done: list[list[tuple[float, int]]] = [[] for _ in share]
     total, steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
-    obs, infos = envs.reset(seed)
+    obs, infos = envs.reset(derive_all(seed, "evaluation", envs.num_envs))
     width = agent.collector.layout.mask_width
     while any(len(ended) < wanted for ended, wanted in zip(done, share, strict=True)):
         mask = envs.masks(infos, width) if width else None
@@ -122,7 +123,7 @@ def _tensor_episodes(
         env = source.sized(episodes)
     else:
         env = tensor.make(name, episodes, device=agent.device, **agent.env_options)
-    obs = env.reset(seed)
+    obs = env.reset(derive(seed, "evaluation"))
     total = torch.zeros(episodes, device=env.device)
     steps = torch.zeros_like(total)
     running = torch.ones(episodes, dtype=torch.bool, device=env.device)
@@ -143,7 +144,7 @@ def record_video(agent: TRPO, path: str, *, seed: int = 10_000, max_steps: int =
     name = agent.config.env
     try:
         env = _rendering(agent)
-        obs, info = env.reset(seed=seed)
+        obs, info = env.reset(seed=derive(seed, "evaluation", 0))
         frames = [image.fromarray(np.asarray(env.render()))]
     except Exception as error:
         raise ValueError(

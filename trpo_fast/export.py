@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .seeds import derive
+
 if TYPE_CHECKING:
     from .trainer import TRPO
 
@@ -61,7 +63,7 @@ def export(agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64) -> Path
         raise ValueError(f"path: expected an ending of {sorted(writers)}, got {path.name!r}")
     write, run = writers[path.suffix]
     module = Deployed(agent).eval()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs = {"obs": _observations(agent, rows, generator)}
     if agent.collector.layout.mask_width:
         inputs["mask"] = _masks(agent.policy.head.nvec, rows, generator)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from .arguments import fail
-from .setup import derived_seed, spaces_of
+from .seeds import derive
+from .setup import spaces_of
 
 if TYPE_CHECKING:
     from .trainer import TRPO
-
-SAMPLER = 2**31  # in place of restarts, of which there are never so many
 
 
 @torch.no_grad()
@@ -38,9 +37,9 @@ def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> 
     return actions[0] if single else actions
 
 
-def sampler(seed: int, device: torch.device) -> torch.Generator:
+def sampler(seed: int, device: torch.device, use: str = "predict") -> torch.Generator:
     """Noise for actions that train nothing: drawing from it leaves training as it was."""
-    return torch.Generator(device).manual_seed(derived_seed(seed, SAMPLER))
+    return torch.Generator(device).manual_seed(derive(seed, use))
 
 
 def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from . import cuda_actor
@@ -23,11 +22,10 @@ from .envs.tensor.base import TensorEnvironment
 from .normalize import ObservationNormaliser
 from .policy import MLPPolicy, head_for_space
 from .rollout import Layout
+from .seeds import derive, derive_all
 
 if TYPE_CHECKING:
     from .trainer import TRPO
-
-SEED_STRIDE = 1_000_003  # between the seeds of episodes that a resumed run starts anew
 
 
 def is_tensor_env(env: Any) -> bool:
@@ -65,22 +63,14 @@ def pick_device(config: Config, env: Any) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def derived_seed(seed: int, restarts: int = 0) -> int:
-    """A seed below 2^31 that has nothing to do with those of other seeds and restarts, nor with
-    the numbers that a generator seeded with ``seed`` itself draws.
+def start_seed(agent: TRPO) -> Any:
+    """What the environments are reset with, anew in every restart: a seed for each copy, or one
+    for all where they share a generator.
     """
-    return int(np.random.SeedSequence([seed, restarts]).generate_state(1)[0]) >> 1
-
-
-def start_seed(agent: TRPO) -> int:
-    """The seed of the episodes that the environments start with, anew in every restart. On the
-    host copy i has this plus i; a tensor environment has one generator, as the agent has for its
-    actions, and from one seed their numbers would be the same.
-    """
-    seed, restarts = agent.config.seed, agent.restarts
-    if isinstance(agent.envs, HostEnvs):
-        return seed + SEED_STRIDE * restarts
-    return derived_seed(seed, restarts)
+    seed, restarts, envs = agent.config.seed, agent.restarts, agent.envs
+    if isinstance(envs, HostEnvs) and envs.takes_seeds:
+        return derive_all(seed, "copies", envs.num_envs, restarts)
+    return derive(seed, "batch", restarts)
 
 
 def make_envs(
@@ -93,7 +83,7 @@ def make_envs(
         if not isinstance(env, str):
             raise ValueError(f"env: expected the name of a tensor environment, got {env!r}")
         return tensor.make(
-            env, config.num_envs, device=device, seed=derived_seed(config.seed), **options
+            env, config.num_envs, device=device, seed=derive(config.seed, "batch", 0), **options
         )
     return make_host(
         env,
@@ -173,7 +163,7 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     host = isinstance(envs, HostEnvs)
     device = torch.device("cpu") if host else agent.device
     obs_dim = int(torch.Size(observations.shape).numel())
-    masked = host and policy.head.maskable and "action_mask" in envs.reset(config.seed)[1]
+    masked = host and policy.head.maskable and "action_mask" in envs.reset(start_seed(agent))[1]
     layout = Layout(
         config.steps_per_update,
         config.num_envs,

@@ -30,6 +30,7 @@ from .prediction import predict, sampler
 from .record import Record, Times
 from .rollout import Rollout
 from .rules import apply_rule, is_limited, make_penalty
+from .seeds import derive
 from .settle import settle
 from .setup import (
     check_fits,
@@ -73,8 +74,10 @@ class TRPO:
         self.env_source, self.env_options = env, env_options or {}
         self.config = config = settle(env, config, policy, settings)
         self.device = pick_device(config, env)
-        torch.manual_seed(config.seed)  # initial weights; everything later draws from the generator
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
+        exploration = derive(config.seed, "exploration")
+        self.generator = torch.Generator(self.device).manual_seed(exploration)
+        self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
         self.envs = make_envs(env, config, self.device, self.env_options)
         self.policy = policy or make_policy(self.envs, config, self.device)
         check_fits(self.policy, self.envs, config, self.device)
@@ -83,7 +86,6 @@ class TRPO:
         self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
         self.reward_scaler = self._make_scaler()
-        self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
         self.recent_returns: deque[float] = deque(maxlen=WINDOW)
         self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
         self.started = False

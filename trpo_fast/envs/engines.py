@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..seeds import derive
 from .access import Access, Copies, NoAccess, Processes, Stateful
 from .errors import EnvError, WorkerError
 from .host import HostEnvs
@@ -97,9 +98,12 @@ def _envpool(wanted: Wanted) -> HostEnvs:
     if env not in envpool.list_all_envs():
         raise EnvError(f"EnvPool has no environment {env}; engine='sync' takes gymnasium's")
     options = {"num_envs": wanted.num_envs, **wanted.options}
-    venv = _Pool(lambda seed: envpool.make_gymnasium(env, seed=seed, **options), wanted.seed)
+    venv = _Pool(
+        lambda seed: envpool.make_gymnasium(env, seed=seed, **options),
+        derive(wanted.seed, "batch", 0),
+    )
     access = NoAccess("EnvPool keeps its states to itself")
-    return HostEnvs(venv, access, name=env, same_step=False)
+    return HostEnvs(venv, access, name=env, same_step=False, takes_seeds=False)
 
 
 ENGINES: dict[str, Callable[[Wanted], HostEnvs]] = {
@@ -157,7 +161,9 @@ def _of_the_user(venv: Any) -> HostEnvs:
         access = Copies(venv.envs)
     else:
         access = NoAccess(f"{type(venv).__name__} does not give access to its environments")
-    return HostEnvs(venv, access, same_step=same_step)
+    known = (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv)
+    takes_seeds = isinstance(venv.unwrapped, known)
+    return HostEnvs(venv, access, same_step=same_step, takes_seeds=takes_seeds)
 
 
 class _Maker:

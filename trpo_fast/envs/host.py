@@ -28,8 +28,17 @@ class HostEnvs:
     be read.
     """
 
-    def __init__(self, venv: Any, access: Access, *, name: str = "", same_step: bool) -> None:
+    def __init__(
+        self,
+        venv: Any,
+        access: Access,
+        *,
+        name: str = "",
+        same_step: bool,
+        takes_seeds: bool = True,
+    ) -> None:
         self.venv, self.access, self.name, self.same_step = venv, access, name, same_step
+        self.takes_seeds = takes_seeds  # one for each copy; otherwise one for all
         self.num_envs: int = venv.num_envs
         self.observation_space = venv.single_observation_space
         self.action_space = venv.single_action_space
