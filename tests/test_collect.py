@@ -267,16 +267,18 @@ def test_episodes_of_tensors_survive_an_interrupted_rollout(when: int) -> None:
     collect.start(seed=1)
     step, rewards = env.step, []
 
-    def interrupted(actions: Tensor) -> Any:
-        if len(rewards) == when:
-            env.step = step
-            raise KeyboardInterrupt
+    def noted(actions: Tensor) -> Any:
         rewards.append(step(actions))
         return rewards[-1]
 
-    env.step = interrupted
+    def interrupt(t: int) -> None:
+        if t == when:
+            raise KeyboardInterrupt
+
+    env.step, collect.before_step = noted, interrupt
     with pytest.raises(KeyboardInterrupt):
         collect.collect()
+    env.step, collect.before_step = step, None
     rollout = collect.collect()
     rows = torch.cat([torch.stack([s.rewards for s in rewards]), rollout.rewards]) if when else None
     rows = rollout.rewards if rows is None else rows
