@@ -4,7 +4,12 @@ updates, and training goes on from them as if nothing had happened.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,11 +25,14 @@ pytest.importorskip("safetensors")
 import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import sync_vector_env
+from small_runs import FLAGS, SMALL, parameters
 
-from trpo_fast import TRPO, collect, collect_tensor, rollout, trainer
+from trpo_fast import TRPO, checkpoint, collect, collect_tensor, rollout, trainer
 from trpo_fast.envs import host
 from trpo_fast.envs.tensor import base
 from trpo_fast.envs.tensor.base import TensorEnv, box
+from trpo_fast.logger import read_progress
+from trpo_fast.runs import CHECKPOINT
 
 LENGTH = 7  # of every episode, which pays one a step; rollouts are shorter
 # Where steps are taken and counted; lines of other files (such as the update's) are not numbered.
@@ -141,3 +149,104 @@ def test_a_checkpoint_after_ctrl_c_knows_what_was_not_counted(engine: str, tmp_p
         for _ in range(4):
             resumed.collect()
         assert set(resumed.recent_returns) == {float(LENGTH)}, f"interrupted at line {number}"
+
+
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c() -> Iterator[None]:
+    """As in a terminal: a shell's background jobs inherit an ignored SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class AtStep(gymnasium.Wrapper):
+    """Somebody presses Ctrl-C while the ``presses`` steps with these numbers are taken."""
+
+    taken, presses = 0, ()
+
+    def step(self, action: Any) -> Any:
+        type(self).taken += 1
+        if self.taken in self.presses:
+            signal.raise_signal(signal.SIGINT)
+        return super().step(action)
+
+
+def pressed(*presses: int) -> Any:
+    """CartPole in which Ctrl-C comes at these steps."""
+    kind = type("Pressed", (AtStep,), {"presses": presses})
+    return lambda: kind(gymnasium.make("CartPole-v1"))
+
+
+plain = pressed()
+
+
+@pytest.mark.parametrize("when", [1, 64, 65, 300])
+def test_ctrl_c_saves_the_update_it_came_in_and_training_goes_on_from_there(
+    when: int, tmp_path: Path
+) -> None:
+    """The step that Ctrl-C comes in belongs to an update, which is finished, logged and saved."""
+    path, records = tmp_path / "c", []
+    agent = TRPO(pressed(when), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(640, checkpoint_path=path, callbacks=lambda _, record: records.append(record))
+    updates = -(-when // 64)
+    assert checkpoint.load(path)["counters"][:2] == [64 * updates, updates]
+    assert (agent.updates, len(records)) == (updates, updates)
+    whole = TRPO(plain, **SMALL).learn(640)
+    resumed = TRPO.load(path, plain)
+    assert torch.equal(parameters(resumed), parameters(TRPO(plain, **SMALL).learn(64 * updates)))
+    resumed.learn(640 - resumed.steps)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert list(resumed.recent_returns) == list(whole.recent_returns)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    path, agent = tmp_path / "c", TRPO(pressed(150, 152), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(640, checkpoint_path=path, checkpoint_every=1)
+    assert agent.envs.venv.envs[1].taken == 152  # in the middle of the third rollout
+    resumed = TRPO.load(path, plain)
+    assert resumed.updates == 2
+    assert torch.equal(parameters(resumed), parameters(TRPO(plain, **SMALL).learn(128)))
+
+
+def test_without_a_checkpoint_the_first_ctrl_c_ends_at_once() -> None:
+    agent = TRPO(pressed(100), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(640)
+    assert agent.envs.venv.envs[1].taken == 100 and agent.updates == 1
+
+
+def test_the_handler_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    came = []
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    agent = TRPO(pressed(100), **SMALL).learn(192, checkpoint_path=tmp_path / "c")
+    assert came == [True] and agent.updates == 3
+
+
+def test_training_in_a_thread_needs_no_handler(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        agent = TRPO(plain, **SMALL)
+        assert pool.submit(agent.learn, 64, checkpoint_path=tmp_path / "c").result().updates == 1
+
+
+@pytest.mark.parametrize("engine", ["sync", "workers", "async"])
+def test_the_command_saves_before_it_ends(engine: str, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches every process of the run."""
+    words = ["train", "CartPole-v1", "--out", str(tmp_path), "--engine", engine, *FLAGS]
+    command = [sys.executable, "-m", "trpo_fast.cli", *words, "--checkpoint-every", "100000"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "update" in line and " 3 " in line:
+            break
+    os.killpg(run.pid, signal.SIGINT)
+    said = run.stderr.read()
+    assert run.wait(60) == 130 and "continue with trpo-fast resume" in said
+    saved = checkpoint.load(tmp_path / CHECKPOINT)["counters"][1]
+    assert saved >= 3 and saved == read_progress(tmp_path)["update"][-1]
+    wanted = TRPO("CartPole-v1", **SMALL, seed=5).learn(64 * saved)
+    assert torch.equal(
+        parameters(TRPO.load(tmp_path / CHECKPOINT, device="cpu")), parameters(wanted)
+    )

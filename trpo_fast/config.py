@@ -157,8 +157,8 @@ class Config:
 # Inclusive bounds of numbers.
 _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, math.inf),
-    "num_envs": (1, math.inf),
-    "rows_per_update": (1, math.inf),
+    "num_envs": (1, 2**31 - 1),
+    "rows_per_update": (1, 2**31 - 1),
     "seed": (0, 2**63 - 1),
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),
@@ -207,7 +207,10 @@ _WHOLE = {name for name, (low, _) in _RANGES.items() if isinstance(low, int)}
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
     kind = "an integer" if name in _WHOLE else "a number"
     number = int if name in _WHOLE else (int, float)
-    if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
+    good = isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
+    endless = good and value == math.inf and name != "observation_clip"  # which then clips nothing
+    if not good or endless:
+        kind = f"a finite {kind[2:]}" if endless else kind
         bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise ValueError(f"{name}: expected {kind} {bounds}, got {value!r}")
 

@@ -19,7 +19,7 @@ from .envs.actions import ActionMap
 from .envs.engines import make_host
 from .envs.host import HostEnvs
 from .envs.tensor.base import TensorEnvironment
-from .normalize import ObservationNormaliser
+from .normalize import ObservationNormaliser, RewardScaler
 from .policy import MLPPolicy, head_for_space
 from .rollout import Layout
 from .seeds import derive, derive_all
@@ -52,7 +52,9 @@ def pick_device(config: Config, env: Any) -> torch.device:
     """
     if config.device != "auto":
         try:
-            return torch.empty(0, device=config.device).device
+            tried = torch.zeros(1, device=config.device)
+            tried.item()  # "meta" holds no numbers
+            return tried.device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(
                 f"device: expected one that works here, got {config.device!r}: {error}"
@@ -179,6 +181,13 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
     return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
+
+
+def make_scaler(agent: TRPO) -> RewardScaler | None:
+    config = agent.config
+    if not config.normalize_rewards:
+        return None
+    return RewardScaler(config.num_envs, config.gamma, device=agent.collector.layout.device)
 
 
 def make_actor(agent: TRPO, normaliser: ObservationNormaliser | None) -> Actor:

@@ -18,6 +18,8 @@ from .errors import EnvError, WorkerError
 from .host import HostEnvs
 from .workers import WorkerEnvs
 
+MOST = 65_536  # copies of an environment on the host
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -55,6 +57,11 @@ def make_host(env: Any, num_envs: int, *, engine: str = "sync", **wanted: Any) -
         return _of_the_user(env)
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {tuple(ENGINES)}, got {engine!r}")
+    if num_envs > MOST:
+        raise ValueError(
+            f"num_envs: expected at most {MOST} copies with engine={engine!r}, got {num_envs}; "
+            "engine='tensor' has room for more"
+        )
     return ENGINES[engine](Wanted(env, num_envs, **wanted))
 
 

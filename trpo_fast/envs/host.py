@@ -143,4 +143,10 @@ class HostEnvs:
             self.access.restore(states)
 
     def close(self) -> None:
-        self.venv.close()
+        """End the environments, and processes whose neighbours have died before."""
+        try:
+            self.venv.close()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            for process in getattr(self.venv, "processes", ()):
+                process.kill()
+                process.join()
