@@ -146,7 +146,9 @@ class HostCollector:
     ) -> Rollout:
         b = self.buffers
         rewards = b.rewards.numpy()
-        if not math.isfinite(float(rewards.sum())) and not np.isfinite(rewards).all():
+        with np.errstate(over="ignore"):
+            total = float(rewards.sum())
+        if not math.isfinite(total) and not np.isfinite(rewards).all():
             time, copy = (int(i) for i in np.argwhere(~np.isfinite(rewards))[0])
             raise EnvError(
                 f"{self.envs.label()} returned reward {rewards[time, copy]} from copy {copy}, "

@@ -18,6 +18,8 @@ from .arguments import check_counts
 from .newcomers import nearest
 from .presets import preset_for
 
+MOST_ROWS = 2**31 - 1  # what kernels count to
+
 
 @dataclass
 class Config:
@@ -139,6 +141,9 @@ class Config:
             _check_choice(field.name, value)
             if isinstance(field.default, str):
                 _check_name(field.name, value)
+        for name in ("num_envs", "rows_per_update"):
+            if getattr(self, name) > MOST_ROWS:
+                raise ValueError(f"{name}: expected at most {MOST_ROWS}, got {getattr(self, name)}")
         if self.max_kl_final is not None and self.max_kl_hold >= self.max_kl_steps:
             raise ValueError(
                 f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
@@ -157,8 +162,8 @@ class Config:
 # Inclusive bounds of numbers.
 _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, math.inf),
-    "num_envs": (1, 2**31 - 1),
-    "rows_per_update": (1, 2**31 - 1),
+    "num_envs": (1, math.inf),
+    "rows_per_update": (1, math.inf),
     "seed": (0, 2**63 - 1),
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from . import advantage
+from .arguments import fail
 from .rollout import Rollout
 from .surrogate import Batch
 
@@ -36,6 +38,8 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
         return rollout.transitions(tensor).to(device)
 
     returns, values = flat(advantages + rollout.values), flat(rollout.values)
+    if not agent.asynchronous:
+        check_size(rewards, returns)
     advantages = flat(advantages)
     agent.trust_region.observe(advantages)
     if config.normalize_advantages:
@@ -43,3 +47,12 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     mask = None if rollout.mask is None else flat(rollout.mask)
     obs, actions, log_probs = flat(rollout.obs), flat(rollout.actions), flat(rollout.log_probs)
     return Batch(obs, actions, advantages, log_probs, action_mask=mask), returns, values
+
+
+def check_size(rewards: Tensor, returns: Tensor) -> None:
+    """Refuse finite rewards [T, E] that make returns [N] whose variance float32 cannot hold."""
+    spread = (returns / len(returns) ** 0.5).square().sum()
+    if not torch.isfinite(spread) and bool(torch.isfinite(rewards).all()):
+        paid, sums = (float(tensor.abs().max()) for tensor in (rewards, returns))
+        wanted = "ones whose returns float32 can square (normalize_rewards=True scales them)"
+        raise fail("rewards", wanted, f"up to {paid:.3g}, which make returns up to {sums:.3g}")
