@@ -224,7 +224,7 @@ def test_a_mask_that_does_not_fit_is_named(mask: Any, sentence: str) -> None:
         agent.predict(np.zeros(2), action_mask=mask)
     for fits in ([0, 1, 0], (0, 1, 0), np.array([[False, True, False]])):
         assert agent.predict(np.zeros(2), action_mask=fits) == 1
-    with pytest.raises(ValueError, match="^action_mask: expected None for a head"):
+    with pytest.raises(ValueError, match=r"^action_mask: expected None for a head"):
         TRPO("Pendulum-v1", **SMALL).predict(np.zeros(3), action_mask=np.ones(1))
 
 

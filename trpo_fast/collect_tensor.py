@@ -15,6 +15,7 @@ from .advantage import next_values
 from .cuda_actor import CudaActor
 from .envs.actions import ActionMap
 from .envs.tensor.base import TensorEnvironment
+from .envs.tensor.protocol import check_obs, check_step
 from .normalize import ObservationNormaliser
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 from .threads import OneThread
@@ -46,6 +47,7 @@ class TensorCollector:
         self.obs: Tensor | None = None
         self.env_seconds = 0.0
         self.log = EpisodeLog(layout.envs)
+        self._known = False  # whether a step was seen to be one
         self._unread = False  # whether the last rollout still has to be counted
 
     def _bound(self, t: int) -> Callable[[], None]:
@@ -56,7 +58,7 @@ class TensorCollector:
         return self.actor.bind(ActTensors(b.obs[t], None, *chosen))
 
     def start(self, seed: int | None) -> None:
-        self.obs = self.env.reset(seed)
+        self.obs = check_obs(self.env, self.env.reset(seed))
         self.log = EpisodeLog(self.layout.envs)
         self._unread = False
 
@@ -79,6 +81,9 @@ class TensorCollector:
                 begin, stepping = perf_counter(), True
                 step = self.env.step(actions)
                 self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
+                if not self._known:
+                    check_step(self.env, step)
+                    self._known = True
                 self.obs = step.obs
                 b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
                 b.terminated[t], b.truncated[t] = step.terminated, step.truncated

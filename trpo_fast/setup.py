@@ -9,6 +9,7 @@ import torch
 from . import cuda_actor
 from .act import NativeActor, unavailable
 from .actor import Actor, ModuleActor
+from .arguments import fail
 from .checkpoint import CheckpointError
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
@@ -19,6 +20,7 @@ from .envs.actions import ActionMap
 from .envs.engines import make_host
 from .envs.host import HostEnvs
 from .envs.tensor.base import TensorEnvironment
+from .envs.tensor.protocol import check_environment, is_tensor_env, same_place
 from .normalize import ObservationNormaliser, RewardScaler
 from .policy import MLPPolicy, head_for_space
 from .rollout import Layout
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from .trainer import TRPO
 
 
-def is_tensor_env(env: Any) -> bool:
-    return not isinstance(env, str) and isinstance(getattr(env, "device", None), torch.device)
+def check_tensors(env: Any) -> None:
+    """Refuse what is meant as a tensor environment and lacks part of one."""
+    if is_tensor_env(env):
+        check_environment(env)
 
 
 def env_name(env: Any) -> str:
@@ -80,6 +84,8 @@ def make_envs(
 ) -> HostEnvs | TensorEnvironment:
     """Environments in one of the two forms that collectors know."""
     if is_tensor_env(env):
+        if not same_place(env.device, device):
+            raise fail("device", f"{env.device}, where the environment is", device)
         return env
     if config.engine == "tensor":
         if not isinstance(env, str):

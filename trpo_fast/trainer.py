@@ -63,6 +63,7 @@ class TRPO:
         **settings: Any,
     ) -> None:
         check_agent(env, more)
+        setup.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
         self.config = config = settle(env, config, policy, settings)
         self.device = setup.pick_device(config, env)
