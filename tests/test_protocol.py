@@ -193,3 +193,61 @@ def test_the_device_is_the_environments() -> None:
     env.device = torch.device("cuda", 5)
     with pytest.raises(ValueError, match=r"^device: expected cuda:5, where the environment"):
         TRPO(env, device="cpu", **SETTINGS)
+
+
+def seeing(space: Any) -> Any:
+    """An environment on the host with such observations."""
+
+    class Seeing(gymnasium.Env):
+        observation_space, action_space = space, spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+            super().reset(seed=seed)
+            self.observation_space.seed(0)
+            return self.observation_space.sample(), {}
+
+        def step(self, action: Any) -> Any:
+            return self.observation_space.sample(), 1.0, False, False, {}
+
+    return Seeing
+
+
+IMAGES = [
+    spaces.Box(0, 255, (84, 84, 4), np.uint8),
+    spaces.Box(0, 255, (4, 4, 1), np.uint8),
+    spaces.Box(0, 1, (84, 84), np.float32),
+    spaces.Dict(speed=spaces.Box(-1, 1, (2,)), camera=spaces.Box(0, 255, (8, 8, 3), np.uint8)),
+    spaces.Tuple((spaces.Discrete(2), spaces.Dict(a=spaces.Box(0, 1, (96, 96, 3))))),
+]
+
+
+ENGINES = ["sync", "workers", "async", "vector"]
+SEEN = [(space, engine) for space in IMAGES for engine in ENGINES]
+
+
+@pytest.mark.parametrize(("space", "engine"), [*SEEN, *((image, "tensor") for image in IMAGES[:3])])
+def test_images_are_refused_with_what_to_do(space: Any, engine: str) -> None:
+    env, options = seeing(space), {"engine": engine, "num_envs": 2}
+    if engine == "vector":
+        env, options = gymnasium.vector.SyncVectorEnv([env] * 2), {}
+    if engine == "tensor":
+        env, options = without("single_observation_space", space), {}
+    wanted = r"^observation_space: expected numbers for an MLP, got an image .*FlattenObservation"
+    with pytest.raises(ValueError, match=wanted):
+        TRPO(env, **SETTINGS, **options)
+
+
+def test_an_image_that_was_flattened_on_purpose_is_taken() -> None:
+    flat = gymnasium.wrappers.FlattenObservation
+    for space in (IMAGES[1], IMAGES[3]):
+        agent = TRPO(lambda space=space: flat(seeing(space)()), num_envs=2, **SETTINGS)
+        assert agent.learn(32).policy.spec.widths[0] in (16, 194)
+
+
+@pytest.mark.parametrize("engine", ["sync", "workers"])
+def test_a_small_matrix_is_flattened_with_one_warning(engine: str, recwarn: Any) -> None:
+    matrix = seeing(spaces.Box(-1, 1, (3, 2)))
+    agent = TRPO(matrix, num_envs=4, engine=engine, workers=1, **SETTINGS).learn(32)
+    agent.close()
+    said = [str(w.message) for w in recwarn if "flattened" in str(w.message)]
+    assert len(said) == 1 and "observations of shape [3, 2] are flattened to 6 numbers" in said[0]

@@ -15,6 +15,7 @@ import numpy as np
 from ..seeds import derive
 from .access import Access, Copies, NoAccess, Processes, Stateful
 from .errors import EnvError, WorkerError
+from .flat import refuse_images
 from .host import HostEnvs
 from .workers import WorkerEnvs
 
@@ -157,6 +158,7 @@ def _of_the_user(venv: Any) -> HostEnvs:
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
         raise ValueError(f"env: expected a vector environment that resets itself, got {mode}")
     if not isinstance(venv.single_observation_space, gymnasium.spaces.Box):
+        refuse_images(venv.single_observation_space)
         venv = gymnasium.wrappers.vector.FlattenObservation(venv)
     same_step = mode == AutoresetMode.SAME_STEP
     access: Access
@@ -200,5 +202,6 @@ class _Flattened:
                 f"env: expected a function that makes a gymnasium.Env, got {type(env)}"
             )
         if not isinstance(env.observation_space, gymnasium.spaces.Box):
+            refuse_images(env.observation_space)
             env = gymnasium.wrappers.FlattenObservation(env)
         return env

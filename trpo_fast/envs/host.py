@@ -21,6 +21,7 @@ import numpy as np
 
 from .access import Access
 from .errors import EnvError, describe_step, shape_error
+from .flat import check_flat
 
 
 class HostEnvs:
@@ -46,6 +47,11 @@ class HostEnvs:
             wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
             venv.close()
             raise ValueError(f"observation_space: expected {wanted}, got {self.observation_space}")
+        try:
+            check_flat(self.observation_space)
+        except ValueError:
+            venv.close()
+            raise
         self.obs_dim = int(np.prod(self.observation_space.shape))
         self._shape = (self.num_envs, self.obs_dim)
 

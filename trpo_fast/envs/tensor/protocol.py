@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...arguments import fail
+from ..flat import check_flat
 
 CALLS = {"reset": "seed", "step": "actions"}
 SPACES = ("single_observation_space", "single_action_space")
@@ -49,6 +50,7 @@ def check_environment(env: Any) -> None:
     if not isinstance(env.single_observation_space, gymnasium.spaces.Box):
         got = env.single_observation_space
         raise fail(who, "a Box as single_observation_space", got)
+    check_flat(env.single_observation_space)
 
 
 def check_obs(env: Any, obs: Any, what: str = "reset") -> Tensor:
