@@ -239,7 +239,7 @@ def test_the_command_saves_before_it_ends(engine: str, tmp_path: Path) -> None:
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stderr is not None
     for line in run.stderr:
-        if "update" in line and " 3 " in line:
+        if line.split()[:1] == ["3"]:
             break
     os.killpg(run.pid, signal.SIGINT)
     said = run.stderr.read()
