@@ -4,8 +4,8 @@ clip     a -> min(max(a, low), high)
 scale    a -> box(min(max(a, -1), 1))
 squash   a -> box(tanh(a)); the stored action stays a, so ratios and KL are the Gaussian's
 
-with box(u) = min(max((high / 2 + low / 2) + u (high / 2 - low / 2), low), high), which is finite
-for every finite box and stays in it whatever is rounded.
+with box(u) = min(max(base + (u + shift) reach, low), high), where base = low and shift = 1, or the
+centre and 0 where high - low overflows: finite in every finite box, and in it whatever is rounded.
 """
 
 from __future__ import annotations
@@ -51,9 +51,12 @@ class ActionMap:
             if not self.bounded:
                 self.mode = "clip"  # nothing to scale to; infinite bounds clip nothing
             half = np.float32(0.5)
-            with np.errstate(invalid="ignore"):  # without bounds nobody asks for these
-                self.centre = half * self.high + half * self.low
-                self.reach = half * self.high - half * self.low
+            with np.errstate(invalid="ignore", over="ignore"):  # no bounds: nobody asks for these
+                wide = ~np.isfinite(self.high - self.low)
+                self.base = np.where(wide, half * self.high + half * self.low, self.low)
+                self.shift = np.where(wide, np.float32(0.0), np.float32(1.0))
+                reach = half * (self.high - self.low)
+                self.reach = np.where(wide, half * self.high - half * self.low, reach)
         elif discrete:
             start = np.asarray(space.start, np.int64)
             self.start = start if start.any() else None
@@ -71,7 +74,7 @@ class ActionMap:
         elif self.mode == "scale":
             actions = np.minimum(np.maximum(actions, -1.0), 1.0)
         if self.mode != "clip":
-            actions = self.centre + actions * self.reach
+            actions = self.base + (actions + self.shift) * self.reach
         result = np.minimum(np.maximum(actions, self.low), self.high)
         if self.space.shape != result.shape[1:]:
             result = result.reshape(-1, *self.space.shape)
@@ -83,13 +86,13 @@ class ActionMap:
             if self.start is not None:
                 actions = actions + self._on(actions.device)[0]
             return self._shaped(actions)
-        low, high, centre, reach = self._on(actions.device)
+        low, high, base, shift, reach = self._on(actions.device)
         if self.mode == "squash":
             actions = torch.tanh(actions)
         elif self.mode == "scale":
             actions = actions.clamp(-1.0, 1.0)
         if self.mode != "clip":
-            actions = centre + actions * reach
+            actions = base + (actions + shift) * reach
         return self._shaped(actions.clamp(low, high))
 
     def _shaped(self, actions: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ class ActionMap:
         if device in self._kept:
             return self._kept[device]
         if self.continuous:
-            flat = [self.low, self.high, self.centre, self.reach]
+            flat = [self.low, self.high, self.base, self.shift, self.reach]
         else:
             flat = [] if self.start is None else [self.start.reshape(-1)]
         return tuple(torch.as_tensor(array, device=device) for array in flat)
