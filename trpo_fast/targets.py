@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,8 @@ from . import advantage
 from .arguments import fail
 from .rollout import Rollout
 from .surrogate import Batch
+
+LARGE = 1e12  # of smaller rewards it takes a million to make such returns
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -50,9 +53,11 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
 
 
 def check_size(rewards: Tensor, returns: Tensor) -> None:
-    """Refuse finite rewards [T, E] that make returns [N] whose variance float32 cannot hold."""
+    """Refuse large rewards [T, E] that make returns [N] whose variance float32 cannot hold."""
     spread = (returns / len(returns) ** 0.5).square().sum()
-    if not torch.isfinite(spread) and bool(torch.isfinite(rewards).all()):
-        paid, sums = (float(tensor.abs().max()) for tensor in (rewards, returns))
+    if torch.isfinite(spread):
+        return
+    paid, sums = (float(tensor.abs().max()) for tensor in (rewards, returns))
+    if LARGE < paid < math.inf:
         wanted = "ones whose returns float32 can square (normalize_rewards=True scales them)"
         raise fail("rewards", wanted, f"up to {paid:.3g}, which make returns up to {sums:.3g}")
