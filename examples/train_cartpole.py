@@ -9,7 +9,7 @@ import sys
 import time
 
 from trpo_fast import TRPO, evaluate
-from trpo_fast.logger import line
+from trpo_fast.logger import header, line
 
 SOLVED = 475.0
 
@@ -22,6 +22,7 @@ def report(agent: TRPO, record: dict) -> None:
 def main() -> int:
     begin = time.perf_counter()
     agent = TRPO("CartPole-v1", num_envs=8, seed=0)
+    print(header())
     agent.learn(500_000, callbacks=[report], target_return=SOLVED)
     seconds = time.perf_counter() - begin
     reached = sum(agent.recent_returns) / len(agent.recent_returns)

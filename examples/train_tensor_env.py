@@ -14,7 +14,7 @@ from torch import Tensor
 from trpo_fast import TRPO
 from trpo_fast.envs.tensor import TensorEnv
 from trpo_fast.envs.tensor.base import box
-from trpo_fast.logger import line
+from trpo_fast.logger import header, line
 
 
 class Homing(TensorEnv):
@@ -45,6 +45,7 @@ class Homing(TensorEnv):
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     agent = TRPO(Homing(1024, device=device), rows_per_update=51_200, gamma=0.9)
+    print(header())
     agent.learn(1_000_000, callbacks=[lambda agent, record: print(line(record))])
 
 

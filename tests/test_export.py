@@ -36,6 +36,8 @@ SPACES = [
     spaces.MultiBinary([2, 2]),
     spaces.MultiDiscrete([[2, 3], [1, 2]], start=[[1, 0], [0, 1]]),
     spaces.Discrete(3, start=2),
+    spaces.Discrete(3, dtype=np.int32),
+    spaces.Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (2,)),
 ]
 SHAPED = [*((".pt2", space) for space in SPACES), (".onnx", SPACES[0]), (".onnx", SPACES[2])]
 

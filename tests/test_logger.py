@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trpo_fast.backend import REASONS
 from trpo_fast.logger import (
+    COLUMNS,
     ConsoleLogger,
     CsvLogger,
     JsonLogger,
@@ -24,6 +26,7 @@ from trpo_fast.logger import (
     Loggers,
     TensorBoardLogger,
     clock,
+    header,
     line,
     read_progress,
 )
@@ -64,18 +67,40 @@ def write(directory: Path, updates: range, **changes: Any) -> None:
 
 
 def test_the_line_says_what_matters() -> None:
-    text = line(record(3))
-    for part in (
-        "update     3",
-        "return     30.00",
-        "kl 0.0100 of 0.0200",
-        "1,234 steps/s",
-        "learner 25%",
-    ):
-        assert part in text
-    assert line(record(3, reason="line_search_failed")).endswith("line_search_failed")
-    assert "kl 0.0100  entropy" in line(record(3, max_kl=math.nan))
+    said = line(record(3), 3725.4).replace(" %", "%").split()
+    assert said == "3 300 30.00 0.0100 0.0200 1.00 nan 1,234 25% 1:02:05".split()
+    failed = line(record(3, reason="line_search_failed")).split()
+    assert failed[:5] == "3 300 30.00 line_search_failed 1.00".split()
+    assert line(record(3, max_kl=math.nan)).split()[3:6] == ["0.0100", "none", "1.00"]
     assert clock(3725.4) == "1:02:05"
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_the_line_fits_a_terminal_of_100_columns_under_its_titles(reason: str) -> None:
+    wide = {"return": -1e30, "entropy": -12.345, "explained_variance": -1.25, "kl": 123.4567}
+    wide |= {"steps_per_second": 98_765_432.1, "learner_share": 1.0, "max_kl": 123.4567}
+    for said in (record(3), record(99_999, steps=9_999_999_999, reason=reason, **wide)):
+        text = line(said, 359_999.0)
+        words = text.replace(" %", "%").split()
+        assert len(text) <= 100 and len(words) == 10 - (said["reason"] != "accepted")
+    titles = header().splitlines()
+    assert [len(title) for title in titles] == [len(line(record(3), 0.0))] * 2
+    end = 0
+    for *title, width in COLUMNS:  # numbers stand under the ends of their titles
+        end += width
+        assert line(record(3), 0.0)[end - 1] != " " and titles[1][end - 1] == title[1][-1]
+
+
+def test_the_titles_come_back() -> None:
+    stream, agent = io.StringIO(), Agent()
+    console = ConsoleLogger(10_000, stream=stream, bar=False)
+    for update in range(1, 51):
+        agent.steps = 100 * update
+        console(agent, record(update))
+    lines = stream.getvalue().splitlines()
+    titles = header().splitlines()
+    assert [i for i, text in enumerate(lines) if text == titles[1]] == [1, 43]
+    assert lines[0] == titles[0] and len(lines) == 54
 
 
 def test_the_time_left_is_that_of_the_steps_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +111,8 @@ def test_the_time_left_is_that_of_the_steps_left(monkeypatch: pytest.MonkeyPatch
     for update in (1, 2):
         agent.steps, now[0] = 100 * update, 10.0 * update
         console(agent, record(update))
-    assert [text.split("eta ")[1] for text in stream.getvalue().splitlines()] == [
-        "0:06:30",
-        "0:06:20",
-    ]
+    lines = stream.getvalue().splitlines()[2:]
+    assert [text.split()[-1] for text in lines] == ["0:06:30", "0:06:20"]
 
 
 def test_lines_come_every_so_many_updates() -> None:
@@ -106,7 +129,9 @@ def test_the_console_counts_from_where_a_run_resumes(bar: bool) -> None:
         console(agent, record(update))
     console.close()
     text = stream.getvalue()
-    assert "update    52" in text and "update    51" not in text and "eta 0:00:00" in text
+    lines = [words for text in text.splitlines() if (words := text.split())]
+    shown = [words for words in lines if words[0] in ("51", "52")]
+    assert [words[0] for words in shown] == ["52"] and shown[0][-1] == "0:00:00"
     assert not bar or "200/200" in text
 
 

@@ -49,6 +49,14 @@ CALLS = [
         "checkpoint_every: expected an integer of at least 1",
     ),
     (lambda agent: agent.learn(32, target_return="475"), "target_return: expected a finite"),
+    (
+        lambda agent: agent.learn(32, callbacks=object()),
+        "callbacks: expected a function",
+    ),
+    (
+        lambda agent: agent.learn(32, callbacks=[print, 3]),
+        "callbacks: expected a function",
+    ),
     (lambda agent: agent.predict((np.zeros(4), {})), "obs: expected an array of numbers, got tup"),
     (lambda agent: agent.predict("left"), "obs: expected an array of numbers, got str"),
     (lambda agent: agent.predict(None), "obs: expected"),

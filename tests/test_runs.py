@@ -25,6 +25,12 @@ def weights(out: Path) -> torch.Tensor:
     return checkpoint.load(out / CHECKPOINT)["policy"]["net.0.weight"]
 
 
+def updates(printed: str) -> list[str]:
+    """The updates that have a line."""
+    words = [line.split()[0] for line in printed.splitlines() if line.split()]
+    return [word for word in words if word.isdigit()]
+
+
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run into ``out`` that Ctrl-C ends in the update after ``updates``."""
@@ -81,15 +87,14 @@ def test_a_resumed_run_keeps_its_options(
     }
     assert events and len(list(tmp_path.glob("events.*"))) > events
     err = capsys.readouterr().err
-    assert "update     2" in err and "update     3" not in err
+    assert "2" in updates(err) and "3" not in updates(err)
 
 
 def test_lines_are_printed_every_so_many_updates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path, 320, "--print-every", "2") == 0
-    lines = [text for text in capsys.readouterr().err.splitlines() if text.startswith("update")]
-    assert [text.split()[1] for text in lines] == ["2", "4"]
+    assert updates(capsys.readouterr().err) == ["2", "4"]
 
 
 def test_a_run_at_its_goal_says_how_to_go_on(

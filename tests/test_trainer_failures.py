@@ -21,7 +21,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 
 import gymnasium
-from envs_for_tests import Failing
+from envs_for_tests import Failing, Masked
 from small_runs import SMALL, parameters
 
 from trpo_fast import checkpoint
@@ -118,7 +118,10 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
         (lambda: MLPPolicy(4, Categorical(5)), "policy: expected 4 numbers in and the head Cat"),
         (lambda: MLPPolicy(4, Gaussian(2)), "policy: expected .*, got 4 and Gaussian"),
         (lambda: MLPPolicy(4, Categorical(2), dtype=torch.float64), "policy: expected float32"),
-        (lambda: torch.nn.Linear(4, 2), "policy: expected an MLPPolicy, got Linear"),
+        (
+            lambda: torch.nn.Linear(4, 2),
+            "policy: expected an MLPPolicy, got Linear; trpo_update",
+        ),
     ],
 )
 def test_a_policy_must_fit_its_environment(policy: Any, message: str) -> None:
@@ -175,3 +178,90 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf'needs {package}: pip install "trpo-fast\[train\]"'):
         TRPO("CartPole-v1", **SMALL) if package == "gymnasium" else agent.save(tmp_path / "c")
+
+
+@pytest.mark.parametrize("critic", ["adam", "gauss_newton"])
+@pytest.mark.parametrize("reward", [1e20, -1e30, 1e37])
+def test_rewards_past_float32_are_named(reward: float, critic: str) -> None:
+    class Rich(gymnasium.RewardWrapper):
+        def reward(self, _: Any) -> float:
+            return reward
+
+    agent = TRPO(lambda: Rich(gymnasium.make("CartPole-v1")), critic=critic, **SMALL)
+    before = parameters(agent)
+    with pytest.raises(ValueError, match=r"^rewards: expected ones whose returns float32 can"):
+        agent.learn(64)
+    assert torch.equal(before, parameters(agent))
+    scaled = TRPO(lambda: Rich(gymnasium.make("CartPole-v1")), normalize_rewards=True, **SMALL)
+    assert scaled.learn(64).updates == 1
+
+
+def test_an_environment_whose_worker_died_can_be_closed() -> None:
+    agent = TRPO("CartPole-v1", engine="async", **SMALL)
+    agent.train_once()
+    processes = agent.envs.venv.processes
+    os.kill(processes[0].pid, signal.SIGKILL)
+    processes[0].join()
+    with pytest.raises(EnvError, match="a worker process died"):
+        agent.train_once()
+    agent.close()
+    agent.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+MASKS = [
+    (np.ones(4), r"3 choices for each of 1 observations, got shape \[4\]"),
+    (np.ones((2, 3)), r"3 choices for each of 1 observations, got shape \[2, 3\]"),
+    ("left", "3 choices for each of 1 observations, got str"),
+    (np.zeros(3), "at least one allowed choice for every observation, got none"),
+]
+
+
+@pytest.mark.parametrize(("mask", "sentence"), MASKS)
+def test_a_mask_that_does_not_fit_is_named(mask: Any, sentence: str) -> None:
+    agent = TRPO(Masked, **SMALL)
+    with pytest.raises(ValueError, match=f"^action_mask: expected {sentence}"):
+        agent.predict(np.zeros(2), action_mask=mask)
+    for fits in ([0, 1, 0], (0, 1, 0), np.array([[False, True, False]])):
+        assert agent.predict(np.zeros(2), action_mask=fits) == 1
+    with pytest.raises(ValueError, match=r"^action_mask: expected None for a head"):
+        TRPO("Pendulum-v1", **SMALL).predict(np.zeros(3), action_mask=np.ones(1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_observations_that_are_not_finite_have_no_action(value: float) -> None:
+    agent = TRPO("CartPole-v1", **SMALL)
+    for obs in ([0.0, value, 0.0, 0.0], torch.tensor([[0.0] * 4, [0.0, value, 0.0, 0.0]])):
+        with pytest.raises(ValueError, match=rf"^obs: expected finite numbers, got {value} at"):
+            agent.predict(obs)
+
+
+SETTINGS = [
+    ({"device": "meta"}, "device: expected one that works here, got 'meta'"),
+    ({"num_envs": 10**12}, "num_envs: expected at most 2147483647, got 1000"),
+    (
+        {"num_envs": 10**6},
+        "num_envs: expected at most 65536 copies with engine='sync', got ",
+    ),
+    ({"max_kl": float("inf")}, "max_kl: expected a finite number of at least 1e-12, got inf"),
+    ({"damping": float("inf")}, "damping: expected a finite number of at least 0, got inf"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), SETTINGS)
+def test_settings_that_no_machine_can_follow_are_sentences(settings: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        TRPO("CartPole-v1", **settings)
+
+
+def test_an_endless_observation_clip_clips_nothing() -> None:
+    assert TRPO("CartPole-v1", observation_clip=float("inf"), **SMALL).learn(64).updates == 1
+
+
+def test_an_agent_in_one_line() -> None:
+    agent = TRPO("CartPole-v1", **SMALL)
+    assert repr(agent) == (
+        "TRPO('CartPole-v1', algorithm='trpo', num_envs=2, steps=0, updates=0, device='cpu', "
+        "backend='auto')"
+    )
+    assert "steps=64, updates=1, device='cpu', backend='cpu')" in repr(agent.learn(64))

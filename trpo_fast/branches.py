@@ -19,6 +19,7 @@ from .envs.host import HostEnvs
 from .envs.state import restore
 from .envs.tensor.base import TensorEnv
 from .heads import Head
+from .seeds import derive, derive_all
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -90,7 +91,7 @@ class TensorRunner:
         agent.collector.before_step = None
         env: Any = agent.envs
         begin = perf_counter()
-        env = env.sized(count * width)
+        env = env.sized(count * width, seed=derive(agent.config.seed, "vine", agent.updates))
         physics, elapsed = (torch.cat(parts) for parts in zip(*saved, strict=True))
         state = {"physics": physics, "elapsed": elapsed}
         env.load_state({name: rows.repeat_interleave(width, 0) for name, rows in state.items()})
@@ -134,7 +135,7 @@ class HostRunner:
                 "got a vector environment, which cannot be copied"
             )
         copies = make_host(agent.env_source, width * STATES, options=agent.env_options)
-        copies.reset(seed=0)
+        copies.reset(derive_all(agent.config.seed, "vine", copies.num_envs, 0))
         check_states(copies.unsupported())  # some attributes come with the first reset
         self.envs: list[Any] = copies.venv.envs
 

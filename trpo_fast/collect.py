@@ -65,6 +65,7 @@ class HostCollector:
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         taken, stepping = 0, False
+        self.episodes.open()
         try:
             for t, row in enumerate(self._rows):
                 if self.before_step is not None:
@@ -92,9 +93,10 @@ class HostCollector:
             self._refuse_masks(infos, "step")
             return self._finish(finals, valid)
         except BaseException:  # the rollout is gone, but its steps were taken
-            self._count(taken, valid)
-            if stepping:  # copies before the one that failed may have ended an episode
-                self.episodes.lose()
+            if self.episodes.is_open and not stepping:
+                self._count(taken, valid)
+            # Otherwise they are counted, or copies before the one that failed went on unseen.
+            self.episodes.settle()
             raise
 
     def _count(self, rows: int, valid: np.ndarray | None) -> tuple[list[float], list[int]]:
@@ -145,7 +147,9 @@ class HostCollector:
     ) -> Rollout:
         b = self.buffers
         rewards = b.rewards.numpy()
-        if not math.isfinite(float(rewards.sum())) and not np.isfinite(rewards).all():
+        with np.errstate(over="ignore"):
+            total = float(rewards.sum())
+        if not math.isfinite(total) and not np.isfinite(rewards).all():
             time, copy = (int(i) for i in np.argwhere(~np.isfinite(rewards))[0])
             raise EnvError(
                 f"{self.envs.label()} returned reward {rewards[time, copy]} from copy {copy}, "
@@ -185,6 +189,7 @@ class HostCollector:
     def state(self) -> dict[str, Any]:
         """What collecting goes on from, the environments' own states apart."""
         assert self.obs is not None
+        self.episodes.settle()
         return {
             "obs": np.array(self.obs),
             "mask": None if self.mask is None else np.array(self.mask),

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from .arguments import check_array, fail
 from .cuda_actor import CudaActor
 from .envs.actions import ActionMap
 from .envs.tensor.base import TensorEnv, TensorEnvironment
+from .envs.tensor.protocol import check_obs, check_step
 from .normalize import ObservationNormaliser
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 from .threads import OneThread
@@ -47,8 +47,8 @@ class TensorCollector:
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.obs: Tensor | None = None
         self.env_seconds = 0.0
-        zeros = torch.zeros(layout.envs, dtype=torch.float64, device=layout.device)
-        self.returns, self.lengths = zeros, zeros.clone()
+        self.log = EpisodeLog(layout.envs)
+        self._known = False  # whether a step was seen to be one
         self._unread = False  # whether the last rollout still has to be counted
 
     def _bound(self, t: int) -> Callable[[], None]:
@@ -59,18 +59,17 @@ class TensorCollector:
         return self.actor.bind(ActTensors(b.obs[t], None, *chosen))
 
     def start(self, seed: int | None) -> None:
-        self.obs = self.env.reset(seed)
-        self.returns.zero_()
-        self.lengths.zero_()
+        self.obs = check_obs(self.env, self.env.reset(seed))
+        self.log = EpisodeLog(self.layout.envs)
         self._unread = False
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
         self.actor.look()
         b, self.env_seconds = self.buffers, 0.0
-        if self._unread:
-            self.episodes()  # of a rollout whose update was interrupted
-        taken = 0
+        self._settle()
+        taken, stepping = 0, False
+        self.log.open()
         try:
             for t in range(self.layout.steps):
                 if self.before_step is not None:
@@ -80,18 +79,31 @@ class TensorCollector:
                     b.obs[t] = self.normaliser(b.raw_obs[t])
                 self._act[t]()
                 actions = self.action_map.device(b.actions[t])
-                begin = perf_counter()
+                begin, stepping = perf_counter(), True
                 step = self.env.step(actions)
                 self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
+                if not self._known:
+                    check_step(self.env, step)
+                    self._known = True
                 self.obs = step.obs
                 b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
                 b.terminated[t], b.truncated[t] = step.terminated, step.truncated
-                taken = t + 1
+                taken, stepping = t + 1, False
             with OneThread() if self.layout.device.type == "cpu" else nullcontext():
                 return self._finish()
         except BaseException:  # the rollout is gone, but its steps were taken
-            self._count(taken)
+            self._unread = False
+            if self.log.is_open and not stepping:
+                self._count(taken)
+            # Otherwise they are counted, or some copies went on unseen.
+            self.log.settle()
             raise
+
+    def _settle(self) -> None:
+        """Count a rollout whose update was interrupted, and forget one that was itself."""
+        if self._unread:
+            self.episodes()
+        self.log.settle()
 
     def _finish(self) -> Rollout:
         b = self.buffers
@@ -126,19 +138,15 @@ class TensorCollector:
 
     def _count(self, rows: int) -> tuple[list[float], list[int]]:
         """Account for the first ``rows`` of the buffers."""
-        log = EpisodeLog(self.layout.envs)
-        log.returns = self.returns.cpu().numpy()
-        log.lengths = self.lengths.cpu().numpy().astype(np.int64)
         b = self.buffers
         done = (b.terminated | b.truncated)[:rows].cpu().numpy()
-        ended = log.add(b.rewards[:rows].cpu().numpy(), done, None)
-        device = self.layout.device
-        self.returns = torch.as_tensor(log.returns, dtype=torch.float64, device=device)
-        self.lengths = torch.as_tensor(log.lengths, dtype=torch.float64, device=device)
-        return ended
+        return self.log.add(b.rewards[:rows].cpu().numpy(), done, None)
 
     def state(self) -> dict[str, Any]:
-        return {"obs": self.obs, "returns": self.returns, "lengths": self.lengths}
+        """What collecting goes on from, the environment's own state apart."""
+        self._settle()
+        returns, lengths = torch.from_numpy(self.log.returns), torch.from_numpy(self.log.lengths)
+        return {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         layout, device, obs = self.layout, self.layout.device, state["obs"]
@@ -147,11 +155,13 @@ class TensorCollector:
         counts = {}
         for name in ("returns", "lengths"):
             nan, one = name == "returns", (layout.envs,)  # returns that nobody knows are NaN
-            count = check_array(f"state: {name}", state[name], one, torch.float64, nan=nan)
-            counts[name] = count.to(device)
+            counts[name] = check_array(f"state: {name}", state[name], one, torch.float64, nan=nan)
         if bool((counts["lengths"] < 0.0).any()):
             raise fail("state: lengths", "numbers of at least 0", "some below")
-        self.returns, self.lengths = counts["returns"], counts["lengths"]
+        self.log = EpisodeLog(layout.envs)
+        self.log.returns = counts["returns"].cpu().numpy().copy()
+        self.log.lengths = counts["lengths"].long().cpu().numpy().copy()
+        self._unread = False
 
     def unsupported(self) -> str | None:
         if all(callable(getattr(self.env, name, None)) for name in ("state", "load_state")):

@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from . import files
 from .arguments import check_count, fail
 from .envs.engines import make_host
 from .envs.host import HostEnvs
+from .episodes import Evaluation, Plan
 from .extras import require
 from .prediction import sampler
+from .seeds import derive, derive_all
 from .setup import is_tensor_env
+from .tensor_episodes import evaluate_tensors
 
 if TYPE_CHECKING:
     from .trainer import TRPO
 
 VIDEOS = (".gif", ".png", ".webp")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Undiscounted returns and lengths of whole episodes."""
-
-    returns: list[float]
-    lengths: list[int]
-
-    @property
-    def mean(self) -> float:
-        """Of the returns."""
-        return float(np.mean(self.returns))
-
-    @property
-    def std(self) -> float:
-        """Deviation of the returns."""
-        return float(np.std(self.returns))
-
-    def __str__(self) -> str:
-        count, length = len(self.returns), float(np.mean(self.lengths))
-        return (
-            f"return {self.mean:.1f} +- {self.std:.1f} over {count} episodes of {length:.0f} steps"
-        )
 
 
 def evaluate(
@@ -56,24 +34,40 @@ def evaluate(
     deterministic: bool = True,
     seed: int = 10_000,
     env: Any = None,
+    max_steps: int = 100_000,
 ) -> Evaluation:
     """Whole episodes on environments of their own, made the way the agent's were (or from
     ``env``).
+
+    An episode that goes on for ``max_steps`` is cut there: a warning says so, its return so far
+    counts, and the next one begins where it was. A tensor environment that cannot be copied is
+    borrowed: it goes back to its state, or training goes on with new episodes.
     """
     if not hasattr(agent, "env_source"):
         raise fail("agent", "a trpo_fast.TRPO", type(agent).__name__)
     check_count("episodes", episodes)
-    kept, agent.sampler = agent.sampler, sampler(seed, agent.device)
+    check_count("max_steps", max_steps)
+    check_count("seed", seed, least=0)
+    kept, agent.sampler = agent.sampler, sampler(seed, agent.device, "evaluation actions")
     try:
-        return _evaluate(agent, episodes, deterministic, seed, env)
+        plan = Plan(episodes, deterministic, seed, max_steps)
+        found, cut = _evaluate(agent, plan, env)
     finally:
         agent.sampler = kept
+    if cut:
+        warnings.warn(
+            f"max_steps: {cut} of {episodes} episodes still went on after {max_steps} steps and "
+            "were cut there",
+            stacklevel=2,
+        )
+    return found
 
 
-def _evaluate(agent: TRPO, episodes: int, deterministic: bool, seed: int, env: Any) -> Evaluation:
+def _evaluate(agent: TRPO, plan: Plan, env: Any) -> tuple[Evaluation, int]:
+    """The episodes, and how many of them were cut."""
     source = agent.env_source if env is None else env
     if is_tensor_env(source) or (agent.config.engine == "tensor" and env is None):
-        return _tensor_episodes(agent, source, episodes, deterministic, seed)
+        return evaluate_tensors(agent, source, plan)
     if hasattr(source, "num_envs"):
         raise ValueError(
             "env: expected a gymnasium id or a function that makes one environment, "
@@ -84,64 +78,32 @@ def _evaluate(agent: TRPO, episodes: int, deterministic: bool, seed: int, env: A
         source = (
             name  # gymnasium's twin of EnvPool's environment: one episode per copy is simpler there
         )
-    envs = make_host(source, min(episodes, 10), options=agent.env_options)
+    envs = make_host(source, min(plan.episodes, 10), options=agent.env_options)
     try:
-        return _host_episodes(agent, envs, episodes, deterministic, seed)
+        return _host_episodes(agent, envs, plan)
     finally:
         envs.close()
 
 
-def _host_episodes(
-    agent: TRPO, envs: HostEnvs, episodes: int, deterministic: bool, seed: int
-) -> Evaluation:
-    """A fixed share of episodes for every copy: taking the first to finish would favour short
-    ones.
-    """
-    share = [
-        episodes // envs.num_envs + (i < episodes % envs.num_envs) for i in range(envs.num_envs)
-    ]
+def _host_episodes(agent: TRPO, envs: HostEnvs, plan: Plan) -> tuple[Evaluation, int]:
+    share, cuts = plan.share(envs.num_envs), 0
     done: list[list[tuple[float, int]]] = [[] for _ in share]
     total, steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
-    obs, infos = envs.reset(seed)
+    obs, infos = envs.reset(derive_all(plan.seed, "evaluation", envs.num_envs))
     width = agent.collector.layout.mask_width
     while any(len(ended) < wanted for ended, wanted in zip(done, share, strict=True)):
         mask = envs.masks(infos, width) if width else None
-        actions = agent.predict(obs.copy(), deterministic=deterministic, action_mask=mask)
+        actions = agent.predict(obs.copy(), deterministic=plan.deterministic, action_mask=mask)
         obs, rewards, terminated, truncated, infos = envs.step(np.asarray(actions))
         total, steps = total + rewards, steps + 1
-        for i in np.flatnonzero(terminated | truncated):
+        over = terminated | truncated
+        for i in np.flatnonzero(over | (steps >= plan.max_steps)):
             if len(done[i]) < share[i]:
                 done[i].append((float(total[i]), int(steps[i])))
+                cuts += not over[i]
             total[i], steps[i] = 0.0, 0
     pairs = [pair for ended in done for pair in ended]
-    return Evaluation([r for r, _ in pairs], [n for _, n in pairs])
-
-
-def _tensor_episodes(
-    agent: TRPO, source: Any, episodes: int, deterministic: bool, seed: int
-) -> Evaluation:
-    """The first episode of as many copies as episodes are wanted."""
-    from .envs import tensor
-
-    name = source if isinstance(source, str) else None
-    if name is None:
-        if not isinstance(source, tensor.TensorEnv):
-            raise ValueError("env: expected a name or one of trpo_fast's tensor environments")
-        env = source.sized(episodes)
-    else:
-        env = tensor.make(name, episodes, device=agent.device, **agent.env_options)
-    obs = env.reset(seed)
-    total = torch.zeros(episodes, dtype=torch.float32, device=env.device)
-    steps = torch.zeros_like(total)
-    running = torch.ones(episodes, dtype=torch.bool, device=env.device)
-    for _ in range(env.max_episode_steps):
-        actions = agent.predict(obs, deterministic=deterministic)
-        step = env.step(torch.as_tensor(actions, device=env.device))
-        total += torch.where(running, step.rewards, 0.0)
-        steps += running
-        running &= ~(step.terminated | step.truncated)
-        obs = step.obs
-    return Evaluation(total.tolist(), [int(n) for n in steps.tolist()])
+    return Evaluation([r for r, _ in pairs], [n for _, n in pairs]), cuts
 
 
 def check_video(path: str | os.PathLike[str]) -> Path:
@@ -165,7 +127,7 @@ def record_video(
     name = agent.config.env
     try:
         env = _rendering(agent)
-        obs, info = env.reset(seed=seed)
+        obs, info = env.reset(seed=derive(seed, "evaluation", 0))
         frames = [image.fromarray(np.asarray(env.render()))]
     except Exception as error:
         raise ValueError(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from . import files
 from .arguments import fail
+from .seeds import derive
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -85,7 +86,7 @@ def export(
         raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
     write, run = FORMATS[path.suffix]
     deployed = Deployed(agent).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs = {"obs": _observations(agent, rows, generator)}
     if agent.collector.layout.mask_width:
         inputs["mask"] = _masks(agent.policy.head.nvec, rows, generator)

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from .trainer import TRPO, Record
 
 
+TITLES = 40  # lines between the titles of the columns
+
+
 class ConsoleLogger:
-    """One readable line per update; on a terminal, a progress bar under it."""
+    """One line of a table per update; on a terminal, a progress bar under it."""
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class ConsoleLogger:
         self.bar = _progress_bar(total_steps, self.stream) if show else None
         self.begin = time.perf_counter()
         self.first: int | None = None
+        self.lines = 0
 
     def __call__(self, agent: TRPO, record: Record) -> None:
         """Show an update."""
@@ -51,7 +55,10 @@ class ConsoleLogger:
         rate = done / (time.perf_counter() - self.begin)
         left = max(0, self.goal - done) / rate
         if record["update"] % self.every == 0:
-            self._write(f"{line(record)}  eta {clock(left)}")
+            if self.lines % TITLES == 0:
+                self._write(header())
+            self.lines += 1
+            self._write(line(record, left))
         if self.bar is not None:
             self.bar.set_postfix_str(f"return {record['return']:.1f}, kl {record['kl']:.4f}")
             self.bar.update(min(done, self.goal) - self.bar.n)
@@ -76,18 +83,43 @@ def _progress_bar(total: int, stream: TextIO) -> Any:
     return tqdm(total=total, file=stream, unit=" steps", unit_scale=True, dynamic_ncols=True)
 
 
-def line(record: Record) -> str:
-    """The update in one line: where it is, how well, how far it moved, how fast."""
-    mark = "" if record["reason"] == "accepted" else f"  {record['reason']}"
-    rate = record["steps_per_second"]
-    kl = f"kl {record['kl']:.4f}"
-    if not math.isnan(record["max_kl"]):
-        kl += f" of {record['max_kl']:.4f}"
+COLUMNS = (  # title in two lines, and width
+    ("", "update", 6),
+    ("", "steps", 14),
+    ("mean", "return", 12),
+    ("KL", "of update", 10),
+    ("KL", "limit", 10),
+    ("policy", "entropy", 9),
+    ("critic", "explains", 10),
+    ("steps", "per second", 11),
+    ("time in", "learner", 8),
+    ("time", "left", 9),
+)
+
+
+def header() -> str:
+    """The titles of the columns of ``line``, in two lines."""
+    rows = ("".join(f"{column[k]:>{column[2]}}" for column in COLUMNS) for k in (0, 1))
+    return "\n".join(rows)
+
+
+def line(record: Record, left: float = math.nan) -> str:
+    """The update in one line of at most 100 characters: where it is, how well, how far it moved,
+    how fast, and with how many seconds left. A policy that did not move has the reason in place of
+    its KL.
+    """
+    value = record["return"]
+    moved = f"{record['kl']:10.4f}{record['max_kl']:10.4f}"
+    if math.isnan(record["max_kl"]):
+        moved = f"{record['kl']:10.4f}{'none':>10}"
+    if record["reason"] != "accepted":
+        moved = f"{record['reason']:>20}"
+    end = "" if math.isnan(left) else f"{clock(left):>9}"
     return (
-        f"update {record['update']:5d}  steps {record['steps']:>9,}  "
-        f"return {record['return']:9.2f}  {kl}  entropy {record['entropy']:6.2f}  "
-        f"ev {record['explained_variance']:5.2f}  {rate:>9,.0f} steps/s  "
-        f"learner {100 * record['learner_share']:2.0f}%{mark}"
+        f"{record['update']:6d}{record['steps']:14,}"
+        f"{value:{'12.2f' if abs(value) < 1e8 else '12.3g'}}{moved}{record['entropy']:9.2f}"
+        f"{record['explained_variance']:10.2f}{record['steps_per_second']:11,.0f}"
+        f"{100 * record['learner_share']:6.0f} %{end}"
     )
 
 

@@ -4,6 +4,7 @@ TypeError.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from .arguments import fail
@@ -72,3 +73,14 @@ def check_learn(total_steps: Any, unknown: dict[str, Any]) -> None:
         raise TypeError(f"{name}: expected {here}, got an argument learn does not have")
     if total_steps is None:
         raise TypeError("total_steps: expected a number of environment steps, got none")
+
+
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """The callbacks of ``learn``: one, or several."""
+    several = isinstance(callbacks, Iterable) and not callable(callbacks)
+    found = list(callbacks) if several else [callbacks]
+    for callback in found:
+        if not callable(callback):
+            wanted = "a function of (agent, record), or several"
+            raise fail("callbacks", wanted, f"{type(callback).__name__}, which cannot be called")
+    return found

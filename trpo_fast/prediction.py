@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .arguments import fail
-from .setup import derived_seed, spaces_of
+from .checks import all_finite
+from .seeds import derive
+from .setup import spaces_of
 
 if TYPE_CHECKING:
     from .trainer import TRPO
-
-SAMPLER = 2**31  # in place of restarts, of which there are never so many
 
 
 @torch.no_grad()
@@ -24,9 +24,7 @@ def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> 
     if agent.normaliser is not None:  # it lives where rollouts do, the policy may not
         rows = agent.normaliser(rows.to(agent.normaliser.shift.device))
     rows = rows.to(agent.device)
-    mask = None
-    if action_mask is not None:
-        mask = torch.as_tensor(action_mask, device=agent.device).bool().reshape(len(rows), -1)
+    mask = None if action_mask is None else _mask(agent, action_mask, len(rows))
     params = agent.policy.distribution_params(rows, mask)
     head = agent.policy.head
     stored = head.mode(params) if deterministic else head.sample(params, agent.sampler)
@@ -38,9 +36,9 @@ def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> 
     return actions[0] if single else actions
 
 
-def sampler(seed: int, device: torch.device) -> torch.Generator:
+def sampler(seed: int, device: torch.device, use: str = "predict") -> torch.Generator:
     """Noise for actions that train nothing: drawing from it leaves training as it was."""
-    return torch.Generator(device).manual_seed(derived_seed(seed, SAMPLER))
+    return torch.Generator(device).manual_seed(derive(seed, use))
 
 
 def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
@@ -59,4 +57,27 @@ def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
     if rows.numel() == 0 or not (single or tuple(rows.shape[1:]) in shapes):
         wanted = f"one observation of shape {list(shapes[0])}, or several"
         raise ValueError(f"obs: expected {wanted}, got shape {list(rows.shape)}")
+    # Values on a device are not looked at: that would wait for it.
+    if rows.device.type == "cpu" and not all_finite(rows):
+        where = [int(i) for i in (~torch.isfinite(rows)).nonzero()[0]]
+        raise fail("obs", "finite numbers", f"{float(rows[tuple(where)])} at index {where}")
     return rows.reshape(-1, dim), single
+
+
+def _mask(agent: TRPO, given: Any, rows: int) -> Tensor:
+    """Allowed choices [N, Z] on the policy's device."""
+    head = agent.policy.head
+    if not head.maskable:
+        raise fail("action_mask", "None for a head without choices", f"one for {head}")
+    wanted = f"{head.outputs} choices for each of {rows} observations"
+    try:
+        mask = torch.as_tensor(np.asarray(given) if isinstance(given, list) else given).bool()
+    except (TypeError, ValueError, RuntimeError):
+        raise fail("action_mask", wanted, type(given).__name__) from None
+    if mask.numel() != rows * head.outputs:
+        raise fail("action_mask", wanted, f"shape {list(mask.shape)}")
+    mask = mask.reshape(rows, head.outputs)
+    parts = mask.split(list(head.nvec), dim=1) if mask.device.type == "cpu" else ()
+    if not all(bool(part.any(1).all()) for part in parts):
+        raise fail("action_mask", "at least one allowed choice for every observation", "none")
+    return mask.to(agent.device)

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
 
 Record = dict[str, Any]  # what one update reports; the names are the columns of the logs
+
+
+def progress(agent: TRPO) -> Record:
+    """How far an agent is, and the means of its last episodes."""
+    returns, lengths = agent.recent_returns, agent.recent_lengths
+    return {
+        "update": agent.updates,
+        "steps": agent.steps,
+        "episodes": agent.episodes,
+        "return": float(np.mean(returns)) if returns else np.nan,
+        "length": float(np.mean(lengths)) if lengths else np.nan,
+    }
 
 
 @dataclass(frozen=True)

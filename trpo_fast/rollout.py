@@ -112,11 +112,29 @@ class Buffers:
 
 
 class EpisodeLog:
-    """Returns and lengths of episodes, from rollouts: no bookkeeping inside the step loop."""
+    """Returns and lengths of episodes, from rollouts: no bookkeeping inside the step loop.
+
+    ``open`` comes before a rollout's first step and ``add`` after its last. Whatever is interrupted
+    on the way, no row counts twice: where it is not known what was counted, the episodes under way
+    are left out.
+    """
 
     def __init__(self, envs: int) -> None:
         self.returns = np.zeros(envs)  # so far, of the episodes under way; NaN if nobody knows
         self.lengths = np.zeros(envs, np.int64)
+        self.is_open = False  # steps are being taken, and none of them is counted yet
+        self._sure = True  # what stands above is what was added, and all of it
+
+    def open(self) -> None:
+        """Steps will be taken; those of an earlier rollout that was never added are left out."""
+        self.settle()
+        self._sure, self.is_open = False, True
+
+    def settle(self) -> None:
+        """Leave out the episodes under way if some of their steps may not have been counted."""
+        if not self._sure:
+            self.lose()
+            self._sure, self.is_open = True, False
 
     def lose(self) -> None:
         """Leave out the episodes under way: something happened in them that was not seen."""
@@ -129,8 +147,14 @@ class EpisodeLog:
         it, in time order. Rewards that are not finite count as none: nothing learns from their
         rollout, and the sums would never recover.
         """
-        if not len(rewards):
-            return [], []
+        self._sure, self.is_open = False, False
+        ended = self._add(rewards, done, valid) if len(rewards) else ([], [])
+        self._sure = True
+        return ended
+
+    def _add(
+        self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray | None
+    ) -> tuple[list[float], list[int]]:
         rewards = np.where(np.isfinite(rewards), rewards, 0.0)
         counted = np.ones(rewards.shape, np.int64) if valid is None else valid.astype(np.int64)
         lost = np.isnan(self.returns)

@@ -90,8 +90,6 @@ def go_on(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
                 checkpoint_every=options.checkpoint_every,
             )
         except KeyboardInterrupt:
-            # Between updates nothing is half done, but inside one something may be: keep the last
-            # checkpoint.
             print(f"interrupted; continue with trpo-fast resume {out}", file=sys.stderr)
             return 130
     seconds = time.perf_counter() - begun

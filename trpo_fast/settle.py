@@ -55,7 +55,8 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config
 def settings_of(policy: MLPPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
     if not isinstance(policy, MLPPolicy):
-        raise fail("policy", "an MLPPolicy", type(policy).__name__)
+        why = "trpo_update, in a loop of your own, moves any module"
+        raise fail("policy", "an MLPPolicy", f"{type(policy).__name__}; {why}")
     spec, head = policy.spec, policy.head
     found: dict[str, Any] = {"hidden": spec.widths[1:-1], "activation": spec.activation}
     if isinstance(head, Gaussian):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from . import cuda_actor
 from .act import NativeActor, unavailable
 from .actor import Actor, ModuleActor
+from .arguments import fail
 from .collect import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
@@ -19,18 +19,20 @@ from .envs.actions import ActionMap
 from .envs.engines import make_host
 from .envs.host import HostEnvs
 from .envs.tensor.base import TensorEnvironment
-from .normalize import ObservationNormaliser
+from .envs.tensor.protocol import check_environment, is_tensor_env, same_place
+from .normalize import ObservationNormaliser, RewardScaler
 from .policy import MLPPolicy, drawn_for, head_for_space
 from .rollout import Layout
+from .seeds import derive, derive_all
 
 if TYPE_CHECKING:
     from .trainer import TRPO
 
-SEED_STRIDE = 1_000_003  # between the seeds of episodes that a resumed run starts anew
 
-
-def is_tensor_env(env: Any) -> bool:
-    return not isinstance(env, str) and isinstance(getattr(env, "device", None), torch.device)
+def check_tensors(env: Any) -> None:
+    """Refuse what is meant as a tensor environment and lacks part of one."""
+    if is_tensor_env(env):
+        check_environment(env)
 
 
 def env_name(env: Any) -> str:
@@ -44,7 +46,9 @@ def pick_device(config: Config, env: Any) -> torch.device:
     """
     if config.device != "auto":
         try:
-            return torch.empty(0, device=config.device).device
+            tried = torch.zeros(1, device=config.device)
+            tried.item()  # "meta" holds no numbers
+            return tried.device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(
                 f"device: expected one that works here, got {config.device!r}: {error}"
@@ -55,22 +59,14 @@ def pick_device(config: Config, env: Any) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def derived_seed(seed: int, restarts: int = 0) -> int:
-    """A seed below 2^31 that has nothing to do with those of other seeds and restarts, nor with
-    the numbers that a generator seeded with ``seed`` itself draws.
+def start_seed(agent: TRPO) -> Any:
+    """What the environments are reset with, anew in every restart: a seed for each copy, or one
+    for all where they share a generator.
     """
-    return int(np.random.SeedSequence([seed, restarts]).generate_state(1)[0]) >> 1
-
-
-def start_seed(agent: TRPO) -> int:
-    """The seed of the episodes that the environments start with, anew in every restart. On the
-    host copy i has this plus i; a tensor environment has one generator, as the agent has for its
-    actions, and from one seed their numbers would be the same.
-    """
-    seed, restarts = agent.config.seed, agent.restarts
-    if isinstance(agent.envs, HostEnvs):
-        return seed + SEED_STRIDE * restarts
-    return derived_seed(seed, restarts)
+    seed, restarts, envs = agent.config.seed, agent.restarts, agent.envs
+    if isinstance(envs, HostEnvs) and envs.takes_seeds:
+        return derive_all(seed, "copies", envs.num_envs, restarts)
+    return derive(seed, "batch", restarts)
 
 
 def make_envs(
@@ -78,12 +74,14 @@ def make_envs(
 ) -> HostEnvs | TensorEnvironment:
     """Environments in one of the two forms that collectors know."""
     if is_tensor_env(env):
+        if not same_place(env.device, device):
+            raise fail("device", f"{env.device}, where the environment is", device)
         return env
     if config.engine == "tensor":
         if not isinstance(env, str):
             raise ValueError(f"env: expected the name of a tensor environment, got {env!r}")
         return tensor.make(
-            env, config.num_envs, device=device, seed=derived_seed(config.seed), **options
+            env, config.num_envs, device=device, seed=derive(config.seed, "batch", 0), **options
         )
     return make_host(
         env,
@@ -168,7 +166,7 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     host = isinstance(envs, HostEnvs)
     device = torch.device("cpu") if host else agent.device
     obs_dim = int(torch.Size(observations.shape).numel())
-    masked = host and policy.head.maskable and "action_mask" in envs.reset(config.seed)[1]
+    masked = host and policy.head.maskable and "action_mask" in envs.reset(start_seed(agent))[1]
     layout = Layout(
         config.steps_per_update,
         config.num_envs,
@@ -184,6 +182,13 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
     return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
+
+
+def make_scaler(agent: TRPO) -> RewardScaler | None:
+    config = agent.config
+    if not config.normalize_rewards:
+        return None
+    return RewardScaler(config.num_envs, config.gamma, device=agent.collector.layout.device)
 
 
 def make_actor(agent: TRPO, normaliser: ObservationNormaliser | None) -> Actor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from . import advantage
+from .arguments import fail
 from .rollout import Rollout
 from .surrogate import Batch
+
+LARGE = 1e12  # of smaller rewards it takes a million to make such returns
 
 if TYPE_CHECKING:
     from .trainer import TRPO
@@ -36,6 +41,8 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
         return rollout.transitions(tensor).to(device)
 
     returns, values = flat(advantages + rollout.values), flat(rollout.values)
+    if not agent.asynchronous:
+        check_size(rewards, returns)
     advantages = flat(advantages)
     agent.trust_region.observe(advantages)
     if config.normalize_advantages:
@@ -43,3 +50,14 @@ def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     mask = None if rollout.mask is None else flat(rollout.mask)
     obs, actions, log_probs = flat(rollout.obs), flat(rollout.actions), flat(rollout.log_probs)
     return Batch(obs, actions, advantages, log_probs, action_mask=mask), returns, values
+
+
+def check_size(rewards: Tensor, returns: Tensor) -> None:
+    """Refuse large rewards [T, E] that make returns [N] whose variance float32 cannot hold."""
+    spread = (returns / len(returns) ** 0.5).square().sum()
+    if torch.isfinite(spread):
+        return
+    paid, sums = (float(tensor.abs().max()) for tensor in (rewards, returns))
+    if LARGE < paid < math.inf:
+        wanted = "ones whose returns float32 can square (normalize_rewards=True scales them)"
+        raise fail("rewards", wanted, f"up to {paid:.3g}, which make returns up to {sums:.3g}")

@@ -18,28 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import advantage, checkpoint
+from . import advantage, checkpoint, setup
 from .agent_state import pack, restore
 from .arguments import check_count, check_number
 from .config import Config
 from .critic import CriticInfo
-from .newcomers import check_agent, check_learn
-from .normalize import ObservationNormaliser, RewardScaler
+from .interrupts import Postponed
+from .newcomers import check_agent, check_callbacks, check_learn
+from .normalize import ObservationNormaliser
 from .policy import MLPPolicy
 from .prediction import predict, sampler
-from .record import Record, Times
+from .record import Record, Times, progress
 from .rollout import Rollout
 from .rules import apply_rule, is_limited, make_penalty
+from .seeds import derive
 from .settle import settle
-from .setup import (
-    check_fits,
-    make_collector,
-    make_critic,
-    make_envs,
-    make_policy,
-    pick_device,
-    start_seed,
-)
 from .surrogate import Batch
 from .targets import estimate
 from .threads import OneThread
@@ -70,23 +63,26 @@ class TRPO:
         **settings: Any,
     ) -> None:
         check_agent(env, more)
+        setup.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
         self.config = config = settle(env, config, policy, settings)
-        self.device = pick_device(config, env)
-        torch.manual_seed(config.seed)  # initial weights; everything later draws from the generator
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.envs = make_envs(env, config, self.device, self.env_options)
-        self.policy = policy or make_policy(self.envs, config, self.device)
-        check_fits(self.policy, self.envs, config, self.device)
-        self.critic = make_critic(self.envs, config, self.device)
-        self.collector = make_collector(self)
+        self.device = setup.pick_device(config, env)
+        torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
+        exploration = derive(config.seed, "exploration")
+        self.generator = torch.Generator(self.device).manual_seed(exploration)
+        self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
+        self.envs = setup.make_envs(env, config, self.device, self.env_options)
+        self.policy = policy or setup.make_policy(self.envs, config, self.device)
+        setup.check_fits(self.policy, self.envs, config, self.device)
+        self.critic = setup.make_critic(self.envs, config, self.device)
+        self.collector = setup.make_collector(self)
         self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
-        self.reward_scaler = self._make_scaler()
-        self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
+        self.reward_scaler = setup.make_scaler(self)
         self.recent_returns: deque[float] = deque(maxlen=WINDOW)
         self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
         self.started = False
+        self.backend: str = config.backend  # of the last update, once there was one
         self.vine = Vine(self) if config.sampling == "vine" else None
         self.sampler = sampler(config.seed, self.device)  # of predict, which trains nothing
 
@@ -95,11 +91,13 @@ class TRPO:
         """Running mean and deviation of the observations; None where they are taken as they are."""
         return self.collector.normaliser
 
-    def _make_scaler(self) -> RewardScaler | None:
-        if not self.config.normalize_rewards:
-            return None
-        device = self.collector.layout.device
-        return RewardScaler(self.config.num_envs, self.config.gamma, device=device)
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"TRPO({config.env!r}, algorithm={config.algorithm!r}, num_envs={config.num_envs}, "
+            f"steps={self.steps}, updates={self.updates}, device='{self.device}', "
+            f"backend={self.backend!r})"
+        )
 
     def learn(
         self,
@@ -116,28 +114,32 @@ class TRPO:
         False (Python's or NumPy's; whatever else it returns goes on).
 
         With a ``checkpoint_path``, a checkpoint is there before the first update, after every
-        ``checkpoint_every`` of them, and at the end; callbacks come before it.
+        ``checkpoint_every`` of them, and at the end; callbacks come before it. Ctrl-C then waits
+        for the end of the update under way, which is saved before KeyboardInterrupt is raised; a
+        second Ctrl-C raises it at once. Without a path the first one does.
         """
         check_learn(total_steps, unknown)
         goal = self.steps + check_number("total_steps", total_steps, least=0)
         if target_return is not None:
             check_number("target_return", target_return)
         check_count("checkpoint_every", checkpoint_every)
-        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
-        self.start()
-        if checkpoint_path is not None and not (self.updates and os.path.exists(checkpoint_path)):
-            self.save(checkpoint_path)
-        while self.steps < goal:
-            record = self.train_once()
-            # First the logs: a kill in between has the update done and logged again.
-            answers = [callback(self, record) for callback in callbacks]
-            if checkpoint_path is not None and self.updates % checkpoint_every == 0:
+        callbacks = check_callbacks(callbacks)
+        with Postponed(checkpoint_path is not None) as ctrl_c:
+            self.start()
+            fresh = self.updates == 0 or not os.path.exists(checkpoint_path or "")
+            if checkpoint_path is not None and fresh:
                 self.save(checkpoint_path)
-            stop = any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
-            if stop or self.reached(target_return):
-                break
-        if checkpoint_path is not None:
-            self.save(checkpoint_path)
+            while self.steps < goal and not ctrl_c.came:
+                record = self.train_once()
+                # First the logs: a kill in between has the update done and logged again.
+                answers = [callback(self, record) for callback in callbacks]
+                if checkpoint_path is not None and self.updates % checkpoint_every == 0:
+                    self.save(checkpoint_path)
+                stop = any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
+                if stop or self.reached(target_return):
+                    break
+            if checkpoint_path is not None:
+                self.save(checkpoint_path)
         return self
 
     def train_once(self) -> Record:
@@ -164,6 +166,7 @@ class TRPO:
             collected = time.perf_counter()
         max_kl = self.trust_region.limit(self.steps - steps)
         info = self.update(batch, max_kl)
+        self.backend = info.backend
         updated = time.perf_counter()
         critic = self.fit_critic(path.obs, returns)
         with OneThread():
@@ -175,11 +178,7 @@ class TRPO:
         self.updates += 1
         end = time.perf_counter()
         return {
-            "update": self.updates,
-            "steps": self.steps,
-            "episodes": self.episodes,
-            "return": float(np.mean(self.recent_returns)) if self.recent_returns else np.nan,
-            "length": float(np.mean(self.recent_lengths)) if self.recent_lengths else np.nan,
+            **progress(self),
             **info.as_dict(),
             "max_kl": max_kl if is_limited(self.config) else math.nan,
             "explained_variance": float(explained),
@@ -245,7 +244,7 @@ class TRPO:
     def start(self) -> None:
         """Reset the environments, once."""
         if not self.started:
-            self.collector.start(start_seed(self))
+            self.collector.start(setup.start_seed(self))
             self.started = True
 
     def reached(self, target_return: float | None) -> bool:

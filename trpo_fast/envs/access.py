@@ -4,6 +4,8 @@ vector environment whose states can be had gets a class here.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -84,11 +86,13 @@ class Stateful:
     """
 
     def __init__(self, build: Callable[[], Any], index: int) -> None:
-        self.build, self.index = build, index
+        self.build, self.index, self.owner = build, index, os.getpid()
 
     def __call__(self) -> Any:
         import gymnasium
 
+        if os.getpid() != self.owner:  # Ctrl-C is the main process's; gymnasium's would end by it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         index = self.index
 
         class Asked(gymnasium.Wrapper):

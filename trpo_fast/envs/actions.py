@@ -1,8 +1,11 @@
 """From what a policy's head samples to what an environment's action space wants.
 
 clip     a -> min(max(a, low), high)
-scale    a -> box(min(max(a, -1), 1)),  box(u) = low + (u + 1) (high - low) / 2
+scale    a -> box(min(max(a, -1), 1))
 squash   a -> box(tanh(a)); the stored action stays a, so ratios and KL are the Gaussian's
+
+with box(u) = min(max(base + (u + shift) reach, low), high), where base = low and shift = 1, or the
+centre and 0 where high - low overflows: finite in every finite box, and in it whatever is rounded.
 """
 
 from __future__ import annotations
@@ -31,13 +34,15 @@ class ActionMap:
         self.start: np.ndarray | None = None  # lowest choice of a discrete space, when it is not 0
         self.continuous = isinstance(space, spaces.Box)
         self.dtype: torch.dtype | None = None  # of tensors, where it is not that of stored actions
-        if isinstance(space, spaces.Box | spaces.MultiBinary) and space.dtype != np.float32:
+        discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        if space.dtype != (np.int64 if discrete else np.float32):
             with suppress(TypeError):  # torch has no such type, such as longdouble
                 self.dtype = torch.from_numpy(np.zeros(0, space.dtype)).dtype
         self._kept: dict[torch.device, tuple[Tensor, ...]] = {}
         if self.continuous:
-            self.low = np.asarray(space.low, np.float32).reshape(-1)
-            self.high = np.asarray(space.high, np.float32).reshape(-1)
+            with np.errstate(over="ignore"):  # float64 bounds past float32's are none
+                self.low = np.asarray(space.low, np.float32).reshape(-1)
+                self.high = np.asarray(space.high, np.float32).reshape(-1)
             self.bounded = bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
             if mode == "squash" and not self.bounded:
                 raise ValueError(
@@ -45,7 +50,14 @@ class ActionMap:
                 )
             if not self.bounded:
                 self.mode = "clip"  # nothing to scale to; infinite bounds clip nothing
-        elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            half = np.float32(0.5)
+            with np.errstate(invalid="ignore", over="ignore"):  # no bounds: nobody asks for these
+                wide = ~np.isfinite(self.high - self.low)
+                self.base = np.where(wide, half * self.high + half * self.low, self.low)
+                self.shift = np.where(wide, np.float32(0.0), np.float32(1.0))
+                reach = half * (self.high - self.low)
+                self.reach = np.where(wide, half * self.high - half * self.low, reach)
+        elif discrete:
             start = np.asarray(space.start, np.int64)
             self.start = start if start.any() else None
 
@@ -55,14 +67,15 @@ class ActionMap:
             if len(self.space.shape) > 1:
                 actions = actions.reshape(-1, *self.space.shape)
             if self.start is not None:
-                return actions + self.start
+                actions = actions + self.start
             return actions if self.dtype is None else actions.astype(self.space.dtype)
-        if self.mode == "clip":
-            result = np.minimum(np.maximum(actions, self.low), self.high)
-        else:
-            unit = np.tanh(actions) if self.mode == "squash" else actions
-            unit = np.minimum(np.maximum(unit, -1.0), 1.0)
-            result = self.low + (unit + 1.0) * (0.5 * (self.high - self.low))
+        if self.mode == "squash":
+            actions = np.tanh(actions)
+        elif self.mode == "scale":
+            actions = np.minimum(np.maximum(actions, -1.0), 1.0)
+        if self.mode != "clip":
+            actions = self.base + (actions + self.shift) * self.reach
+        result = np.minimum(np.maximum(actions, self.low), self.high)
         if self.space.shape != result.shape[1:]:
             result = result.reshape(-1, *self.space.shape)
         return result if result.dtype == self.space.dtype else result.astype(self.space.dtype)
@@ -73,11 +86,14 @@ class ActionMap:
             if self.start is not None:
                 actions = actions + self._on(actions.device)[0]
             return self._shaped(actions)
-        low, high = self._on(actions.device)
-        if self.mode == "clip":
-            return self._shaped(actions.clamp(low, high))
-        unit = torch.tanh(actions) if self.mode == "squash" else actions.clamp(-1.0, 1.0)
-        return self._shaped(low + (unit + 1.0) * (0.5 * (high - low)))
+        low, high, base, shift, reach = self._on(actions.device)
+        if self.mode == "squash":
+            actions = torch.tanh(actions)
+        elif self.mode == "scale":
+            actions = actions.clamp(-1.0, 1.0)
+        if self.mode != "clip":
+            actions = base + (actions + shift) * reach
+        return self._shaped(actions.clamp(low, high))
 
     def _shaped(self, actions: Tensor) -> Tensor:
         """Rows in the shape and type of the space."""
@@ -93,6 +109,8 @@ class ActionMap:
         """The bounds, or the lowest choice, on a device."""
         if device in self._kept:
             return self._kept[device]
-        arrays = (self.low, self.high) if self.continuous else (self.start,)
-        flat = [array.reshape(-1) for array in arrays if array is not None]
+        if self.continuous:
+            flat = [self.low, self.high, self.base, self.shift, self.reach]
+        else:
+            flat = [] if self.start is None else [self.start.reshape(-1)]
         return tuple(torch.as_tensor(array, device=device) for array in flat)

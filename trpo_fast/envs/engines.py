@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..choices import HostEngine
+from ..seeds import derive
 from .access import Access, Copies, NoAccess, Processes, Stateful
 from .errors import EnvError, WorkerError
+from .flat import refuse_images
 from .host import HostEnvs
 from .workers import WorkerEnvs
+
+MOST = 65_536  # copies of an environment on the host
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **wanted:
         return _of_the_user(env)
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {tuple(ENGINES)}, got {engine!r}")
+    if num_envs > MOST:
+        raise ValueError(
+            f"num_envs: expected at most {MOST} copies with engine={engine!r}, got {num_envs}; "
+            "engine='tensor' has room for more"
+        )
     return ENGINES[engine](Wanted(env, num_envs, **wanted))
 
 
@@ -98,9 +107,12 @@ def _envpool(wanted: Wanted) -> HostEnvs:
     if env not in envpool.list_all_envs():
         raise EnvError(f"EnvPool has no environment {env}; engine='sync' takes gymnasium's")
     options = {"num_envs": wanted.num_envs, **wanted.options}
-    venv = _Pool(lambda seed: envpool.make_gymnasium(env, seed=seed, **options), wanted.seed)
+    venv = _Pool(
+        lambda seed: envpool.make_gymnasium(env, seed=seed, **options),
+        derive(wanted.seed, "batch", 0),
+    )
     access = NoAccess("EnvPool keeps its states to itself")
-    return HostEnvs(venv, access, name=env, same_step=False)
+    return HostEnvs(venv, access, name=env, same_step=False, takes_seeds=False)
 
 
 ENGINES: dict[HostEngine, Callable[[Wanted], HostEnvs]] = {
@@ -147,6 +159,7 @@ def _of_the_user(venv: Any) -> HostEnvs:
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
         raise ValueError(f"env: expected a vector environment that resets itself, got {mode}")
     if not isinstance(venv.single_observation_space, gymnasium.spaces.Box):
+        refuse_images(venv.single_observation_space)
         venv = gymnasium.wrappers.vector.FlattenObservation(venv)
     same_step = mode == AutoresetMode.SAME_STEP
     access: Access
@@ -158,7 +171,9 @@ def _of_the_user(venv: Any) -> HostEnvs:
         access = Copies(venv.envs)
     else:
         access = NoAccess(f"{type(venv).__name__} does not give access to its environments")
-    return HostEnvs(venv, access, same_step=same_step)
+    known = (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv)
+    takes_seeds = isinstance(venv.unwrapped, known)
+    return HostEnvs(venv, access, same_step=same_step, takes_seeds=takes_seeds)
 
 
 class _Maker:
@@ -188,5 +203,6 @@ class _Flattened:
                 f"env: expected a function that makes a gymnasium.Env, got {type(env)}"
             )
         if not isinstance(env.observation_space, gymnasium.spaces.Box):
+            refuse_images(env.observation_space)
             env = gymnasium.wrappers.FlattenObservation(env)
         return env

@@ -21,6 +21,7 @@ import numpy as np
 
 from .access import Access
 from .errors import EnvError, describe_step, shape_error
+from .flat import check_flat
 
 
 class HostEnvs:
@@ -28,8 +29,17 @@ class HostEnvs:
     be read.
     """
 
-    def __init__(self, venv: Any, access: Access, *, name: str = "", same_step: bool) -> None:
+    def __init__(
+        self,
+        venv: Any,
+        access: Access,
+        *,
+        name: str = "",
+        same_step: bool,
+        takes_seeds: bool = True,
+    ) -> None:
         self.venv, self.access, self.name, self.same_step = venv, access, name, same_step
+        self.takes_seeds = takes_seeds  # one for each copy; otherwise one for all
         self.num_envs: int = venv.num_envs
         self.observation_space = venv.single_observation_space
         self.action_space = venv.single_action_space
@@ -37,6 +47,11 @@ class HostEnvs:
             wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
             venv.close()
             raise ValueError(f"observation_space: expected {wanted}, got {self.observation_space}")
+        try:
+            check_flat(self.observation_space)
+        except ValueError:
+            venv.close()
+            raise
         self.obs_dim = int(np.prod(self.observation_space.shape))
         self._shape = (self.num_envs, self.obs_dim)
 
@@ -134,4 +149,10 @@ class HostEnvs:
             self.access.restore(states)
 
     def close(self) -> None:
-        self.venv.close()
+        """End the environments, and processes whose neighbours have died before."""
+        try:
+            self.venv.close()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            for process in getattr(self.venv, "processes", ()):
+                process.kill()
+                process.join()

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from ..seeds import derive
 from .chunk import Chunk
 from .errors import WorkerError, describe
 from .shared import (
@@ -147,9 +148,10 @@ def serve(
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)  # one core each, and OpenMP's threads do not survive a fork
     # For environments that draw from global generators: not the same numbers in every process.
-    random.seed(seed + first)
-    np.random.seed((seed + first) % 2**32)
-    torch.manual_seed(seed + first)
+    own = derive(seed, "worker", first)
+    random.seed(own)
+    np.random.seed(own)
+    torch.manual_seed(own)
     chunks: list[Chunk] = []
 
     def make() -> Any:

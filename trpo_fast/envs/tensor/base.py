@@ -154,10 +154,10 @@ class TensorEnv:
         self.elapsed.masked_fill_(done, 0)
         return TensorStep(self.observe(self.physics), rewards, terminated, truncated, final_obs)
 
-    def sized(self, num_envs: int) -> TensorEnv:
+    def sized(self, num_envs: int, *, seed: int = 0) -> TensorEnv:
         """The same kind of environment with another number of copies, which are not started yet."""
         other = copy.copy(self)
-        TensorEnv.__init__(other, num_envs, device=self.device, dtype=self.dtype)
+        TensorEnv.__init__(other, num_envs, device=self.device, dtype=self.dtype, seed=seed)
         return other
 
     def state(self) -> dict[str, Tensor]:
