@@ -23,11 +23,14 @@ NetShape net_shape(const std::vector<int>& widths, int activation, int head,
 // keeps alive.
 FvpParams fvp_params(const pybind11::dict& problem);
 
-// Raw addresses of what acting reads and writes; zero stands for "absent" where ActRows allows null.
+// Raw addresses of the rows that acting reads and writes, the same from call to call; zero stands for
+// "absent" where ActRows allows null.
 struct ActAddresses {
-  uintptr_t value_shift, value_scale, obs, seen, mask, noise, actions, log_probs, values;
+  int64_t count;
+  uintptr_t obs, seen, mask, noise, actions, log_probs, values;
 };
-void set_act_rows(const NetShape& policy, const ActAddresses& at, int64_t count, ActRows* rows);
+void set_act_rows(const NetShape& policy, const ActAddresses& at, uintptr_t value_shift,
+                  uintptr_t value_scale, ActRows* rows);
 
 template <class T>
 T* pointer(uintptr_t address) {

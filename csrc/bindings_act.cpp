@@ -12,10 +12,11 @@ namespace py = pybind11;
 
 namespace trpo_fast {
 
-void set_act_rows(const NetShape& policy, const ActAddresses& at, int64_t count, ActRows* rows) {
-  rows->value_shift = pointer<const float>(at.value_shift);
-  rows->value_scale = pointer<const float>(at.value_scale);
-  rows->count = count;
+void set_act_rows(const NetShape& policy, const ActAddresses& at, uintptr_t value_shift,
+                  uintptr_t value_scale, ActRows* rows) {
+  rows->value_shift = pointer<const float>(value_shift);
+  rows->value_scale = pointer<const float>(value_scale);
+  rows->count = at.count;
   rows->obs = pointer<const float>(at.obs);
   rows->seen = pointer<float>(at.seen);
   rows->mask = pointer<const uint8_t>(at.mask);
@@ -47,19 +48,17 @@ class ActBinding {
     clip_ = clip;
   }
 
+  // theta 0: values alone.
   void act(uintptr_t theta, uintptr_t critic_theta, uintptr_t value_shift, uintptr_t value_scale,
-           uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
-           uintptr_t log_probs, uintptr_t values, int64_t count, int threads) const {
+           const ActAddresses& rows, int threads) const {
     cpu::ActParams p{};
     p.policy = {policy_, pointer<const float>(theta)};
     p.critic = {critic_, pointer<const float>(critic_theta)};
     p.shift = pointer<const float>(shift_);
     p.scale = pointer<const float>(scale_);
     p.clip = clip_;
-    set_act_rows(policy_,
-                 {value_shift, value_scale, obs, seen, mask, noise, actions, log_probs, values},
-                 count, &p);
-    if (count < kRowsWithGil) return cpu::act(p, kernels_, threads);
+    set_act_rows(policy_, rows, value_shift, value_scale, &p);
+    if (rows.count < kRowsWithGil) return cpu::act(p, kernels_, threads);
     py::gil_scoped_release release;
     cpu::act(p, kernels_, threads);
   }
@@ -75,12 +74,21 @@ class ActBinding {
 
 void bind_act(py::module_& m) {
   py::class_<NetShape>(m, "NetShape")
-      .def(py::init(&net_shape), py::arg("widths"), py::arg("activation"), py::arg("head"),
-           py::arg("nvec"));
-  py::class_<ActBinding>(m, "Act")
-      .def(py::init<const NetShape&, const NetShape&>())
-      .def("normalise", &ActBinding::normalise)
-      .def("act", &ActBinding::act);
+      .def(py::init(&net_shape), py::kw_only(), py::arg("widths"), py::arg("activation"),
+           py::arg("head"), py::arg("nvec"));
+  py::class_<ActAddresses>(m, "ActRows", "The tensors of the rows that an actor reads and writes.")
+      .def(py::init<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
+                    uintptr_t>(),
+           py::kw_only(), py::arg("count"), py::arg("obs"), py::arg("seen") = 0,
+           py::arg("mask") = 0, py::arg("noise") = 0, py::arg("actions") = 0,
+           py::arg("log_probs") = 0, py::arg("values"));
+  py::class_<ActBinding>(m, "Act", "Policy and critic that act on the CPU.")
+      .def(py::init<const NetShape&, const NetShape&>(), py::kw_only(), py::arg("policy"),
+           py::arg("critic"))
+      .def("normalise", &ActBinding::normalise, py::kw_only(), py::arg("shift"), py::arg("scale"),
+           py::arg("clip"))
+      .def("act", &ActBinding::act, py::kw_only(), py::arg("theta"), py::arg("critic_theta"),
+           py::arg("value_shift"), py::arg("value_scale"), py::arg("rows"), py::arg("threads"));
   m.attr("families").cast<py::list>().append("act");
 }
 

@@ -99,26 +99,38 @@ py::tuple as_tuple(const Evaluated& e) {
 CgParams cg_params(int iterations, double tol) { return {iterations, static_cast<float>(tol)}; }
 
 void bind_stages(py::class_<Operator>& type) {
-  type.def("forward", [](Operator& op, uintptr_t params, int threads) {
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      core.forward(pointer<float>(params), call);
-    });
-  });
-  type.def("jvp", [](Operator& op, uintptr_t v, uintptr_t tangent, int threads) {
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      core.jvp(pointer<const float>(v), pointer<float>(tangent), call);
-    });
-  });
-  type.def("metric", [](Operator& op, uintptr_t tangent, uintptr_t out, int threads) {
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      core.metric(pointer<const float>(tangent), pointer<float>(out), call);
-    });
-  });
-  type.def("vjp", [](Operator& op, uintptr_t delta, uintptr_t out, int threads) {
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      core.vjp(pointer<const float>(delta), pointer<float>(out), call);
-    });
-  });
+  type.def(
+      "forward",
+      [](Operator& op, uintptr_t params, int threads) {
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.forward(pointer<float>(params), call);
+        });
+      },
+      py::kw_only(), py::arg("params"), py::arg("threads"));
+  type.def(
+      "jvp",
+      [](Operator& op, uintptr_t v, uintptr_t tangent, int threads) {
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.jvp(pointer<const float>(v), pointer<float>(tangent), call);
+        });
+      },
+      py::kw_only(), py::arg("v"), py::arg("tangent"), py::arg("threads"));
+  type.def(
+      "metric",
+      [](Operator& op, uintptr_t tangent, uintptr_t out, int threads) {
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.metric(pointer<const float>(tangent), pointer<float>(out), call);
+        });
+      },
+      py::kw_only(), py::arg("tangent"), py::arg("out"), py::arg("threads"));
+  type.def(
+      "vjp",
+      [](Operator& op, uintptr_t delta, uintptr_t out, int threads) {
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.vjp(pointer<const float>(delta), pointer<float>(out), call);
+        });
+      },
+      py::kw_only(), py::arg("delta"), py::arg("out"), py::arg("threads"));
 }
 
 // table [columns, 4]: x'Ax, |r|, iterations, p'Ap of the first one.
@@ -151,33 +163,48 @@ void update(Operator& op, uintptr_t theta, uintptr_t stats, int iterations, doub
 }
 
 void bind_fused(py::class_<Operator>& type) {
-  type.def("fvp", [](Operator& op, uintptr_t v, int64_t columns, uintptr_t out, int threads) {
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      core.fvp(pointer<const float>(v), columns, pointer<float>(out), call);
-    });
-  });
-  type.def("solve", &solve);
-  type.def("gradient", [](Operator& op, uintptr_t g, int threads) {
-    Evaluated at;
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      at = core.gradient(pointer<float>(g), call);
-    });
-    return as_tuple(at);
-  });
-  type.def("evaluate", [](Operator& op, uintptr_t theta, int threads) {
-    Evaluated at;
-    op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-      at = core.evaluate(pointer<const float>(theta), call);
-    });
-    return as_tuple(at);
-  });
-  type.def("bad_values", [](Operator& op, int threads) {
-    bool bad = true;
-    op.run(threads,
-           [&](CpuOperator& core, const CallOptions& call) { bad = core.bad_values(call); });
-    return bad;
-  });
-  type.def("update", &update);
+  type.def(
+      "fvp",
+      [](Operator& op, uintptr_t v, int64_t columns, uintptr_t out, int threads) {
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.fvp(pointer<const float>(v), columns, pointer<float>(out), call);
+        });
+      },
+      py::kw_only(), py::arg("v"), py::arg("columns"), py::arg("out"), py::arg("threads"));
+  type.def("solve", &solve, py::kw_only(), py::arg("g"), py::arg("columns"), py::arg("iterations"),
+           py::arg("tol"), py::arg("x"), py::arg("table"), py::arg("threads"));
+  type.def(
+      "gradient",
+      [](Operator& op, uintptr_t g, int threads) {
+        Evaluated at;
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          at = core.gradient(pointer<float>(g), call);
+        });
+        return as_tuple(at);
+      },
+      py::kw_only(), py::arg("g"), py::arg("threads"));
+  type.def(
+      "evaluate",
+      [](Operator& op, uintptr_t theta, int threads) {
+        Evaluated at;
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          at = core.evaluate(pointer<const float>(theta), call);
+        });
+        return as_tuple(at);
+      },
+      py::kw_only(), py::arg("theta"), py::arg("threads"));
+  type.def(
+      "bad_values",
+      [](Operator& op, int threads) {
+        bool bad = true;
+        op.run(threads,
+               [&](CpuOperator& core, const CallOptions& call) { bad = core.bad_values(call); });
+        return bad;
+      },
+      py::kw_only(), py::arg("threads"));
+  type.def("update", &update, py::kw_only(), py::arg("theta"), py::arg("stats"),
+           py::arg("iterations"), py::arg("tol"), py::arg("max_kl"), py::arg("ratio"),
+           py::arg("steps"), py::arg("search"), py::arg("learning_rate"), py::arg("threads"));
   type.def_property_readonly("scratch_bytes", &Operator::scratch_bytes);
 }
 

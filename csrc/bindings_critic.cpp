@@ -53,8 +53,14 @@ double adam(const NetShape& net, uintptr_t theta, uintptr_t first, uintptr_t sec
 }  // namespace
 
 void bind_critic(py::module_& m) {
-  m.def("critic_loss", &loss);
-  m.def("critic_adam", &adam);
+  m.def("critic_loss", &loss, py::kw_only(), py::arg("net"), py::arg("theta"), py::arg("gradient"),
+        py::arg("obs"), py::arg("targets"), py::arg("weights"), py::arg("count"),
+        py::arg("threads"), "The loss on every row, and its gradient unless that is 0.");
+  m.def("critic_adam", &adam, py::kw_only(), py::arg("net"), py::arg("theta"), py::arg("first"),
+        py::arg("second"), py::arg("order"), py::arg("epochs"), py::arg("minibatch"),
+        py::arg("steps"), py::arg("learning_rate"), py::arg("beta1"), py::arg("beta2"),
+        py::arg("eps"), py::arg("obs"), py::arg("targets"), py::arg("weights"), py::arg("count"),
+        py::arg("threads"), "Adam over given orders of the rows; the last epoch's mean loss.");
   m.attr("families").cast<py::list>().append("critic");
 }
 

@@ -94,14 +94,15 @@ py::object critic_refusal(const NetShape& net, int device) {
 }  // namespace
 
 void bind_cuda_critic(py::module_& m) {
-  m.def("cuda_critic_refusal", &critic_refusal, "Why a net cannot be fitted on a device, or None.");
+  m.def("cuda_critic_refusal", &critic_refusal, py::kw_only(), py::arg("net"), py::arg("device"),
+        "Why a net cannot be fitted on a device, or None.");
   py::class_<CudaCritic>(m, "CudaCritic", "A critic on its rows, on one device.")
       .def(py::init<const NetShape&, int, uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t,
                     uintptr_t, int>(),
-           py::arg("net"), py::arg("device"), py::kw_only(), py::arg("theta"), py::arg("obs"),
+           py::kw_only(), py::arg("net"), py::arg("device"), py::arg("theta"), py::arg("obs"),
            py::arg("targets"), py::arg("weights"), py::arg("count"), py::arg("state"),
            py::arg("grid"))
-      .def("scratch_bytes", &CudaCritic::scratch_bytes)
+      .def("scratch_bytes", &CudaCritic::scratch_bytes, py::kw_only(), py::arg("pass_rows"))
       .def("adam", &CudaCritic::adam, py::kw_only(), py::arg("order"), py::arg("epochs"),
            py::arg("minibatch"), py::arg("taken"), py::arg("learning_rate"), py::arg("beta1"),
            py::arg("beta2"), py::arg("eps"), py::arg("first"), py::arg("second"),

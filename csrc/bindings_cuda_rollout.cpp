@@ -34,18 +34,16 @@ class CudaAct {
     call_.clip = clip;
   }
 
+  // theta 0: values alone.
   void act(uintptr_t theta, uintptr_t critic_theta, uintptr_t value_shift, uintptr_t value_scale,
-           uintptr_t obs, uintptr_t seen, uintptr_t mask, uintptr_t noise, uintptr_t actions,
-           uintptr_t log_probs, uintptr_t values, int64_t count, uintptr_t stream) const {
-    TRPO_CHECK(count > 0, "at least one row", count);
+           const ActAddresses& rows, uintptr_t stream) const {
+    TRPO_CHECK(rows.count > 0, "at least one row", rows.count);
     ActCall c = call_;
     c.stream = pointer<void>(stream);
-    c.plan = make_act_plan(theta ? &c.policy : nullptr, &c.critic, count, limits_);
+    c.plan = make_act_plan(theta ? &c.policy : nullptr, &c.critic, rows.count, limits_);
     c.theta = pointer<const float>(theta);
     c.critic_theta = pointer<const float>(critic_theta);
-    set_act_rows(c.policy,
-                 {value_shift, value_scale, obs, seen, mask, noise, actions, log_probs, values},
-                 count, &c);
+    set_act_rows(c.policy, rows, value_shift, value_scale, &c);
     check_cuda_status(cuda_api().act(c));
   }
 
@@ -76,10 +74,16 @@ void gae(uintptr_t rewards, uintptr_t values, uintptr_t following, uintptr_t don
 
 void bind_cuda_rollout(py::module_& m) {
   py::class_<CudaAct>(m, "CudaAct", "Policy and critic that act on one device.")
-      .def(py::init<const NetShape&, const NetShape&, int>())
-      .def("normalise", &CudaAct::normalise)
-      .def("act", &CudaAct::act);
-  m.def("cuda_gae", &gae);
+      .def(py::init<const NetShape&, const NetShape&, int>(), py::kw_only(), py::arg("policy"),
+           py::arg("critic"), py::arg("device"))
+      .def("normalise", &CudaAct::normalise, py::kw_only(), py::arg("shift"), py::arg("scale"),
+           py::arg("clip"))
+      .def("act", &CudaAct::act, py::kw_only(), py::arg("theta"), py::arg("critic_theta"),
+           py::arg("value_shift"), py::arg("value_scale"), py::arg("rows"), py::arg("stream"));
+  m.def("cuda_gae", &gae, py::kw_only(), py::arg("rewards"), py::arg("values"),
+        py::arg("following"), py::arg("done"), py::arg("advantages"), py::arg("steps"),
+        py::arg("envs"), py::arg("gamma"), py::arg("decay"), py::arg("device"), py::arg("stream"),
+        "Advantages of a rollout [T, E] in one launch.");
 }
 
 }  // namespace trpo_fast

@@ -39,9 +39,9 @@ def test_a_fit_leaves_the_cores_to_the_kernels(method, three_threads, monkeypatc
     seen = []
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
-        def watch(*arguments: Any) -> Any:
-            seen.append((torch.get_num_threads(), arguments[-1]))
-            return call(*arguments)
+        def watch(*arguments: Any, **named: Any) -> Any:
+            seen.append((torch.get_num_threads(), named["threads"]))
+            return call(*arguments, **named)
 
         return watch
 

@@ -10,7 +10,7 @@ the same actions from the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,10 +34,21 @@ def native_shape(spec: NetSpec) -> Any:
     return native.NetShape(**net_arguments(spec))
 
 
+def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
+    """What the kernels read and write of rows: tensors by the names of ``ActTensors``,
+    and ``noise``. The caller keeps them alive.
+    """
+    native = _native.module()
+    assert native is not None
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    addresses = {name: tensor.data_ptr() for name, tensor in given.items()}
+    return native.ActRows(count=len(given["obs"]), **addresses)
+
+
 def _native_act(policy: MLPPolicy, critic: Any) -> Any:
     native = _native.module()
     assert native is not None
-    return native.Act(native_shape(policy.spec), native_shape(critic.net.spec))
+    return native.Act(policy=native_shape(policy.spec), critic=native_shape(critic.net.spec))
 
 
 def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
@@ -156,10 +167,7 @@ class NativeActor(KernelActor):
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         self.look()
         check_acting(self._policy.net, self._policy.first, *tensors)
-        obs, mask, *written, seen = tensors
-        noise = self.room_for_noise(len(tensors.obs))
-        given = (obs, seen, mask, noise, *written)
-        return _BoundAct(self, [None if t is None else t.detach() for t in given])
+        return _BoundAct(self, tensors)
 
     def values(self, obs: Tensor) -> Tensor:
         self._critic.look()
@@ -167,21 +175,13 @@ class NativeActor(KernelActor):
         out = obs.new_empty(obs.shape[0])
         if self.normaliser is not None:
             self._follow_normaliser()
-        critic, rows = self.critic, obs.shape[0]
         self._act(
-            0,
-            self._critic.pointer(),
-            critic.mean.data_ptr(),
-            critic.std.data_ptr(),
-            obs.data_ptr(),
-            0,
-            0,
-            0,
-            0,
-            0,
-            out.data_ptr(),
-            rows,
-            kernel_threads(),
+            theta=0,
+            critic_theta=self._critic.pointer(),
+            value_shift=self.critic.mean.data_ptr(),
+            value_scale=self.critic.std.data_ptr(),
+            rows=act_rows({"obs": obs, "values": out}),
+            threads=kernel_threads(),
         )
         return out
 
@@ -192,19 +192,21 @@ class NativeActor(KernelActor):
             like, shape = self._policy.first, (self._inputs,)
             rows = [readable(check_tensor("normaliser", t, like, shape)) for t in (shift, scale)]
             self._shift, self._rows = shift, rows  # kept alive: the native half has addresses
-            self._native.normalise(*map(address, rows), self.normaliser.clip)
+            self._native.normalise(
+                shift=address(rows[0]), scale=address(rows[1]), clip=self.normaliser.clip
+            )
 
 
 class _BoundAct:
-    """One call of an actor on tensors that are known to fit, in the order of the native call."""
+    """One call of an actor on tensors that are known to fit."""
 
-    def __init__(self, actor: NativeActor, tensors: list[Tensor | None]) -> None:
+    def __init__(self, actor: NativeActor, tensors: ActTensors) -> None:
         self._actor = actor
-        self._tensors = tensors  # own views of the memory whose addresses the native half gets
-        self._addresses = tuple(map(address, tensors))
-        noise = tensors[3]
-        assert noise is not None
-        self._count = len(noise)
+        self._noise = noise = actor.room_for_noise(len(tensors.obs))
+        own = {n: None if t is None else t.detach() for n, t in tensors._asdict().items()}
+        self._tensors = own  # own views of the memory whose addresses the native half gets
+        self._rows = act_rows(own | {"noise": noise})
+        self._threads_matter = len(noise) >= 256
         self._draw = noise.normal_ if actor.normal else noise.uniform_
 
     def __call__(self) -> None:
@@ -213,11 +215,10 @@ class _BoundAct:
         if actor.normaliser is not None:
             actor._follow_normaliser()
         actor._act(
-            actor._policy.pointer(),
-            actor._critic.pointer(),
-            critic.mean.data_ptr(),
-            critic.std.data_ptr(),
-            *self._addresses,
-            self._count,
-            1 if self._count < 256 else kernel_threads(),
+            theta=actor._policy.pointer(),
+            critic_theta=actor._critic.pointer(),
+            value_shift=critic.mean.data_ptr(),
+            value_scale=critic.std.data_ptr(),
+            rows=self._rows,
+            threads=kernel_threads() if self._threads_matter else 1,
         )

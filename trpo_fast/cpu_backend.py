@@ -45,25 +45,25 @@ class CpuOperator(Operator):
     def forward(self) -> Tensor:
         """Distribution parameters [N, D]; zero where a row has no weight."""
         out = self._per_row()
-        self._native.forward(address(out), kernel_threads())
+        self._native.forward(params=address(out), threads=kernel_threads())
         return out
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v [N, D]."""
         out, v = self._per_row(), readable(v)
-        self._native.jvp(address(v), address(out), kernel_threads())
+        self._native.jvp(v=address(v), tangent=address(out), threads=kernel_threads())
         return out
 
     def metric(self, tangent: Tensor) -> Tensor:
         """M tangent [N, D]."""
         out, tangent = self._per_row(), readable(tangent)
-        self._native.metric(address(tangent), address(out), kernel_threads())
+        self._native.metric(tangent=address(tangent), out=address(out), threads=kernel_threads())
         return out
 
     def vjp(self, delta: Tensor) -> Tensor:
         """J' delta summed over rows [P]."""
         out, delta = torch.empty_like(self.theta), readable(delta)
-        self._native.vjp(address(delta), address(out), kernel_threads())
+        self._native.vjp(delta=address(delta), out=address(out), threads=kernel_threads())
         return out
 
     def _per_row(self) -> Tensor:
@@ -77,7 +77,7 @@ class CpuOperator(Operator):
         v = readable(v)
         out = torch.empty_like(v)
         columns = v.shape[0] if v.ndim == 2 else 1
-        self._native.fvp(address(v), columns, address(out), kernel_threads())
+        self._native.fvp(v=address(v), columns=columns, out=address(out), threads=kernel_threads())
         return out
 
     def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
@@ -86,21 +86,27 @@ class CpuOperator(Operator):
         columns = g.shape[0] if g.ndim == 2 else 1
         solved = torch.empty(*g.shape[:-1], 4, dtype=torch.float64, device="cpu")
         self._native.solve(
-            address(g), columns, iterations, tol, address(x), address(solved), kernel_threads()
+            g=address(g),
+            columns=columns,
+            iterations=iterations,
+            tol=tol,
+            x=address(x),
+            table=address(solved),
+            threads=kernel_threads(),
         )
         quad, residual, used, curvature = solved.unbind(-1)
         return Solution(x, quad, residual, used.long(), curvature)
 
     def gradient(self) -> tuple[Tensor, Evaluation]:
         g = torch.empty_like(self.theta)
-        return g, _evaluation(self._native.gradient(address(g), kernel_threads()))
+        return g, _evaluation(self._native.gradient(g=address(g), threads=kernel_threads()))
 
     def evaluate(self, theta: Tensor) -> Evaluation:
         theta = readable(theta)
-        return _evaluation(self._native.evaluate(address(theta), kernel_threads()))
+        return _evaluation(self._native.evaluate(theta=address(theta), threads=kernel_threads()))
 
     def bad_values(self) -> Tensor:
-        bad = self._native.bad_values(kernel_threads())
+        bad = self._native.bad_values(threads=kernel_threads())
         return torch.tensor(bad, dtype=torch.bool, device="cpu")
 
     @property
@@ -110,16 +116,16 @@ class CpuOperator(Operator):
     def update(self, config: UpdateConfig) -> Tensor:
         stats = torch.zeros(len(STATS), dtype=torch.float64, device="cpu")
         self._native.update(
-            address(self.problem.theta),
-            address(stats),
-            config.cg_iterations,
-            config.cg_tol,
-            config.max_kl,
-            config.backtrack_ratio,
-            config.backtrack_steps,
-            config.search,
-            config.learning_rate or 0.0,
-            kernel_threads(),
+            theta=address(self.problem.theta),
+            stats=address(stats),
+            iterations=config.cg_iterations,
+            tol=config.cg_tol,
+            max_kl=config.max_kl,
+            ratio=config.backtrack_ratio,
+            steps=config.backtrack_steps,
+            search=config.search,
+            learning_rate=config.learning_rate or 0.0,
+            threads=kernel_threads(),
         )
         return stats
 

@@ -119,12 +119,16 @@ class NativeFit:
 
     def __init__(self, net: MLPPolicy, targets: Targets) -> None:
         self.net = net
-        self._shape = native_shape(net.spec)
         obs, values = readable(targets.obs), readable(targets.values)
         weights = None if targets.weights is None else readable(targets.weights)
         self._kept = (obs, values, weights)  # the addresses below are theirs
-        address = 0 if weights is None else weights.data_ptr()
-        self._rows = (obs.data_ptr(), values.data_ptr(), address, len(obs))
+        self._rows = {
+            "net": native_shape(net.spec),
+            "obs": obs.data_ptr(),
+            "targets": values.data_ptr(),
+            "weights": 0 if weights is None else weights.data_ptr(),
+            "count": len(obs),
+        }
 
     def loss(self) -> Tensor:
         return self._evaluate(None)
@@ -136,29 +140,31 @@ class NativeFit:
     def _evaluate(self, g: Tensor | None) -> Tensor:
         native = _native.module()
         assert native is not None
-        theta = flat_params(self.net).data_ptr()
-        out = 0 if g is None else g.data_ptr()
-        threads = kernel_threads()
-        return _loss(native.critic_loss(self._shape, theta, out, *self._rows, threads))
+        loss = native.critic_loss(
+            **self._rows,
+            theta=flat_params(self.net).data_ptr(),
+            gradient=0 if g is None else g.data_ptr(),
+            threads=kernel_threads(),
+        )
+        return _loss(loss)
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
         native = _native.module()
         assert native is not None
         loss = native.critic_adam(
-            self._shape,
-            flat_params(self.net).data_ptr(),
-            state.first.data_ptr(),
-            state.second.data_ptr(),
-            order.data_ptr(),
-            len(order),
-            minibatch,
-            state.steps,
-            learning_rate,
-            BETA1,
-            BETA2,
-            EPS,
-            *self._rows,
-            kernel_threads(),
+            **self._rows,
+            theta=flat_params(self.net).data_ptr(),
+            first=state.first.data_ptr(),
+            second=state.second.data_ptr(),
+            order=order.data_ptr(),
+            epochs=len(order),
+            minibatch=minibatch,
+            steps=state.steps,
+            learning_rate=learning_rate,
+            beta1=BETA1,
+            beta2=BETA2,
+            eps=EPS,
+            threads=kernel_threads(),
         )
         return _loss(loss)
 

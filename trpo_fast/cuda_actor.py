@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .act import KernelActor, native_shape, refused
+from .act import KernelActor, act_rows, native_shape, refused
 from .actor import ActTensors
 from .backend import BackendUnavailable
 from .checks import check_acting, check_tensor
 from .cuda_backend import connected, current_stream, device_index, explained, missing
-from .native_problem import address, readable
+from .native_problem import readable
 from .policy import MLPPolicy
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def unavailable(policy: MLPPolicy, critic: Any) -> str:
 def _native_act(policy: MLPPolicy, critic: Any) -> Any:
     index = device_index(next(policy.parameters()).device)
     with explained():
-        return connected().CudaAct(native_shape(policy.spec), native_shape(critic.net.spec), index)
+        return connected().CudaAct(
+            policy=native_shape(policy.spec), critic=native_shape(critic.net.spec), device=index
+        )
 
 
 class CudaActor(KernelActor):
@@ -72,7 +74,7 @@ class CudaActor(KernelActor):
         rows = obs.to(self.device)
         rows = readable(check_tensor("obs", rows, self._policy.first, (None, self._inputs)))
         out = rows.new_empty(len(rows))
-        self.launch(0, (address(rows), 0, 0, 0, 0, 0, address(out)), len(rows))
+        self.launch(0, act_rows({"obs": rows, "values": out}))
         return out.to(obs.device)
 
     def _beside(self, tensor: Tensor) -> Tensor:
@@ -81,23 +83,22 @@ class CudaActor(KernelActor):
             return tensor
         return torch.empty_like(tensor, device=self.device)
 
-    def launch(self, theta: int, addresses: tuple[int, ...], count: int) -> None:
-        """Of obs, seen, mask, noise, actions, log_probs and values."""
+    def launch(self, theta: int, rows: Any) -> None:
+        """On what ``act_rows`` made; theta 0: values alone."""
         if self.normaliser is not None:
             self._follow_normaliser()
         with explained():
             self._native.act(
-                theta,
-                self._critic.pointer(),
-                self.critic.mean.data_ptr(),
-                self.critic.std.data_ptr(),
-                *addresses,
-                count,
-                current_stream(self.device),
+                theta=theta,
+                critic_theta=self._critic.pointer(),
+                value_shift=self.critic.mean.data_ptr(),
+                value_scale=self.critic.std.data_ptr(),
+                rows=rows,
+                stream=current_stream(self.device),
             )
 
-    def launch_policy(self, addresses: tuple[int, ...], count: int) -> None:
-        self.launch(self._policy.pointer(), addresses, count)
+    def launch_policy(self, rows: Any) -> None:
+        self.launch(self._policy.pointer(), rows)
 
     def _follow_normaliser(self) -> None:
         assert self.normaliser is not None
@@ -107,7 +108,7 @@ class CudaActor(KernelActor):
             given = (self._shift, self.normaliser.scale)
             self._moved = [readable(tensor.to(self.device)) for tensor in given]
             shift, scale = (t.data_ptr() for t in self._moved)
-            self._native.normalise(shift, scale, self.normaliser.clip)
+            self._native.normalise(shift=shift, scale=scale, clip=self.normaliser.clip)
 
 
 class _BoundLaunch:
@@ -120,11 +121,10 @@ class _BoundLaunch:
     ) -> None:
         self._actor = actor
         self._tensors = here  # own views of the memory whose addresses the native half gets
-        obs, mask, actions, log_probs, values, seen = here
+        obs, mask, *_ = here
         assert obs is not None
         self._noise = actor.room_for_noise(len(obs))
-        ordered = (obs, seen, mask, self._noise, actions, log_probs, values)
-        self._addresses = tuple(map(address, ordered))
+        self._rows = act_rows(ActTensors(*here)._asdict() | {"noise": self._noise})  # type: ignore[arg-type]
         moved = [(g, h) for g, h in zip(given, here, strict=True) if g is not None and g is not h]
         self._inputs = [(g, h) for g, h in moved if h is obs or h is mask]
         self._outputs = [(g, h) for g, h in moved if h is not obs and h is not mask]
@@ -135,7 +135,7 @@ class _BoundLaunch:
             here.copy_(given)
         draw = self._noise.normal_ if self._actor.normal else self._noise.uniform_
         draw(generator=self._actor.generator)
-        self._actor.launch_policy(self._addresses, len(self._noise))
+        self._actor.launch_policy(self._rows)
         for given, here in self._outputs:
             assert here is not None
             given.copy_(here)

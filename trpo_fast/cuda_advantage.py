@@ -39,12 +39,16 @@ def cuda_gae(
         if not advantages.numel():
             return advantages
         connected().cuda_gae(
-            *(tensor.data_ptr() for tensor in rows),
-            advantages.data_ptr(),
-            *shape,
-            gamma,
-            gamma * lam,
-            device_index(device),
-            current_stream(device),
+            rewards=rows[0].data_ptr(),
+            values=rows[1].data_ptr(),
+            following=rows[2].data_ptr(),
+            done=rows[3].data_ptr(),
+            advantages=advantages.data_ptr(),
+            steps=shape[0],
+            envs=shape[1],
+            gamma=gamma,
+            decay=gamma * lam,
+            device=device_index(device),
+            stream=current_stream(device),
         )
     return advantages

@@ -28,7 +28,7 @@ def unavailable(net: MLPPolicy, method: str) -> str:
     index = device_index(next(net.parameters()).device)
     with explained():
         native = connected()
-        reason = native.cuda_critic_refusal(native_shape(net.spec), index)
+        reason = native.cuda_critic_refusal(net=native_shape(net.spec), device=index)
         if not reason and method == "gauss_newton":
             reason = plan(net.spec, 1, native.cuda_limits(index))["refusal"]
     return reason or ""
@@ -50,8 +50,8 @@ class CudaFit:
         with explained():
             self._state = torch.zeros(_STATES, dtype=torch.float64, device=obs.device)
             self._native = connected().CudaCritic(
-                native_shape(net.spec),
-                device_index(obs.device),
+                net=native_shape(net.spec),
+                device=device_index(obs.device),
                 theta=self._theta.data_ptr(),
                 obs=obs.data_ptr(),
                 targets=values.data_ptr(),
@@ -64,7 +64,7 @@ class CudaFit:
     def _launch(self, entry: str, pass_rows: int, **arguments: Any) -> None:
         """One launch on the current stream, scratch from torch's allocator."""
         with explained():
-            size = self._native.scratch_bytes(pass_rows) + 256
+            size = self._native.scratch_bytes(pass_rows=pass_rows) + 256
             scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
             aligned = (scratch.data_ptr() + 255) // 256 * 256
             stream = current_stream(self._device)

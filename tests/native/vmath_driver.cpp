@@ -2,6 +2,7 @@
 // vector length W.
 #include "cpu/vmath.h"
 
+using namespace trpo_fast;
 using namespace trpo_fast::cpu;
 using V = float __attribute__((vector_size(4 * W)));
 
