@@ -54,7 +54,7 @@ train: build  ## train CartPole from end to end
 check-cuda: export TRPO_FAST_CUDA = 1
 check-cuda: build  ## hold registers, spills and instructions of the CUDA kernels to their budget
 	$(PY) -m pip install -q -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
-	$(PY) tests/check_cuda.py
+	$(PY) tests/cuda/check_cuda.py
 
 bench: build  ## run the benchmark suites
 	$(PY) -m pytest benchmarks/bench_*.py --benchmark-enable --benchmark-only

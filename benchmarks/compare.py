@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from trpo_fast import TRPO
-from trpo_fast.config import make_config, write_toml
-from trpo_fast.logger import CsvLogger, Loggers
-from trpo_fast.plotting import band, group_runs, plot_runs
+from trpo_fast.cli.plotting import band, group_runs, plot_runs
+from trpo_fast.train.config import make_config, write_toml
+from trpo_fast.train.loggers import CsvLogger, Loggers
 
 # comparison -> (environment, steps, shared settings, what is compared)
 COMPARISONS: dict[str, tuple[str, int, dict[str, Any], list[dict[str, Any]]]] = {

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from trpo_fast.backend import BackendUnavailable
 from trpo_fast.bench import CASES, make_workload, opponents
 from trpo_fast.bench.suites import GROUPS, SUITES
+from trpo_fast.core.problem import BackendUnavailable
 
 ITERATIONS = 10
 

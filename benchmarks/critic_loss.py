@@ -29,7 +29,7 @@ from torch import Tensor
 
 from trpo_fast import TRPO
 from trpo_fast.bench.report import environment
-from trpo_fast.critic import Critic
+from trpo_fast.learner.critic import Critic
 
 ENVS = ("Hopper-v5", "HalfCheetah-v5")
 ROWS = (2048,)  # an update, from 8 environments

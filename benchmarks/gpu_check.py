@@ -91,8 +91,8 @@ def steps(rehearse: bool, results: Path, scratch: Path) -> list[Step]:
     arch = "90" if rehearse else architecture()
     emulate = {"TRPO_FAST_EMULATE": "1"} if rehearse else {}
     build = {"TRPO_FAST_CUDA": "0" if rehearse else "1", "TRPO_FAST_CUDA_ARCHS": arch}
-    small = ["tests/test_cuda_update.py", "-k", "learning_through"]
-    tests = ["tests/test_cuda_update.py"] if rehearse else _cuda_tests()
+    small = ["tests/cuda/test_cuda_update.py", "-k", "learning_through"]
+    tests = ["tests/cuda/test_cuda_update.py"] if rehearse else _cuda_tests()
     sanitizer = shutil.which("compute-sanitizer")
     nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
     primitives = str(scratch / "primitives")
@@ -130,7 +130,7 @@ def _cuda_tests() -> list[str]:
 
 
 def _suite(python: str, suite: str, rehearse: bool, results: Path, env: dict[str, str]) -> Step:
-    command = [python, "-m", "trpo_fast.cli", "bench", suite, "--json", str(results)]
+    command = [python, "-m", "trpo_fast.cli.main", "bench", suite, "--json", str(results)]
     command += ["--case", *CASES]
     if rehearse:
         fast = ["--rows", "40", "--seconds", "0.05", "--turns", "1", "--iterations", "2"]
@@ -146,7 +146,17 @@ def _compiled(python: str, case: str, missing: str | None, results: Path) -> Ste
     """A case against the opponents that compile for long, into a file of its own: last, so that
     nothing else is lost with the time they take.
     """
-    command = [python, "-m", "trpo_fast.cli", "bench", "cg", "--case", case, "--device", "cuda"]
+    command = [
+        python,
+        "-m",
+        "trpo_fast.cli.main",
+        "bench",
+        "cg",
+        "--case",
+        case,
+        "--device",
+        "cuda",
+    ]
     command += ["--seconds", "0.5", "--backend", "cuda", "--opponents", *COMPILED]
     command += ["--append", "--json", str(results / "compiled")]
     env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # otherwise JAX takes most of the memory

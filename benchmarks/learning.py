@@ -23,9 +23,9 @@ from learning_table import collect, draw, read_rows, table
 from marked import fill
 
 from trpo_fast import TRPO, evaluate
-from trpo_fast.commands import CHECKPOINT
-from trpo_fast.config import make_config, write_toml
-from trpo_fast.logger import ConsoleLogger, CsvLogger, Loggers
+from trpo_fast.cli.commands import CHECKPOINT
+from trpo_fast.train.config import make_config, write_toml
+from trpo_fast.train.loggers import ConsoleLogger, CsvLogger, Loggers
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learning"

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from trpo_fast.config import from_dict, read_toml
-from trpo_fast.logger import read_progress
-from trpo_fast.plotting import band
+from trpo_fast.cli.plotting import band
+from trpo_fast.train.config import from_dict, read_toml
+from trpo_fast.train.loggers import read_progress
 
 POINTS = 50  # kept of every training curve
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 from trpo_fast import TRPO, evaluate
-from trpo_fast.logger import header, line
+from trpo_fast.train.loggers import header, line
 
 SOLVED = 475.0
 

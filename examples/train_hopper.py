@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from trpo_fast import TRPO, evaluate
-from trpo_fast.logger import ConsoleLogger
+from trpo_fast.train.loggers import ConsoleLogger
 
 
 def main(checkpoint: str = "hopper.safetensors", steps: str = "1000000") -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trpo_fast import TRPO
 from trpo_fast.envs.tensor import TensorEnv
 from trpo_fast.envs.tensor.base import box
-from trpo_fast.logger import header, line
+from trpo_fast.train.loggers import header, line
 
 
 class Homing(TensorEnv):

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import ops as ops  # registers torch.ops.trpo_fast
 from ._version import __version__
-from .backend import BackendUnavailable, backends
-from .fisher import FisherOperator, Solution
-from .heads import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
-from .penalty import Penalty, kl_penalty_update, pg_update
-from .policy import MLPPolicy, NetSpec, flat_params
-from .surrogate import Batch
-from .update import UpdateInfo, npg_update, trpo_update
+from .core.problem import BackendUnavailable, backends
+from .core.surrogate import Batch
+from .policy.heads import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
+from .policy.net import MLPPolicy, NetSpec, flat_params
+from .updates import compiled as ops  # registers torch.ops.trpo_fast
+from .updates.natural import UpdateInfo, npg_update, trpo_update
+from .updates.operator import FisherOperator, Solution
+from .updates.penalty import Penalty, kl_penalty_update, pg_update
 
 __all__ = [
     "TRPO",
@@ -49,11 +49,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The trainer loads when it is first asked for: importing the package needs torch only."""
     if name == "TRPO":
-        from .trainer import TRPO
+        from .train.trainer import TRPO
 
         return TRPO
     if name == "evaluate":
-        from .evaluation import evaluate
+        from .train.evaluate import evaluate
 
         return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

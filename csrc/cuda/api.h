@@ -4,9 +4,9 @@
 // Every function enqueues one launch on `stream` and returns without waiting: 0, or the CUDA error,
 // whose sentence `error_string` gives. Pointers are the device's; nothing is allocated.
 #pragma once
-#include "cuda/act.h"
-#include "cuda/config.h"
-#include "cuda/critic.h"
+#include "cuda/learner/act.h"
+#include "cuda/resident/config.h"
+#include "cuda/learner/critic.h"
 
 namespace trpo_fast::cuda {
 

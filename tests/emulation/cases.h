@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "dev.h"
+#include "cuda/prims/dev.h"
 
 namespace emulation_cases {
 

@@ -1,9 +1,9 @@
-// Planted bugs: each kernel is wrong in one way. tests/test_emulation.py runs them by name and says
+// Planted bugs: each kernel is wrong in one way. tests/emulation/test_emulation.py runs them by name and says
 // which build must report what. (Their right twins are in cases_primitives.cpp.)
 #include "cases.h"
-#include "prims/copy.cuh"
-#include "prims/grid_sync.cuh"
-#include "prims/reduce.cuh"
+#include "cuda/prims/copy.cuh"
+#include "cuda/prims/grid_sync.cuh"
+#include "cuda/prims/reduce.cuh"
 
 using namespace trpo_fast::cuda;
 

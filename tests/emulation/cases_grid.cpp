@@ -1,6 +1,6 @@
 // What orders blocks with each other: atomics, grid barriers, flags.
 #include "cases.h"
-#include "prims/grid_sync.cuh"
+#include "cuda/prims/grid_sync.cuh"
 
 using namespace trpo_fast::cuda;
 

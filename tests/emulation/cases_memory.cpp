@@ -1,6 +1,6 @@
 // Kernels whose bank conflicts and sectors are known, for the memory report.
 #include "cases.h"
-#include "prims/copy.cuh"
+#include "cuda/prims/copy.cuh"
 
 using namespace trpo_fast::cuda;
 

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "cases.h"
-#include "prims/mma.cuh"
+#include "cuda/prims/mma.cuh"
 
 using namespace trpo_fast::cuda;
 

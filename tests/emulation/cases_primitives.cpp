@@ -2,8 +2,8 @@
 #include <cstring>
 
 #include "cases.h"
-#include "prims/copy.cuh"
-#include "prims/reduce.cuh"
+#include "cuda/prims/copy.cuh"
+#include "cuda/prims/reduce.cuh"
 
 using namespace trpo_fast::cuda;
 

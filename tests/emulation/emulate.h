@@ -1,4 +1,4 @@
-// CUDA C++ for g++: the vocabulary that kernels get through csrc/cuda/dev.h when nvcc is not the
+// CUDA C++ for g++: the vocabulary that kernels get through csrc/cuda/prims/dev.h when nvcc is not the
 // compiler. Barriers and collectives know their line of source through default arguments.
 #pragma once
 #include <math.h>

@@ -5,9 +5,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "prims/copy.cuh"
-#include "prims/grid_sync.cuh"
-#include "prims/mma.cuh"
+#include "cuda/prims/copy.cuh"
+#include "cuda/prims/grid_sync.cuh"
+#include "cuda/prims/mma.cuh"
 
 using namespace trpo_fast::cuda;
 

@@ -5,7 +5,7 @@
 
 #include "cases.h"
 #include "cuda/api.h"
-#include "cuda/layout.h"
+#include "cuda/resident/layout.h"
 
 namespace emulation_cases {
 

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cpu/dispatch.h"
+#include "cpu/kernels/dispatch.h"
 
 using namespace trpo_fast;
 using namespace trpo_fast::cpu;

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/features.h"
-#include "params.h"
+#include "cpu/runtime/features.h"
+#include "shared/params.h"
 
 namespace trpo_fast::cpu {
 

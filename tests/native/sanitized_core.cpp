@@ -6,9 +6,9 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/dispatch.h"
-#include "cpu/operator.h"
-#include "heads.h"
+#include "cpu/kernels/dispatch.h"
+#include "cpu/operator/operator.h"
+#include "shared/heads.h"
 #include "sanitized.h"
 
 using namespace trpo_fast;

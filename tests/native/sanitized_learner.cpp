@@ -4,10 +4,10 @@
 #include <cstring>
 #include <numeric>
 
-#include "cpu/act.h"
-#include "cpu/critic.h"
-#include "cpu/dispatch.h"
-#include "heads.h"
+#include "cpu/learner/act.h"
+#include "cpu/learner/critic.h"
+#include "cpu/kernels/dispatch.h"
+#include "shared/heads.h"
 #include "sanitized.h"
 
 using namespace trpo_fast;

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/threads.h"
+#include "cpu/runtime/threads.h"
 
 using trpo_fast::cpu::run_team;
 using trpo_fast::cpu::Team;

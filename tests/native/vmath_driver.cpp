@@ -1,6 +1,6 @@
-// csrc/cpu/vmath.h as C functions on arrays; compiled by test_vmath.py once per instruction set and
+// csrc/cpu/kernels/vmath.h as C functions on arrays; compiled by test_vmath.py once per instruction set and
 // vector length W.
-#include "cpu/vmath.h"
+#include "cpu/kernels/vmath.h"
 
 using namespace trpo_fast;
 using namespace trpo_fast::cpu;

@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..heads import Categorical, Gaussian, Head
-from ..policy import MLPPolicy, flat_params
-from ..surrogate import Batch
+from ..core.surrogate import Batch
+from ..policy.heads import Categorical, Gaussian, Head
+from ..policy.net import MLPPolicy, flat_params
 
 DAMPING = 0.1
 LOG_STD = -0.5

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import check_choice, check_number, integer
-from ..backend import registry
-from ..command_checks import check_size, working_device
+from .._base.arguments import check_choice, check_number, integer
+from .._base.command_checks import check_size, working_device
+from ..core.problem import registry
 from .cases import CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..act import NativeActor, unavailable
-from ..actor import ActTensors, ModuleActor
-from ..backend import BackendUnavailable
-from ..critic import Critic
-from ..cuda_actor import CudaActor
-from ..heads import Gaussian
-from ..policy import MLPPolicy, write_params
+from ..core.problem import BackendUnavailable
+from ..learner.actor import ActTensors, ModuleActor
+from ..learner.actor_cpu import NativeActor, unavailable
+from ..learner.actor_cuda import CudaActor
+from ..learner.critic import Critic
+from ..policy.heads import Gaussian
+from ..policy.net import MLPPolicy, write_params
 from .cases import Case, Workload, make_workload
 from .suite import Suite, Timed
 from .update_suites import make_setup

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import files
+from .._base import files
 from .._version import __version__
 from .cases import CASES
 

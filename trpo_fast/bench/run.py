@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend import BackendUnavailable
+from ..core.problem import BackendUnavailable
 from . import opponents
 from .cases import CASES, DEFAULT_CASES, Workload, make_workload
 from .harness import Contender, busy_neighbours, copy_rate, measure, sgemm, thread_count

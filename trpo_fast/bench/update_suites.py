@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fisher import FisherOperator
-from ..policy import flat_params, write_params
-from ..update import trpo_update
+from ..policy.net import flat_params, write_params
+from ..updates.natural import trpo_update
+from ..updates.operator import FisherOperator
 from .cases import Case, Workload
 from .suite import Suite, Timed
 

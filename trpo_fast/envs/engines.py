@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ..choices import HostEngine
-from ..seeds import derive
-from .access import Access, Copies, NoAccess, Processes, Stateful
+from .._base.choices import HostEngine
+from .._base.seeds import derive
 from .errors import EnvError, WorkerError
 from .flat import refuse_images
-from .host import HostEnvs
-from .workers import WorkerEnvs
+from .gym.access import Access, Copies, NoAccess, Processes, Stateful
+from .gym.host import HostEnvs
+from .workers.pool import WorkerEnvs
 
 MOST = 65_536  # copies of an environment on the host
 

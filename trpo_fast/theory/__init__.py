@@ -178,11 +178,7 @@ from .natural import (
     policy_gradient,
     tabular_features,
 )
-from .surrogate import (
-    expected_advantage,
-    performance_difference,
-    surrogate,
-)
+from .surrogate import expected_advantage, performance_difference, surrogate
 
 __all__ = [
     "LQR",

@@ -1,6 +1,6 @@
 // Moving tiles between global and shared memory, and vector access that says when it is misaligned.
 #pragma once
-#include "../dev.h"
+#include "cuda/prims/dev.h"
 
 namespace trpo_fast::cuda {
 

@@ -1,6 +1,6 @@
 // Barriers over all blocks of a cooperative launch. Both order all memory of the grid.
 #pragma once
-#include "../dev.h"
+#include "cuda/prims/dev.h"
 
 namespace trpo_fast::cuda {
 

@@ -7,7 +7,7 @@
 //                       B[2 pair + 8 i + {0, 1}][group]                     low, high half of b[i]
 // (PTX ISA, matrix fragments for mma.m16n8k8 and m16n8k16.)
 #pragma once
-#include "reduce.cuh"
+#include "cuda/prims/reduce.cuh"
 
 namespace trpo_fast::cuda {
 

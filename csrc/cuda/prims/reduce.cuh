@@ -1,7 +1,7 @@
 // Sums over a warp and over a block in an order that depends on the shape alone, so that equal
 // inputs give equal bits.
 #pragma once
-#include "../dev.h"
+#include "cuda/prims/dev.h"
 
 namespace trpo_fast::cuda {
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ...threads import OneThread
+from ..._base.threads import OneThread
 
 MANY = 32768  # copies from which an operator on them is worth several threads
 CONTIGUOUS = torch.contiguous_format

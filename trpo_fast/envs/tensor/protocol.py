@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import fail
+from ..._base.arguments import fail
 from ..flat import check_flat
 
 CALLS = {"reset": "seed", "step": "actions"}

@@ -1,0 +1,83 @@
+// Activations: value and slope at a pre-activation, and the slope from a cached value.
+#pragma once
+#include "cuda/resident/stage.cuh"
+
+namespace trpo_fast::cuda {
+namespace {
+
+// act(z) and act'(z). Not inlined: the forward is a small part of an update, its code is not.
+__device__ TRPO_NOINLINE float activate(Activation activation, float z, float* slope) {
+  switch (activation) {
+    case Activation::kTanh:
+      return tanhf(z);
+    case Activation::kRelu:
+      return z > 0.0f ? z : z == z ? 0.0f : z;
+    case Activation::kElu:
+      return z > 0.0f ? z : expm1f(z);
+    case Activation::kSilu: {
+      const float s = sigmoid(z);
+      *slope = s * (1.0f + z * (1.0f - s));
+      return z * s;
+    }
+    case Activation::kGelu: {
+      constexpr float kHalfSqrt = 0.70710678118654752f, kInverseSqrt2Pi = 0.39894228040143268f;
+      const float cdf = 0.5f * erfcf(-z * kHalfSqrt);
+      *slope = cdf + z * expf(-0.5f * z * z) * kInverseSqrt2Pi;
+      return z * cdf;
+    }
+    default:
+      return z;
+  }
+}
+
+// Calls body(kept, slope): slope(y) is act' where the plane `kept`, of m's outputs, holds y. One
+// uniform branch outside of every loop.
+template <class Body>
+__device__ __forceinline__ void with_slope(Activation activation, const MapLayout& m,
+                                           const float* tile, Body body) {
+  const float* h = on_chip(tile + m.output);
+  switch (activation) {
+    case Activation::kTanh:
+      return body(h, [](float y) { return 1.0f - y * y; });
+    case Activation::kRelu:
+      return body(h, [](float y) { return y > 0.0f ? 1.0f : 0.0f; });
+    case Activation::kElu:
+      return body(h, [](float y) { return y > 0.0f ? 1.0f : y + 1.0f; });
+    case Activation::kIdentity:
+      return body(h, [](float) { return 1.0f; });
+    default:
+      return body(on_chip(tile + m.slope), [](float y) { return y; });
+  }
+}
+
+// act' from what a tile keeps, without a branch for each activation: where registers are short and
+// code is long already, one formula serves all. 1 above zero for relu and elu, otherwise
+// c0 + (c1 + c2 y) y, y being the activation's value, or its slope for silu and gelu.
+struct KeptSlope {
+  int plane;  // offset in a tile
+  float c0, c1, c2;
+  bool one_above_zero;
+
+  __device__ __forceinline__ float operator()(float y) const {
+    const float below = fmaf(fmaf(c2, y, c1), y, c0);
+    return one_above_zero && y > 0.0f ? 1.0f : below;
+  }
+};
+
+__device__ __forceinline__ KeptSlope kept_slope(Activation activation, const MapLayout& m) {
+  switch (activation) {
+    case Activation::kTanh:
+      return {m.output, 1.0f, 0.0f, -1.0f, false};
+    case Activation::kRelu:
+      return {m.output, 0.0f, 0.0f, 0.0f, true};
+    case Activation::kElu:
+      return {m.output, 1.0f, 1.0f, 0.0f, true};
+    case Activation::kIdentity:
+      return {m.output, 1.0f, 0.0f, 0.0f, false};
+    default:
+      return {m.slope, 0.0f, 1.0f, 0.0f, false};
+  }
+}
+
+}  // namespace
+}  // namespace trpo_fast::cuda

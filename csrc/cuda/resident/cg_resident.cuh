@@ -1,0 +1,224 @@
+// Stages fvp and cg. A product is one pass over the block's rows, partial vectors out, a grid
+// barrier, each block's slice reduced in fixed order, a second barrier; then every block repeats
+// the O(P) vector work on its own p and r, so nothing else has to be agreed on. With atomics one
+// barrier is left, and the sums come in any order.
+#pragma once
+#include "cuda/resident/allreduce.cuh"
+#include "cuda/resident/tiles.cuh"
+
+namespace trpo_fast::cuda {
+namespace {
+
+enum SetupScalar : int { kWeight, kFvpWeight, kBad, kSurrogate, kEntropy, kSetupScalars };
+
+// What all blocks know once the first grid barrier after `publish(kRegionSetup)` has passed.
+struct Totals {
+  double weight, fvp_weight, bad, surrogate, entropy;
+  bool known;
+};
+
+__device__ __forceinline__ Totals collect_totals(const Block& b) {
+  const auto [t] = warp_sums<kSetupScalars>(published(b, kRegionSetup), b.grid);
+  return {t[kWeight], t[kFvpWeight], t[kBad], t[kSurrogate], t[kEntropy], true};
+}
+
+// Which of the three rotating sums the atomics of product number `round` go to.
+__device__ __forceinline__ float* atomic_sum(const Layout& l, const Block& b, int round) {
+  return b.reduced + round % 3 * l.packed;
+}
+
+__device__ __forceinline__ void block_clear_sum(const Layout& l, const Block& b, float* sum) {
+  const Slice slice = own_slice(l, b);
+  for (int q = slice.first + threadIdx.x; q < slice.last; q += kThreads)
+    store4(sum + 4 * q, make_float4(0, 0, 0, 0));
+}
+
+// CG's state, the same in every thread of every block.
+struct Cg {
+  double rr, threshold;    // r'r, and the value at which it counts as converged
+  double gradient_norm2;   // g'g
+  double first_curvature;  // p'Ap of the first iteration, 1 before it
+  int iterations;          // that moved x
+  int products;            // of this launch so far
+  float scale;             // 1 / total weight of the rows
+};
+
+// Where the pass of the next product adds its sums; null: partial vectors.
+__device__ __forceinline__ float* product_sum(const KernelArgs& a, const Block& b, const Cg& s) {
+  if (!a.atomics) return nullptr;
+  // The sum after this one: its last readers passed the previous barrier, its writers wait for the
+  // next.
+  block_clear_sum(a.layout, b, atomic_sum(a.layout, b, s.products + 1));
+  return atomic_sum(a.layout, b, s.products);
+}
+
+// One quad of A p = (sum of the blocks) / W + damping p.
+__device__ __forceinline__ float4 finish_quad(const KernelArgs& a, const Block& b, int quad,
+                                              float4 sum, float scale) {
+  const float4 p = load4(b.direction + 4 * quad);
+  const float4 zero = make_float4(0, 0, 0, 0);
+  return axpy4(a.damping, p, axpy4(scale, sum, zero));
+}
+
+constexpr int kEarlyQuads = 8;  // 8192 parameters' worth
+
+// Sum over a packed vector of value(quad), all threads of a block taking part.
+template <class Value>
+__device__ __forceinline__ double block_sum_quads(const Layout& l, const Block& b, Value value) {
+  double sum = 0;
+  for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) sum += value(q);
+  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
+}
+
+// A p of one quad, wherever it is after the product.
+__device__ __forceinline__ float4 load_product(const KernelArgs& a, const Block& b, const Cg& s,
+                                               int quad) {
+  if (!a.atomics) return load4_global(b.reduced + 4 * quad);
+  const float4 sum = load4_global(atomic_sum(a.layout, b, s.products) + 4 * quad);
+  return finish_quad(a, b, quad, sum, s.scale);
+}
+
+// Once every block's pass is over: completes A p and the slices' shares of p'Ap for everyone, which
+// takes one more grid barrier. With atomics A p is complete.
+__device__ __forceinline__ void block_complete_product(const KernelArgs& a, const Block& b,
+                                                       const Cg& s) {
+  if (a.atomics) return;
+  double part = 0;
+  block_reduce_slice(a.layout, b, [&](int quad, float4 sum) {
+    const float4 z = finish_quad(a, b, quad, sum, s.scale);
+    store4(b.reduced + 4 * quad, z);
+    part += dot4(load4(b.direction + 4 * quad), z);
+  });
+  const double total[1] = {block_sum(part, reinterpret_cast<double*>(b.reduce))};
+  publish(b, kRegionDots, total);
+  grid_sync();  // A p and the slices' dot products are complete
+}
+
+// What a step of CG reads from global memory. The first of it is asked for before the step's length
+// is known, so that it is under way together with the dot products.
+struct StepOperands {
+  float4 product[kEarlyQuads];  // A p at quads threadIdx.x + i kThreads
+  float4 solution;              // x at the thread's first quad of the block's slice
+};
+
+__device__ __forceinline__ StepOperands load_operands(const KernelArgs& a, const Block& b,
+                                                      const Cg& s) {
+  const int quads = a.layout.packed / 4;
+  StepOperands early;
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i)
+    early.product[i] = load_product(a, b, s, min(int(threadIdx.x) + i * kThreads, quads - 1));
+  const Slice slice = own_slice(a.layout, b);
+  const int first = slice.first + threadIdx.x;
+  early.solution = first < slice.last ? load4(b.solution + 4 * first) : make_float4(0, 0, 0, 0);
+  return early;
+}
+
+// use(quad, A p there) for every quad, `early` first.
+template <class Use>
+__device__ __forceinline__ void each_product(const KernelArgs& a, const Block& b, const Cg& s,
+                                             const StepOperands& early, Use use) {
+  const int quads = a.layout.packed / 4;
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) use(q, early.product[i]);
+  }
+  each_loaded<kEarlyQuads>(
+      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
+      [&](int q) { return load_product(a, b, s, q); }, use);
+}
+
+// p'Ap, A p being complete.
+__device__ __forceinline__ double block_curvature(const KernelArgs& a, const Block& b, const Cg& s,
+                                                  const StepOperands& early) {
+  if (!a.atomics) {  // inline: a call would wait for the operands to arrive, to save them
+    return warp_sums<1>(published(b, kRegionDots), b.grid).value[0];
+  }
+  double sum = 0;
+  each_product(a, b, s, early,
+               [&](int q, float4 product) { sum += dot4(load4(b.direction + 4 * q), product); });
+  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
+}
+
+// x += alpha p on the block's slice; r -= alpha A p everywhere. Returns r'r.
+__device__ __forceinline__ double block_step_residual(const KernelArgs& a, const Block& b,
+                                                      const Cg& s, float alpha,
+                                                      const StepOperands& early) {
+  const Slice slice = own_slice(a.layout, b);
+  const int first = slice.first + threadIdx.x;
+  for (int q = first; q < slice.last; q += kThreads) {
+    const float4 x = q == first ? early.solution : load4(b.solution + 4 * q);
+    store4(b.solution + 4 * q, axpy4(alpha, load4(b.direction + 4 * q), x));
+  }
+  double sum = 0;
+  each_product(a, b, s, early, [&](int q, float4 product) {
+    const float4 r = axpy4(-alpha, product, load4(b.residual + 4 * q));
+    store4(b.residual + 4 * q, r);
+    sum += dot_self(r);
+  });
+  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
+}
+
+// x = 0; p = r = g is set. True if there is anything to do.
+__device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block& b, Cg& s) {
+  const Slice slice = own_slice(a.layout, b);
+  for (int q = slice.first + threadIdx.x; q < slice.last; q += kThreads)
+    store4(b.solution + 4 * q, make_float4(0, 0, 0, 0));
+  s.rr = block_sum_quads(a.layout, b, [&](int q) { return dot_self(load4(b.residual + 4 * q)); });
+  const double tolerance = fmaxf(a.cg.tol, 4.0f * 1.1920929e-7f);
+  s.threshold = tolerance * tolerance * s.rr;
+  s.gradient_norm2 = s.rr;
+  s.first_curvature = 1;
+  s.iterations = 0;
+  return s.rr > s.threshold;
+}
+
+// What follows a product in plain CG, the same decisions from the same numbers in every block. True
+// if another product is wanted, whose pass opens with the barrier that completes p.
+__device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& b, Cg& s) {
+  block_complete_product(a, b, s);
+  const StepOperands early = load_operands(a, b, s);
+  const double curvature = block_curvature(a, b, s, early);
+  if (s.iterations == 0) s.first_curvature = curvature;
+  const bool positive = curvature > 0 && !isinf(curvature);
+  if (positive) {
+    const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early);
+    const float beta = static_cast<float>(next / s.rr);
+    for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
+      store4(b.direction + 4 * q,
+             axpy4(beta, load4(b.direction + 4 * q), load4(b.residual + 4 * q)));
+    s.rr = next;
+    ++s.iterations;
+  }
+  ++s.products;
+  return positive && s.iterations < a.cg.iterations && s.rr > s.threshold;
+}
+
+struct Solution {
+  double quad, norm2;  // x'Ax and x'x
+};
+
+// x'Ax = x'(g - r) by CG's own vectors. Opens with a grid barrier.
+__device__ __forceinline__ Solution block_cg_finish(const KernelArgs& a, const Block& b) {
+  const Layout& l = a.layout;
+  grid_sync();  // every slice of x is complete
+  struct Pair {
+    float4 g, x;
+  };
+  double sums[2] = {};
+  each_loaded<4>(
+      threadIdx.x, l.packed / 4, kThreads,
+      [&](int q) {
+        return Pair{load4_global(b.gradient + 4 * q), load4_global(b.solution + 4 * q)};
+      },
+      [&](int q, const Pair& at) {
+        sums[0] += dot4(at.x, axpy4(-1.0f, load4(b.residual + 4 * q), at.g));
+        sums[1] += dot_self(at.x);
+      });
+  block_reduce(sums, reinterpret_cast<double*>(b.reduce));
+  return {sums[0], sums[1]};
+}
+
+}  // namespace
+}  // namespace trpo_fast::cuda

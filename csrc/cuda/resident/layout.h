@@ -1,0 +1,158 @@
+// Where everything lies inside the kernels: packed vectors, planes of a tile, planes of tangents.
+// Host code (config.h) fills a Layout from shapes; kernels only read it. No CUDA in here.
+//
+// A row of width w is stored as w values, then the constant 1 that the bias multiplies, then
+// zeros, in plane_stride(w) floats. A map is packed the same way, one row [W_o, b_o, 0...] per
+// output, so a layer is one product of rows with rows and the bias needs no code of its own. The
+// packed form of a vector [P] holds its maps one after the other, then log_std; padding is zero
+// in every packed vector and stays zero, because the padding of every plane is zero.
+//
+// A stride is an odd number of quads (16 bytes): the same quad of eight consecutive rows covers
+// all 32 banks once, whichever quad it is.
+#pragma once
+#include "shared/params.h"
+
+#if defined(__CUDACC__)
+#define TRPO_BOTH __host__ __device__ inline
+#else
+#define TRPO_BOTH inline
+#endif
+
+namespace trpo_fast::cuda {
+
+constexpr int kThreads = 256;  // of every block of the resident kernel
+constexpr int kWarps = kThreads / 32;
+constexpr int kTileOutputs = 8;  // a thread's register tile of a weight gradient:
+constexpr int kTileInputs = 4;   // 8 outputs x one quad of inputs
+constexpr int kRowGroups = 16;   // threads along the rows of a tile
+constexpr int kBlockSide = 32;   // a warp's share of a weight gradient in split precision
+
+TRPO_BOTH int ceil_div(int a, int b) { return (a + b - 1) / b; }
+TRPO_BOTH int row_quads(int width) { return (width + 4) / 4; }  // of a row with its constant 1
+TRPO_BOTH int plane_stride(int width) { return 4 * (row_quads(width) | 1); }
+TRPO_BOTH int padded(int count) { return (count + 3) & ~3; }
+
+struct MapLayout {
+  int in, out;
+  int stride_in;       // of a row of inputs, and of a packed row of weights
+  int stride_out;      // of a row of outputs
+  int stride_tangent;  // of a row of their tangents; the last map's also hold log_std's
+  int weights;         // packed offset of the map
+  int flat;            // offset of W in the flat vector; b follows it
+  int input;           // offset in a tile: plane of the map's inputs
+  int output;          // offset in a tile: plane of its outputs
+  int slope;           // offset in a tile: plane of act' of its outputs, -1 if the value gives it
+  int tangent;         // offset in the work planes: tangents, later deltas, of its outputs
+  int first_tile;      // register tiles of the weight gradient (blocks of 32 x 32 in split
+  int tile_columns;    // precision): number of the first, and how many lie side by side
+};
+
+struct Layout {
+  int maps;
+  Activation activation;
+  Head head;
+  int outputs;     // Z
+  int parameters;  // D, width of the last plane of tangents
+  int actions;     // A
+  int packed;      // floats of a packed vector
+  int flat;        // P
+  int log_std;     // packed offset of log_std, -1 if the head has none
+  int flat_log_std;
+  int rows;         // of a tile
+  int row_weights;  // offset in a tile: one weight per row
+  int peaks;        // offset in a tile: [maps, kWarps], split precision only, otherwise -1
+  int tile;         // floats of a tile
+  int work;         // floats of the work planes
+  int tiles;        // register tiles of all weight gradients together
+  MapLayout map[kMaxMaps];
+};
+
+TRPO_BOTH bool keeps_slope(Activation a) {
+  return a == Activation::kSilu || a == Activation::kGelu;
+}
+
+inline int parameter_width(const NetShape& net) {
+  const int z = net.width[net.maps];
+  return net.head == Head::kGaussian ? 2 * z : z;
+}
+
+inline int action_count(const NetShape& net) {
+  const int z = net.width[net.maps];
+  switch (net.head) {
+    case Head::kGaussianState:
+      return z / 2;
+    case Head::kCategorical:
+      return 1;
+    case Head::kMultiCategorical:
+      return net.factors;
+    default:
+      return z;
+  }
+}
+
+inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
+  Layout l{};
+  l.maps = net.maps;
+  l.activation = net.activation;
+  l.head = net.head;
+  l.outputs = net.width[net.maps];
+  l.parameters = parameter_width(net);
+  l.actions = action_count(net);
+  l.rows = rows;
+  for (int i = 0; i < l.maps; ++i) {
+    MapLayout& m = l.map[i];
+    const bool last = i == l.maps - 1;
+    m.in = net.width[i];
+    m.out = net.width[i + 1];
+    m.stride_in = plane_stride(m.in);
+    m.stride_out = plane_stride(m.out);
+    m.stride_tangent = last ? plane_stride(l.parameters) : m.stride_out;
+    m.weights = l.packed;
+    m.flat = l.flat;
+    l.packed += m.out * m.stride_in;
+    l.flat += m.out * (m.in + 1);
+    if (i == 0) l.tile = rows * m.stride_in;
+    m.input = i == 0 ? 0 : l.map[i - 1].output;
+    m.output = l.tile;
+    l.tile += rows * m.stride_out;
+    m.slope = -1;
+    if (!last && keeps_slope(net.activation)) {
+      m.slope = l.tile;
+      l.tile += rows * m.stride_out;
+    }
+    m.tangent = l.work;
+    l.work += rows * m.stride_tangent;
+    m.first_tile = l.tiles;
+    // Padding too: every quad of a partial vector is written.
+    m.tile_columns = split ? ceil_div(m.in, kBlockSide) : m.stride_in / 4;
+    l.tiles += ceil_div(m.out, split ? kBlockSide : kTileOutputs) * m.tile_columns;
+  }
+  l.row_weights = l.tile;
+  l.tile += padded(rows);
+  l.peaks = split ? l.tile : -1;
+  if (split) l.tile += l.maps * kWarps;
+  l.log_std = l.flat_log_std = -1;
+  if (net.head == Head::kGaussian) {
+    l.log_std = l.packed;
+    l.flat_log_std = l.flat;
+    l.packed += padded(l.actions);
+    l.flat += l.actions;
+  }
+  return l;
+}
+
+// The flat index of a packed one, -1 for padding.
+TRPO_BOTH int flat_index(const Layout& l, int packed) {
+  if (l.log_std >= 0 && packed >= l.log_std) {
+    const int a = packed - l.log_std;
+    return a < l.actions ? l.flat_log_std + a : -1;
+  }
+  int i = l.maps - 1;
+  while (packed < l.map[i].weights) --i;
+  const MapLayout& m = l.map[i];
+  const int o = (packed - m.weights) / m.stride_in, k = (packed - m.weights) % m.stride_in;
+  if (k < m.in) return m.flat + o * m.in + k;
+  return k == m.in ? m.flat + m.out * m.in + o : -1;
+}
+
+}  // namespace trpo_fast::cuda

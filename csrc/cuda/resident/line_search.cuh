@@ -1,0 +1,131 @@
+// Stages step and line_search: theta + beta c^j x, evaluated a batch of candidates at a time between
+// two grid barriers, the first acceptable one taken by all blocks alike.
+#pragma once
+#include "cuda/resident/gradient.cuh"
+
+namespace trpo_fast::cuda {
+namespace {
+
+struct Evaluation {
+  double kl, max_kl, surrogate, entropy;
+};
+
+// What a block publishes of one candidate.
+enum CandidateScalar : int { kKl, kMaxKl, kGain, kCandidateEntropy, kCandidateScalars };
+static_assert(kMaxSearchBatch * kCandidateScalars <= kScalars);
+
+// Sums of this block's rows under the packed parameters in b.direction, published as candidate c.
+// `taint` joins the KL: NaN where a parameter is not finite.
+template <class V>
+__device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block& b, int region,
+                                               int c, float taint) {
+  const Layout& l = a.layout;
+  const RowSet set = batch_set(a);
+  RowSums sums = {taint, 0, 0, 0, 0};
+  int bad = 0;
+  block_split_direction<V>(l, b);
+  each_tile(a, b, set, [&](int64_t number, int64_t place) {
+    float* tile = block_fetch<V>(a, b, set, number, place, &bad);
+    block_forward_candidate<V>(l, b, tile);
+    block_compare(a, number, b, tile, ratio_row(a, c), sums);
+  });
+  double parts[3] = {sums.kl, sums.surrogate, sums.entropy}, most[1] = {sums.max_kl};
+  double* scratch = reinterpret_cast<double*>(b.reduce);
+  block_reduce(parts, scratch);  // its barriers are behind the last reader of b.direction, too
+  block_reduce(most, scratch, Max{});
+  if (threadIdx.x != 0) return;
+  double* to = published(b, region) + b.index * kScalars + c * kCandidateScalars;
+  to[kKl] = parts[0];
+  to[kMaxKl] = most[0];
+  to[kGain] = parts[1];
+  to[kCandidateEntropy] = parts[2];
+}
+
+// Grid barriers that complete `count` published candidates: one, and one more with groups.
+__device__ __forceinline__ void block_complete_candidates(const KernelArgs& a, const Block& b,
+                                                          int region, int count) {
+  if (a.rows.group_size && a.rows.advantages) {
+    grid_sync();  // w rho of every row and candidate is written
+    for (int c = 0; c < count; ++c) {
+      const double gain = block_groups(a, b, ratio_row(a, c), nullptr);
+      if (threadIdx.x == 0)
+        published(b, region)[b.index * kScalars + c * kCandidateScalars + kGain] = gain;
+    }
+  }
+  grid_sync();  // every block's sums are published
+}
+
+__device__ __forceinline__ Evaluation collect_candidate(const Block& b, int region, int c,
+                                                        double weight) {
+  const double* first = published(b, region) + c * kCandidateScalars;
+  const auto combine = [](int i, double x, double y) { return i == kMaxKl ? Max{}(x, y) : x + y; };
+  const auto [t] = warp_totals<kCandidateScalars>(first, b.grid, combine);
+  return {t[kKl] / weight, t[kMaxKl], t[kGain] / weight, t[kCandidateEntropy] / weight};
+}
+
+// One quad of theta + step x, x being given there.
+__device__ __forceinline__ float4 candidate_quad(const Block& b, int quad, float step, float4 x) {
+  return axpy4(step, x, load4(b.weights + 4 * quad));
+}
+
+struct Search {
+  int backtracks;  // the j accepted, or the number of candidates
+  bool found;
+  double step;  // factor on x of the accepted candidate
+  Evaluation after;
+};
+
+__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Evaluation& e,
+                                           double before) {
+  if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
+  return !a.search.search || (e.kl <= a.search.max_kl && e.surrogate > before);
+}
+
+// Candidate number j: theta + full_step c^j x or, to evaluate a given policy, the parameters there.
+// Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
+__device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
+  if (a.program == kProgramEvaluate) {
+    pack(a.layout, a.in, b.direction, block_party());
+    return 0;
+  }
+  float taint = 0;
+  each_loaded<8>(
+      threadIdx.x, a.layout.packed / 4, kThreads,
+      [&](int q) { return load4_global(b.solution + 4 * q); },
+      [&](int q, float4 x) {
+        const float4 quad = candidate_quad(b, q, static_cast<float>(step), x);
+        store4(b.direction + 4 * q, quad);
+        taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
+      });
+  return taint;
+}
+
+// `totals` are collected here if they are not known yet.
+template <class V>
+__device__ __forceinline__ Search block_line_search(const KernelArgs& a, const Block& b,
+                                                    Totals* totals, double full_step) {
+  const int steps = a.search.search ? a.search.backtrack_steps : 1;
+  Search s = {steps, false, 0, {}};
+  double next = full_step;
+  for (int j = 0, parity = 0; j < steps && !s.found; j += a.plan.search_batch, parity ^= 1) {
+    const int count = min(a.plan.search_batch, steps - j), region = kRegionSearch + parity;
+    double tried = next;
+    for (int c = 0; c < count; ++c, next *= a.search.backtrack_ratio) {
+      block_evaluate<V>(a, b, region, c, block_candidate(a, b, next));
+    }
+    block_complete_candidates(a, b, region, count);
+    if (!totals->known) *totals = collect_totals(b);
+    const double before = totals->surrogate / totals->weight;
+    for (int c = 0; c < count && !s.found; ++c, tried *= a.search.backtrack_ratio) {
+      s.after = collect_candidate(b, region, c, totals->weight);
+      s.found = acceptable(a, s.after, before);
+      s.step = tried;
+      s.backtracks = j + c;
+    }
+  }
+  if (!s.found) s.backtracks = steps;
+  return s;
+}
+
+}  // namespace
+}  // namespace trpo_fast::cuda

@@ -1,0 +1,164 @@
+// Stage metric: M J v row by row, and what else a row's distribution decides: the cotangent of the
+// surrogate for the gradient, and KL, surrogate and entropy of a candidate. One thread per row, all
+// formulas from heads.h.
+#pragma once
+#include "cuda/resident/forward.cuh"
+
+namespace trpo_fast::cuda {
+namespace {
+
+// Distribution of one row: outputs of the net and, for kGaussian, log_std of packed weights.
+__device__ __forceinline__ DistRow dist_row(const KernelArgs& a, const float* outputs,
+                                            const float* weights, int64_t n) {
+  const Layout& l = a.layout;
+  const float* second = l.head == Head::kGaussian ? weights + l.log_std : outputs + l.actions;
+  return {{outputs, 1}, {second, 1}, a.rows.mask ? a.rows.mask + n * l.outputs : nullptr};
+}
+
+__device__ __forceinline__ DistVector dist_vector(const Layout& l, float* row) {
+  return {{row, 1}, {row + l.actions, 1}};
+}
+
+__device__ __forceinline__ Action row_action(const KernelArgs& a, int64_t n) {
+  return {a.rows.actions ? a.rows.actions + n * a.layout.actions : nullptr,
+          a.rows.choices ? a.rows.choices + n * a.layout.actions : nullptr};
+}
+
+__device__ __forceinline__ void scale_row(float* row, int count, float factor) {
+  for (int i = 0; i < count; ++i) row[i] *= factor;
+}
+
+// Peak of the deltas of the outputs, a thread having written `row` (or none: null).
+__device__ __forceinline__ void put_row_peak(const Layout& l, const Block& b, const float* row) {
+  uint32_t peak = 0;
+  for (int i = 0; row && i < l.outputs; ++i) peak = max(peak, peak_of(row[i]));
+  put_peak(plane_peaks(b, kWorkPeaks, l.maps - 1), peak);
+}
+
+// J v -> w kl_scale M J v in the last work plane; the total weight divides after the reduction.
+// Rows of weight zero become zeros. Closes with a barrier.
+template <class V>
+__device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& set, int64_t number,
+                                             const Block& b, const float* tile) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
+  if (row) {
+    const float w = tile[l.row_weights + r];
+    if (w > 0.0f) {
+      const int64_t n = row_number(set, number * l.rows + r);
+      const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
+      DistVector tangent = dist_vector(l, row);
+      if (l.log_std >= 0) tangent.second = {b.direction + l.log_std, 1};
+      head_metric(a.net, dist, tangent, dist_vector(l, row));
+      scale_row(row, l.parameters, w * a.kl_scale);
+    } else {
+      for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
+    }
+  }
+  if constexpr (V::kSplit) put_row_peak(l, b, row);
+  __syncthreads();  // deltas of the outputs are complete
+}
+
+// What one block adds up over its rows.
+struct RowSums {
+  double kl, surrogate, entropy, bad;
+  float max_kl;
+};
+
+// log pi(a | s) of a row under the distribution of these outputs. Inlined, long as it is: behind a
+// call the compiler would not know which memory the pointers are to.
+__device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
+                                              const float* weights) {
+  return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
+}
+
+// pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of the old
+// outputs where the batch does not bring it; packed weights hold log_std.
+__device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const float* old_outputs,
+                                           const float* old_weights, const float* outputs,
+                                           const float* weights) {
+  if (!choices_exist(a.net, a.rows, n)) return NAN;
+  const float before =
+      a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old_outputs, old_weights);
+  return expf(row_log_prob(a, n, outputs, weights) - before);
+}
+
+// What the gradient's pass needs beside the rows, and what it adds up.
+struct Scores {
+  const float* groups;  // [groups, 2]: W_g / sum w rho and S_g, null without groups
+  RowSums sums;
+};
+
+// d surrogate / d parameters of every row into the last work plane, not yet divided by the total
+// weight; zeros where the batch has no advantages, and only its values are looked at. Opens and
+// closes with a barrier.
+template <class V>
+__device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number, const Block& b,
+                                            const float* tile, Scores& score) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  __syncthreads();  // readers of the last tile's deltas are done
+  const int64_t n = number * l.rows + r;
+  const float w = r < l.rows ? tile[l.row_weights + r] : 0.0f;
+  const bool used = w > 0.0f && usable_row(a.net, a.rows, n);
+  if (w > 0.0f && !used) score.sums.bad += 1;
+  float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
+  if (row) {
+    if (used && a.rows.advantages) {
+      const float* outputs = tile + m.output + r * m.stride_out;
+      const DistRow dist = dist_row(a, outputs, b.weights, n);
+      const float ratio = row_ratio(a, n, outputs, b.weights, outputs, b.weights);
+      const float advantage = a.rows.advantages[n];
+      float slope = w * ratio * advantage;
+      score.sums.surrogate += score.groups ? 0.0 : double{slope};
+      if (score.groups) {
+        const float* group = score.groups + n / a.rows.group_size * 2;
+        slope = __ldcg(group) * w * ratio * (advantage - __ldcg(group + 1));
+      }
+      score.sums.entropy += double{w} * head_entropy(a.net, dist);
+      head_score(a.net, dist, row_action(a, n), slope, dist_vector(l, row));
+    } else {
+      for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
+    }
+  }
+  if constexpr (V::kSplit) put_row_peak(l, b, row);
+  __syncthreads();  // deltas of the outputs are complete
+}
+
+// Sums of the rows of a tile under a candidate: its outputs are in the last work plane, its packed
+// parameters in b.direction. With groups, w rho of each row goes to `ratios` [N] instead.
+__device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t number, const Block& b,
+                                              const float* tile, float* ratios, RowSums& sums) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  const int64_t n = number * l.rows + r;
+  if (r >= l.rows || n >= a.rows.count) return;
+  const float w = tile[l.row_weights + r];
+  if (ratios) ratios[n] = 0.0f;
+  if (!(w > 0.0f)) return;
+  const float* outputs = tile + m.output + r * m.stride_out;
+  const float* candidate = b.work + m.tangent + r * m.stride_tangent;
+  const DistRow now = dist_row(a, candidate, b.direction, n);
+  const bool reverse = a.search.reverse_kl;
+  const DistRow first =
+      dist_row(a, reverse ? candidate : outputs, reverse ? b.direction : b.weights, n);
+  const DistRow second =
+      dist_row(a, reverse ? outputs : candidate, reverse ? b.weights : b.direction, n);
+  const float kl = a.kl_scale * head_kl(a.net, first, second);
+  sums.kl += double{w} * kl;
+  sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
+  sums.entropy += double{w} * head_entropy(a.net, now);
+  if (!a.rows.advantages) return;
+  const float mass = w * row_ratio(a, n, outputs, b.weights, candidate, b.direction);
+  if (ratios)
+    ratios[n] = mass;
+  else
+    sums.surrogate += double{mass} * a.rows.advantages[n];
+}
+
+}  // namespace
+}  // namespace trpo_fast::cuda

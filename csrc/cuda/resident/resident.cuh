@@ -1,0 +1,237 @@
+// The resident kernel: whole programs (products, a gradient, solves, an update, an evaluation) in
+// one cooperative launch, from the stages. See config.h for what stays on chip.
+//
+// Every program is a sequence of passes over the rows, so the kernel is one loop around one pass;
+// what follows a pass decides whether there is another.
+#pragma once
+#include "cuda/resident/line_search.cuh"
+
+namespace trpo_fast::cuda {
+namespace {
+
+// Packed theta for every product, zeros in every plane, and the tiles of the products filled.
+// Returns 1 in a thread that met an unusable value.
+template <class V>
+__device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) {
+  const Layout& l = a.layout;
+  block_zero(b.work, l.work);
+  block_zero(b.tiles, (a.plan.resident_tiles + a.plan.work_tile) * l.tile);
+  if (a.atomics) block_clear_sum(l, b, atomic_sum(l, b, 0));
+  pack(l, a.theta, b.weights, V::kStreamed ? grid_party(b) : block_party());
+  if (V::kStreamed || a.atomics) grid_sync();  // packed theta and the cleared sum are complete
+  __syncthreads();                             // and so is what the block wrote for itself
+  block_split_weights<V>(l, b);
+  return block_forward_tiles<V>(a, b);
+}
+
+// value(i) of the block's slice of a packed vector, to its flat place; one float a thread, so that a
+// warp writes whole sectors.
+template <class Value>
+__device__ __forceinline__ void block_unpack(const Layout& l, const Block& b, float* flat,
+                                             Value value) {
+  const Slice slice = own_slice(l, b);
+  for (int i = 4 * slice.first + threadIdx.x; i < 4 * slice.last; i += kThreads) {
+    const int at = flat_index(l, i);
+    if (at >= 0) flat[at] = value(i);
+  }
+}
+
+// The sum of all blocks' partials, finish(quad, sum), to its flat place by way of the packed vector
+// `room`.
+template <class Finish>
+__device__ __forceinline__ void block_reduce_to_flat(const Layout& l, const Block& b, float* room,
+                                                     float* flat, Finish finish) {
+  block_reduce_slice(l, b,
+                     [&](int quad, float4 sum) { store4(room + 4 * quad, finish(quad, sum)); });
+  __syncthreads();  // the block's slice is complete
+  block_unpack(l, b, flat, [&](int i) { return __ldcg(room + i); });
+}
+
+// What one launch knows as it goes along, the same in every thread of every block.
+struct Run {
+  Totals totals;
+  Cg cg;
+  Solution solution;
+  int column;  // right-hand side at work
+};
+
+__device__ __forceinline__ bool reports(const Block& b) { return b.index == 0 && threadIdx.x == 0; }
+
+enum SolveStat : int { kSolveQuad, kSolveResidual, kSolveIterations, kSolveCurvature, kSolveStats };
+enum EvaluateStat : int {
+  kEvaluateKl,
+  kEvaluateMaxKl,
+  kEvaluateSurrogate,
+  kEvaluateEntropy,
+  kEvaluateBad,
+};
+
+// Right-hand side run.column into p (and r, g). True if it needs a product.
+__device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Block& b, Run& run) {
+  const Layout& l = a.layout;
+  pack(l, a.in + int64_t{run.column} * l.flat, b.direction, block_party());
+  __syncthreads();  // it is packed
+  if (a.program == kProgramFvp) return true;
+  for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
+    const float4 g = load4(b.direction + 4 * q);
+    store4(b.residual + 4 * q, g);
+    if (b.index == 0) store4(b.gradient + 4 * q, g);
+  }
+  return block_cg_start(a, b, run.cg);
+}
+
+// A solved column out. Opens with a grid barrier.
+__device__ __forceinline__ void block_store_column(const KernelArgs& a, const Block& b, Run& run) {
+  run.solution = block_cg_finish(a, b);
+  if (a.program != kProgramSolve) return;
+  block_unpack(a.layout, b, a.out + int64_t{run.column} * a.layout.flat,
+               [&](int i) { return __ldcg(b.solution + i); });
+  if (!reports(b)) return;
+  double* stats = a.stats + run.column * kSolveStats;
+  stats[kSolveQuad] = run.solution.quad;
+  stats[kSolveResidual] = sqrt(run.cg.rr);
+  stats[kSolveIterations] = run.cg.iterations;
+  stats[kSolveCurvature] = run.cg.first_curvature;
+}
+
+// Goes on from the present column (`wanted`: it needs a product) until some column needs one; false
+// when none is left.
+__device__ __forceinline__ bool block_next_product(const KernelArgs& a, const Block& b, Run& run,
+                                                   bool wanted) {
+  while (!wanted) {
+    if (a.program != kProgramFvp) block_store_column(a, b, run);
+    if (++run.column >= a.columns) return false;
+    grid_sync();  // the last column's vectors have been read
+    wanted = block_load_column(a, b, run);
+  }
+  return true;
+}
+
+// A finished product: the answer itself, or one step of CG. True if its column needs another.
+__device__ __forceinline__ bool block_use_product(const KernelArgs& a, const Block& b, Run& run) {
+  grid_sync();  // partial vectors (or sums) of all blocks are complete
+  if (!run.totals.known) run.totals = collect_totals(b);
+  run.cg.scale = static_cast<float>(1.0 / run.totals.fvp_weight);
+  if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg);
+  float* out = a.out + int64_t{run.column} * a.layout.flat;
+  block_reduce_to_flat(a.layout, b, b.reduced, out, [&](int quad, float4 sum) {
+    return finish_quad(a, b, quad, sum, run.cg.scale);
+  });
+  return false;
+}
+
+__device__ __forceinline__ bool has_bad_values(const Totals& t) {
+  return t.bad != 0 || !(t.weight > 0) || !(t.fvp_weight > 0);
+}
+
+__device__ __forceinline__ void report_evaluation(const KernelArgs& a, const Evaluation& e,
+                                                  bool bad) {
+  a.stats[kEvaluateKl] = e.kl;
+  a.stats[kEvaluateMaxKl] = e.max_kl;
+  a.stats[kEvaluateSurrogate] = e.surrogate;
+  a.stats[kEvaluateEntropy] = e.entropy;
+  a.stats[kEvaluateBad] = bad;
+}
+
+// Why no step can be taken along the solution; kAccepted if one can.
+__device__ __forceinline__ Reason solution_reason(const Run& run) {
+  if (has_bad_values(run.totals)) return kBadValues;
+  if (!isfinite(run.cg.gradient_norm2) || !isfinite(run.solution.norm2) ||
+      !isfinite(run.cg.first_curvature))
+    return kNonFinite;
+  if (run.cg.gradient_norm2 == 0) return kZeroGradient;
+  return run.cg.first_curvature <= 0 ? kNegativeCurvature : kAccepted;
+}
+
+// Line search along the solution (or the one evaluation asked for), the step if it is good, and the
+// statistics.
+template <class V>
+__device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, Run& run) {
+  const bool update = a.program == kProgramUpdate;
+  Reason reason = update ? solution_reason(run) : kAccepted;
+  const double full = a.learning_rate > 0 ? double{a.learning_rate}
+                                          : sqrt(2.0 * a.search.max_kl / run.solution.quad);
+  Search s = {a.search.search ? a.search.backtrack_steps : 1, false, 0, {}};
+  if (reason == kAccepted) s = block_line_search<V>(a, b, &run.totals, full);
+  if (!update) {
+    if (reports(b)) report_evaluation(a, s.after, has_bad_values(run.totals));
+    return;
+  }
+  const Totals& t = run.totals;
+  const double before = t.surrogate / t.weight;
+  if (s.found) {
+    const float step = static_cast<float>(s.step);
+    block_unpack(a.layout, b, a.theta_out,
+                 [&](int i) { return fmaf(step, __ldcg(b.solution + i), b.weights[i]); });
+  } else {
+    if (reason == kAccepted) reason = a.search.search ? kLineSearchFailed : kNonFinite;
+    s.after = {0, 0, before, t.entropy / t.weight};
+    s.step = 0;
+  }
+  if (!reports(b)) return;
+  const double stats[kStatCount] = {double(reason),
+                                    s.after.kl,
+                                    s.after.max_kl,
+                                    before,
+                                    s.after.surrogate,
+                                    s.after.entropy,
+                                    s.step,
+                                    double(s.backtracks),
+                                    run.solution.quad,
+                                    sqrt(run.cg.rr),
+                                    double(run.cg.iterations),
+                                    sqrt(run.cg.gradient_norm2)};
+  for (int i = 0; i < kStatCount; ++i) a.stats[i] = stats[i];
+}
+
+// After the gradient's pass. True if CG wants a product.
+__device__ __forceinline__ bool block_use_gradient(const KernelArgs& a, const Block& b, Run& run,
+                                                   const Scores& score, double group_surrogate) {
+  run.totals = block_finish_gradient(a, b, score.sums, group_surrogate);
+  if (a.program == kProgramUpdate) return block_cg_start(a, b, run.cg);
+  block_unpack(a.layout, b, a.out, [&](int i) { return __ldcg(b.gradient + i); });
+  const Totals& t = run.totals;
+  if (reports(b))
+    report_evaluation(a, {0, 0, t.surrogate / t.weight, t.entropy / t.weight}, has_bad_values(t));
+  return false;
+}
+
+template <class V>
+__global__ void __launch_bounds__(kThreads, 1)
+    resident_kernel(const __grid_constant__ KernelArgs a) {
+  DYN_SMEM(shared);
+  const Block b = make_block<V>(a, shared);
+  Run run = {};
+  Scores score = {};
+  double group_surrogate = 0;
+
+  // ---- forward
+  score.sums.bad = block_setup<V>(a, b);
+
+  // ---- what precedes the first pass
+  bool scoring = a.program == kProgramUpdate || a.program == kProgramGradient;
+  bool wanted = scoring;
+  if (scoring && a.rows.group_size) {
+    group_surrogate = block_group_gradient<V>(a, b);
+    score.groups = group_table(a);
+  }
+  if (!scoring) block_publish_setup(a, b, score.sums, 0);
+  if (a.program == kProgramFvp || a.program == kProgramSolve)
+    wanted = block_next_product(a, b, run, block_load_column(a, b, run));
+
+  // ---- gradient, and every product of fvp and cg
+  while (wanted) {
+    float* sum = scoring ? nullptr : product_sum(a, b, run.cg);
+    block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, score);
+    wanted = scoring ? block_use_gradient(a, b, run, score, group_surrogate)
+                     : block_use_product(a, b, run);
+    scoring = false;
+    if (a.program != kProgramGradient) wanted = block_next_product(a, b, run, wanted);
+  }
+
+  // ---- step, line_search
+  if (a.program == kProgramUpdate || a.program == kProgramEvaluate) block_move<V>(a, b, run);
+}
+
+}  // namespace
+}  // namespace trpo_fast::cuda

@@ -1,0 +1,228 @@
+"""The benchmarks compute what they say: opponents against float64, flops against a counter, turns,
+neighbours that end, rows with every column.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trpo_fast import BackendUnavailable, FisherOperator
+from trpo_fast.bench import CASES, Contender, make_workload, measure, opponents
+from trpo_fast.bench import cli as bench_cli
+from trpo_fast.bench.harness import busy_neighbours
+from trpo_fast.bench.report import Row, machine_name, read_json, table
+from trpo_fast.bench.suite import relative_error
+from trpo_fast.bench.suites import GROUPS, SUITES
+from trpo_fast.cli.main import main
+
+package = opponents.load()
+SMALL = ("tiny", "cartpole", "C1")
+KEYS = {
+    "suite",
+    "case",
+    "n",
+    "p",
+    "k",
+    "backend",
+    "precision",
+    "threads",
+    "median_us",
+    "rel_err",
+    "flops",
+    "peak_flops",
+    "ratio",
+}
+
+
+def opponent_or_skip(table, name):
+    reason = table[name].missing("cpu")
+    if reason:
+        pytest.skip(f"{name}: {reason}")
+    return table[name]
+
+
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("name", package.OPPONENTS)
+def test_opponent_solves_the_same_system(name, case):
+    if name == "func_compile" and case == "C1":
+        pytest.skip("one Gaussian and one categorical compilation are enough")
+    opponent_or_skip(package.OPPONENTS, name)
+    work = make_workload(CASES[case], cap=256)
+    iterations = 2 if name == "func_compile" else 10  # it unrolls them, and compiles them all
+    for suite, tolerance in (("fvp", 2e-6), ("cg", 2e-4 if name.startswith("sb3") else 1e-5)):
+        timed = SUITES[suite].opponent(package, name, work, "fp32", iterations)
+        error = relative_error(timed.result(), SUITES[suite].exact(work, iterations))
+        assert error < tolerance, (suite, error)
+
+
+def test_compiled_gauss_newton_solves_the_same_system():
+    """Timed on CUDA only; what it computes is seen here."""
+    work = make_workload(CASES["cartpole"], cap=64)
+    timed = SUITES["cg"].opponent(package, "gauss_newton_compile", work, "fp32", 2)
+    assert relative_error(timed.result(), SUITES["cg"].exact(work, 2)) < 1e-5
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("name", package.UPDATE_OPPONENTS)
+def test_opponent_takes_the_same_step(name, case):
+    opponent_or_skip(package.UPDATE_OPPONENTS, name)
+    work = make_workload(CASES[case])
+    timed = SUITES["update"].opponent(package, name, work, "fp32", 10)
+    assert relative_error(timed.result(), SUITES["update"].exact(work, 10)) < 5e-3
+
+
+@pytest.mark.parametrize("case", ("tiny", "cartpole"))
+@pytest.mark.parametrize("suite", ("act", "critic_128", "critic_1024"))
+def test_learner_suites_agree_with_float64(suite, case):
+    suite = SUITES[suite]
+    work = make_workload(CASES[case], cap=suite.rows or 256)
+    for name, precision in suite.contenders():
+        with contextlib.suppress(BackendUnavailable):  # named among the skipped, as for the updates
+            assert suite.error(suite.own(work, name, precision, 10), None) < 1e-4, name
+    for name in suite.opponents(package):
+        opponent_or_skip(suite.opponents(package), name)
+        timed = suite.opponent(package, name, work, "fp32", 10)
+        assert suite.error(timed, None) < 1e-4
+
+
+def test_a_fit_reports_what_it_ends_at():
+    work = make_workload(CASES["cartpole"], cap=1100)
+    for name in ("critic_128", "critic_1024"):
+        suite, losses = SUITES[name], []
+        for contender in suite.contenders():
+            with contextlib.suppress(BackendUnavailable):
+                losses.append(suite.own(work, *contender, 10).loss)
+        assert losses
+        assert all(0 < loss["mean"] < 1 for loss in losses)  # the targets' variance is 1
+        assert all(0 < loss["standard_error"] < 0.1 * loss["mean"] for loss in losses)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_replica_repeats_sb3_operation_for_operation(case, monkeypatch):
+    opponent_or_skip(package.OPPONENTS, "sb3")
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    cast = "stable_baselines3.common.policies.preprocess_obs"  # to float32, whatever it is given
+    monkeypatch.setattr(cast, lambda obs, *_, **__: obs)
+    work = make_workload(CASES[case], cap=256).double()
+    exact = SUITES["cg"].own(work, "reference", "fp32", 5).result()
+    for name in ("sb3", "sb3_replica"):
+        x = SUITES["cg"].opponent(package, name, work, "fp32", 5).result()
+        assert relative_error(x, exact) < 1e-9, name
+
+
+@pytest.mark.parametrize("case", ("C1", "C4"))
+def test_useful_flops_are_those_of_the_products(case):
+    work = make_workload(CASES[case], cap=16)
+    operator = FisherOperator(work.policy, work.obs, backend="reference")
+    operator @ work.g  # the forward is cached from here on
+    with FlopCounterMode(display=False) as counter:
+        operator @ work.g
+    assert counter.get_total_flops() == work.case.fvp_flops(work.rows)
+
+
+def test_contenders_take_turns_and_reset_is_not_timed():
+    order = []
+    slow = Contender("a", "fp32", lambda: (order.append("a"), torch.rand(2**22)))
+    fast = Contender("b", "fp32", lambda: order.append("b"), reset=lambda: order.append("r"))
+    measure([slow, fast], seconds=0.0, least=3)
+    assert len(slow.times) >= 3 and len(fast.times) >= 3
+    assert order.count("r") == order.count("b")
+    runs = [name for i, name in enumerate(order) if name != "r" and order[i - 1 : i] != [name]]
+    assert "".join(dict.fromkeys(runs)) == "ab"
+    assert order[-1] == "b"
+
+
+def test_an_opponent_that_fails_is_named_and_skipped(monkeypatch, capsys):
+    def fail(self, g, iterations):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(package.OPPONENTS["gauss_newton"], "solve", fail)
+    arguments = "cg --case tiny --seconds 0.01 --backend reference --opponents gauss_newton"
+    assert bench_cli.main(arguments.split()) == 0
+    assert "cg/tiny/gauss_newton/fp32: MemoryError" in capsys.readouterr().out
+
+
+def test_rates_follow_from_the_columns():
+    row = Row("cg", "C1", 2048, 5126, 10, "cpu", "fp32", 2, 4000.0, 1e-7, 800_000_000, 250e9)
+    assert row.products_per_second == pytest.approx(2500.0)
+    assert row.gflops == pytest.approx(200.0) and row.efficiency == pytest.approx(0.8)
+    assert replace(row, suite="cg_busy").products_per_second == pytest.approx(2500.0)
+    assert replace(row, suite="fvp").products_per_second == pytest.approx(250.0)
+    assert replace(row, suite="update").products_per_second is None
+    header, line = table([row]).splitlines()
+    assert "products/s     GF/s of sgemm" in header and "      2500      200    80.0%" in line
+
+
+WRONG = {
+    "--device cuda:77": "device: expected one that works here, got 'cuda:77': ",
+    "--device meta": "device: expected one that works here, got 'meta': ",
+    "--device nosuch": "device: expected one that works here, got 'nosuch': ",
+    "--backend nobody": "backend: expected one of ('cpu', ",
+    "--rows -1": "rows: expected an integer of at least 2, got -1",
+    "--threads 0": "threads: expected an integer of at least 1, got 0",
+    "--seconds nan": "seconds: expected a finite number of at least 0, got nan",
+    "--busy -1": "busy: expected an integer of at least 0, got -1",
+    "--threads 99999999999": "threads: expected an integer from 1 to 2147483647, got 99999999999",
+    "--iterations 9999999999": "iterations: expected an integer from 1 to 2147483647, got 9999",
+    "--iterations 0": "iterations: expected an integer of at least 1, got 0",
+}
+
+
+@pytest.mark.parametrize("suite", GROUPS)
+def test_no_suite_runs_on_a_device_that_is_not_there(suite, capsys):
+    assert main(["bench", suite, "--case", "tiny", "--device", "cuda:77"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("trpo-fast: device: expected") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.items(), ids=WRONG)
+def test_wrong_options_are_one_line(words, message, capsys):
+    assert main(["bench", "fvp", "--case", "tiny", *words.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"trpo-fast: {message}") and error.count("\n") == 1
+
+
+def test_neighbours_are_ended():
+    with busy_neighbours(2) as pids:
+        assert len(pids) == 2 and all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_command_writes_rows_with_every_column(tmp_path, capsys):
+    arguments = "cg --case tiny --seconds 0.01 --opponents gauss_newton nobody --busy 1".split()
+    assert bench_cli.main([*arguments, "--json", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/cg.json")
+    document = json.loads(path.read_text())
+    assert all(set(row) == KEYS for row in document["rows"])
+    assert {row["suite"] for row in document["rows"]} == {"cg", "cg_busy"}
+    assert all(row["rel_err"] < 1e-5 for row in document["rows"])
+    ours = [row for row in document["rows"] if row["backend"] == "reference"]
+    assert all(set(row["ratio"]) == {"gauss_newton"} for row in ours)
+    assert "nobody" in document["skipped"]
+    header, rows = read_json(path)
+    assert path.parent.name == machine_name(header) and len(rows) == len(document["rows"])
+    assert "gauss_newton" in capsys.readouterr().out
+
+
+def test_append_replaces_a_case_and_keeps_the_others(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    arguments = "--seconds 0.01 --turns 1 --backend reference --opponents none --json".split()
+    for cases in (["tiny"], ["cartpole"], ["tiny"]):
+        more = ["--append", "--rows", "8", "--case", *cases]
+        assert bench_cli.main(["fvp", *arguments, str(path), *more]) == 0
+    assert [row.case for row in read_json(path)[1]] == ["tiny", "cartpole"]
+
+
+def test_command_without_a_checkout_says_why(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(opponents, "folder", lambda: None)
+    monkeypatch.delitem(opponents.sys.modules, opponents._NAME)
+    assert bench_cli.main("fvp --case tiny --seconds 0.01 --backend reference".split()) == 0
+    assert "live in benchmarks/opponents of a checkout" in capsys.readouterr().out

@@ -1,0 +1,146 @@
+"""GAE, returns and running statistics against brute force over random episodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trpo_fast.learner import advantage
+from trpo_fast.learner.normalise import ObservationNormaliser, RewardScaler, RunningStatistics
+
+
+def rollout(steps: int, envs: int, seed: int) -> dict[str, Tensor]:
+    """Random rewards, values and endings, terminations and truncations both."""
+    draw = torch.Generator().manual_seed(seed)
+    ends = torch.rand(steps, envs, generator=draw)
+    random = {
+        name: torch.randn(steps, envs, dtype=torch.float64, generator=draw)
+        for name in ("rewards", "values", "final")
+    }
+    last = torch.randn(envs, dtype=torch.float64, generator=draw)
+    terminated, truncated = ends < 0.1, (ends >= 0.1) & (ends < 0.2)
+    final = torch.where(truncated, random.pop("final"), torch.nan)
+    return {
+        **random,
+        "final": final,
+        "last": last,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
+
+
+def following_values(r: dict[str, Tensor]) -> Tensor:
+    names = ("values", "last", "terminated", "truncated", "final")
+    return advantage.next_values(*(r[name] for name in names))
+
+
+def brute_gae(r: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
+    steps, envs = r["rewards"].shape
+    result = torch.zeros(steps, envs, dtype=torch.float64)
+    for e in range(envs):
+        ahead = 0.0
+        for t in reversed(range(steps)):
+            value = r["values"][t + 1, e] if t + 1 < steps else r["last"][e]
+            if r["terminated"][t, e]:
+                value, ahead = torch.tensor(0.0), 0.0
+            elif r["truncated"][t, e]:
+                value, ahead = r["final"][t, e], 0.0
+            delta = r["rewards"][t, e] + gamma * value - r["values"][t, e]
+            ahead = float(delta + gamma * lam * ahead)
+            result[t, e] = ahead
+    return result
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 3), (33, 5), (129, 2)])
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_gae_equals_brute_force(shape: tuple[int, int], lam: float) -> None:
+    r = rollout(*shape, seed=shape[0])
+    following = following_values(r)
+    done = r["terminated"] | r["truncated"]
+    ours = advantage.gae(r["rewards"], r["values"], following, done, gamma=0.9, lam=lam)
+    torch.testing.assert_close(ours, brute_gae(r, 0.9, lam), rtol=1e-12, atol=1e-12)
+
+
+def test_lambda_one_gives_returns_minus_values() -> None:
+    r = rollout(57, 4, seed=3)
+    following = following_values(r)
+    done = r["terminated"] | r["truncated"]
+    ours = advantage.gae(r["rewards"], r["values"], following, done, gamma=0.97, lam=1.0)
+    returns = advantage.discounted_returns(r["rewards"], following, done, gamma=0.97)
+    torch.testing.assert_close(ours + r["values"], returns, rtol=1e-10, atol=1e-10)
+
+
+def test_a_final_value_that_is_nan_stays_so() -> None:
+    """Nothing else may stand in for it, least of all the next episode's first value."""
+    values, last = torch.ones(2, 1), torch.ones(1)
+    truncated = torch.tensor([[True], [False]])
+    final = torch.full_like(values, torch.nan)
+    following = advantage.next_values(values, last, torch.zeros_like(truncated), truncated, final)
+    assert torch.isnan(following[0]) and float(following[1]) == 1.0
+
+
+def test_next_step_autoreset_needs_no_final_values() -> None:
+    values, last = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([4.0])
+    terminated = torch.tensor([[False], [True], [False]])
+    following = advantage.next_values(values, last, terminated)
+    assert following.flatten().tolist() == [2.0, 0.0, 4.0]
+
+
+def test_normalise_ignores_rows_of_weight_zero() -> None:
+    advantages = torch.tensor([1.0, torch.nan, 3.0, 5.0])
+    weights = torch.tensor([1.0, 0.0, 1.0, 2.0])
+    ours = advantage.normalise(advantages, weights)
+    kept = advantage.normalise(torch.tensor([1.0, 3.0, 5.0, 5.0]))
+    torch.testing.assert_close(ours[[0, 2, 3]], kept[:3])
+    assert advantage.normalise(torch.full((9,), 2.0)).abs().max() == 0
+
+
+def test_explained_variance() -> None:
+    target = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert float(advantage.explained_variance(target, target)) == 1.0
+    assert float(advantage.explained_variance(torch.zeros(4), target)) == 0.0
+    assert torch.isnan(advantage.explained_variance(target, torch.ones(4)))
+
+
+def test_merged_batches_give_the_statistics_of_their_union() -> None:
+    data = torch.randn(1000, 3, dtype=torch.float64) * 1e-3 + 1e6
+    statistics = RunningStatistics(3)
+    for part in data.split([1, 7, 500, 492]):
+        statistics.merge(part)
+    torch.testing.assert_close(statistics.mean, data.mean(0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(statistics.variance, data.var(0, unbiased=False), rtol=1e-6, atol=0)
+
+
+def test_observations_become_standard_and_are_clipped() -> None:
+    normaliser = ObservationNormaliser(2, clip=3.0)
+    rows = torch.randn(4000, 2) * torch.tensor([5.0, 0.1]) + 7.0
+    assert torch.equal(normaliser(torch.ones(1, 2)), torch.ones(1, 2))
+    normaliser.update(rows)
+    normal = normaliser(rows)
+    torch.testing.assert_close(normal.mean(0), torch.zeros(2), atol=0.01, rtol=0)
+    torch.testing.assert_close(normal.std(0), torch.ones(2), atol=0.03, rtol=0)
+    assert float(normaliser(torch.full((1, 2), 1e9)).max()) == 3.0
+
+
+def test_reward_scale_follows_the_discounted_return_across_rollouts() -> None:
+    rewards, done = torch.rand(40, 2, dtype=torch.float64), torch.rand(40, 2) < 0.1
+    whole, parts = RewardScaler(2, 0.9), RewardScaler(2, 0.9)
+    whole(rewards, done)
+    parts(rewards[:13], done[:13])
+    parts(rewards[13:], done[13:])
+    running, seen = np.zeros(2), []
+    for reward, end in zip(rewards.numpy(), done.numpy(), strict=True):
+        running = 0.9 * running + reward
+        seen.append(running.copy())
+        running[end] = 0.0
+    expected = torch.as_tensor(np.var(np.array(seen)))
+    for scaler in (whole, parts):
+        torch.testing.assert_close(scaler.statistics.variance[0], expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(parts.running, torch.as_tensor(running), rtol=1e-9, atol=1e-12)
+
+
+def test_statistics_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected statistics of size 3, got 2"):
+        RunningStatistics(3).load_state_dict(RunningStatistics(2).state_dict())

@@ -1,0 +1,124 @@
+"""The limit on the KL: annealed with the steps, smaller where the advantages say little, and
+the same after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from trpo_fast.train.config import Config
+from trpo_fast.train.kl_schedule import SMALLEST_SHARE, TrustRegion
+
+
+def rows(deviation: float, mean: float = 3.0) -> torch.Tensor:
+    """Advantages of a known deviation, whose mean must not matter."""
+    return mean + deviation * torch.tensor([-1.0, 1.0]).repeat(32)
+
+
+def test_without_settings_it_is_max_kl_to_the_last_bit() -> None:
+    region = TrustRegion(Config(max_kl=0.037))
+    for steps in (0, 12_345, 10**9):
+        region.observe(rows(1e-3))
+        assert region.limit(steps) == 0.037
+
+
+def test_the_length_of_a_step_goes_linearly_and_then_stays() -> None:
+    region = TrustRegion(Config(max_kl=0.04, max_kl_final=0.0004, max_kl_steps=1000))
+    lengths = [math.sqrt(region.limit(steps)) for steps in (0, 250, 500, 1000, 5000)]
+    assert lengths == pytest.approx([0.2, 0.155, 0.11, 0.02, 0.02])
+
+
+def test_it_stays_until_it_shall_move() -> None:
+    region = TrustRegion(
+        Config(max_kl=0.04, max_kl_final=0.0004, max_kl_hold=600, max_kl_steps=1000)
+    )
+    lengths = [math.sqrt(region.limit(steps)) for steps in (0, 600, 800, 1000, 5000)]
+    assert lengths == pytest.approx([0.2, 0.2, 0.11, 0.02, 0.02])
+    with pytest.raises(ValueError, match="max_kl_hold: expected less than max_kl_steps 10, got 10"):
+        Config(max_kl_final=0.001, max_kl_hold=10, max_kl_steps=10)
+
+
+def test_it_may_grow() -> None:
+    region = TrustRegion(Config(max_kl=0.01, max_kl_final=0.04, max_kl_steps=10))
+    assert region.limit(10) == pytest.approx(0.04)
+
+
+def test_the_share_is_the_variance_over_its_mean_so_far() -> None:
+    region = TrustRegion(Config(max_kl=0.01, scale_kl=True))
+    deviations = [2.0, 4.0, 1.0, 0.1]
+    limits = []
+    for deviation in deviations:
+        region.observe(rows(deviation))
+        limits.append(region.limit(0))
+    variances = [deviation**2 for deviation in deviations]
+    means = [sum(variances[: i + 1]) / (i + 1) for i in range(4)]
+    expected = [0.01 * min(1.0, v / m) for v, m in zip(variances, means, strict=True)]
+    assert limits == pytest.approx(expected, rel=1e-5)
+    assert limits[:2] == [0.01, 0.01] and limits[3] < 2e-5
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-6])
+def test_a_batch_that_says_nothing_has_a_limit_above_zero(deviation: float) -> None:
+    region = TrustRegion(Config(max_kl=0.01, scale_kl=True))
+    region.observe(rows(deviation))
+    assert region.limit(0) == 0.01  # the first one is its own mean
+    region.observe(rows(10.0))
+    region.observe(rows(deviation))
+    assert region.limit(0) == 0.01 * SMALLEST_SHARE
+
+
+def test_advantages_that_are_not_finite_leave_no_trace() -> None:
+    region = TrustRegion(Config(scale_kl=True))
+    region.observe(rows(1.0))
+    before = region.state_dict()
+    region.observe(torch.tensor([1.0, math.nan]))
+    assert region.state_dict() == before
+
+
+def test_a_saved_one_goes_on() -> None:
+    config = Config(max_kl_final=0.002, max_kl_steps=100, scale_kl=True)
+    whole, part = TrustRegion(config), TrustRegion(config)
+    for region in (whole, part):
+        region.observe(rows(3.0))
+    resumed = TrustRegion(config)
+    resumed.load_state_dict(part.state_dict())
+    for region in (whole, resumed):
+        region.observe(rows(0.7))
+    assert whole.limit(50) == resumed.limit(50) < part.limit(50)
+
+
+@pytest.mark.parametrize("algorithm", ["trpo", "npg", "kl-penalty"])
+def test_every_rule_that_has_a_limit_keeps_to_it(algorithm: str) -> None:
+    pytest.importorskip("gymnasium")
+    from trpo_fast.train.trainer import TRPO
+
+    settings: dict[str, Any] = {
+        "num_envs": 2,
+        "rows_per_update": 64,
+        "hidden": (16,),
+        "critic_hidden": (16,),
+    }
+    settings |= {"max_kl": 0.01, "max_kl_final": 1e-4, "max_kl_steps": 192}
+    agent = TRPO("CartPole-v1", algorithm=algorithm, **settings)
+    records = [agent.train_once() for _ in range(5)]
+    lengths = [0.1, 0.07, 0.04, 0.01, 0.01]
+    assert [record["max_kl"] for record in records] == pytest.approx([x * x for x in lengths])
+    if algorithm == "kl-penalty":
+        assert agent.penalty.target_kl == pytest.approx(1e-4)
+    else:
+        slack = 1.0 + 1e-6 if algorithm == "trpo" else 1.5  # npg searches no line
+        assert all(record["kl"] <= slack * record["max_kl"] for record in records)
+    agent.close()
+
+
+def test_the_record_of_a_rule_without_a_limit_has_none() -> None:
+    pytest.importorskip("gymnasium")
+    from trpo_fast.train.trainer import TRPO
+
+    agent = TRPO("CartPole-v1", algorithm="pg", num_envs=2, rows_per_update=64)
+    assert math.isnan(agent.train_once()["max_kl"])
+    agent.close()

@@ -1,0 +1,156 @@
+"""``backend="cpu"``: the native core of csrc/cpu behind the ``Operator`` interface.
+
+One native call per product, solve, gradient, evaluation and update; no torch operator runs inside.
+Threads follow ``torch.get_num_threads()`` at each call; the bits do not depend on their number.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from .._base.threads import kernel_threads
+from ..core.problem import STATS, Backend, Operator, Problem, UpdateConfig
+from ..core.reference import Solution
+from ..core.surrogate import Evaluation
+from ..policy.net import MLPPolicy
+from .native import NativeProblem, address, readable, refusal
+
+# The bfloat16 numbers that a float is split into, for the products with directions.
+PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
+
+
+def _instruction_set() -> str:
+    native = _native.module()
+    return "none" if native is None else str(native.selected_isa())
+
+
+class CpuOperator(Operator):
+    """The native operator, and the tensors whose memory it reads."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        native = _native.module()
+        assert native is not None
+        self._inputs = NativeProblem(problem, self.theta)
+        self._native = native.CpuOperator(
+            self._inputs.fields,
+            reverse_kl=problem.reverse_kl,
+            bf16_planes=PLANES[problem.precision],
+        )
+
+    # ---- stages, for tests and study
+
+    def forward(self) -> Tensor:
+        """Distribution parameters [N, D]; zero where a row has no weight."""
+        out = self._per_row()
+        self._native.forward(params=address(out), threads=kernel_threads())
+        return out
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v [N, D]."""
+        out, v = self._per_row(), readable(v)
+        self._native.jvp(v=address(v), tangent=address(out), threads=kernel_threads())
+        return out
+
+    def metric(self, tangent: Tensor) -> Tensor:
+        """M tangent [N, D]."""
+        out, tangent = self._per_row(), readable(tangent)
+        self._native.metric(tangent=address(tangent), out=address(out), threads=kernel_threads())
+        return out
+
+    def vjp(self, delta: Tensor) -> Tensor:
+        """J' delta summed over rows [P]."""
+        out, delta = torch.empty_like(self.theta), readable(delta)
+        self._native.vjp(delta=address(delta), out=address(out), threads=kernel_threads())
+        return out
+
+    def _per_row(self) -> Tensor:
+        policy = self.problem.policy
+        assert isinstance(policy, MLPPolicy)
+        return self.theta.new_zeros(len(self.problem.batch), policy.head.parameters_per_row)
+
+    # ---- fused
+
+    def fvp(self, v: Tensor) -> Tensor:
+        v = readable(v)
+        out = torch.empty_like(v)
+        columns = v.shape[0] if v.ndim == 2 else 1
+        self._native.fvp(v=address(v), columns=columns, out=address(out), threads=kernel_threads())
+        return out
+
+    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+        g = readable(g)
+        x = torch.empty_like(g)
+        columns = g.shape[0] if g.ndim == 2 else 1
+        solved = torch.empty(*g.shape[:-1], 4, dtype=torch.float64, device="cpu")
+        self._native.solve(
+            g=address(g),
+            columns=columns,
+            iterations=iterations,
+            tol=tol,
+            x=address(x),
+            table=address(solved),
+            threads=kernel_threads(),
+        )
+        quad, residual, used, curvature = solved.unbind(-1)
+        return Solution(x, quad, residual, used.long(), curvature)
+
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        g = torch.empty_like(self.theta)
+        return g, _evaluation(self._native.gradient(g=address(g), threads=kernel_threads()))
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        theta = readable(theta)
+        return _evaluation(self._native.evaluate(theta=address(theta), threads=kernel_threads()))
+
+    def bad_values(self) -> Tensor:
+        bad = self._native.bad_values(threads=kernel_threads())
+        return torch.tensor(bad, dtype=torch.bool, device="cpu")
+
+    @property
+    def scratch_bytes(self) -> int:
+        return int(self._native.scratch_bytes)
+
+    def update(self, config: UpdateConfig) -> Tensor:
+        stats = torch.zeros(len(STATS), dtype=torch.float64, device="cpu")
+        self._native.update(
+            theta=address(self.problem.theta),
+            stats=address(stats),
+            iterations=config.cg_iterations,
+            tol=config.cg_tol,
+            max_kl=config.max_kl,
+            ratio=config.backtrack_ratio,
+            steps=config.backtrack_steps,
+            search=config.search,
+            learning_rate=config.learning_rate or 0.0,
+            threads=kernel_threads(),
+        )
+        return stats
+
+
+def _evaluation(values: tuple[float, float, float, float]) -> Evaluation:
+    tensors = (torch.tensor(value, dtype=torch.float64, device="cpu") for value in values)
+    return Evaluation(*tensors)
+
+
+class CpuBackend(Backend):
+    """MLP policies in float32 on the CPU."""
+
+    name = "cpu"
+    precisions = tuple(PLANES)
+
+    def unavailable(self) -> str | None:
+        return _native.missing("cpu")
+
+    def refuses_precision(self, precision: str) -> str | None:
+        if PLANES.get(precision) and (isa := _instruction_set()) != "amx":
+            return f"precision={precision!r} needs a CPU with AMX tiles; in use is {isa}"
+        return super().refuses_precision(precision)
+
+    def refuses(self, problem: Problem) -> str | None:
+        return refusal(problem, "cpu")
+
+    def operator(self, problem: Problem) -> CpuOperator:
+        return CpuOperator(problem)

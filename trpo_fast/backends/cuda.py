@@ -1,0 +1,287 @@
+"""``backend="cuda"``: a product, a solve or a whole update in one cooperative launch.
+
+The kernels get raw pointers and the current stream; scratch comes from torch's allocator, nothing
+waits for the device. With TRPO_FAST_EMULATE set (1, or the path of the library) the same kernels
+run on the host, on CPU tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from ..core.problem import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
+from ..core.reference import Solution
+from ..core.surrogate import Evaluation
+from ..policy.net import MLPPolicy, NetSpec
+from .native import NativeProblem, net_arguments, readable, refusal
+
+_EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
+_SOLVE = 4  # quad, residual norm, iterations, first curvature
+
+
+def emulation_library() -> str:
+    """The path TRPO_FAST_EMULATE names; for 1, the library built from the checkout's sources."""
+    asked = os.environ.get("TRPO_FAST_EMULATE", "")
+    if asked != "1":
+        return asked
+    builder = Path(__file__).resolve().parents[1] / "tests" / "emulation" / "build.py"
+    if not builder.exists():
+        raise BackendUnavailable(
+            "TRPO_FAST_EMULATE=1 builds the emulated kernels from a checkout, and this package is "
+            "not in one; set it to the path of libtrpo_fast_emulated.so"
+        )
+    spec = importlib.util.spec_from_file_location("trpo_fast_emulation_build", builder)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    importlib.sys.modules[spec.name] = module  # type: ignore[attr-defined]
+    spec.loader.exec_module(module)
+    return str(module.build("library"))
+
+
+@functools.cache
+def connected() -> Any:
+    """The native module with the kernels' table connected."""
+    native = _native.module()
+    assert native is not None
+    with explained():
+        native.cuda_connect(emulation_library() if _native.emulating() else "")
+    return native
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """The CUDA runtime's sentence as the reason why this backend cannot serve."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if isinstance(error, BackendUnavailable):
+            raise
+        raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
+
+
+def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> dict[str, Any]:
+    """Path, tile, shared memory and grid that the kernels would use; needs no GPU.
+
+    ``limits``: multiprocessors, shared_bytes (one block may ask for) and arch (such as 90).
+    """
+    return dict(_plan(spec, tuple(limits.items()), rows=rows, **options).describe())
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    spec: NetSpec,
+    limits: tuple[tuple[str, int], ...],
+    *,
+    rows: int,
+    fvp_count: int = 0,
+    chunk_rows: int = 0,
+    group_size: int = 0,
+    precision: str = "fp32",
+    grid: int = 0,
+) -> Any:
+    """The native plan, made once for a shape however often it is asked for. ``fvp_count`` 0: every
+    row.
+    """
+    native = _native.module()
+    if native is None:
+        raise BackendUnavailable(_native.problem())
+    return native.cuda_plan(
+        **net_arguments(spec),
+        rows=rows,
+        fvp_count=fvp_count,
+        chunk_rows=chunk_rows,
+        group_size=group_size,
+        precision=precision,
+        grid=grid,
+        **dict(limits),
+    )
+
+
+def _plan_of(problem: Problem, grid: int = 0) -> Any:
+    assert isinstance(problem.policy, MLPPolicy)
+    return _plan(
+        problem.policy.spec,
+        tuple(connected().cuda_limits(device_index(problem.theta.device)).items()),
+        rows=len(problem.batch),
+        fvp_count=0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
+        chunk_rows=problem.chunk_rows or 0,
+        group_size=problem.batch.group_size or 0,
+        precision=problem.precision,
+        grid=grid,
+    )
+
+
+def device_index(device: torch.device) -> int:
+    return device.index or 0  # the emulated device is number 0
+
+
+def current_stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured on the device's current stream."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+class CudaOperator(Operator):
+    """Owns contiguous inputs for as long as the native operator points to them.
+
+    ``atomics`` trades equal bits from run to run for one grid barrier less per product; ``grid``
+    fixes the number of blocks (0: as config.h chooses).
+    """
+
+    def __init__(self, problem: Problem, *, atomics: bool = False, grid: int = 0) -> None:
+        super().__init__(problem)
+        self._device = problem.theta.device
+        with explained():
+            self._inputs = NativeProblem(problem, self.theta)
+            self._plan = _plan_of(problem, grid)
+            self._op = connected().CudaOperator(
+                self._inputs.fields,
+                plan=self._plan,
+                reverse_kl=problem.reverse_kl,
+                device=device_index(self._device),
+                atomics=atomics,
+            )
+
+    def plan(self) -> dict[str, Any]:
+        return dict(self._plan.describe())
+
+    def _launch(self, entry: str, **arguments: Any) -> None:
+        """One launch on the current stream; the scratch goes back to torch's allocator, which hands
+        it to later work of the same stream only.
+        """
+        stream = current_stream(self._device)
+        with explained():
+            size = self._op.scratch_bytes + 256
+            scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
+            aligned = (scratch.data_ptr() + 255) // 256 * 256
+            getattr(self._op, entry)(**arguments, scratch=aligned, stream=stream)
+
+    def _doubles(self, *shape: int) -> Tensor:
+        with explained():
+            return torch.empty(shape, dtype=torch.float64, device=self._device)
+
+    def fvp(self, v: Tensor) -> Tensor:
+        v = readable(v)
+        out = torch.empty_like(v)
+        columns = 1 if v.ndim == 1 else v.shape[0]
+        self._launch("fvp", v=v.data_ptr(), out=out.data_ptr(), columns=columns)
+        return out
+
+    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+        g = readable(g)
+        x = torch.empty_like(g)
+        columns = 1 if g.ndim == 1 else g.shape[0]
+        stats = self._doubles(columns, _SOLVE)
+        self._launch(
+            "solve",
+            g=g.data_ptr(),
+            x=x.data_ptr(),
+            stats=stats.data_ptr(),
+            columns=columns,
+            iterations=iterations,
+            tol=tol,
+        )
+        quad, residual, used, curvature = stats.reshape(*g.shape[:-1], _SOLVE).unbind(-1)
+        return Solution(x, quad, residual, used.long(), curvature)
+
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        g, stats = self._gradient()
+        return g, self._evaluation(stats)
+
+    def _gradient(self) -> tuple[Tensor, Tensor]:
+        g, stats = torch.empty_like(self.theta), self._doubles(_EVALUATION)
+        self._launch("gradient", g=g.data_ptr(), stats=stats.data_ptr())
+        return g, stats
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        theta, stats = readable(theta), self._doubles(_EVALUATION)
+        self._launch("evaluate", theta=theta.data_ptr(), stats=stats.data_ptr())
+        return self._evaluation(stats)
+
+    def _evaluation(self, stats: Tensor) -> Evaluation:
+        kl, max_kl, surrogate, entropy, _ = stats.to(self.theta.dtype).unbind()
+        return Evaluation(kl, max_kl, surrogate, entropy)
+
+    def update(self, config: UpdateConfig) -> Tensor:
+        stats = self._doubles(len(STATS))
+        self._launch(
+            "update",
+            theta=self.problem.theta.data_ptr(),
+            stats=stats.data_ptr(),
+            iterations=config.cg_iterations,
+            tol=config.cg_tol,
+            max_kl=config.max_kl,
+            ratio=config.backtrack_ratio,
+            steps=config.backtrack_steps,
+            search=config.search,
+            learning_rate=config.learning_rate or 0.0,
+        )
+        return stats
+
+    def bad_values(self) -> Tensor:
+        return self._gradient()[1][-1] != 0
+
+    @property
+    def scratch_bytes(self) -> int:
+        return int(self._op.scratch_bytes)
+
+
+@functools.cache
+def _missing(emulating: bool) -> str | None:
+    """Why there are no kernels to run; asked once, the probe takes a tenth of a millisecond."""
+    return _native.missing("cuda")
+
+
+def missing() -> str | None:
+    """Why no CUDA kernel can run on this machine, as a sentence; None if they can."""
+    return _missing(_native.emulating())
+
+
+@functools.cache
+def wrong_arch(device: torch.device) -> str | None:
+    """Why the kernels of this build do not run on a device, where another one may be served."""
+    native = connected()
+    archs = native.build_info()["cuda_archs"]
+    arch = native.cuda_limits(device_index(device))["arch"]
+    if _native.serves(archs, divmod(arch, 10)):
+        return None
+    return f"built for {archs}, which does not serve {device} (sm_{arch}); set TRPO_FAST_CUDA_ARCHS"
+
+
+class CudaBackend(Backend):
+    """Fused kernels for float32 ``MLPPolicy`` up to 128 wide, on a CUDA device."""
+
+    name = "cuda"
+    precisions = ("fp32", "fp16x3")
+
+    def unavailable(self) -> str | None:
+        return missing()
+
+    def refuses(self, problem: Problem) -> str | None:
+        why = refusal(problem, "cpu" if _native.emulating() else "cuda")
+        if why is None:
+            with explained():
+                why = None if _native.emulating() else wrong_arch(problem.theta.device)
+                why = why or _plan_of(problem).refusal
+        if why is None or "; " in why:  # the sentence already says what to do
+            return why
+        return f"{why}; use backend='reference'"
+
+    def operator(self, problem: Problem) -> CudaOperator:
+        return CudaOperator(problem, atomics=not problem.deterministic)

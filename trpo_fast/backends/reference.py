@@ -1,0 +1,237 @@
+"""``backend="reference"``: the stages of reference.py over the rows of a problem, whole or chunk by
+chunk.
+
+``MLPPolicy`` goes through the hand-written stages; any other module that returns a distribution
+goes through torch.func's jvp and vjp (module_backend.py) with the same metrics, so the two share
+everything in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .._base.arguments import fail
+from .._base.guards import outside_autocast
+from ..core.bad_values import Judged, found
+from ..core.modules import InvalidDistribution, ModuleFunction
+from ..core.problem import Backend, Operator, Problem
+from ..core.reference import Activations, forward, jvp, metric, vjp
+from ..core.surrogate import (
+    Batch,
+    Evaluation,
+    evaluate_rows,
+    normalised_weights,
+    surrogate,
+    total_weight,
+)
+from ..policy.heads import Head
+from ..policy.net import MLPPolicy, NetSpec
+
+
+class Linearization(Protocol):
+    """A policy around one theta on some rows: its distribution parameters and their derivative."""
+
+    head: Head
+    params: Tensor  # [N, D]
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v, [..., N, D]."""
+
+    def metric(self, tangent: Tensor) -> Tensor:
+        """M J v, [..., N, D]."""
+
+    def vjp(self, delta: Tensor) -> Tensor:
+        """J' delta summed over rows, [..., P]."""
+
+    def nbytes(self) -> int:
+        """Memory the linearization holds."""
+
+
+class MLPLinearization:
+    """The hand-written stages, with the activations cached."""
+
+    def __init__(self, spec: NetSpec, head: Head, theta: Tensor, batch: Batch) -> None:
+        self.spec, self.head, self.theta = spec, head, theta
+        self.acts: Activations = forward(theta, spec, head, batch.obs, batch.action_mask)
+        self.params = self.acts.params
+
+    def jvp(self, v: Tensor) -> Tensor:
+        return jvp(self.theta, self.spec, self.acts, v)
+
+    def metric(self, tangent: Tensor) -> Tensor:
+        return metric(self.head, self.acts, tangent)
+
+    def vjp(self, delta: Tensor) -> Tensor:
+        return vjp(self.theta, self.spec, self.acts, delta)
+
+    def nbytes(self) -> int:
+        held = [*self.acts.inputs[1:], *self.acts.slopes, self.params]
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+class ReferenceOperator(Operator):
+    """Stages over chunks of rows; without ``chunk_rows`` there is one chunk and its forward runs
+    once.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.batch = problem.batch.without_padding()
+        self.total = total_weight(self.batch, self.theta.dtype)
+        self.module = self._as_module(problem.policy)
+        # The stages' own derivatives agree, and a device is not waited for.
+        self._compare = self.module is not None and self.theta.device.type == "cpu"
+        self._chunked = problem.chunk_rows is not None
+        self._cached: Linearization | None = None
+        self._fisher_batch, self._fisher_total = self.batch, self.total
+        self._fisher_cached: Linearization | None = None
+        if problem.fvp_rows is not None:
+            self._fisher_batch = problem.of_fvp_rows(self.batch)
+            self._fisher_total = total_weight(self._fisher_batch, self.theta.dtype)
+
+    @outside_autocast
+    def _as_module(self, policy: nn.Module) -> ModuleFunction | None:
+        """The policy as a module, where the stages are not for it."""
+        if isinstance(policy, MLPPolicy) and not policy.departure():
+            return None
+        return ModuleFunction(policy, self.batch)
+
+    def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
+        policy = self.problem.policy
+        if self.module is None:
+            assert isinstance(policy, MLPPolicy)
+            return MLPLinearization(policy.spec, policy.head, theta, batch)
+        from .module import ModuleLinearization
+
+        return ModuleLinearization(self.module, theta, batch)
+
+    def _chunks(self) -> Iterator[tuple[Batch, Linearization]]:
+        """Pieces of the whole batch, linearized at theta."""
+        if not self._chunked:
+            if self._cached is None:
+                self._cached = self.linearize(self.theta, self.batch)
+            yield self.batch, self._cached
+            return
+        for piece in self._split(self.batch):
+            yield piece, self.linearize(self.theta, piece)
+
+    def _fisher_chunks(self) -> Iterator[tuple[Batch, Linearization]]:
+        """Pieces of the rows that Fisher-vector products see, linearized at theta."""
+        if self.problem.fvp_rows is None:
+            yield from self._chunks()
+        elif not self._chunked:
+            if self._fisher_cached is None:
+                self._fisher_cached = self.linearize(self.theta, self._fisher_batch)
+            yield self._fisher_batch, self._fisher_cached
+        else:
+            for piece in self._split(self._fisher_batch):
+                yield piece, self.linearize(self.theta, piece)
+
+    def _split(self, batch: Batch) -> Iterator[Batch]:
+        """Chunks of about ``chunk_rows`` rows that never cut a group."""
+        group = batch.group_size or 1
+        size = -(-(self.problem.chunk_rows or len(batch)) // group) * group
+        for start in range(0, len(batch), size):
+            yield batch.rows(slice(start, start + size))
+
+    @outside_autocast
+    def fvp(self, v: Tensor) -> Tensor:
+        total = self.problem.damping * v
+        for batch, lin in self._fisher_chunks():
+            tangent = lin.jvp(v)
+            weights = normalised_weights(batch, self._fisher_total)
+            delta = self._metric(batch, lin, tangent)
+            delta = self.problem.kl_scale * weights.unsqueeze(-1) * delta
+            pulled = lin.vjp(delta)
+            if self._compare:
+                self._check_derivatives((tangent * delta).sum((-2, -1)), v, pulled)
+            total = total + pulled
+        return total
+
+    def _check_derivatives(self, quad: Tensor, v: Tensor, pulled: Tensor) -> None:
+        """Whether (J v)' delta, which is ``quad``, equals v' (J' delta) up to rounding: the first
+        is torch's forward derivative of a module, the second its backward one.
+        """
+        other = (v * pulled).sum(-1)
+        slack = 0.01 * quad.abs() + 1e-5 * v.norm(dim=-1) * pulled.norm(dim=-1)
+        if bool(((quad - other).abs() > slack).any()):
+            raise fail(
+                "policy",
+                "modules whose forward and backward derivatives are the same (detach() or "
+                "requires_grad_(False) in place of torch.no_grad() in a forward)",
+                f"v'Fv of {quad.tolist()} and {other.tolist()}",
+            )
+
+    def _metric(self, batch: Batch, lin: Linearization, tangent: Tensor) -> Tensor:
+        if self.problem.fisher == "analytic":
+            return lin.metric(tangent)
+        assert batch.actions is not None
+        score = lin.head.score(lin.params, batch.actions)
+        return score * (score * tangent).sum(-1, keepdim=True)
+
+    @outside_autocast
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        g = torch.zeros_like(self.theta)
+        parts = []
+        for batch, lin in self._chunks():
+            assert batch.actions is not None
+            _, slope = surrogate(lin.head, batch, lin.params, lin.params, self.total)
+            g = g + lin.vjp(slope.unsqueeze(-1) * lin.head.score(lin.params, batch.actions))
+            parts.append(self._evaluate_rows(lin.head, batch, lin.params, lin.params))
+        return g, _combine(parts)
+
+    @outside_autocast
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        parts = []
+        for batch, lin in self._chunks():
+            try:
+                params = self.linearize(theta, batch).params
+            except InvalidDistribution:  # as NaN is where distributions do not look
+                params = torch.full_like(lin.params, float("nan"))
+            parts.append(self._evaluate_rows(lin.head, batch, lin.params, params))
+        return _combine(parts)
+
+    def _evaluate_rows(self, head: Head, batch: Batch, old: Tensor, new: Tensor) -> Evaluation:
+        kl_scale, reverse = self.problem.kl_scale, self.problem.reverse_kl
+        return evaluate_rows(
+            head, batch, old, new, self.total, kl_scale=kl_scale, reverse_kl=reverse
+        )
+
+    @outside_autocast
+    def bad_values(self) -> Tensor:
+        head = next(lin.head for _, lin in self._chunks())
+        return found(Judged(head, self.problem.batch, self.batch, self.problem.fvp_rows))
+
+    @property
+    def scratch_bytes(self) -> int:
+        held = [lin for lin in (self._cached, self._fisher_cached) if lin is not None]
+        return sum(lin.nbytes() for lin in held)
+
+
+def _combine(parts: list[Evaluation]) -> Evaluation:
+    """The chunks' shares of one evaluation."""
+    first, *rest = parts
+    for part in rest:
+        first = Evaluation(
+            first.kl + part.kl,
+            torch.maximum(first.max_kl, part.max_kl),
+            first.surrogate + part.surrogate,
+            first.entropy + part.entropy,
+        )
+    return first
+
+
+class ReferenceBackend(Backend):
+    """Plain PyTorch, any module, any device, float32 or float64."""
+
+    name = "reference"
+
+    def refuses(self, problem: Problem) -> str | None:
+        return None
+
+    def operator(self, problem: Problem) -> ReferenceOperator:
+        return ReferenceOperator(problem)

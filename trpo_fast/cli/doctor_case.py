@@ -1,0 +1,149 @@
+"""What runs on a benchmark case: the plan of the CUDA kernels in words, and who serves in their
+place where they refuse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .._base import extension as _native
+from ..bench.cases import CASES, Case
+from ..core.problem import Problem, registry
+from ..core.surrogate import Batch
+from ..policy.heads import Categorical, Gaussian
+from ..policy.net import MLPPolicy, NetSpec, flat_params
+
+H200 = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
+
+
+def case_report(name: str, precision: str) -> dict[str, Any]:
+    """The case, the device it is planned for (here, or else an H200), the plan, and for a policy on
+    a CUDA device and on the CPU the backend that ``auto`` takes (None: nobody computes so).
+    """
+    from ..backends.cuda import plan
+
+    case, limits = CASES[name], _limits()
+    nvec = (case.actions,) if case.head == "categorical" else ()
+    spec = NetSpec((case.obs_dim, *case.hidden, case.actions), "tanh", case.head, nvec)
+    planned = plan(spec, case.full_rows, limits or H200, precision=precision)
+    served = _served(case, precision)
+    return {
+        "case": name,
+        "net": "-".join(map(str, spec.widths)),
+        "head": case.head,
+        "rows": case.full_rows,
+        "device": limits or H200,
+        "device_is_here": limits is not None,
+        **planned,
+        "auto_on_cuda": "cuda" if planned["refusal"] is None else served["elsewhere"],
+        "auto_on_cpu": served["cpu"] or served["elsewhere"],
+    }
+
+
+def _limits() -> dict[str, int] | None:
+    """What a plan wants to know of the first CUDA device; None without one."""
+    native = _native.module()
+    devices = native.cuda_probe()["devices"] if native else []
+    if not devices:
+        return None
+    major, minor = devices[0]["capability"]
+    return {
+        "multiprocessors": devices[0]["multiprocessors"],
+        "shared_bytes": devices[0]["shared_memory_optin"],
+        "arch": 10 * major + minor,
+    }
+
+
+def _served(case: Case, precision: str) -> dict[str, str | None]:
+    """The backend that serves the case on a CPU, and the one that serves it on any device."""
+    head = Categorical(case.actions) if case.head == "categorical" else Gaussian(case.actions)
+    policy = MLPPolicy(case.obs_dim, head, case.hidden)
+    problem = Problem(
+        policy, flat_params(policy), Batch(torch.zeros(1, case.obs_dim)), 0.1, precision=precision
+    )
+    serving = [
+        name
+        for name, backend in registry().items()
+        if not (
+            backend.refuses_precision(precision)
+            or backend.unavailable()
+            or backend.refuses(problem)
+        )
+    ]
+    anywhere = [name for name in serving if name not in ("cpu", "cuda")]
+    return {"cpu": serving[0] if serving else None, "elsewhere": anywhere[0] if anywhere else None}
+
+
+def render_case(report: dict[str, Any]) -> str:
+    """The report as aligned sentences."""
+    lines = [
+        (
+            f"case {report['case']}",
+            f"net {report['net']}, {report['head']} actions, {report['rows']:,} rows",
+        ),
+        ("planned for", _device(report)),
+    ]
+    if report["refusal"]:
+        lines.append(("CUDA kernels", f"do not serve this: {report['refusal']}"))
+    else:
+        lines += _plan_lines(report)
+    lines.append(("on a CUDA device", _auto(report["auto_on_cuda"], report["precision"])))
+    lines.append(("on the CPU", _auto(report["auto_on_cpu"], report["precision"])))
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
+
+
+def _device(report: dict[str, Any]) -> str:
+    limits, here = report["device"], report["device_is_here"]
+    return (
+        f"{'the first CUDA device' if here else 'an H200, as no CUDA device is here'} "
+        f"(sm_{limits['arch']}, {limits['multiprocessors']} multiprocessors, "
+        f"{limits['shared_bytes'] // 1024} KiB shared memory a block)"
+    )
+
+
+_AUTO = {
+    "cuda": "backend='auto' takes the CUDA kernels",
+    "cpu": "backend='auto' takes the C++ kernels, backend 'cpu'",
+    "reference": "backend='auto' takes 'reference', which is written in PyTorch",
+    "autograd": "backend='auto' takes 'autograd', products by torch's differentiation",
+}
+
+
+def _auto(backend: str | None, precision: str) -> str:
+    if backend is None:
+        return f"nothing serves precision {precision!r}; 'fp32' is served by every backend"
+    return _AUTO[backend]
+
+
+def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    kept = {
+        "resident": "stay in shared memory for the whole update",
+        "streamed": "go to device memory where they do not fit in shared memory",
+    }
+    if plan["path"] == "streamed" and not plan["cached"]:
+        kept["streamed"] = "are computed again where they do not fit in shared memory"
+    candidates = plan["search_batch"]
+    search = "one candidate at a time" if candidates == 1 else f"{candidates} candidates at a time"
+    residual = "shared memory" if plan["residual_on_chip"] else "device memory"
+    return [
+        (
+            "CUDA kernels",
+            f"serve this in {plan['precision']}: one launch of {plan['grid']} blocks of "
+            f"{plan['threads']} threads",
+        ),
+        (
+            "rows",
+            f"{plan['tiles']:,} tiles of {plan['tile_rows']}, of which a block keeps "
+            f"{plan['resident_tiles']} in shared memory",
+        ),
+        ("activations", kept[plan["path"]]),
+        (
+            "memory",
+            f"{plan['shared_bytes'] / 1024:.0f} KiB shared memory a block, "
+            f"{plan['scratch_bytes'] / 2**20:.1f} MiB device memory; CG's residual in {residual}",
+        ),
+        ("line search", search),
+    ]

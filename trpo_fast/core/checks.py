@@ -1,0 +1,245 @@
+"""Every check a user can fail, and the sentences they read: the argument, what was expected, what
+came.
+
+Structure (rank, shape, dtype, device, ranges of numbers) is checked before anything runs. Values
+inside tensors are looked at only where the host waits anyway: ``raise_for_values`` names the
+culprit once a backend has raised its flag.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._base.arguments import check_choice as check_choice
+from .._base.arguments import check_count as check_count
+from .._base.arguments import check_memory as check_memory
+from .._base.arguments import check_number as check_number
+from .._base.arguments import check_tensor as check_tensor
+from .._base.arguments import fail as fail
+from .._base.options import UpdateSettings
+from .._base.settings import declared
+from ..policy.net import MLPPolicy, flat_params
+from ..policy.wrappers import unwrapped
+from .bad_values import Judged, raise_for
+from .modules import head_of
+from .problem import Problem, UpdateConfig
+from .surrogate import Batch
+
+UPDATE = declared(UpdateSettings)
+CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_search(**search: Any) -> UpdateConfig:
+    """A trust-region step with its line search, from the settings of these names."""
+    return UpdateConfig(**{name: UPDATE[name].check(value) for name, value in search.items()})
+
+
+def check_policy(policy: Any) -> tuple[nn.Module, Tensor]:
+    """The policy, out of its wrappers, and its flat parameters [P], float32 or float64."""
+    if not isinstance(policy, nn.Module):
+        raise fail("policy", "a torch.nn.Module", type(policy).__name__)
+    policy = unwrapped(policy)
+    theta = flat_params(policy)
+    if theta.dtype not in (torch.float32, torch.float64):
+        raise fail("policy", "float32 or float64 parameters", theta.dtype)
+    check_memory("policy", theta)
+    return policy, theta
+
+
+def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
+    """An optimiser that would move something of the policy."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise fail("optimizer", "a torch.optim.Optimizer", type(optimizer).__name__)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in policy.parameters()):
+        raise fail("optimizer", "one that holds the policy's parameters", "one of others")
+
+
+def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
+    """The parts of a batch that say where the policy is evaluated: obs, weights, action_mask."""
+    check_memory("obs", batch.obs)
+    rows = batch.obs.shape[0] if batch.obs.ndim else 0
+    if rows == 0:
+        raise fail("obs", "at least one row", f"shape {list(batch.obs.shape)}")
+    if isinstance(policy, MLPPolicy):
+        obs = check_tensor("obs", batch.obs, theta, (None, policy.spec.widths[0]))
+    elif batch.obs.device != theta.device:
+        raise fail(
+            "obs", f"a tensor on {theta.device}, where the policy is", f"one on {batch.obs.device}"
+        )
+    else:
+        obs = batch.obs.detach()
+    weights = batch.weights
+    if weights is not None:
+        weights = check_tensor("weights", weights, theta, (rows,))
+    mask = batch.action_mask
+    if mask is not None:
+        mask = _check_mask("action_mask", policy, theta, mask, rows)
+    if batch.group_size is not None:
+        check_count("group_size", batch.group_size)
+        if rows % batch.group_size:
+            raise fail("group_size", f"a divisor of the {rows} rows", batch.group_size)
+    return Batch(obs, weights=weights, action_mask=mask, group_size=batch.group_size)
+
+
+def _check_mask(argument: str, policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
+    width: int | None = None
+    if isinstance(policy, MLPPolicy):
+        if not policy.head.maskable:
+            raise fail(argument, "None for a head without choices", type(policy.head).__name__)
+        width = policy.head.outputs
+    return check_tensor(argument, mask, theta, (rows, width), dtypes=(torch.bool,))
+
+
+def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
+    """A whole batch for an update."""
+    if not isinstance(batch, Batch):
+        raise fail("batch", "a trpo_fast.Batch", type(batch).__name__)
+    checked = check_rows(policy, theta, batch)
+    rows = len(checked)
+    if batch.advantages is None:
+        raise fail("advantages", f"a tensor of shape [{rows}]", "None")
+    advantages = check_tensor("advantages", batch.advantages, theta, (rows,))
+    log_probs = batch.log_probs
+    if log_probs is not None:
+        log_probs = check_tensor("log_probs", log_probs, theta, (rows,))
+    return Batch(
+        checked.obs,
+        check_actions(policy, theta, batch.actions, checked),
+        advantages,
+        log_probs,
+        checked.weights,
+        checked.action_mask,
+        checked.group_size,
+    )
+
+
+def check_actions(policy: nn.Module, theta: Tensor, actions: Any, batch: Batch) -> Tensor:
+    """The actions of a checked batch's rows, in the form that the head's formulas take."""
+    rows = len(batch)
+    if actions is None:
+        raise fail("actions", f"a tensor with {rows} rows", "None")
+    head = head_of(policy, batch)
+    shape = (rows, *head.action_shape)
+    # A module's own distribution may shape a row's action differently, say [N] for one number.
+    own = not isinstance(policy, MLPPolicy) and isinstance(actions, Tensor)
+    if own and actions.shape[:1] == (rows,) and actions.numel() == math.prod(shape):
+        actions = actions.reshape(shape)
+    if head.nvec:
+        return check_tensor("actions", actions, theta, shape, dtypes=CHOICE_DTYPES).long()
+    if head.kind == "bernoulli":
+        dtypes = (theta.dtype, torch.bool, *CHOICE_DTYPES)
+        return check_tensor("actions", actions, theta, shape, dtypes=dtypes).to(theta.dtype)
+    return check_tensor("actions", actions, theta, shape)
+
+
+def check_vector(argument: str, value: Any, theta: Tensor, *, columns: bool) -> Tensor:
+    """A vector [P], or [P, K] where several right-hand sides make sense."""
+    if columns and isinstance(value, Tensor) and value.ndim == 2:
+        return check_tensor(argument, value, theta, (theta.numel(), None))
+    return check_tensor(argument, value, theta, (theta.numel(),))
+
+
+def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True) -> Tensor | None:
+    """Row indices for the Fisher-vector products: an int asks for that many, evenly strided.
+    Without ``look`` the values of given indices are left to the kernels, which flag what is none.
+    """
+    if fvp_rows is None:
+        return None
+    if isinstance(fvp_rows, Tensor):
+        index = check_tensor("fvp_rows", fvp_rows, theta, (None,), dtypes=(torch.int64,))
+        if index.numel() == 0:
+            raise fail("fvp_rows", "at least one row index", "none")
+        if not look:
+            return index
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= rows:
+            raise fail("fvp_rows", f"indices from 0 to {rows - 1}", f"{low} to {high}")
+        if index.numel() > 1 and not bool((index.diff() > 0).all()):
+            raise fail("fvp_rows", "strictly increasing indices", "others")
+        return index
+    count = check_count("fvp_rows", fvp_rows)
+    if count > rows:
+        raise fail("fvp_rows", f"at most the {rows} rows of the batch", count)
+    return torch.arange(count, dtype=torch.int64, device=theta.device) * rows // count
+
+
+def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
+    """1 for a sum over action dimensions, 1 / A for the mean that sb3-contrib and omnisafe
+    report.
+    """
+    UPDATE["kl_reduction"].check(kl_reduction)
+    if kl_reduction == "sum":
+        return 1.0
+    return head_of(policy, batch).mean_scale()
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether no element is NaN or infinite. One pass: either would be in the sum, and a sum that
+    only overflowed is looked at again.
+    """
+    total = value.sum() if value.ndim else value
+    return math.isfinite(float(total)) or bool(torch.isfinite(value).all())
+
+
+def raise_for_values(problem: Problem) -> None:
+    """Look at every value on the host and raise for the first that no update can use."""
+    raw, clean = problem.batch, problem.batch.without_padding()
+    raise_for(Judged(head_of(problem.policy, clean), raw, clean, problem.fvp_rows))
+
+
+def check_acting(
+    policy: MLPPolicy,
+    theta: Tensor,
+    obs: Tensor,
+    mask: Tensor | None,
+    actions: Tensor,
+    log_probs: Tensor,
+    values: Tensor,
+    seen: Tensor | None,
+) -> None:
+    """The tensors that a native actor reads and writes where they lie: each in one piece."""
+    head = policy.head
+    check_tensor("obs", obs, theta, (None, policy.spec.widths[0]))
+    rows = obs.shape[0]
+    if mask is not None:
+        _check_mask("mask", policy, theta, mask, rows)
+    kind = (torch.int64,) if head.nvec else (theta.dtype,)
+    check_tensor("actions", actions, theta, (rows, *head.action_shape), dtypes=kind)
+    check_tensor("log_probs", log_probs, theta, (rows,))
+    check_tensor("values", values, theta, (rows,))
+    if seen is not None:
+        check_tensor("seen", seen, theta, tuple(obs.shape))
+    names = ("obs", "mask", "actions", "log_probs", "values", "seen")
+    for name, value in zip(names, (obs, mask, actions, log_probs, values, seen), strict=True):
+        if value is not None and (not value.is_contiguous() or value.is_neg()):
+            got = "a negation put off" if value.is_neg() else f"strides {list(value.stride())}"
+            raise fail(name, "a contiguous tensor of plain values", got)
+
+
+def check_critic_batch(
+    theta: Tensor, obs_dim: int, obs: Any, targets: Any, weights: Any, *, values: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A critic's rows; rows of weight zero are left out and may hold anything. Without ``values``
+    the targets are not looked at.
+    """
+    obs = check_tensor("obs", obs, theta, (None, obs_dim))
+    if obs.shape[0] == 0:
+        raise fail("obs", "at least one row", f"shape {list(obs.shape)}")
+    targets = check_tensor("targets", targets, theta, (obs.shape[0],))
+    if weights is not None:
+        weights = check_tensor("weights", weights, theta, (obs.shape[0],))
+        if not bool((weights >= 0).all() & weights.isfinite().all()):
+            raise fail("weights", "finite values of at least zero", "others")
+        kept = weights > 0
+        if not bool(kept.any()):
+            raise fail("weights", "a positive total", 0.0)
+        obs, targets, weights = obs[kept], targets[kept], weights[kept]
+    if values and not bool(targets.isfinite().all()):
+        bad = int((~targets.isfinite()).nonzero()[0])
+        raise fail("targets", "finite values", f"{float(targets[bad])} in row {bad}")
+    return obs, targets, weights

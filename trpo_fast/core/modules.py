@@ -1,0 +1,230 @@
+"""A policy that is run as a module: its distribution parameters as a function of its flat
+parameters.
+
+    theta [P] -> (head, distribution parameters [N, D])
+
+Any module will do whose rows' distributions depend on its parameters and the rows alone. One that
+draws random numbers or writes its buffers as it runs does not, nor one whose parameters cannot be
+substituted; two rows are run to find out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    Bernoulli as BernoulliDistribution,
+)
+from torch.distributions import (
+    Categorical as CategoricalDistribution,
+)
+from torch.distributions import Distribution, Independent, Normal
+
+from .._base.arguments import describe, fail
+from .._base.guards import outside_autocast
+from ..policy.distributions import MultiCategoricalDistribution, SquashedNormal
+from ..policy.heads import MASKED, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
+from ..policy.net import MLPPolicy, every_parameter, trainable
+from ..policy.substitute import Substitution
+from .surrogate import Batch
+
+Params = Callable[[Tensor], tuple[Head, Tensor]]
+
+
+class InvalidDistribution(ValueError):
+    """The module's outputs, NaN perhaps, are no parameters of its distribution, which looks."""
+
+
+class _Refused(ValueError):
+    """Torch refused the rows inside of the module."""
+
+
+@contextlib.contextmanager
+def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """What torch says within a module about shapes and dtypes, as a sentence about the policy."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        takes = f"a module that takes {' and '.join(map(describe, inputs))}"
+        raise _Refused(str(fail("policy", takes, f"the error: {error}"))) from error
+
+
+def head_and_params(distribution: Distribution) -> tuple[Head, Tensor]:
+    """The head whose closed forms a distribution obeys, and its distribution parameters [N, D]."""
+    if isinstance(distribution, SquashedNormal):
+        return head_and_params(distribution.base_dist)
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if isinstance(base, Normal):
+        mean = base.loc.reshape(base.loc.shape[0], -1)
+        log_std = base.scale.log().reshape(mean.shape)
+        return Gaussian(mean.shape[-1], "state"), torch.cat([mean, log_std], dim=-1)
+    if isinstance(base, BernoulliDistribution):
+        logits = base.logits.reshape(base.logits.shape[0], -1)
+        return Bernoulli(logits.shape[-1]), logits
+    if isinstance(base, CategoricalDistribution) and base.logits.ndim == 2:
+        return Categorical(base.logits.shape[-1]), base.logits.clamp_min(MASKED)
+    if isinstance(base, MultiCategoricalDistribution):
+        return MultiCategorical(base.nvec), base.logits.clamp_min(MASKED)
+    raise ValueError(
+        "policy: expected a module that returns Normal, Independent(Normal), SquashedNormal, "
+        f"Categorical, MultiCategoricalDistribution or Bernoulli over N rows, got {distribution!r}"
+    )
+
+
+@outside_autocast
+def head_of(policy: nn.Module, batch: Batch) -> Head:
+    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the first rows'
+    distribution obeys.
+    """
+    if isinstance(policy, MLPPolicy) and not policy.own_forward():
+        return policy.head
+    return ModuleFunction(policy, batch).head
+
+
+def functional_params(policy: nn.Module, batch: Batch) -> Params:
+    """theta [P] -> (head, distribution parameters [N, D]), differentiable in theta."""
+    return ModuleFunction(policy, batch).on(batch)
+
+
+class ModuleFunction:
+    """The function of a policy; ``head`` is the one its distributions obey."""
+
+    def __init__(self, policy: nn.Module, batch: Batch) -> None:
+        self.policy = policy
+        self._trainable = trainable(policy)
+        self._sizes = [p.numel() for p in self._trainable]
+        self._direct = isinstance(policy, MLPPolicy) and not policy.own_forward()
+        if isinstance(policy, MLPPolicy) and not policy.departure():
+            self.head = policy.head
+        else:
+            self.head = self._head(batch)
+
+    def on(self, batch: Batch) -> Params:
+        """theta [P] -> (head, distribution parameters [N, D]) on these rows."""
+        rows = batch if self._direct else _without_bad_rows(batch)
+
+        def params(theta: Tensor) -> tuple[Head, Tensor]:
+            return self._run(Substitution(self._tensors(theta)), rows)
+
+        return params
+
+    def _tensors(self, theta: Tensor) -> dict[int, Tensor]:
+        """What stands for the policy's tensors, by their id."""
+        parts = zip(self._trainable, theta.split(self._sizes), strict=True)
+        tensors = {id(p): part.view(p.shape) for p, part in parts}
+        for t in (*every_parameter(self.policy), *self.policy.buffers()):
+            if id(t) not in tensors and t.is_floating_point() and t.dtype != theta.dtype:
+                tensors[id(t)] = t.detach().to(theta.dtype)
+        return tensors
+
+    def _run(self, substitution: Substitution, batch: Batch) -> tuple[Head, Tensor]:
+        policy = substitution.module(self.policy)
+        if self._direct:
+            assert isinstance(self.policy, MLPPolicy)
+            return self.policy.head, policy.distribution_params(batch.obs, batch.action_mask)
+        inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+        try:
+            with _explained(inputs):
+                return head_and_params(policy(*inputs))
+        except ValueError as error:
+            if not _from_validation(error):
+                raise
+            raise InvalidDistribution(
+                f"policy: expected a distribution in every row, got: {error}"
+            ) from error
+
+    def _head(self, batch: Batch) -> Head:
+        """The head, after a look at whether the module is a function at all: on two rows, or on all
+        of them where it takes its rows only together, say as sequences.
+        """
+        for name, module in self.policy.named_modules():
+            if reason := _unfit(module):
+                raise fail("policy", reason, _named(name, module))
+        try:
+            return self._probe(batch.rows(slice(0, 2)))
+        except _Refused:
+            if len(batch) <= 2:
+                raise
+            return self._probe(batch)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _probe(self, batch: Batch) -> Head:
+        """The head of these rows, and whether a run of them leaves the module as it was."""
+        rows = batch.tracked().without_padding()
+        rows = rows if self._direct else _without_bad_rows(rows)
+        buffers = {id(b): b.clone() for b in self.policy.buffers()}
+        substitution = Substitution({**{id(p): p.detach() for p in self._trainable}, **buffers})
+        head, params = self._run(substitution, rows)
+        for name in self._written(substitution, buffers):
+            raise fail(
+                "policy",
+                "modules that write no buffers as they run (BatchNorm and spectral_norm do in "
+                "training mode; call policy.eval() before)",
+                f"a write to {name}",
+            )
+        if params.requires_grad:
+            raise fail(
+                "policy",
+                "modules and hooks that reach parameters through self or their arguments",
+                "a function that holds others (a forward or a hook that was set on the instance "
+                "and refers to it; override the method in a subclass)",
+            )
+        return head
+
+    def _written(self, substitution: Substitution, buffers: dict[int, Tensor]) -> Iterator[str]:
+        """Names of the buffers that a run wrote or replaced."""
+        for prefix, module in self.policy.named_modules():
+            held = substitution.module(module)._buffers
+            for name, buffer in module._buffers.items():
+                if buffer is None:
+                    continue
+                copy = buffers[id(buffer)]
+                if held.get(name) is not copy or copy._version:
+                    yield f"{prefix}.{name}" if prefix else name
+
+
+def _named(name: str, module: nn.Module) -> str:
+    return f"{type(module).__name__} at {name}" if name else type(module).__name__
+
+
+def _unfit(module: nn.Module) -> str:
+    """What a policy's modules have to be and this one is not; empty if it is fine."""
+    if module._backward_hooks or module._backward_pre_hooks:
+        return "modules without backward hooks, which would change the derivatives"
+    if not module.training:
+        return ""
+    steady = "modules that draw no random numbers as they run (call policy.eval() before)"
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return steady if module.p > 0 else ""
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        return steady if module.dropout > 0 else ""
+    return steady if isinstance(module, nn.RReLU) else ""
+
+
+def _without_bad_rows(batch: Batch) -> Batch:
+    """Zeros for observations that are not finite, everything allowed where nothing is: such rows
+    make an update fail, and distributions that look at their parameters would raise before.
+    """
+    obs, mask = batch.obs, batch.action_mask
+    if obs.is_floating_point():
+        finite = obs.isfinite().reshape(len(obs), -1).all(-1)
+        obs = torch.where(finite.view(-1, *[1] * (obs.ndim - 1)), obs, 0.0).to(obs.dtype)
+    if mask is not None:
+        mask = mask | ~mask.any(-1, keepdim=True)
+    return replace(batch, obs=obs, action_mask=mask)
+
+
+def _from_validation(error: ValueError) -> bool:
+    """Whether a distribution that looks at its parameters raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
+    return where == Distribution.__module__

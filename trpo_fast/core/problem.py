@@ -1,0 +1,291 @@
+"""Backends: who computes, and the one place where that is decided.
+
+A ``Problem`` is everything a backend needs to know, already checked. A ``Backend`` says whether it
+can serve a problem and makes an ``Operator``: the problem at one theta, with a method for each
+stage. ``Operator.update`` composes the stages; a backend that fuses them overrides it.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .._base import choices
+from .._base import extension as _native
+from .._base.arguments import check_choice
+from .._base.options import UpdateSettings
+from ..policy.net import MLPPolicy
+from ..policy.wrappers import tell_once
+from .reference import Solution, cg, line_search, step
+from .surrogate import Batch, Evaluation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Names of what an update reports and why it stopped: the orders of enum Stat and enum Reason in
+# csrc/shared/params.h.
+STATS = (
+    "reason",
+    "kl",
+    "max_state_kl",
+    "surrogate_before",
+    "surrogate_after",
+    "entropy",
+    "step_size",
+    "backtracks",
+    "quad",
+    "cg_residual",
+    "cg_iterations",
+    "gradient_norm",
+)
+REASONS = (
+    "accepted",
+    "zero_gradient",
+    "non_finite",
+    "bad_values",
+    "negative_curvature",
+    "line_search_failed",
+)
+
+
+NAMES: tuple[str, ...] = get_args(choices.Backend)  # "auto" among them
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for by name cannot serve; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A policy, its rows and the definition of its Fisher matrix."""
+
+    policy: nn.Module
+    theta: Tensor  # [P], the flat view: an accepted update writes it
+    batch: Batch
+    damping: float
+    kl_scale: float = 1.0
+    reverse_kl: bool = False
+    fisher: str = "analytic"
+    fvp_rows: Tensor | None = None  # [M] increasing row indices, fixed across CG
+    chunk_rows: int | None = None
+    precision: str = "fp32"
+    deterministic: bool = True  # equal bits from equal inputs
+
+    def fisher_batch(self) -> Batch:
+        """The rows that Fisher-vector products see."""
+        return self.of_fvp_rows(self.batch)
+
+    def of_fvp_rows(self, batch: Batch) -> Batch:
+        """The rows of a batch that Fisher-vector products see. An index that is none stands for the
+        nearest row until the table of bad values is asked.
+        """
+        if self.fvp_rows is None:
+            return batch
+        return batch.rows(self.fvp_rows.clamp(0, len(batch) - 1))
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """How far to go along the solution. ``search=False`` takes the one full step if it is
+    finite.
+    """
+
+    max_kl: float = UpdateSettings.max_kl
+    cg_iterations: int = UpdateSettings.cg_iterations
+    cg_tol: float = UpdateSettings.cg_tol
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio
+    backtrack_steps: int = UpdateSettings.backtrack_steps
+    search: bool = True
+    learning_rate: float | None = None  # of x itself; None: the KL-normalised step
+
+
+class Operator(abc.ABC):
+    """A problem at one theta. Vectors are [P], or [K, P] for several right-hand sides."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.theta = problem.theta.clone()
+
+    @abc.abstractmethod
+    def fvp(self, v: Tensor) -> Tensor:
+        """F v + damping v."""
+
+    @abc.abstractmethod
+    def gradient(self) -> tuple[Tensor, Evaluation]:
+        """Gradient of the surrogate at theta [P], and the evaluation there."""
+
+    @abc.abstractmethod
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """KL, surrogate and entropy of the policy with parameters theta [P]."""
+
+    @abc.abstractmethod
+    def bad_values(self) -> Tensor:
+        """0-d bool: the rows hold a value no update can use (NaN, negative weight, empty mask,
+        ...).
+        """
+
+    @property
+    @abc.abstractmethod
+    def scratch_bytes(self) -> int:
+        """Memory held for the products, inputs not counted."""
+
+    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+        return cg(self.fvp, g, iterations, tol)
+
+    def update(self, config: UpdateConfig) -> Tensor:
+        """One natural-gradient update; writes ``problem.theta`` if accepted, returns the statistics
+        [len(STATS)].
+        """
+        g, before = self.gradient()
+        solution = self.solve(g, config.cg_iterations, config.cg_tol)
+        scale = step(solution.quad, config.max_kl).to(g.dtype)
+        if config.learning_rate is not None:
+            scale = torch.full_like(scale, config.learning_rate)
+
+        def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
+            evaluation = self.evaluate(theta)
+            return evaluation.kl, evaluation.surrogate
+
+        ratio, steps = config.backtrack_ratio, config.backtrack_steps
+        j, candidate, found = line_search(
+            evaluate,
+            self.theta,
+            scale * solution.x,
+            max_kl=config.max_kl if config.search else float("inf"),
+            before=before.surrogate
+            if config.search
+            else torch.full_like(before.surrogate, -float("inf")),
+            ratio=ratio,
+            steps=steps if config.search else 1,
+        )
+        failed = "line_search_failed" if config.search else "non_finite"
+        reason = self._reason(g, solution, failed, ~found)
+        accepted = reason == REASONS.index("accepted")
+        theta = torch.where(accepted, candidate, self.theta)
+        after = self.evaluate(theta)
+        self.problem.theta.copy_(theta)
+        step_size = torch.where(accepted, scale.double() * ratio ** j.double(), 0.0)
+        values: Mapping[str, Tensor] = {
+            "reason": reason,
+            "kl": after.kl,
+            "max_state_kl": after.max_kl,
+            "surrogate_before": before.surrogate,
+            "surrogate_after": after.surrogate,
+            "entropy": after.entropy,
+            "step_size": step_size,
+            "backtracks": j,
+            "quad": solution.quad,
+            "cg_residual": solution.residual_norm,
+            "cg_iterations": solution.iterations,
+            "gradient_norm": g.double().norm(),
+        }
+        return torch.stack([values[name].double() for name in STATS])
+
+    def _reason(self, g: Tensor, solution: Solution, failed: str, no_step: Tensor) -> Tensor:
+        """Index into REASONS; the first that applies, worst first."""
+        curvature = solution.first_curvature
+        finite = (
+            torch.isfinite(g).all() & torch.isfinite(solution.x).all() & torch.isfinite(curvature)
+        )
+        conditions = (
+            ("bad_values", self.bad_values()),
+            ("non_finite", ~finite),
+            ("zero_gradient", (g == 0).all()),
+            ("negative_curvature", curvature <= 0),
+            (failed, no_step),
+        )
+        reason = torch.zeros((), dtype=torch.int64, device=g.device)
+        for name, applies in reversed(conditions):
+            reason = torch.where(applies, REASONS.index(name), reason)
+        return reason
+
+
+class Backend(abc.ABC):
+    """One way to compute. ``name`` is what the user passes."""
+
+    name: str
+    precisions: tuple[str, ...] = ("fp32",)
+
+    def unavailable(self) -> str | None:
+        """Why this backend cannot run on this machine, as a sentence; None if it can."""
+        return None
+
+    def refuses_precision(self, precision: str) -> str | None:
+        """Why this backend cannot compute so on this machine, as a sentence; None if it can."""
+        if precision not in self.precisions:
+            return f"precision={precision!r} is not among its {self.precisions}"
+        return None
+
+    @abc.abstractmethod
+    def refuses(self, problem: Problem) -> str | None:
+        """Why this backend cannot serve the problem, as a sentence; None if it can."""
+
+    @abc.abstractmethod
+    def operator(self, problem: Problem) -> Operator: ...
+
+
+@functools.cache
+def registry() -> dict[str, Backend]:
+    """Every backend, fastest first; ``auto`` takes the first that serves."""
+    from ..backends.cpu import CpuBackend
+    from ..backends.cuda import CudaBackend
+    from ..backends.module import AutogradBackend
+    from ..backends.reference import ReferenceBackend
+
+    every = (CpuBackend(), CudaBackend(), ReferenceBackend(), AutogradBackend())
+    return {backend.name: backend for backend in every}
+
+
+def backends() -> dict[str, str]:
+    """Each backend's name and "ok", or the sentence that says why it is not available."""
+    registered = {name: backend.unavailable() or "ok" for name, backend in registry().items()}
+    return {**_native.availability(), **registered}
+
+
+def resolve(name: str, problem: Problem) -> Backend:
+    """The backend that will serve; an explicit name is never replaced by another."""
+    known = registry()
+    check_choice("backend", name, NAMES)
+    if name != "auto":
+        reason = _why_not(known[name], problem)
+        if reason:
+            raise BackendUnavailable(f"backend={name!r} cannot serve: {reason}")
+        return known[name]
+    reasons = {}
+    for backend in known.values():
+        reasons[backend.name] = _why_not(backend, problem)
+        if reasons[backend.name] is None:
+            if _native.problem() and known["cpu"].refuses(problem) is None:
+                _native.warn_of_pure_python()
+            else:
+                _tell_of_reference(backend, problem, reasons)
+            return backend
+    why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
+    raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")
+
+
+def _tell_of_reference(
+    chosen: Backend, problem: Problem, reasons: Mapping[str, str | None]
+) -> None:
+    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy."""
+    if chosen.name != "reference" or not isinstance(problem.policy, MLPPolicy):
+        return
+    kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
+    tell_once(
+        problem.policy,
+        f"policy: backend='reference', plain PyTorch, serves it; backend={kernels!r} cannot: "
+        f"{reasons[kernels]}",
+    )
+
+
+def _why_not(backend: Backend, problem: Problem) -> str | None:
+    return (
+        backend.refuses_precision(problem.precision)
+        or backend.unavailable()
+        or backend.refuses(problem)
+    )

@@ -1,0 +1,211 @@
+"""The reference: one policy update in plain PyTorch, stage by stage, in the order the data flows.
+
+Every kernel is tested against this page, and it is what runs where no kernel can. Float32 or
+float64, any device. The Fisher-vector product is the Gauss-Newton form J' M J v: a tangent forward
+through the cached activations (``jvp``), the closed-form Fisher information of each row's action
+distribution (``metric``), and one pass back (``vjp``). At the parameters the batch was sampled
+with, the gradient of the KL is zero, so this product is its Hessian.
+
+Shapes: N rows, P parameters, H hidden width, Z net outputs, D distribution parameters, K right-hand
+sides (optional, leading).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..policy.heads import Head
+from ..policy.net import NetSpec
+
+
+class Activations(NamedTuple):
+    """What ``forward`` leaves for the products."""
+
+    inputs: list[Tensor]  # h_0 = obs, h_1, ..., h_{L-1}: [N, H_l]
+    slopes: list[Tensor]  # act'(z_l) for l = 1 .. L-1: [N, H_l]
+    params: Tensor  # distribution parameters [N, D]
+
+
+class Layers(NamedTuple):
+    """Views of a flat vector [..., P] as the layers of the net."""
+
+    weights: list[Tensor]  # [..., H_l, H_{l-1}]
+    biases: list[Tensor]  # [..., H_l]
+    log_std: Tensor | None  # [..., A]
+
+
+class Solution(NamedTuple):
+    """Conjugate gradient's answer to A x = g, one entry per right-hand side."""
+
+    x: Tensor  # [..., P]
+    quad: Tensor  # x'Ax, from x'(g - r): no extra product
+    residual_norm: Tensor
+    iterations: Tensor
+    first_curvature: Tensor  # p'Ap of the first iteration; not positive means A is not
+
+
+def unflatten(flat: Tensor, spec: NetSpec) -> Layers:
+    weights, biases, offset = [], [], 0
+    lead = flat.shape[:-1]
+    for fan_in, fan_out in pairwise(spec.widths):
+        end = offset + fan_in * fan_out
+        weights.append(flat[..., offset:end].reshape(*lead, fan_out, fan_in))
+        biases.append(flat[..., end : end + fan_out])
+        offset = end + fan_out
+    return Layers(weights, biases, flat[..., offset:] if spec.head == "gaussian" else None)
+
+
+def activate(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """act(z) and act'(z), the latter from the activation's value where it determines it."""
+    if activation == "tanh":
+        h = torch.tanh(z)
+        return h, 1.0 - h * h
+    if activation == "relu":
+        return F.relu(z), (z > 0).to(z.dtype)
+    if activation == "elu":
+        h = F.elu(z)
+        return h, torch.where(h > 0, torch.ones_like(h), h + 1.0)
+    if activation == "silu":
+        s = torch.sigmoid(z)
+        return z * s, s * (1.0 + z * (1.0 - s))
+    if activation == "gelu":
+        cdf = 0.5 * torch.erfc(-z * math.sqrt(0.5))
+        return z * cdf, cdf + z * torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    return z, torch.ones_like(z)
+
+
+def forward(
+    theta: Tensor, spec: NetSpec, head: Head, obs: Tensor, mask: Tensor | None = None
+) -> Activations:
+    """h_l = act(W_l h_{l-1} + b_l), once per update."""
+    layers = unflatten(theta, spec)
+    inputs, slopes = [obs], []
+    for i, (w, b) in enumerate(zip(layers.weights, layers.biases, strict=True)):
+        z = torch.addmm(b, inputs[-1], w.T)
+        if i < spec.maps - 1:
+            h, slope = activate(z, spec.activation)
+            inputs.append(h)
+            slopes.append(slope)
+    return Activations(
+        inputs, slopes, head.distribution_params(z, log_std=layers.log_std, mask=mask)
+    )
+
+
+def jvp(theta: Tensor, spec: NetSpec, acts: Activations, v: Tensor) -> Tensor:
+    """dh_l = act' * (W_l dh_{l-1} + V_l h_{l-1} + v_l): J v, [..., N, D]."""
+    layers, tangents = unflatten(theta, spec), unflatten(v, spec)
+    dh: Tensor | None = None
+    for i in range(spec.maps):
+        dz = acts.inputs[i] @ tangents.weights[i].mT + tangents.biases[i].unsqueeze(-2)
+        if dh is not None:
+            dz = dz + dh @ layers.weights[i].T
+        dh = acts.slopes[i] * dz if i < spec.maps - 1 else dz
+    assert dh is not None
+    if tangents.log_std is None:
+        return dh
+    return torch.cat([dh, tangents.log_std.unsqueeze(-2).expand_as(dh)], dim=-1)
+
+
+def metric(head: Head, acts: Activations, tangent: Tensor) -> Tensor:
+    """Fisher of the action distribution in its own parameters: M J v, [..., N, D]."""
+    return head.metric(acts.params, tangent)
+
+
+def vjp(theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor) -> Tensor:
+    """J' delta summed over rows; delta [..., N, D] carries the row weights already. [..., P]."""
+    layers = unflatten(theta, spec)
+    gradients: list[Tensor] = []
+    free_std: list[Tensor] = []
+    if spec.head == "gaussian":
+        delta, delta_log_std = delta.chunk(2, dim=-1)
+        free_std = [delta_log_std.sum(-2)]
+    for i in reversed(range(spec.maps)):
+        gradients[:0] = [(delta.mT @ acts.inputs[i]).flatten(-2), delta.sum(-2)]
+        if i > 0:
+            delta = acts.slopes[i - 1] * (delta @ layers.weights[i])
+    return torch.cat([*gradients, *free_std], dim=-1)
+
+
+def cg(product: Callable[[Tensor], Tensor], g: Tensor, iterations: int, tol: float) -> Solution:
+    """Plain conjugate gradient from x = 0 on A x = g, g [..., P]; no step depends on a value read
+    by the host.
+
+    A right-hand side stops as converged, before dividing, when r'r <= (max(tol, 4 eps) |g|)^2, and
+    as it is when p'Ap is not positive: at the first iteration that is an error, later x stands.
+    """
+    x, r, p = torch.zeros_like(g), g.clone(), g.clone()
+    rr = dot(r, r)
+    threshold = (max(tol, 4.0 * torch.finfo(g.dtype).eps)) ** 2 * rr
+    active = torch.ones_like(rr, dtype=torch.bool)
+    first_curvature = torch.ones_like(rr)
+    used = torch.zeros_like(rr, dtype=torch.int64)
+    for i in range(iterations):
+        active = active & (rr > threshold)
+        if g.device.type == "cpu" and not active.any():
+            break
+        a_p = product(p)
+        curvature = dot(p, a_p)
+        positive = (curvature > 0) & torch.isfinite(curvature)
+        if i == 0:
+            first_curvature = torch.where(active, curvature, first_curvature)
+        active = active & positive
+        alpha = torch.where(active, rr / curvature, 0.0).to(g.dtype).unsqueeze(-1)
+        move = active.unsqueeze(-1)
+        x = torch.where(move, x + alpha * p, x)
+        r = torch.where(move, r - alpha * a_p, r)
+        rr_next = torch.where(active, dot(r, r), rr)
+        beta = torch.where(active, rr_next / rr, 0.0).to(g.dtype).unsqueeze(-1)
+        p = torch.where(move, r + beta * p, p)
+        rr = rr_next
+        used = used + active
+    return Solution(x, dot(x, g - r), rr.sqrt(), used, first_curvature)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over the last dimension, accumulated in float64."""
+    return (a.double() * b.double()).sum(-1)
+
+
+def step(quad: Tensor, max_kl: float) -> Tensor:
+    """beta = sqrt(2 max_kl / x'Ax) with A = F + damping I. The quadratic model of the KL, x'Fx / 2,
+    reaches max_kl at beta x without damping and stays below with it.
+    """
+    return (2.0 * max_kl / quad).sqrt()
+
+
+def line_search(
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    theta: Tensor,
+    full_step: Tensor,
+    *,
+    max_kl: float,
+    before: Tensor,
+    ratio: float,
+    steps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """theta + c^j step for the first j with KL <= max_kl and a surrogate above ``before``, all of
+    them finite.
+
+    ``evaluate(theta)`` returns (KL, surrogate). Returns (j, theta_j, found); on a GPU every
+    candidate is evaluated so that the host never waits, and j is ``steps`` where none was
+    acceptable.
+    """
+    chosen = torch.full((), steps, dtype=torch.int64, device=theta.device)
+    accepted = theta.clone()
+    for j in range(steps):
+        candidate = theta + ratio**j * full_step
+        kl, surrogate = evaluate(candidate)
+        finite = torch.isfinite(candidate).all() & torch.isfinite(kl) & torch.isfinite(surrogate)
+        good = finite & (kl <= max_kl) & (surrogate > before) & (chosen == steps)
+        chosen = torch.where(good, j, chosen)
+        accepted = torch.where(good, candidate, accepted)
+        if theta.device.type == "cpu" and bool(good):
+            break
+    return chosen, accepted, chosen < steps

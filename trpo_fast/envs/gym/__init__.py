@@ -1,0 +1,1 @@
+"""Copies of gymnasium environments in one process, and their saved states."""

@@ -1,0 +1,1 @@
+"""Copies of gymnasium environments in processes that share memory with the trainer."""

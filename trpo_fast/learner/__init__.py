@@ -1,0 +1,1 @@
+"""What training needs beside the update: acting, advantages, normalisation, the critic."""

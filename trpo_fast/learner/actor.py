@@ -1,0 +1,92 @@
+"""One call from observations to actions, log-probabilities and values: what a collector asks
+for.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._base.arguments import fail
+from .._base.guards import outside_autocast
+from ..policy.net import MLPPolicy
+
+
+class ActTensors(NamedTuple):
+    """What acting for E environments reads and writes."""
+
+    obs: Tensor  # [E, O]
+    mask: Tensor | None  # [E, Z] bool, or None
+    actions: Tensor  # [E, ...], written
+    log_probs: Tensor  # [E], written
+    values: Tensor  # [E], written
+    seen: Tensor | None = None  # [E, O], written: the observations as the nets saw them
+
+
+class Actor(abc.ABC):
+    """Chooses actions and values observations."""
+
+    @abc.abstractmethod
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        """``act`` on these tensors, to be called as often as obs is filled: they are checked here
+        and not again.
+        """
+
+    @abc.abstractmethod
+    def values(self, obs: Tensor) -> Tensor:
+        """Values [N] of observations [N, O], on the device the observations came from."""
+
+    def look(self) -> None:  # noqa: B027 - modules are asked by name every time
+        """Notice parameters or modules of the nets that were replaced since. Collectors ask once a
+        rollout; ``bind`` and ``values`` do as well, what ``bind`` returned does not.
+        """
+
+    def act(self, tensors: ActTensors) -> None:
+        """Write actions, log-probabilities and values for the observations. ``bind`` is for
+        callers that act on the same tensors again and again.
+        """
+        self.bind(tensors)()
+
+
+class ModuleActor(Actor):
+    """Acts by running the torch modules; observations may lie on another device than the policy."""
+
+    def __init__(self, policy: MLPPolicy, critic: Any, generator: torch.Generator) -> None:
+        self.policy, self.critic, self.generator = policy, critic, generator
+        self.device = next(policy.parameters()).device
+        self.look()
+
+    def look(self) -> None:
+        """Refuse a policy whose distribution, which updates follow, is not the one acted by."""
+        if reason := self.policy.own_forward():
+            raise fail(
+                "policy",
+                "one that acts by distribution_params (override that instead of forward)",
+                f"one where {reason}",
+            )
+
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        self.look()
+
+        @outside_autocast
+        @torch.no_grad()
+        def act() -> None:
+            obs, mask = tensors.obs.to(self.device), tensors.mask
+            if tensors.seen is not None:
+                tensors.seen.copy_(obs)
+            allowed = None if mask is None else mask.to(self.device)
+            params = self.policy.distribution_params(obs, allowed)
+            chosen = self.policy.head.sample(params, self.generator)
+            tensors.actions.copy_(chosen)
+            tensors.log_probs.copy_(self.policy.head.log_prob(params, chosen))
+            tensors.values.copy_(self.critic.values(obs))
+
+        return act
+
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        return self.critic.values(obs.to(self.device)).to(obs.device)

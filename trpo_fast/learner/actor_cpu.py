@@ -1,0 +1,224 @@
+"""Acting in one native call: observations of all environments to actions, log-probabilities and
+values.
+
+    z = policy(o),  a = sample(z, noise),  log pi(a | o),  V(o) = mean + std v(o)
+
+with o clipped and normalised on the way in if a normaliser is given. The noise is drawn from
+torch's generator in one call, exactly as ``head.sample`` draws it, so both ways of acting choose
+the same actions from the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from .._base.threads import kernel_threads
+from ..backends.native import address, net_arguments, readable, too_large
+from ..core.checks import check_acting, check_tensor
+from ..policy.net import MLPPolicy, NetSpec, every_parameter, flat_params
+from .actor import Actor, ActTensors
+
+if TYPE_CHECKING:
+    from .normalise import ObservationNormaliser
+
+
+def native_shape(spec: NetSpec) -> Any:
+    """The kernels' description of a net."""
+    native = _native.module()
+    assert native is not None
+    return native.NetShape(**net_arguments(spec))
+
+
+def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
+    """What the kernels read and write of rows: tensors by the names of ``ActTensors``,
+    and ``noise``. The caller keeps them alive.
+    """
+    native = _native.module()
+    assert native is not None
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    addresses = {name: tensor.data_ptr() for name, tensor in given.items()}
+    return native.ActRows(count=len(given["obs"]), **addresses)
+
+
+def _native_act(policy: MLPPolicy, critic: Any) -> Any:
+    native = _native.module()
+    assert native is not None
+    return native.Act(policy=native_shape(policy.spec), critic=native_shape(critic.net.spec))
+
+
+def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
+    """Why the native call cannot serve this policy and critic; empty if it can."""
+    native = _native.module()
+    if native is None:
+        return _native.problem()
+    if "act" not in native.families:
+        return "this build cannot act"
+    return refused(policy, critic, "cpu")
+
+
+def refused(policy: Any, critic: Any, device: str) -> str:
+    """Why kernels for nets on this type of device cannot serve these; empty if they can."""
+    place = "the CPU" if device == "cpu" else "a CUDA device"
+    for name, net in (("policy", policy), ("critic", getattr(critic, "net", None))):
+        if net is None:
+            continue
+        if not isinstance(net, MLPPolicy):
+            return f"{name}: expected an MLPPolicy, got {type(net).__name__}"
+        kinds = {(p.device.type, p.dtype) for p in net.parameters()}
+        if kinds != {(device, torch.float32)}:
+            return f"{name}: expected float32 parameters on {place}, got {sorted(map(str, kinds))}"
+        if reason := net.departure():
+            return f"{name}: expected an MLPPolicy as it comes, got one where {reason}"
+        if limit := too_large(net.spec):
+            return f"{name}: expected {limit}"
+    return ""
+
+
+class Address:
+    """Where a net's flat parameters lie. ``pointer`` notices that all have moved, as in
+    ``module.to``; ``look``, that a part was replaced, which takes too long for every step.
+    """
+
+    def __init__(self, net: MLPPolicy) -> None:
+        self.net = net
+        self.device = next(net.parameters()).device
+        self._seen: tuple[Any, ...] = ()
+        self.look()
+
+    def look(self) -> None:
+        """Find the parameters; a ``RuntimeError`` if they are none for the kernels any more."""
+        if self._parts() == self._seen and not self.net.departure():
+            return
+        if reason := refused(self.net, None, self.device.type):
+            raise RuntimeError(f"the policy changed under its actor: {reason}")
+        if (now := next(self.net.parameters()).device) != self.device:
+            raise RuntimeError(
+                f"the policy changed under its actor: expected parameters on {self.device}, got "
+                f"{now}; make another actor"
+            )
+        self.flat = flat_params(self.net)
+        self.first = next(self.net.parameters())
+        self.address = self.flat.data_ptr()
+        self._seen = self._parts()
+
+    def _parts(self) -> tuple[Any, ...]:
+        """Addresses of the parameters, which ``flat`` keeps from being used again, and modules."""
+        addresses = tuple(p.data_ptr() for p in every_parameter(self.net))
+        return addresses, tuple(self.net.net)
+
+    def pointer(self) -> int:
+        if self.first.data_ptr() != self.address:
+            self.look()
+        return self.address
+
+
+class KernelActor(Actor):
+    """What acting through kernels keeps: the nets, where their parameters lie, the noise's form."""
+
+    def __init__(
+        self,
+        native: Any,
+        policy: MLPPolicy,
+        critic: Any,
+        generator: torch.Generator | None,
+        normaliser: ObservationNormaliser | None,
+    ) -> None:
+        self.policy, self.critic, self.generator = policy, critic, generator
+        self.normaliser = normaliser
+        self._native = native
+        self._policy, self._critic = Address(policy), Address(critic.net)
+        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
+        self.normal = policy.spec.head.startswith("gaussian")
+        self.noise_width = policy.head.action_shape[0] if self.normal else outputs
+        self._shift: Tensor | None = None
+
+    def look(self) -> None:
+        self._policy.look()
+        self._critic.look()
+
+    def room_for_noise(self, rows: int) -> Tensor:
+        """[rows, ...] of what the kernels read, whatever torch's default dtype is by now."""
+        with torch.inference_mode(False):  # it is drawn into at every call, wherever that is
+            return self._policy.first.new_empty(rows, self.noise_width)
+
+
+class NativeActor(KernelActor):
+    """Acts through ``_C``: for float32 MLPs on the CPU, on contiguous tensors."""
+
+    def __init__(
+        self,
+        policy: MLPPolicy,
+        critic: Any,
+        generator: torch.Generator | None = None,
+        *,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        if reason := unavailable(policy, critic):
+            raise RuntimeError(reason)
+        native = _native_act(policy, critic)
+        super().__init__(native, policy, critic, generator, normaliser)
+        self._act = self._native.act
+
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        self.look()
+        check_acting(self._policy.net, self._policy.first, *tensors)
+        return _BoundAct(self, tensors)
+
+    def values(self, obs: Tensor) -> Tensor:
+        self._critic.look()
+        obs = readable(check_tensor("obs", obs, self._policy.first, (None, self._inputs)))
+        out = obs.new_empty(obs.shape[0])
+        if self.normaliser is not None:
+            self._follow_normaliser()
+        self._act(
+            theta=0,
+            critic_theta=self._critic.pointer(),
+            value_shift=self.critic.mean.data_ptr(),
+            value_scale=self.critic.std.data_ptr(),
+            rows=act_rows({"obs": obs, "values": out}),
+            threads=kernel_threads(),
+        )
+        return out
+
+    def _follow_normaliser(self) -> None:
+        assert self.normaliser is not None
+        shift, scale = self.normaliser.shift, self.normaliser.scale
+        if shift is not self._shift:
+            like, shape = self._policy.first, (self._inputs,)
+            rows = [readable(check_tensor("normaliser", t, like, shape)) for t in (shift, scale)]
+            self._shift, self._rows = shift, rows  # kept alive: the native half has addresses
+            self._native.normalise(
+                shift=address(rows[0]), scale=address(rows[1]), clip=self.normaliser.clip
+            )
+
+
+class _BoundAct:
+    """One call of an actor on tensors that are known to fit."""
+
+    def __init__(self, actor: NativeActor, tensors: ActTensors) -> None:
+        self._actor = actor
+        self._noise = noise = actor.room_for_noise(len(tensors.obs))
+        own = {n: None if t is None else t.detach() for n, t in tensors._asdict().items()}
+        self._tensors = own  # own views of the memory whose addresses the native half gets
+        self._rows = act_rows(own | {"noise": noise})
+        self._threads_matter = len(noise) >= 256
+        self._draw = noise.normal_ if actor.normal else noise.uniform_
+
+    def __call__(self) -> None:
+        actor, critic = self._actor, self._actor.critic
+        self._draw(generator=actor.generator)
+        if actor.normaliser is not None:
+            actor._follow_normaliser()
+        actor._act(
+            theta=actor._policy.pointer(),
+            critic_theta=actor._critic.pointer(),
+            value_shift=critic.mean.data_ptr(),
+            value_scale=critic.std.data_ptr(),
+            rows=self._rows,
+            threads=kernel_threads() if self._threads_matter else 1,
+        )

@@ -1,0 +1,141 @@
+"""Acting on the device in one launch: what ``act.NativeActor`` is on the CPU, with noise from the
+device's generator and nothing that waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from ..backends.cuda import connected, current_stream, device_index, explained, missing
+from ..backends.native import readable
+from ..core.checks import check_acting, check_tensor
+from ..core.problem import BackendUnavailable
+from ..policy.net import MLPPolicy
+from .actor import ActTensors
+from .actor_cpu import KernelActor, act_rows, native_shape, refused
+
+if TYPE_CHECKING:
+    from .normalise import ObservationNormaliser
+
+
+def unavailable(policy: MLPPolicy, critic: Any) -> str:
+    """Why the kernels cannot act for this policy and critic; empty if they can."""
+    reason = missing() or refused(policy, critic, "cpu" if _native.emulating() else "cuda")
+    if reason:
+        return reason
+    try:
+        _native_act(policy, critic)
+    except BackendUnavailable as error:
+        return str(error)
+    return ""
+
+
+def _native_act(policy: MLPPolicy, critic: Any) -> Any:
+    index = device_index(next(policy.parameters()).device)
+    with explained():
+        return connected().CudaAct(
+            policy=native_shape(policy.spec), critic=native_shape(critic.net.spec), device=index
+        )
+
+
+class CudaActor(KernelActor):
+    """Acts through the CUDA kernels for float32 MLPs on a device, on contiguous tensors; those of
+    another device are copied there, and the answers back.
+    """
+
+    def __init__(
+        self,
+        policy: MLPPolicy,
+        critic: Any,
+        generator: torch.Generator | None = None,
+        *,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        if reason := unavailable(policy, critic):
+            raise BackendUnavailable(f"backend='cuda' cannot act: {reason}")
+        native = _native_act(policy, critic)
+        super().__init__(native, policy, critic, generator, normaliser)
+        self.device = next(policy.parameters()).device
+
+    def bind(self, tensors: ActTensors) -> Callable[[], None]:
+        given = [None if tensor is None else tensor.detach() for tensor in tensors]
+        here = [None if tensor is None else self._beside(tensor) for tensor in given]
+        self.look()
+        check_acting(self.policy, self._policy.first, *here)  # type: ignore[arg-type]
+        return _BoundLaunch(self, given, here)
+
+    def values(self, obs: Tensor) -> Tensor:
+        self._critic.look()
+        rows = obs.to(self.device)
+        rows = readable(check_tensor("obs", rows, self._policy.first, (None, self._inputs)))
+        out = rows.new_empty(len(rows))
+        self.launch(0, act_rows({"obs": rows, "values": out}))
+        return out.to(obs.device)
+
+    def _beside(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or room for it on the nets' device."""
+        if tensor.device == self.device:
+            return tensor
+        return torch.empty_like(tensor, device=self.device)
+
+    def launch(self, theta: int, rows: Any) -> None:
+        """On what ``act_rows`` made; theta 0: values alone."""
+        if self.normaliser is not None:
+            self._follow_normaliser()
+        with explained():
+            self._native.act(
+                theta=theta,
+                critic_theta=self._critic.pointer(),
+                value_shift=self.critic.mean.data_ptr(),
+                value_scale=self.critic.std.data_ptr(),
+                rows=rows,
+                stream=current_stream(self.device),
+            )
+
+    def launch_policy(self, rows: Any) -> None:
+        self.launch(self._policy.pointer(), rows)
+
+    def _follow_normaliser(self) -> None:
+        assert self.normaliser is not None
+        if self.normaliser.shift is not self._shift:
+            self._shift = self.normaliser.shift
+            # Kept alive, and on the nets' device: the native half has addresses.
+            given = (self._shift, self.normaliser.scale)
+            self._moved = [readable(tensor.to(self.device)) for tensor in given]
+            shift, scale = (t.data_ptr() for t in self._moved)
+            self._native.normalise(shift=shift, scale=scale, clip=self.normaliser.clip)
+
+
+class _BoundLaunch:
+    """One launch on tensors that are known to fit. Those of another device (``given`` is not
+    ``here``) are copied before and after.
+    """
+
+    def __init__(
+        self, actor: CudaActor, given: list[Tensor | None], here: list[Tensor | None]
+    ) -> None:
+        self._actor = actor
+        self._tensors = here  # own views of the memory whose addresses the native half gets
+        obs, mask, *_ = here
+        assert obs is not None
+        self._noise = actor.room_for_noise(len(obs))
+        self._rows = act_rows(ActTensors(*here)._asdict() | {"noise": self._noise})  # type: ignore[arg-type]
+        moved = [(g, h) for g, h in zip(given, here, strict=True) if g is not None and g is not h]
+        self._inputs = [(g, h) for g, h in moved if h is obs or h is mask]
+        self._outputs = [(g, h) for g, h in moved if h is not obs and h is not mask]
+
+    def __call__(self) -> None:
+        for given, here in self._inputs:
+            assert here is not None
+            here.copy_(given)
+        draw = self._noise.normal_ if self._actor.normal else self._noise.uniform_
+        draw(generator=self._actor.generator)
+        self._actor.launch_policy(self._rows)
+        for given, here in self._outputs:
+            assert here is not None
+            given.copy_(here)

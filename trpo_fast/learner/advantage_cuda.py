@@ -1,0 +1,54 @@
+"""GAE(lambda) in one launch: the scan of ``advantage.gae``, affine maps composed on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from ..backends.cuda import connected, current_stream, device_index, explained, missing
+from ..backends.native import readable
+from ..core.problem import BackendUnavailable
+
+
+def gae_refused(rewards: Tensor, *, insist: bool = False) -> str:
+    """Why the kernel cannot serve these rewards, empty if it can; with ``insist``, raised."""
+    place = "cpu" if _native.emulating() else "cuda"
+    reason = missing() or ""
+    if not reason and (rewards.device.type, rewards.dtype) != (place, torch.float32):
+        got = f"{rewards.dtype} on {rewards.device}"
+        reason = f"rewards: expected torch.float32 on a {place} device, got {got}"
+    if reason and insist:
+        raise BackendUnavailable(f"backend='cuda' cannot estimate advantages: {reason}")
+    return reason
+
+
+def cuda_gae(
+    rewards: Tensor, values: Tensor, following: Tensor, done: Tensor, *, gamma: float, lam: float
+) -> Tensor:
+    """Advantages [T, E] from [T, E] arguments on one device; nothing waits for it."""
+    shape, device = rewards.shape, rewards.device
+    inputs = [rewards, values, following, done]
+    wanted = [torch.float32, torch.float32, torch.float32, torch.bool]
+    got = [(t.shape, t.dtype, t.device) for t in inputs]
+    if len(shape) != 2 or got != [(shape, dtype, device) for dtype in wanted]:
+        raise ValueError(f"gae: expected float32 [T, E] and bool done on {device}, got {got}")
+    rows = [readable(tensor) for tensor in inputs]
+    with explained():
+        advantages = torch.empty_like(rewards, memory_format=torch.contiguous_format)
+        if not advantages.numel():
+            return advantages
+        connected().cuda_gae(
+            rewards=rows[0].data_ptr(),
+            values=rows[1].data_ptr(),
+            following=rows[2].data_ptr(),
+            done=rows[3].data_ptr(),
+            advantages=advantages.data_ptr(),
+            steps=shape[0],
+            envs=shape[1],
+            gamma=gamma,
+            decay=gamma * lam,
+            device=device_index(device),
+            stream=current_stream(device),
+        )
+    return advantages

@@ -1,0 +1,279 @@
+"""The critic: a net for normalised returns, fitted by Adam over minibatches or by Gauss-Newton.
+
+    V(s) = mean + std v(s),     v is fitted to (R - mean) / std
+
+mean and std follow the targets; when they move, the last layer is rescaled so that V does not. The
+net is a Gaussian policy of unit variance, so its Gauss-Newton matrix is that policy's Fisher matrix
+and the policy's kernels solve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._base import extension as _native
+from .._base.choices import Backend, CriticMethod
+from .._base.guards import outside_autocast
+from .._base.options import CriticSettings, KernelSettings, PolicySettings
+from .._base.settings import declared
+from .._base.threads import OneThread
+from ..backends.cuda import capturing
+from ..core import checks
+from ..core.problem import BackendUnavailable
+from ..policy.heads import Gaussian
+from ..policy.net import MLPPolicy, drawn_for, every_parameter, flat_params, mark_written
+from ..policy.stock import output_departure
+from .actor_cpu import unavailable
+from .fits import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
+from .fits_cuda import CudaFit
+from .fits_cuda import unavailable as cuda_unavailable
+
+SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
+FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
+    "cpu": NativeFit,
+    "cuda": CudaFit,
+    "reference": ReferenceFit,
+}
+TARGET_RATE = 0.1  # of the running mean and deviation of the targets, per fit
+SMALLEST_STD = 1e-4
+
+
+@dataclass(frozen=True)
+class CriticInfo:
+    """What a fit reports. ``loss`` is in normalised units, 0-d on the critic's device: the mean of
+    the last epoch's minibatches for Adam, on every row for Gauss-Newton.
+    """
+
+    loss: Tensor
+    taken: int | Tensor
+    backend: str  # "cpu", "cuda": the native fits; "reference": plain PyTorch
+
+    @property
+    def steps(self) -> int:
+        """Steps of Adam, or of Gauss-Newton that were accepted."""
+        return int(self.taken)
+
+    def __float__(self) -> float:
+        """The loss."""
+        return float(self.loss)
+
+
+class Critic(nn.Module):
+    """A value function with its optimiser and target statistics; ``state_dict`` holds all of it.
+
+    >>> critic = Critic(11, hidden=(64, 64))
+    >>> info = critic.fit(torch.randn(256, 11), torch.randn(256))
+    >>> critic.values(torch.randn(5, 11)).shape
+    torch.Size([5])
+    """
+
+    mean: Tensor
+    std: Tensor
+    moments: Tensor
+    taken: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        hidden: Sequence[int] = CriticSettings.critic_hidden,
+        activation: str = PolicySettings.activation,
+        *,
+        method: CriticMethod = CriticSettings.critic,
+        learning_rate: float = CriticSettings.critic_learning_rate,
+        epochs: int = CriticSettings.critic_epochs,
+        minibatch: int = CriticSettings.critic_minibatch,
+        steps: int = CriticSettings.critic_steps,
+        cg_iterations: int = CriticSettings.critic_cg_iterations,
+        damping: float = CriticSettings.critic_damping,
+        fraction: float = CriticSettings.critic_fraction,
+        backend: Backend = KernelSettings.backend,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.method = SETTINGS["critic"].check(method)
+        self.backend: Backend = KERNELS["backend"].check(backend)
+        self.learning_rate = SETTINGS["critic_learning_rate"].check(learning_rate, "learning_rate")
+        self.epochs = SETTINGS["critic_epochs"].check(epochs, "epochs")
+        self.minibatch = SETTINGS["critic_minibatch"].check(minibatch, "minibatch")
+        self.steps = SETTINGS["critic_steps"].check(steps, "steps")
+        self.cg_iterations = SETTINGS["critic_cg_iterations"].check(cg_iterations, "cg_iterations")
+        self.damping = SETTINGS["critic_damping"].check(damping, "damping")
+        self.fraction = SETTINGS["critic_fraction"].check(fraction, "fraction")
+        with drawn_for(device):
+            head = Gaussian(1)
+        self.net = MLPPolicy(
+            obs_dim, head, hidden, activation, output_gain=1.0, dtype=dtype, device=device
+        )
+        theta = flat_params(self.net)
+        self.register_buffer("moments", theta.new_zeros(2, theta.numel()))
+        self.register_buffer("mean", theta.new_zeros(()))
+        self.register_buffer("std", theta.new_ones(()))
+        taken = torch.zeros(1, dtype=torch.int64, device=theta.device)
+        self.register_buffer("taken", taken, persistent=False)  # adam_steps, for a device's fits
+        self.adam_steps = 0
+        self.fits = 0
+
+    @property
+    def theta(self) -> Tensor:
+        """The flat parameters [P] of the net, a view."""
+        return flat_params(self.net)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Predicted returns [N] for observations [N, O], with gradients."""
+        return torch.addcmul(self.mean, self.net.net(obs)[:, 0], self.std)
+
+    @outside_autocast
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        """Predicted returns [N] for observations [N, O]."""
+        return self(obs)
+
+    @outside_autocast
+    def fit(
+        self,
+        obs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        sync: bool = True,
+    ) -> CriticInfo:
+        """Move the values at obs [N, O] towards targets [N], rows counted with weights [N] >= 0.
+
+        Values that are not finite leave the critic as it was and raise ``ValueError``; with
+        ``sync=False``, which asks a device nothing (weights apart), they become a loss of NaN.
+
+        With ``sync=False`` and without weights a CUDA graph can capture a fit, any but the first.
+        Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.
+        """
+        if not all(p.requires_grad for p in every_parameter(self.net)):
+            raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
+        outputs = output_departure(self.net.net, self.net.spec.widths)
+        if reason := self.net.own_forward() or outputs:
+            wanted = "a net that ends in a plain Linear, which follows the scale of the targets"
+            raise checks.fail("critic", wanted, f"one where {reason}")
+        chosen = self._choose()
+        with nullcontext() if chosen == "reference" else OneThread():
+            return self._fit(obs, targets, weights, chosen, generator, sync)
+
+    def _fit(
+        self,
+        obs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        chosen: str,
+        generator: torch.Generator | None,
+        sync: bool,
+    ) -> CriticInfo:
+        if not self.fits and capturing(self.theta.device):
+            raise RuntimeError(
+                "critic: the first fit, which sets the scale of the targets, cannot be captured in "
+                "a CUDA graph; fit once before"
+            )
+        obs, targets, weights = checks.check_critic_batch(
+            self.theta, self.net.spec.widths[0], obs, targets, weights, values=sync
+        )
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        try:
+            self._renormalise(targets, weights)
+            normalised = Targets(obs, (targets - self.mean) / self.std, weights)
+            loss, steps = self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            finite = loss.isfinite() & self.theta.isfinite().all()
+            if sync and not bool(finite):
+                raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
+            if not sync:
+                self._keep_where(finite, before)
+                loss = torch.where(finite, loss, torch.nan)
+        except BaseException:  # Ctrl-C in the middle of a fit as well
+            self.load_state_dict(before)
+            raise
+        finally:
+            mark_written(self.net)
+        return CriticInfo(loss, steps, chosen)
+
+    @torch.no_grad()
+    def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:
+        """What is there where ``finite`` (0-d) holds, what was there before otherwise. The counts
+        of steps and fits, which live on the host, go on.
+        """
+        for name, value in self.state_dict(keep_vars=True).items():
+            if isinstance(value, nn.Parameter) or name in self._buffers:
+                value.copy_(torch.where(finite, value, before[name]))
+
+    def _run(
+        self, fit: Fit, targets: Targets, generator: torch.Generator | None
+    ) -> tuple[Tensor, int | Tensor]:
+        if self.method == "gauss_newton":
+            options: dict[str, Any] = {
+                "steps": self.steps,
+                "cg_iterations": self.cg_iterations,
+                "damping": self.damping,
+                "fraction": self.fraction,
+                "generator": generator,
+            }
+            if isinstance(fit, CudaFit):
+                return fit.gauss_newton(**options)
+            return fit_gauss_newton(fit, self.net, targets, backend=self.backend, **options)
+        loss = fit_adam(
+            fit,
+            AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),
+            targets.obs,
+            epochs=self.epochs,
+            minibatch=self.minibatch,
+            learning_rate=self.learning_rate,
+            generator=generator,
+        )
+        steps = self.epochs * -(-len(targets.obs) // self.minibatch)
+        self.adam_steps += steps
+        return loss, steps
+
+    def _choose(self) -> str:
+        """The key of FITS that serves; an explicit backend's, or none."""
+        native = _native.module()
+        missing = native is not None and "critic" not in native.families
+        reasons: dict[str, Callable[[], str]] = {
+            "cpu": lambda: (
+                unavailable(self.net) or ("this build cannot fit critics" if missing else "")
+            ),
+            "cuda": lambda: cuda_unavailable(self.net, self.method),
+        }
+        for name, why_not in reasons.items():
+            if self.backend not in ("auto", name):
+                continue
+            reason = why_not()
+            if not reason:
+                return name
+            if self.backend == name:
+                raise BackendUnavailable(f"backend {name!r} cannot fit this critic: {reason}")
+        return "reference"
+
+    @torch.no_grad()
+    def _renormalise(self, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Let mean and std follow the targets, and rescale the output so that V stays as it was."""
+        rate = TARGET_RATE if self.fits else 1.0
+        share = 1.0 / len(targets) if weights is None else weights / weights.sum()
+        centre = (share * targets).sum()
+        spread = (share * (targets - centre).square()).sum().sqrt()
+        mean = torch.lerp(self.mean, centre, rate)
+        std = torch.lerp(self.std, spread.clamp_min(SMALLEST_STD), rate)
+        last: Any = self.net.net[-1]
+        if self.fits:
+            last.weight.mul_(self.std / std)
+            last.bias.mul_(self.std / std).add_((self.mean - mean) / std)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.fits += 1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.adam_steps, self.fits], dtype=torch.int64, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.adam_steps, self.fits = (int(count) for count in state)
+        self.taken.fill_(self.adam_steps)

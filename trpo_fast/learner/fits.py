@@ -1,0 +1,241 @@
+"""The two fits of a critic's net to normalised targets, each in plain PyTorch and natively.
+
+    loss(theta) = sum_n w_n (v(s_n) - t_n)^2 / (2 sum_n w_n)
+
+``adam`` takes minibatches of shuffled rows; ``gauss_newton`` takes damped steps on every row with
+the curvature of a few. Both draw their permutations from torch's generator in the same order on
+every path, so the paths differ by rounding only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from .._base.choices import Backend
+from .._base.threads import kernel_threads
+from ..backends.native import readable
+from ..policy.net import MLPPolicy, flat_params, mark_written
+from ..updates.operator import FisherOperator
+from .actor_cpu import native_shape
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+BACKTRACKS = 10
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a net is fitted to: observations [N, O], targets [N], weights [N] above zero or None."""
+
+    obs: Tensor
+    values: Tensor
+    weights: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Targets:
+        weights = None if self.weights is None else self.weights[index]
+        return Targets(self.obs[index], self.values[index], weights)
+
+
+@dataclass(frozen=True)
+class AdamState:
+    """Adam's moments [P], written in place, and the steps taken before this fit: as the host counts
+    them, and for fits on a device in its memory ([1] int64), where the fit adds its own.
+    """
+
+    first: Tensor
+    second: Tensor
+    steps: int
+    taken: Tensor | None = None
+
+
+class Fit(Protocol):
+    def loss(self) -> Tensor:
+        """The loss on every row, 0-d."""
+        ...
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        """(loss, its gradient [P])."""
+        ...
+
+    def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
+        """Step through the rows in ``order`` [epochs, N]; the mean loss over the last epoch."""
+        ...
+
+
+class ReferenceFit:
+    """Plain PyTorch: any device, float32 or float64."""
+
+    def __init__(self, net: MLPPolicy, targets: Targets) -> None:
+        self.net, self.targets = net, targets
+
+    def _loss(self, targets: Targets) -> Tensor:
+        squares = (self.net.net(targets.obs)[:, 0] - targets.values).square()
+        if targets.weights is None:
+            return 0.5 * squares.mean()
+        return 0.5 * (targets.weights * squares).sum() / targets.weights.sum()
+
+    def _gradient(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        loss = self._loss(targets)
+        parts = torch.autograd.grad(loss, list(self.net.net.parameters()))
+        flat = torch.cat([part.reshape(-1) for part in parts])
+        # The unit variance of the head is a parameter too; nothing moves it.
+        fixed = flat.new_zeros(flat_params(self.net).numel() - flat.numel())
+        return loss.detach(), torch.cat((flat, fixed))
+
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        return self._loss(self.targets)
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        return self._gradient(self.targets)
+
+    def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
+        theta, steps = flat_params(self.net), state.steps
+        losses: list[Tensor] = []
+        weights: list[Tensor] = []
+        for epoch in order:
+            losses, weights = [], []
+            for index in epoch.split(minibatch):
+                rows = self.targets.rows(index)
+                loss, g = self._gradient(rows)
+                steps += 1
+                state.first.lerp_(g, 1.0 - BETA1)
+                state.second.mul_(BETA2).addcmul_(g, g, value=1.0 - BETA2)
+                scale = (state.second / (1.0 - BETA2**steps)).sqrt_().add_(EPS)
+                theta.addcdiv_(state.first, scale, value=-learning_rate / (1.0 - BETA1**steps))
+                losses.append(loss)
+                share = rows.values.new_tensor(len(index)) if rows.weights is None else rows.weights
+                weights.append(share.sum())
+        mass = torch.stack(weights)
+        return (torch.stack(losses) * mass).sum() / mass.sum()
+
+
+class NativeFit:
+    """The kernels of the CPU core: float32 on the CPU."""
+
+    def __init__(self, net: MLPPolicy, targets: Targets) -> None:
+        self.net = net
+        obs, values = readable(targets.obs), readable(targets.values)
+        weights = None if targets.weights is None else readable(targets.weights)
+        self._kept = (obs, values, weights)  # the addresses below are theirs
+        self._rows = {
+            "net": native_shape(net.spec),
+            "obs": obs.data_ptr(),
+            "targets": values.data_ptr(),
+            "weights": 0 if weights is None else weights.data_ptr(),
+            "count": len(obs),
+        }
+
+    def loss(self) -> Tensor:
+        return self._evaluate(None)
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        g = torch.empty_like(flat_params(self.net))
+        return self._evaluate(g), g
+
+    def _evaluate(self, g: Tensor | None) -> Tensor:
+        native = _native.module()
+        assert native is not None
+        loss = native.critic_loss(
+            **self._rows,
+            theta=flat_params(self.net).data_ptr(),
+            gradient=0 if g is None else g.data_ptr(),
+            threads=kernel_threads(),
+        )
+        return _loss(loss)
+
+    def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
+        native = _native.module()
+        assert native is not None
+        loss = native.critic_adam(
+            **self._rows,
+            theta=flat_params(self.net).data_ptr(),
+            first=state.first.data_ptr(),
+            second=state.second.data_ptr(),
+            order=order.data_ptr(),
+            epochs=len(order),
+            minibatch=minibatch,
+            steps=state.steps,
+            learning_rate=learning_rate,
+            beta1=BETA1,
+            beta2=BETA2,
+            eps=EPS,
+            threads=kernel_threads(),
+        )
+        return _loss(loss)
+
+
+def _loss(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
+def fit_adam(
+    fit: Fit,
+    state: AdamState,
+    rows: Tensor,
+    *,
+    epochs: int,
+    minibatch: int,
+    learning_rate: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Adam over ``epochs`` permutations of the rows of ``rows`` [N, O]; the last epoch's loss."""
+    draws = [
+        torch.randperm(len(rows), generator=generator, device=rows.device) for _ in range(epochs)
+    ]
+    return fit.adam(state, torch.stack(draws), minibatch, learning_rate)
+
+
+def curvature_rows(
+    obs: Tensor, steps: int, fraction: float, generator: torch.Generator | None
+) -> list[Tensor]:
+    """Rows for each step's curvature, drawn before the first: a fit that ends early leaves the
+    generator where one on a device does, which cannot know that.
+    """
+    count = max(1, round(fraction * len(obs)))
+    return [
+        torch.randperm(len(obs), generator=generator, device=obs.device)[:count]
+        for _ in range(steps)
+    ]
+
+
+def fit_gauss_newton(
+    fit: Fit,
+    net: MLPPolicy,
+    targets: Targets,
+    *,
+    steps: int,
+    cg_iterations: int,
+    damping: float,
+    fraction: float,
+    backend: Backend,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, int]:
+    """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
+
+    J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken.
+    """
+    theta, obs = flat_params(net), targets.obs
+    loss, g = fit.gradient()
+    for step, part in enumerate(curvature_rows(obs, steps, fraction, generator)):
+        weights = None if targets.weights is None else targets.weights[part]
+        fisher = FisherOperator(
+            net, obs[part], damping=damping, weights=weights, backend=backend, sync=False
+        )
+        direction = fisher.solve(g, iterations=cg_iterations).x
+        start = theta.clone()
+        for j in range(BACKTRACKS):
+            theta.copy_(start - 0.5**j * direction)
+            if bool(fit.loss() < loss):
+                break
+        else:
+            theta.copy_(start)
+            mark_written(net)
+            return loss, step
+        mark_written(net)
+        loss, g = fit.gradient()
+    return loss, steps

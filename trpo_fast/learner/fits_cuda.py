@@ -1,0 +1,130 @@
+"""The critic's fits on the device: Adam over a given order of the rows in one launch, Gauss-Newton
+by the policy's resident solver between two launches of its own. Nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._base import extension as _native
+from ..backends.cuda import connected, current_stream, device_index, explained, missing, plan
+from ..backends.native import address, readable
+from ..policy.net import MLPPolicy, flat_params, mark_written
+from ..updates.operator import FisherOperator
+from .actor_cpu import native_shape, refused
+from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
+
+_LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
+
+
+def unavailable(net: MLPPolicy, method: str) -> str:
+    """Why the kernels cannot fit this net by this method; empty if they can."""
+    reason = missing() or refused(net, None, "cpu" if _native.emulating() else "cuda")
+    if reason:
+        return reason
+    index = device_index(next(net.parameters()).device)
+    with explained():
+        native = connected()
+        reason = native.cuda_critic_refusal(net=native_shape(net.spec), device=index)
+        if not reason and method == "gauss_newton":
+            reason = plan(net.spec, 1, native.cuda_limits(index))["refusal"]
+    return reason or ""
+
+
+class CudaFit:
+    """The kernels of the CUDA core: float32 on a device. Losses stay there.
+
+    ``grid`` fixes the number of blocks (0: as csrc/cuda/learner/critic.h chooses).
+    """
+
+    def __init__(self, net: MLPPolicy, targets: Targets, *, grid: int = 0) -> None:
+        self.net = net
+        obs, values = readable(targets.obs), readable(targets.values)
+        weights = None if targets.weights is None else readable(targets.weights)
+        self.targets = Targets(obs, values, weights)  # the addresses below are theirs
+        self._device = obs.device
+        self._theta = flat_params(net)
+        with explained():
+            self._state = torch.zeros(_STATES, dtype=torch.float64, device=obs.device)
+            self._native = connected().CudaCritic(
+                net=native_shape(net.spec),
+                device=device_index(obs.device),
+                theta=self._theta.data_ptr(),
+                obs=obs.data_ptr(),
+                targets=values.data_ptr(),
+                weights=address(weights),
+                count=len(obs),
+                state=self._state.data_ptr(),
+                grid=grid,
+            )
+
+    def _launch(self, entry: str, pass_rows: int, **arguments: Any) -> None:
+        """One launch on the current stream, scratch from torch's allocator."""
+        with explained():
+            size = self._native.scratch_bytes(pass_rows=pass_rows) + 256
+            scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
+            aligned = (scratch.data_ptr() + 255) // 256 * 256
+            stream = current_stream(self._device)
+            getattr(self._native, entry)(**arguments, scratch=aligned, stream=stream)
+
+    def _loss(self) -> Tensor:
+        return self._state[_LOSS].to(self._theta.dtype)
+
+    def loss(self) -> Tensor:
+        return self.gradient()[0]
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        g = torch.empty_like(self._theta)
+        self._launch("gradient", len(self.targets.obs), out=g.data_ptr())
+        return self._loss(), g
+
+    def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
+        order = order.contiguous()
+        assert state.taken is not None
+        self._launch(
+            "adam",
+            min(minibatch, len(self.targets.obs)),
+            order=order.data_ptr(),
+            epochs=len(order),
+            minibatch=minibatch,
+            taken=state.taken.data_ptr(),
+            learning_rate=learning_rate,
+            beta1=BETA1,
+            beta2=BETA2,
+            eps=EPS,
+            first=state.first.data_ptr(),
+            second=state.second.data_ptr(),
+        )
+        return self._loss()
+
+    def gauss_newton(
+        self,
+        *,
+        steps: int,
+        cg_iterations: int,
+        damping: float,
+        fraction: float,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``critic_fit.fit_gauss_newton`` without a question to the device: after a search that
+        found nothing the remaining steps still solve, but nothing moves. Returns the loss and the
+        steps taken.
+        """
+        obs, weights = self.targets.obs, self.targets.weights
+        for part in curvature_rows(obs, steps, fraction, generator):
+            _, g = self.gradient()
+            fisher = FisherOperator(
+                self.net,
+                obs[part],
+                damping=damping,
+                weights=None if weights is None else weights[part],
+                backend="cuda",
+                sync=False,
+            )
+            x = fisher.solve(g, iterations=cg_iterations).x
+            self._launch("search", len(obs), direction=x.data_ptr(), backtracks=BACKTRACKS)
+            mark_written(self.net)
+        return self._loss(), self._state[_ACCEPTED]

@@ -1,0 +1,1 @@
+"""Policies: the net, its flat parameters, heads and their distributions."""

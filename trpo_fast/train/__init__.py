@@ -1,0 +1,1 @@
+"""Training: configuration, rollouts, the loop, checkpoints, evaluation, export."""

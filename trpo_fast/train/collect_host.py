@@ -1,0 +1,250 @@
+"""Collecting from environments on the host (gymnasium's vector environments, EnvPool)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._base.arguments import check_array, fail
+from ..envs.actions import ActionMap
+from ..envs.gym.host import EnvError, HostEnvs
+from ..learner.actor import Actor, ActTensors
+from ..learner.advantage import next_values
+from ..learner.normalise import ObservationNormaliser
+from .rollout import Buffers, EpisodeLog, Layout, Rollout
+
+
+class HostCollector:
+    """The loop around ``HostEnvs``. Per step: copy, normalise, act, step, three stores."""
+
+    asynchronous = False  # the environments' host takes part in every step
+
+    def __init__(
+        self,
+        envs: HostEnvs,
+        actor: Actor,
+        layout: Layout,
+        action_map: ActionMap,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        self.envs, self.actor, self.layout, self.action_map = envs, actor, layout, action_map
+        self.normaliser = normaliser
+        self.buffers = Buffers(layout, normaliser is not None)
+        self.episodes = EpisodeLog(layout.envs)
+        self.before_step: Callable[[int], None] | None = None  # vine saves states here
+        self.env_seconds = 0.0  # of the last rollout, inside the environments
+        self.obs: np.ndarray | None = None
+        self.mask: np.ndarray | None = None
+        self.just_ended = np.zeros(
+            layout.envs, bool
+        )  # next-step autoreset: the coming row is a reset
+        # An actor with the normaliser takes raw observations and leaves what its nets saw.
+        self.fused = getattr(actor, "normaliser", None) is not None
+        self._rows = [_Row(self.buffers, t, actor, self.fused) for t in range(layout.steps)]
+
+    def start(self, seed: int | list[int] | None) -> None:
+        """Reset every copy; the next rollout begins there."""
+        obs, infos = self.envs.reset(seed)
+        self._refuse_masks(infos, "reset")
+        self.obs = obs.copy()
+        self.mask = self._mask_of(infos)
+        self.episodes = EpisodeLog(self.layout.envs)
+        self.just_ended[:] = False
+
+    def collect(self) -> Rollout:
+        assert self.obs is not None, "start() comes before collect()"
+        self.actor.look()
+        self.env_seconds = 0.0
+        finals: list[tuple[int, int, np.ndarray]] = []
+        same_step, obs, mask = self.envs.same_step, self.obs, self.mask
+        valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
+        taken, stepping = 0, False
+        self.episodes.open()
+        try:
+            for t, row in enumerate(self._rows):
+                if self.before_step is not None:
+                    self.before_step(t)
+                self._observe(row, obs)
+                if mask is not None:
+                    row.mask[...] = mask
+                row.act()
+                actions = self.action_map.host(row.actions_array)
+                begin, stepping = perf_counter(), True
+                obs, rewards, terminated, truncated, infos = self.envs.step(actions)
+                self.env_seconds += perf_counter() - begin
+                row.rewards[...], row.terminated[...] = rewards, terminated
+                row.truncated[...] = truncated
+                if mask is not None:
+                    mask = self._mask_of(infos)
+                self.obs, self.mask = obs, mask
+                if valid is not None:
+                    np.logical_not(self.just_ended, out=valid[t])
+                    self.just_ended = terminated | truncated
+                elif truncated.any():
+                    cut = (truncated & ~terminated).nonzero()[0]
+                    finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
+                taken, stepping = t + 1, False
+            self._refuse_masks(infos, "step")
+            return self._finish(finals, valid)
+        except BaseException:  # the rollout is gone, but its steps were taken
+            if self.episodes.is_open and not stepping:
+                self._count(taken, valid)
+            # Otherwise they are counted, or copies before the one that failed went on unseen.
+            self.episodes.settle()
+            raise
+
+    def _count(self, rows: int, valid: np.ndarray | None) -> tuple[list[float], list[int]]:
+        """Account for the first ``rows`` of the buffers; what ended there."""
+        b = self.buffers
+        done = b.terminated.numpy() | b.truncated.numpy()
+        counted = None if valid is None else valid[:rows]
+        return self.episodes.add(b.rewards.numpy()[:rows], done[:rows], counted)
+
+    def _observe(self, row: _Row, obs: np.ndarray) -> None:
+        """Store the observation, raw and as the policy sees it, and stop at the first
+        non-finite one.
+        """
+        row.raw[...] = obs
+        # One dot product in place of a test of every element; huge but finite values take the slow
+        # path.
+        if not math.isfinite(row.flat.dot(row.flat)):
+            self._check_finite(row.raw, row.time)
+        if self.normaliser is not None and not self.fused:
+            shown, clip = row.shown, self.normaliser.clip
+            np.subtract(row.raw, self.normaliser.host_shift, out=shown)
+            np.multiply(shown, self.normaliser.host_scale, out=shown)
+            np.minimum(shown, clip, out=shown)
+            np.maximum(shown, -clip, out=shown)
+
+    def _check_finite(self, obs: np.ndarray, time: int) -> None:
+        self.envs.check_finite(
+            obs, lambda copy: f"observation of copy {copy}, {time} steps into the rollout"
+        )
+
+    def _values_of(self, finals: list[tuple[int, int, np.ndarray]]) -> Tensor:
+        """[T, E]: the value of the observation that an episode was truncated at, and else zero."""
+        result = torch.zeros_like(self.buffers.values)
+        if finals:
+            times, copies, observations = zip(*finals, strict=True)
+            rows = np.stack(observations)
+            self.envs.check_finite(
+                rows,
+                lambda i: (
+                    f"final observation of copy {copies[i]}, {times[i] + 1} steps into the rollout"
+                ),
+            )
+            result[list(times), list(copies)] = self.actor.values(self._shown(rows))
+        return result
+
+    def _finish(
+        self, finals: list[tuple[int, int, np.ndarray]], valid: np.ndarray | None
+    ) -> Rollout:
+        b = self.buffers
+        rewards = b.rewards.numpy()
+        with np.errstate(over="ignore"):
+            total = float(rewards.sum())
+        if not math.isfinite(total) and not np.isfinite(rewards).all():
+            time, copy = (int(i) for i in np.argwhere(~np.isfinite(rewards))[0])
+            raise EnvError(
+                f"{self.envs.label()} returned reward {rewards[time, copy]} from copy {copy}, "
+                f"{time} steps into the rollout"
+            )
+        assert self.obs is not None
+        self._check_finite(self.obs, self.layout.steps)
+        last = self.actor.values(self._shown(self.obs))
+        final_values = self._values_of(finals) if valid is None else None
+        following = next_values(b.values, last, b.terminated, b.truncated, final_values)
+        returns, lengths = self._count(self.layout.steps, valid)
+        kept = None if valid is None or valid.all() else torch.from_numpy(valid)
+        return b.rollout(following, valid=kept, returns=returns, lengths=lengths)
+
+    def _shown(self, obs: Any) -> Tensor:
+        tensor = torch.from_numpy(np.array(obs, np.float32)).to(self.layout.dtype)
+        if self.normaliser is None or self.fused:
+            return tensor
+        return self.normaliser(tensor)
+
+    def _mask_of(self, infos: dict[str, Any]) -> np.ndarray | None:
+        if not self.layout.mask_width:
+            return None
+        return self.envs.masks(infos, self.layout.mask_width)
+
+    def _refuse_masks(self, infos: dict[str, Any], call: str) -> None:
+        """Masks that nobody would look at."""
+        if not self.layout.mask_width and "action_mask" in infos:
+            space = self.envs.action_space
+            why = f"a policy for {space} takes none"
+            if self.layout.discrete:
+                why = "one has to come with every reset as well"
+            raise EnvError(
+                f"{self.envs.label()} gives action_mask in the info of {call}, expected none: {why}"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """What collecting goes on from, the environments' own states apart."""
+        assert self.obs is not None
+        self.episodes.settle()
+        return {
+            "obs": np.array(self.obs),
+            "mask": None if self.mask is None else np.array(self.mask),
+            "just_ended": self.just_ended.copy(),
+            "returns": self.episodes.returns.copy(),
+            "lengths": self.episodes.lengths.copy(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        layout, mask = self.layout, state["mask"]
+        obs = check_array("state: obs", state["obs"], (layout.envs, layout.obs_dim), np.float32)
+        if layout.mask_width:
+            check_array("state: mask", mask, (layout.envs, layout.mask_width), bool)
+            self.envs.masks({"action_mask": mask}, layout.mask_width)
+        elif mask is not None:
+            raise fail("state: mask", "none", "one")
+        one = (layout.envs,)
+        self.just_ended = check_array("state: just_ended", state["just_ended"], one, bool)
+        log = self.episodes  # returns that nobody knows are NaN
+        log.returns = check_array("state: returns", state["returns"], one, np.float64, nan=True)
+        log.lengths = check_array("state: lengths", state["lengths"], one, np.int64)
+        if (log.lengths < 0).any():
+            raise fail("state: lengths", "integers of at least 0", log.lengths)
+        self.obs, self.mask = obs, mask
+
+    def unsupported(self) -> str | None:
+        return self.envs.unsupported()
+
+    def env_state(self) -> list[dict[str, Any]] | None:
+        """The environments' exact states, or None where they cannot be had."""
+        return None if self.unsupported() else self.envs.state()
+
+    def load_env_state(self, states: list[dict[str, Any]]) -> None:
+        self.envs.load_state(states)
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+class _Row:
+    """Views of one time step of the buffers, made once: slicing tensors costs more than filling
+    them.
+    """
+
+    def __init__(self, buffers: Buffers, t: int, actor: Actor, fused: bool) -> None:
+        self.time = t
+        self.raw: np.ndarray = buffers.raw_obs[t].numpy()
+        self.flat = self.raw.reshape(-1)
+        self.shown: np.ndarray = buffers.obs[t].numpy()
+        self.actions_array: np.ndarray = buffers.actions[t].numpy()
+        self.rewards: np.ndarray = buffers.rewards[t].numpy()
+        self.terminated: np.ndarray = buffers.terminated[t].numpy()
+        self.truncated: np.ndarray = buffers.truncated[t].numpy()
+        mask = None if buffers.mask is None else buffers.mask[t]
+        self.mask: Any = None if mask is None else mask.numpy()
+        obs, seen = (buffers.raw_obs[t], buffers.obs[t]) if fused else (buffers.obs[t], None)
+        chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
+        self.act = actor.bind(ActTensors(obs, mask, *chosen, seen))

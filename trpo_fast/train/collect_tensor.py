@@ -1,0 +1,185 @@
+"""Collecting from environments whose state is a batch of tensors on the policy's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._base.arguments import check_array, fail
+from .._base.threads import OneThread
+from ..envs.actions import ActionMap
+from ..envs.tensor.base import TensorEnv, TensorEnvironment
+from ..envs.tensor.protocol import check_obs, check_step
+from ..learner.actor import Actor, ActTensors
+from ..learner.actor_cuda import CudaActor
+from ..learner.advantage import next_values
+from ..learner.normalise import ObservationNormaliser
+from .rollout import Buffers, EpisodeLog, Layout, Rollout
+
+
+class TensorCollector:
+    """The loop around a tensor environment: everything stays on its device, nothing waits for
+    it.
+    """
+
+    def __init__(
+        self,
+        env: TensorEnvironment,
+        actor: Actor,
+        layout: Layout,
+        action_map: ActionMap,
+        normaliser: ObservationNormaliser | None = None,
+    ) -> None:
+        self.env, self.actor, self.layout, self.action_map = env, actor, layout, action_map
+        self.normaliser = normaliser
+        self.buffers = Buffers(layout, normaliser is not None)
+        self.fused = getattr(actor, "normaliser", None) is not None
+        # Where tensors are computed while the host goes on: nothing may be asked of them here.
+        self.asynchronous = layout.device.type != "cpu" or isinstance(actor, CudaActor)
+        action_map.prepare(layout.device)
+        self._act = [self._bound(t) for t in range(layout.steps)]
+        self.final_obs = layout.empty(layout.obs_dim)
+        self.before_step: Callable[[int], None] | None = None  # vine saves states here
+        self.obs: Tensor | None = None
+        self.env_seconds = 0.0
+        self.log = EpisodeLog(layout.envs)
+        self._known = False  # whether a step was seen to be one
+        self._unread = False  # whether the last rollout still has to be counted
+
+    def _bound(self, t: int) -> Callable[[], None]:
+        b = self.buffers
+        chosen = b.actions[t], b.log_probs[t], b.values[t]
+        if self.fused:
+            return self.actor.bind(ActTensors(b.raw_obs[t], None, *chosen, b.obs[t]))
+        return self.actor.bind(ActTensors(b.obs[t], None, *chosen))
+
+    def start(self, seed: int | None) -> None:
+        self.obs = check_obs(self.env, self.env.reset(seed))
+        self.log = EpisodeLog(self.layout.envs)
+        self._unread = False
+
+    def collect(self) -> Rollout:
+        assert self.obs is not None, "start() comes before collect()"
+        self.actor.look()
+        b, self.env_seconds = self.buffers, 0.0
+        self._settle()
+        taken, stepping = 0, False
+        self.log.open()
+        try:
+            for t in range(self.layout.steps):
+                if self.before_step is not None:
+                    self.before_step(t)
+                b.raw_obs[t] = self.obs
+                if self.normaliser is not None and not self.fused:
+                    b.obs[t] = self.normaliser(b.raw_obs[t])
+                self._act[t]()
+                actions = self.action_map.device(b.actions[t])
+                begin, stepping = perf_counter(), True
+                step = self.env.step(actions)
+                self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
+                if not self._known:
+                    check_step(self.env, step)
+                    self._known = True
+                self.obs = step.obs
+                b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
+                b.terminated[t], b.truncated[t] = step.terminated, step.truncated
+                taken, stepping = t + 1, False
+            with OneThread() if self.layout.device.type == "cpu" else nullcontext():
+                return self._finish()
+        except BaseException:  # the rollout is gone, but its steps were taken
+            self._unread = False
+            if self.log.is_open and not stepping:
+                self._count(taken)
+            # Otherwise they are counted, or some copies went on unseen.
+            self.log.settle()
+            raise
+
+    def _settle(self) -> None:
+        """Count a rollout whose update was interrupted, and forget one that was itself."""
+        if self._unread:
+            self.episodes()
+        self.log.settle()
+
+    def _finish(self) -> Rollout:
+        b = self.buffers
+        assert self.obs is not None
+        last = self.actor.values(self._shown(self.obs))
+        if not self.asynchronous:
+            final_values = torch.zeros_like(b.values)
+            times, copies = b.truncated.nonzero(as_tuple=True)
+            if len(times):
+                rows = self.final_obs[times, copies]
+                final_values[times, copies] = self.actor.values(self._shown(rows))
+        else:  # selecting rows would wait for the device; valuing all of them is one more forward
+            every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
+            final_values = every.view_as(b.values)
+        following = next_values(b.values, last, b.terminated, b.truncated, final_values)
+        rollout = b.rollout(following, ended=self.episodes)
+        self._unread = True
+        if not self.asynchronous:
+            rollout.read_episodes()
+        return rollout
+
+    def _shown(self, obs: Tensor) -> Tensor:
+        obs = obs.to(self.layout.dtype)
+        return obs if self.normaliser is None or self.fused else self.normaliser(obs)
+
+    def episodes(self) -> tuple[list[float], list[int]]:
+        """Returns and lengths of the episodes that ended in the last rollout; waits for the
+        device.
+        """
+        self._unread = False
+        return self._count(self.layout.steps)
+
+    def _count(self, rows: int) -> tuple[list[float], list[int]]:
+        """Account for the first ``rows`` of the buffers."""
+        b = self.buffers
+        done = (b.terminated | b.truncated)[:rows].cpu().numpy()
+        return self.log.add(b.rewards[:rows].cpu().numpy(), done, None)
+
+    def state(self) -> dict[str, Any]:
+        """What collecting goes on from, the environment's own state apart."""
+        self._settle()
+        returns, lengths = torch.from_numpy(self.log.returns), torch.from_numpy(self.log.lengths)
+        return {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        layout, device, obs = self.layout, self.layout.device, state["obs"]
+        dtype = obs.dtype if obs.is_floating_point() else layout.dtype
+        self.obs = check_array("state: obs", obs, (layout.envs, layout.obs_dim), dtype).to(device)
+        counts = {}
+        for name in ("returns", "lengths"):
+            nan, one = name == "returns", (layout.envs,)  # returns that nobody knows are NaN
+            counts[name] = check_array(f"state: {name}", state[name], one, torch.float64, nan=nan)
+        if bool((counts["lengths"] < 0.0).any()):
+            raise fail("state: lengths", "numbers of at least 0", "some below")
+        self.log = EpisodeLog(layout.envs)
+        self.log.returns = counts["returns"].cpu().numpy().copy()
+        self.log.lengths = counts["lengths"].long().cpu().numpy().copy()
+        self._unread = False
+
+    def unsupported(self) -> str | None:
+        if all(callable(getattr(self.env, name, None)) for name in ("state", "load_state")):
+            return None
+        return f"{type(self.env).__name__} has no state() and load_state()"
+
+    def env_state(self) -> dict[str, Any] | None:
+        return None if self.unsupported() else self.env.state()  # type: ignore[attr-defined]
+
+    def load_env_state(self, state: dict[str, Any]) -> None:
+        """Bring the environment to a saved state; one of ours has parts of known kinds."""
+        if isinstance(self.env, TensorEnv):
+            for name, present in self.env.state().items():
+                kind = tuple(present.shape), present.dtype
+                check_array(f"envs: {name}", state[name], *kind)
+            if bool((state["elapsed"] < 0).any()):
+                raise fail("envs: elapsed", "integers of at least 0", "some below")
+        self.env.load_state(state)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Nothing to end: a tensor environment has no processes."""

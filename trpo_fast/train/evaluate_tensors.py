@@ -1,0 +1,96 @@
+"""Evaluating on tensor environments: every copy plays its share, and nothing waits for the device
+but a look, now and then, at whether all are done.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._base.seeds import derive
+from ..envs import tensor
+from ..envs.tensor.protocol import check_environment, check_obs, check_step
+from .episodes import Evaluation, Plan
+from .parts import start_seed
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+LOOK = 50  # steps on a device between looks at whether all are done
+
+
+def evaluate_tensors(agent: TRPO, source: Any, plan: Plan) -> tuple[Evaluation, int]:
+    """The episodes of a tensor environment or of one by its name, and how many were cut."""
+    if isinstance(source, str):
+        env = tensor.make(source, plan.episodes, device=agent.device, **agent.env_options)
+        return _play(agent, env, plan)
+    check_environment(source)
+    if isinstance(source, tensor.TensorEnv):
+        return _play(agent, source.sized(plan.episodes), plan)
+    with _borrowed(agent, source):
+        return _play(agent, source, plan)
+
+
+@contextmanager
+def _borrowed(agent: TRPO, env: Any) -> Iterator[None]:
+    """Leave training's own environment as it was, or start its episodes anew."""
+    own: Any = agent.envs
+    if env is not own or not agent.started:
+        yield
+        return
+    why = agent.collector.unsupported()
+    saved = None if why else own.state()
+    try:
+        yield
+    finally:
+        if why is None:
+            own.load_state(saved)
+        else:
+            agent.restarts += 1
+            agent.collector.start(start_seed(agent))
+            warnings.warn(
+                f"training's episodes under way start anew, because they were evaluated in its own "
+                f"environment and {why}",
+                stacklevel=6,
+            )
+
+
+@torch.no_grad()
+def _play(agent: TRPO, env: Any, plan: Plan) -> tuple[Evaluation, int]:
+    share = torch.tensor(plan.share(env.num_envs), device=env.device)
+    slots = int(share.max())
+    returns = torch.zeros(env.num_envs, slots, device=env.device)
+    lengths = torch.zeros_like(returns)
+    total, steps = returns[:, 0].clone(), lengths[:, 0].clone()
+    played, cuts = torch.zeros_like(share), torch.zeros_like(share)
+    obs = check_obs(env, env.reset(derive(plan.seed, "evaluation")))
+    every = 1 if torch.device(env.device).type == "cpu" else LOOK
+    for number in range(slots * plan.max_steps):
+        actions: Any = agent.predict(obs, deterministic=plan.deterministic)
+        step = env.step(actions)
+        if number == 0:
+            check_step(env, step)
+        obs = step.obs
+        total += step.rewards
+        steps += 1
+        over = step.terminated | step.truncated
+        ended = over | (steps >= plan.max_steps)
+        counts = ended & (played < share)
+        at = torch.arange(slots, device=env.device) == played[:, None]
+        here = at & counts[:, None]
+        returns, lengths = (
+            torch.where(here, now[:, None], kept)
+            for now, kept in ((total, returns), (steps, lengths))
+        )
+        played += counts
+        cuts += counts & ~over
+        total, steps = total.masked_fill(ended, 0.0), steps.masked_fill(ended, 0.0)
+        if number % every == 0 and bool((played >= share).all()):
+            break
+    kept = torch.arange(slots, device=env.device) < share[:, None]
+    whole = [int(n) for n in lengths[kept].tolist()]
+    return Evaluation(returns[kept].tolist(), whole), int(cuts.sum())

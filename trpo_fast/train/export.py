@@ -1,0 +1,212 @@
+"""A trained policy as a file that runs without this package: observations in, actions in the
+environment's units out. Where the environment masks actions, the mask is a second input.
+
+``.pt2`` is a torch.export program (``torch.export.load(path).module()(obs)``, without gradients),
+``.onnx`` an ONNX model for any runtime. Both take a batch: torch.export fixes how many dimensions
+an input has, so one observation is ``obs[None]``, or has a program of its own. Normalisation, the
+most likely action, clipping or squashing and scaling are all inside; both files are checked against
+``predict`` before the function returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .._base import files
+from .._base.arguments import fail
+from .._base.seeds import derive
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+Program = Callable[[dict[str, Tensor]], Tensor]
+
+
+class Deployed(nn.Module):
+    """obs [N, O] (and mask [N, Z] where actions are masked) -> actions [N, ...] of the space's
+    shape and type, on the CPU.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, agent: TRPO) -> None:
+        super().__init__()
+        import copy
+
+        if reason := agent.policy.own_forward():
+            raise fail("policy", "one that acts by distribution_params", f"one where {reason}")
+        self.policy = copy.deepcopy(agent.policy).cpu().float()
+        self.action_map = agent.collector.action_map
+        self.clip: float | None = None
+        if agent.normaliser is not None:
+            self.clip = agent.normaliser.clip
+            self.register_buffer("shift", agent.normaliser.shift.cpu().clone())
+            self.register_buffer("scale", agent.normaliser.scale.cpu().clone())
+
+    def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.clip is not None:
+            obs = ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
+        stored = self.policy.head.mode(self.policy.distribution_params(obs, mask))
+        return self.action_map.device(stored)
+
+
+class Single(nn.Module):
+    """obs [O] (and mask [Z]) -> the action, of the space's shape."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.deployed(obs[None], None if mask is None else mask[None])[0]
+
+
+def export(
+    agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64, single: bool = False
+) -> Path:
+    """Write the deterministic policy as ``.pt2`` or ``.onnx``, by the path's ending, and check it.
+
+    The program takes any number of observations [N, O], or with ``single`` one [O], for which it
+    gives one action. ``rows`` random observations must give the actions of ``predict``; otherwise
+    nothing is written.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
+    write, run = FORMATS[path.suffix]
+    deployed = Deployed(agent).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
+    inputs = {"obs": _observations(agent, rows, generator)}
+    if agent.collector.layout.mask_width:
+        inputs["mask"] = _masks(agent.policy.head.nvec, rows, generator)
+    wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
+    wanted = torch.as_tensor(wanted, device="cpu")
+    with _quiet():
+        if single:
+            each = [{name: value[i] for name, value in inputs.items()} for i in range(rows)]
+            data = write(Single(deployed).eval(), each[0], None)
+            program = run(data)
+            got = torch.stack([program(one) for one in each])
+        else:
+            data = write(deployed, inputs, torch.export.Dim("rows", min=1))
+            got = run(data)(inputs)
+    _compare(got, wanted, path)
+    files.write(path, data)
+    return path
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch says on every export about itself and about packages that no policy
+    needs.
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("torchvision is not installed")
+
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    logger.addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            text = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+            warnings.filterwarnings("ignore", text, FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def _observations(agent: TRPO, rows: int, generator: torch.Generator) -> Tensor:
+    shape, kind = (rows, agent.policy.spec.widths[0]), torch.float32
+    obs = torch.randn(shape, dtype=kind, device="cpu", generator=generator)
+    if agent.normaliser is not None:  # observations of the size that the policy knows
+        obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
+    return obs
+
+
+def _masks(nvec: Sequence[int], rows: int, generator: torch.Generator) -> Tensor:
+    """[rows, Z] bool, about half of the choices of every component allowed, and one for certain."""
+    parts = []
+    for choices in nvec:
+        draws = torch.rand((rows, choices), device="cpu", generator=generator)
+        parts.append((draws < 0.5) | (draws == draws.amin(1, keepdim=True)))
+    return torch.cat(parts, 1)
+
+
+def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
+    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+        raise RuntimeError(
+            f"the exported policy {path} gives {list(got.shape)} {got.dtype}, "
+            f"predict {list(wanted.shape)} {wanted.dtype}"
+        )
+    if wanted.dtype.is_floating_point:
+        same = torch.allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    else:  # two logits may be equal up to rounding
+        same = float((got == wanted).double().mean()) > 0.99
+    if not same:
+        error = float((got.double() - wanted.double()).abs().max())
+        raise RuntimeError(f"the exported policy {path} differs from predict by {error:.2e}")
+
+
+def _write_torch(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> bytes:
+    shapes = None if rows is None else tuple({0: rows} for _ in inputs)
+    program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
+    data = io.BytesIO()
+    torch.export.save(program, data)
+    return data.getvalue()
+
+
+def _run_torch(data: bytes) -> Program:
+    program = torch.export.load(io.BytesIO(data)).module()
+    return lambda inputs: program(*inputs.values())
+
+
+def _write_onnx(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> bytes:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError("export to .onnx needs onnx: pip install trpo-fast[export]") from error
+    shapes: Any = None if rows is None else {name: {0: rows} for name in inputs}
+    program: Any = torch.onnx.export(
+        module,
+        tuple(inputs.values()),
+        input_names=list(inputs),
+        output_names=["action"],
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+    )
+    return program.model_proto.SerializeToString()
+
+
+def _run_onnx(data: bytes) -> Program:
+    """By onnxruntime where it is installed, otherwise by ONNX's own reference evaluator."""
+    try:
+        import onnxruntime
+
+        runner: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    except ImportError:
+        from onnx.reference import ReferenceEvaluator
+
+        runner = ReferenceEvaluator(data)
+
+    def program(inputs: dict[str, Tensor]) -> Tensor:
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        return torch.as_tensor(runner.run(None, arrays)[0])
+
+    return program
+
+
+# By ending: what writes a module as bytes, and what makes a function of them.
+FORMATS = {".pt2": (_write_torch, _run_torch), ".onnx": (_write_onnx, _run_onnx)}

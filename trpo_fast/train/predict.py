@@ -1,0 +1,83 @@
+"""One action for one observation: an agent as whoever deploys it sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._base.arguments import fail
+from .._base.seeds import derive
+from ..core.checks import all_finite
+from .parts import spaces_of
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+
+@torch.no_grad()
+def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> np.ndarray | Tensor:
+    """The action for one observation, or one for each of a batch, in the environment's units."""
+    rows, single = _rows(agent, obs)
+    if agent.normaliser is not None:  # it lives where rollouts do, the policy may not
+        rows = agent.normaliser(rows.to(agent.normaliser.shift.device))
+    rows = rows.to(agent.device)
+    mask = None if action_mask is None else _mask(agent, action_mask, len(rows))
+    params = agent.policy.distribution_params(rows, mask)
+    head = agent.policy.head
+    stored = head.mode(params) if deterministic else head.sample(params, agent.sampler)
+    to_units = agent.collector.action_map
+    if isinstance(obs, Tensor):
+        actions: Any = to_units.device(stored).to(obs.device)
+    else:
+        actions = to_units.host(stored.cpu().numpy())
+    return actions[0] if single else actions
+
+
+def sampler(seed: int, device: torch.device, use: str = "predict") -> torch.Generator:
+    """Noise for actions that train nothing: drawing from it leaves training as it was."""
+    return torch.Generator(device).manual_seed(derive(seed, use))
+
+
+def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
+    """Observations [N, O] as float32, and whether it was one without a batch around it."""
+    if isinstance(obs, dict):
+        raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
+    try:
+        given = obs if isinstance(obs, Tensor) else np.asarray(obs)
+        device = obs.device if isinstance(obs, Tensor) else "cpu"
+        rows = torch.as_tensor(given, dtype=torch.float32, device=device)
+    except (TypeError, ValueError):  # such as gymnasium's (observation, info)
+        raise fail("obs", "an array of numbers", type(obs).__name__) from None
+    dim = agent.policy.spec.widths[0]
+    shapes = (tuple(spaces_of(agent.envs)[0].shape), (dim,))
+    single = tuple(rows.shape) in shapes
+    if rows.numel() == 0 or not (single or tuple(rows.shape[1:]) in shapes):
+        wanted = f"one observation of shape {list(shapes[0])}, or several"
+        raise ValueError(f"obs: expected {wanted}, got shape {list(rows.shape)}")
+    # Values on a device are not looked at: that would wait for it.
+    if rows.device.type == "cpu" and not all_finite(rows):
+        where = [int(i) for i in (~torch.isfinite(rows)).nonzero()[0]]
+        raise fail("obs", "finite numbers", f"{float(rows[tuple(where)])} at index {where}")
+    return rows.reshape(-1, dim), single
+
+
+def _mask(agent: TRPO, given: Any, rows: int) -> Tensor:
+    """Allowed choices [N, Z] on the policy's device."""
+    head = agent.policy.head
+    if not head.maskable:
+        raise fail("action_mask", "None for a head without choices", f"one for {head}")
+    wanted = f"{head.outputs} choices for each of {rows} observations"
+    try:
+        mask = torch.as_tensor(np.asarray(given) if isinstance(given, list) else given).bool()
+    except (TypeError, ValueError, RuntimeError):
+        raise fail("action_mask", wanted, type(given).__name__) from None
+    if mask.numel() != rows * head.outputs:
+        raise fail("action_mask", wanted, f"shape {list(mask.shape)}")
+    mask = mask.reshape(rows, head.outputs)
+    parts = mask.split(list(head.nvec), dim=1) if mask.device.type == "cpu" else ()
+    if not all(bool(part.any(1).all()) for part in parts):
+        raise fail("action_mask", "at least one allowed choice for every observation", "none")
+    return mask.to(agent.device)

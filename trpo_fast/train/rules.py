@@ -1,0 +1,76 @@
+"""The update rules an agent can be configured with, on the settings of its config."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from .._base.options import UpdateOptions
+from ..core.problem import resolve
+from ..core.surrogate import Batch
+from ..policy.net import MLPPolicy
+from ..updates.natural import OPTIONS, UpdateInfo, npg_update, trpo_update, update_problem
+from ..updates.penalty import Penalty, kl_penalty_update, pg_update
+from .config import Config
+
+
+def make_penalty(config: Config) -> Penalty:
+    """The multiplier of ``algorithm="kl-penalty"``."""
+    c = config
+    return Penalty(
+        c.penalty, c.penalty_rule, c.max_kl, c.penalty_rate, c.penalty_least, c.penalty_most
+    )
+
+
+def is_limited(config: Config) -> bool:
+    """Whether ``max_kl`` has a say in the updates of the config's algorithm."""
+    if config.algorithm == "npg":
+        return config.npg_learning_rate is None
+    if config.algorithm == "kl-penalty":
+        return config.penalty_rule != "fixed"
+    return config.algorithm != "pg"
+
+
+def apply_rule(
+    policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
+) -> UpdateInfo:
+    """Move the policy by ``config.algorithm``, within ``max_kl``."""
+    c = config
+    shared: dict[str, Any] = {"backend": c.backend, "sync": sync, **_options(c)}
+    if c.algorithm == "pg":
+        rate, norm = c.pg_learning_rate, c.pg_max_grad_norm
+        return pg_update(policy, batch, learning_rate=rate, max_grad_norm=norm, **shared)
+    shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
+    if c.fvp_fraction < 1.0:
+        shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
+    search: dict[str, Any] = {
+        "backtrack_ratio": c.backtrack_ratio,
+        "backtrack_steps": c.backtrack_steps,
+    }
+    if c.algorithm == "kl-penalty":
+        penalty.target_kl = max_kl
+        inner: dict[str, Any] = {
+            "inner": c.penalty_inner,
+            "adam_steps": c.penalty_adam_steps,
+            "learning_rate": c.penalty_learning_rate,
+        }
+        return kl_penalty_update(policy, batch, penalty, **inner, **search, **shared)
+    if c.algorithm == "npg":
+        return npg_update(policy, batch, learning_rate=c.npg_learning_rate, max_kl=max_kl, **shared)
+    return trpo_update(policy, batch, max_kl=max_kl, **search, **shared)
+
+
+def _options(config: Config) -> UpdateOptions:
+    """The options that every update has; ``fvp_rows`` comes with the batch."""
+    options = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
+    return cast(UpdateOptions, options)
+
+
+def check_serves(policy: MLPPolicy, config: Config) -> None:
+    """Raise ``BackendUnavailable`` here and now where updates of the policy would."""
+    obs = next(policy.parameters()).new_zeros(2, policy.spec.widths[0])
+    kind = torch.int64 if policy.head.nvec else obs.dtype
+    actions = obs.new_zeros(2, *policy.head.action_shape, dtype=kind)
+    batch = Batch(obs, actions, obs.new_zeros(2), obs.new_zeros(2))
+    resolve(config.backend, update_problem(policy, batch, config.damping, _options(config), True))

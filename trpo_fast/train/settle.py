@@ -1,0 +1,66 @@
+"""How the arguments of ``TRPO`` become its config: the settings, the environment's preset, and what
+a policy that was given decides.
+
+A checkpoint holds the config and the weights, and loading makes the policy anew from the config: so
+the config of an agent always describes the policy it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .._base.arguments import fail
+from ..policy.heads import Gaussian, SquashedGaussian
+from ..policy.net import MLPPolicy
+from .config import Config, make_config
+from .parts import env_name
+
+
+def settle(
+    env: Any, config: Config | None, policy: MLPPolicy | None, settings: dict[str, Any]
+) -> Config:
+    """The config of an agent: the given one, or the settings over the environment's preset."""
+    if config is not None and settings:
+        raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
+    if policy is not None and "initial_log_std" in settings:
+        raise fail("initial_log_std", "none beside a policy, which has its own", "both")
+    given = set(settings) if config is None else _changed(config)
+    if config is None:
+        if hasattr(env, "num_envs"):
+            settings["num_envs"] = env.num_envs
+        config = make_config(env_name(env), **settings)
+    return config if policy is None else _as_the_policy(config, given, policy)
+
+
+def _changed(config: Config) -> set[str]:
+    """Names of the settings that are not the default: those somebody has chosen."""
+    fields = dataclasses.fields(config)
+    return {field.name for field in fields if getattr(config, field.name) != field.default}
+
+
+def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config:
+    """The config with the policy's own settings; a chosen one that disagrees is refused."""
+    for name, value in settings_of(policy).items():
+        chosen = getattr(config, name)
+        if name in given and chosen != value:
+            raise fail(name, f"{value!r} as in the policy that was given", repr(chosen))
+        config = dataclasses.replace(config, **{name: value})
+    squashed = isinstance(policy.head, SquashedGaussian)
+    if isinstance(policy.head, Gaussian) and not squashed and config.action_mode == "squash":
+        raise fail("action_mode", "'clip' or 'scale' for a policy with the head Gaussian", "squash")
+    return config
+
+
+def settings_of(policy: MLPPolicy) -> dict[str, Any]:
+    """The settings that a policy decides, by name."""
+    if not isinstance(policy, MLPPolicy):
+        why = "trpo_update, in a loop of your own, moves any module"
+        raise fail("policy", "an MLPPolicy", f"{type(policy).__name__}; {why}")
+    spec, head = policy.spec, policy.head
+    found: dict[str, Any] = {"hidden": spec.widths[1:-1], "activation": spec.activation}
+    if isinstance(head, Gaussian):
+        found["std"] = head.std
+    if isinstance(head, SquashedGaussian):
+        found["action_mode"] = "squash"
+    return found

@@ -1,0 +1,137 @@
+"""Whether what a checkpoint holds can be trained on: kinds, shapes and ranges of its parts, and one
+trial of the policy, the critic and each environment.
+
+A part that cannot would fail in the middle of an update, long after the file was read.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._base.arguments import check_array, check_count, check_number, fail
+from ..envs.engines import Wanted
+from ..envs.gym.host import HostEnvs
+from ..envs.gym.state import restore
+
+if TYPE_CHECKING:
+    from .trainer import TRPO
+
+MOST = 2**53  # of anything that is counted: a float64 holds each number up to it
+
+
+def check_counter(name: str, value: Any, *, least: int = 0) -> int:
+    if check_count(name, value, least=least) > MOST:
+        raise fail(name, f"at most {MOST}", value)
+    return int(value)
+
+
+def check_module(name: str, state: Any, module: nn.Module) -> None:
+    """The tensors of a module's state, as the module has them now; parameters are finite."""
+    present = module.state_dict(keep_vars=True)
+    if not isinstance(state, dict):
+        raise fail(name, "a dictionary", type(state).__name__)
+    for key in present.keys() & state.keys():  # load_state_dict names those that are in one only
+        live, saved = present[key], state[key]
+        if isinstance(live, Tensor):
+            nan = not isinstance(live, nn.Parameter)
+            saved = saved if not nan else _without_infinities(saved)
+            check_array(f"{name} {key}", saved, tuple(live.shape), live.dtype, nan=nan)
+
+
+def _without_infinities(value: Any) -> Any:
+    """A buffer may hold what it likes, such as the minus infinity of a mask."""
+    return value.nan_to_num() if isinstance(value, Tensor) else value
+
+
+def check_critic(state: dict[str, Any]) -> None:
+    """What the critic's optimiser and target statistics are made of."""
+    for name in ("mean", "std", "moments"):
+        if not bool(state[name].isfinite().all()):
+            raise fail(f"critic {name}", "finite numbers", "some that are not")
+    if float(state["std"]) <= 0.0:
+        raise fail("critic std", "a number above 0", float(state["std"]))
+    if bool((state["moments"][1] < 0.0).any()):
+        raise fail("critic moments", "second moments of at least 0", "some below")
+    for count in state["_extra_state"].tolist():
+        check_counter("critic _extra_state", count)
+
+
+def check_recent(recent: Any, most: int) -> None:
+    """[returns, lengths] of the last episodes."""
+    returns, lengths = recent
+    if len(returns) != len(lengths) or len(returns) > most:
+        raise fail("recent", f"at most {most} returns and as many lengths", len(returns))
+    for value in returns:
+        check_number("recent return", value)
+    for value in lengths:
+        check_counter("recent length", value, least=1)
+
+
+def check_trial(agent: TRPO) -> None:
+    """The policy samples actions of finite probability where the environments stand, and the critic
+    values these states.
+    """
+    collector = agent.collector
+    with torch.no_grad():
+        rows = torch.as_tensor(collector.obs).to(collector.layout.device, torch.float32)
+        if agent.normaliser is not None:
+            rows = agent.normaliser(rows)
+        rows = rows.to(agent.device)
+        mask = getattr(collector, "mask", None)
+        mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
+        head, params = agent.policy.head, agent.policy.distribution_params(rows, mask)
+        chance = torch.Generator(agent.device).manual_seed(0)
+        finite = rows.isfinite().all() & agent.critic.values(rows).isfinite().all()
+        if bool(finite & (params.isfinite() | (mask is not None)).all()):
+            actions = head.sample(params, chance)
+            finite &= head.log_prob(params, actions).isfinite().all()
+            finite &= head.entropy(params).isfinite().all()
+            if bool(finite):
+                return
+    raise fail("policy", "finite probabilities and values in the saved states", "others")
+
+
+def check_env_states(agent: TRPO, states: Any) -> None:
+    """An environment of the same id steps and resets from each saved state. It is another one, so
+    that those which train are left as they are.
+    """
+    masked = getattr(agent.collector, "mask", None) is not None
+    if masked or not isinstance(agent.envs, HostEnvs) or not isinstance(agent.env_source, str):
+        return
+    env = Wanted(agent.env_source, 1, options=agent.env_options).maker()()
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            for copy, state in enumerate(states):
+                env.reset(seed=0)
+                restore(env, state)
+                try:
+                    wrong = _trial_episode(env)
+                except Exception as error:
+                    wrong = f"{type(error).__name__}: {error}"
+                if wrong:
+                    raise fail(f"envs {copy}", "a state that can be stepped from", wrong)
+    finally:
+        env.close()
+
+
+def _trial_episode(env: Any) -> str | None:
+    """What is wrong with two steps and a reset, or None."""
+    for _ in range(2):
+        obs, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        if not math.isfinite(np.float32(reward)):
+            return f"a reward of {reward}"
+        if terminated or truncated:
+            break
+    for found in (obs, env.reset()[0]):
+        if np.shape(found) != env.observation_space.shape:
+            return f"an observation of shape {list(np.shape(found))}"
+        if not np.isfinite(np.asarray(found, np.float32)).all():
+            return "an observation that is not finite"
+    return None

@@ -1,0 +1,301 @@
+"""Training: collect a rollout, estimate advantages, update the policy, fit the critic, repeat.
+
+>>> agent = TRPO("Hopper-v5", num_envs=8, rows_per_update=2048, seed=0)
+>>> agent.learn(1_000_000)
+>>> action = agent.predict(obs)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._base.arguments import check_count, check_number
+from .._base.seeds import derive
+from .._base.threads import OneThread
+from ..core.surrogate import Batch
+from ..learner import advantage
+from ..learner.critic import CriticInfo
+from ..learner.normalise import ObservationNormaliser
+from ..policy.net import MLPPolicy
+from ..updates.natural import UpdateInfo
+from . import checkpoint
+from . import parts as setup
+from .config import Config
+from .interrupts import Postponed
+from .kl_schedule import TrustRegion
+from .other_libraries import check_agent, check_callbacks, check_learn
+from .predict import predict, sampler
+from .record import Record, Times, progress
+from .rollout import Rollout
+from .rules import apply_rule, is_limited, make_penalty
+from .settle import settle
+from .state import pack, restore
+from .targets import estimate
+from .vine import Vine
+
+WINDOW = 100  # episodes that the reported mean return is over
+
+Callback = Callable[["TRPO", Record], bool | None]
+
+
+class TRPO:
+    """An agent: a policy, a critic, environments, and everything a checkpoint holds.
+
+    ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
+    or a tensor environment. Settings are the fields of ``Config``; those not given come from the
+    environment's preset, and ``policy`` decides those that describe it.
+    """
+
+    def __init__(
+        self,
+        env: Any = "CartPole-v1",
+        *more: Any,
+        config: Config | None = None,
+        policy: MLPPolicy | None = None,
+        env_options: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        check_agent(env, more)
+        setup.check_tensors(env)
+        self.env_source, self.env_options = env, env_options or {}
+        self.config = config = settle(env, config, policy, settings)
+        self.device = setup.pick_device(config, env)
+        torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
+        exploration = derive(config.seed, "exploration")
+        self.generator = torch.Generator(self.device).manual_seed(exploration)
+        self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
+        self.envs = setup.make_envs(env, config, self.device, self.env_options)
+        self.policy = policy or setup.make_policy(self.envs, config, self.device)
+        setup.check_fits(self.policy, self.envs, config, self.device)
+        self.critic = setup.make_critic(self.envs, config, self.device)
+        self.collector = setup.make_collector(self)
+        self.penalty = make_penalty(config)
+        self.trust_region = TrustRegion(config)
+        self.reward_scaler = setup.make_scaler(self)
+        self.recent_returns: deque[float] = deque(maxlen=WINDOW)
+        self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
+        self.started = False
+        self.backend: str = config.backend  # of the last update, once there was one
+        self.vine = Vine(self) if config.sampling == "vine" else None
+        self.sampler = sampler(config.seed, self.device)  # of predict, which trains nothing
+
+    @property
+    def normaliser(self) -> ObservationNormaliser | None:
+        """Running mean and deviation of the observations; None where they are taken as they are."""
+        return self.collector.normaliser
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"TRPO({config.env!r}, algorithm={config.algorithm!r}, num_envs={config.num_envs}, "
+            f"steps={self.steps}, updates={self.updates}, device='{self.device}', "
+            f"backend={self.backend!r})"
+        )
+
+    def learn(
+        self,
+        total_steps: int | None = None,
+        *,
+        callbacks: Callback | Iterable[Callback] = (),
+        target_return: float | None = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+        **unknown: Any,
+    ) -> TRPO:
+        """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
+        return of the last episodes reaches ``target_return``, or until a callback returns
+        False (Python's or NumPy's; whatever else it returns goes on).
+
+        With a ``checkpoint_path``, a checkpoint is there before the first update, after every
+        ``checkpoint_every`` of them, and at the end; callbacks come before it. Ctrl-C then waits
+        for the end of the update under way, which is saved before KeyboardInterrupt is raised; a
+        second Ctrl-C raises it at once. Without a path the first one does.
+        """
+        check_learn(total_steps, unknown)
+        goal = self.steps + check_number("total_steps", total_steps, least=0)
+        if target_return is not None:
+            check_number("target_return", target_return)
+        check_count("checkpoint_every", checkpoint_every)
+        callbacks = check_callbacks(callbacks)
+        with Postponed(checkpoint_path is not None) as ctrl_c:
+            self.start()
+            fresh = self.updates == 0 or not os.path.exists(checkpoint_path or "")
+            if checkpoint_path is not None and fresh:
+                self.save(checkpoint_path)
+            while self.steps < goal and not ctrl_c.came:
+                record = self.train_once()
+                # First the logs: a kill in between has the update done and logged again.
+                answers = [callback(self, record) for callback in callbacks]
+                if checkpoint_path is not None and self.updates % checkpoint_every == 0:
+                    self.save(checkpoint_path)
+                stop = any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
+                if stop or self.reached(target_return):
+                    break
+            if checkpoint_path is not None:
+                self.save(checkpoint_path)
+        return self
+
+    def train_once(self) -> Record:
+        """One rollout and one update of everything; what happened, as a record. On a device the
+        numbers are read once, at the end; the times before it are those of the launches.
+        """
+        self.start()
+        begin = time.perf_counter()
+        if self.vine is None:
+            rollout = self.collect(wait=False)
+            collected, env_seconds = time.perf_counter(), self.collector.env_seconds
+            with OneThread():
+                batch, returns, values = estimate(self, rollout)
+            path, steps = batch, rollout.rows
+        else:
+            rollout, states = self.vine.collect()
+            env_seconds = self.collector.env_seconds
+            with OneThread():
+                path, returns, values = estimate(self, rollout)
+            batch, branched = self.vine.batch(rollout, states)
+            steps = rollout.rows + branched
+            self.steps += branched
+            env_seconds += self.vine.env_seconds
+            collected = time.perf_counter()
+        max_kl = self.trust_region.limit(self.steps - steps)
+        info = self.update(batch, max_kl)
+        self.backend = info.backend
+        updated = time.perf_counter()
+        critic = self.fit_critic(path.obs, returns)
+        with OneThread():
+            if self.normaliser is not None:
+                self.normaliser.update(rollout.transitions(rollout.raw_obs))
+            explained = advantage.explained_variance(values, returns)
+        if self.asynchronous:
+            self._read(rollout, batch, max_kl, info, critic)
+        self.updates += 1
+        end = time.perf_counter()
+        return {
+            **progress(self),
+            **info.as_dict(),
+            "max_kl": max_kl if is_limited(self.config) else math.nan,
+            "explained_variance": float(explained),
+            "critic_loss": float(critic),
+            "rows": len(batch),
+            "collected": steps,
+            **Times(begin, collected, updated, end, env_seconds).as_dict(steps),
+        }
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether rollouts are computed on a device while the host goes on."""
+        return self.collector.asynchronous and self.vine is None
+
+    def collect(self, *, wait: bool = True) -> Rollout:
+        """The next rollout. Its steps are counted; so are its episodes, unless ``wait=False`` and
+        they are still being computed on a device.
+        """
+        rollout = self.collector.collect()
+        self.steps += rollout.rows
+        if wait or not self.asynchronous:
+            self._count_episodes(rollout)
+        return rollout
+
+    def _count_episodes(self, rollout: Rollout) -> None:
+        rollout.read_episodes()
+        self.episodes += len(rollout.returns)
+        self.recent_returns.extend(rollout.returns)
+        self.recent_lengths.extend(rollout.lengths)
+
+    def _read(
+        self, rollout: Rollout, batch: Batch, max_kl: float, info: UpdateInfo, critic: CriticInfo
+    ) -> None:
+        """Wait for an update that nothing has waited for, and raise what would have been raised
+        on the way.
+        """
+        self._count_episodes(rollout)
+        if info.reason in ("bad_values", "non_finite"):
+            self.update(batch, max_kl, sync=True)  # moves nothing; its error names the argument
+        if math.isnan(float(critic)):
+            raise ValueError("returns: expected a finite loss of the critic, got nan")
+
+    def update(
+        self, batch: Batch, max_kl: float | None = None, *, sync: bool | None = None
+    ) -> UpdateInfo:
+        """Move the policy by the configured algorithm, within ``max_kl`` (the one of the settings);
+        by default without waiting for a device.
+        """
+        max_kl = self.config.max_kl if max_kl is None else max_kl
+        sync = not self.asynchronous if sync is None else sync
+        return apply_rule(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
+
+    def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
+        """Move the critic towards returns [N] at obs [N, O], or a random part of them."""
+        if self.config.critic_rows < 1.0:
+            count = max(1, round(self.config.critic_rows * len(obs)))
+            with OneThread():
+                order = torch.randperm(len(obs), generator=self.generator, device=self.device)
+                obs, returns = obs[order[:count]], returns[order[:count]]
+        sync = not self.asynchronous
+        return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
+
+    def start(self) -> None:
+        """Reset the environments, once."""
+        if not self.started:
+            self.collector.start(setup.start_seed(self))
+            self.started = True
+
+    def reached(self, target_return: float | None) -> bool:
+        """Whether the last episodes are enough to tell, and their mean return is that much."""
+        if target_return is None or len(self.recent_returns) < min(WINDOW, 20):
+            return False
+        return float(np.mean(self.recent_returns)) >= target_return
+
+    def predict(
+        self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
+    ) -> np.ndarray | Tensor:
+        """The action for one observation [O], or for each of [N, O], as the environment takes it;
+        action_mask [Z] or [N, Z]. Tensors give tensors on their device, anything else gives arrays.
+        """
+        return predict(self, obs, deterministic=deterministic, action_mask=action_mask)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything training goes on from; all or nothing."""
+        checkpoint.save(path, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """The agent as a tree that a checkpoint holds."""
+        self.start()
+        return pack(self)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        env: Any = None,
+        *,
+        device: str | None = None,
+        trust_env: bool = False,
+        policy: MLPPolicy | None = None,
+        env_options: dict[str, Any] | None = None,
+    ) -> TRPO:
+        """The agent of a checkpoint, or of a run's directory. Give again: environments that a
+        function made, as ``env``; without ``trust_env``, one named "module:Id", and ``env_options``
+        with strings that may name a module or a file; and with any weights a ``policy`` of a class
+        or with layers of its own.
+        """
+        return restore(cls, path, env, device, trust_env, policy, env_options)
+
+    def export(self, path: str | os.PathLike[str], *, single: bool = False) -> None:
+        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked."""
+        from .export import export
+
+        export(self, path, single=single)
+
+    def close(self) -> None:
+        """End the environments (worker processes, windows)."""
+        self.collector.close()

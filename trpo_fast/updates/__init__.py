@@ -1,0 +1,1 @@
+"""What a user calls: the Fisher operator and the update functions."""

@@ -1,0 +1,296 @@
+"""The products and updates as operators: ``torch.ops.trpo_fast.{fvp, solve, gradient, update}``.
+
+Functional, tensors in and out, statistics as a tensor, nothing mutated, so ``torch.compile`` and
+``torch.export`` can carry them. The policy comes as its flat parameters theta [P] and the fields of
+its ``NetSpec``; everything else means what it means for ``FisherOperator`` and ``trpo_update``.
+Structure is checked and raises ``ValueError``; values are not looked at: a NaN becomes the reason
+in the statistics. The eager functions of the package do not pass through here.
+
+>>> spec = policy.spec
+>>> net = (spec.widths, spec.activation, spec.head, spec.nvec)
+>>> x, stats = torch.ops.trpo_fast.solve(flat_params(policy), obs, g, *net)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._base.options import KernelSettings, UpdateSettings
+from ..core import checks
+from ..core.problem import STATS, Operator, Problem, resolve
+from ..core.surrogate import Batch
+from ..policy.heads import KINDS, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
+from ..policy.net import ACTIVATIONS, MLPPolicy
+from .operator import make_problem
+
+# Rows of the statistics of ``solve`` and entries of those of ``gradient``.
+SOLVE_STATS = ("quad", "residual_norm", "iterations")
+GRADIENT_STATS = ("surrogate", "entropy")
+
+
+def _head(kind: str, outputs: int, nvec: tuple[int, ...]) -> Head:
+    checks.check_choice("head", kind, KINDS)
+    if kind == "gaussian":
+        return Gaussian(outputs)
+    if kind == "gaussian_state":
+        if outputs % 2:
+            raise checks.fail("widths", "an even number of outputs for gaussian_state", outputs)
+        return Gaussian(outputs // 2, "state")
+    if kind == "bernoulli":
+        return Bernoulli(outputs)
+    if sum(nvec) != outputs or (kind == "categorical" and len(nvec) != 1):
+        raise checks.fail("nvec", f"numbers of choices that add up to {outputs}", list(nvec))
+    return Categorical(outputs) if kind == "categorical" else MultiCategorical(nvec)
+
+
+class _Shape(MLPPolicy):
+    """A net that arguments describe in full, whatever torch does at modules."""
+
+    def departure(self) -> str:
+        return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _shape_only(
+    widths: tuple[int, ...], activation: str, head: str, nvec: tuple[int, ...]
+) -> MLPPolicy:
+    """A policy that has the shape and no values: what backends ask a problem's policy for."""
+    if len(widths) < 2 or min(widths) < 1:
+        raise checks.fail("widths", "at least an input and an output width", list(widths))
+    checks.check_choice("activation", activation, ACTIVATIONS)
+    with torch.random.fork_rng(devices=[]):  # initial weights that nobody reads
+        return _Shape(
+            widths[0], _head(head, widths[-1], nvec), widths[1:-1], activation, device="meta"
+        )
+
+
+def _policy(
+    theta: Tensor, widths: Sequence[int], activation: str, head: str, nvec: Sequence[int]
+) -> MLPPolicy:
+    policy = _shape_only(tuple(widths), activation, head, tuple(nvec))
+    if theta.dtype not in (torch.float32, torch.float64):
+        raise checks.fail("theta", "float32 or float64 parameters", theta.dtype)
+    checks.check_tensor("theta", theta, theta, (policy.spec.size,))
+    return policy
+
+
+def _operator(problem: Problem, backend: str) -> Operator:
+    return resolve(backend, problem).operator(problem)
+
+
+def _fisher_operator(
+    theta: Tensor,
+    obs: Tensor,
+    net: tuple[Sequence[int], str, str, Sequence[int]],
+    weights: Tensor | None,
+    action_mask: Tensor | None,
+    backend: str,
+    **options: Any,
+) -> Operator:
+    policy = _policy(theta, *net)
+    batch = checks.check_rows(policy, theta, Batch(obs, weights=weights, action_mask=action_mask))
+    problem = make_problem(policy, batch, theta=theta.detach(), sync=False, **options)
+    return _operator(problem, backend)
+
+
+def _rows_first(name: str, value: Tensor, theta: Tensor) -> Tensor:
+    vector = checks.check_vector(name, value, theta, columns=True)
+    return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
+
+
+def _columns_last(value: Tensor) -> Tensor:
+    return value.T.contiguous() if value.ndim == 2 else value
+
+
+@torch.library.custom_op("trpo_fast::fvp", mutates_args=())
+def fvp(
+    theta: Tensor,
+    obs: Tensor,
+    v: Tensor,
+    widths: Sequence[int],
+    activation: str,
+    head: str,
+    nvec: Sequence[int],
+    weights: Tensor | None = None,
+    action_mask: Tensor | None = None,
+    fvp_rows: Tensor | None = None,
+    damping: float = UpdateSettings.damping,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
+) -> Tensor:
+    """F v + damping v at theta; v is [P], or [P, K] for several vectors."""
+    operator = _fisher_operator(
+        theta,
+        obs,
+        (widths, activation, head, nvec),
+        weights,
+        action_mask,
+        backend,
+        fvp_rows=fvp_rows,
+        damping=damping,
+        kl_reduction=kl_reduction,
+        chunk_rows=chunk_rows,
+        precision=precision,
+    )
+    return _columns_last(operator.fvp(_rows_first("v", v, theta)))
+
+
+@fvp.register_fake
+def _fvp_fake(theta: Tensor, obs: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op("trpo_fast::solve", mutates_args=())
+def solve(
+    theta: Tensor,
+    obs: Tensor,
+    g: Tensor,
+    widths: Sequence[int],
+    activation: str,
+    head: str,
+    nvec: Sequence[int],
+    weights: Tensor | None = None,
+    action_mask: Tensor | None = None,
+    fvp_rows: Tensor | None = None,
+    damping: float = UpdateSettings.damping,
+    iterations: int = UpdateSettings.cg_iterations,
+    tol: float = UpdateSettings.cg_tol,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
+) -> tuple[Tensor, Tensor]:
+    """Conjugate gradient on (F + damping I) x = g: x like g, and SOLVE_STATS [3] or [3, K] in
+    float64.
+    """
+    operator = _fisher_operator(
+        theta,
+        obs,
+        (widths, activation, head, nvec),
+        weights,
+        action_mask,
+        backend,
+        fvp_rows=fvp_rows,
+        damping=damping,
+        kl_reduction=kl_reduction,
+        chunk_rows=chunk_rows,
+        precision=precision,
+    )
+    checks.UPDATE["cg_iterations"].check(iterations, "iterations")
+    checks.UPDATE["cg_tol"].check(tol, "tol")
+    found = operator.solve(_rows_first("g", g, theta), iterations, tol)
+    stats = torch.stack([getattr(found, name).double() for name in SOLVE_STATS])
+    return _columns_last(found.x), stats
+
+
+@solve.register_fake
+def _solve_fake(theta: Tensor, obs: Tensor, g: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    stats = g.new_empty((len(SOLVE_STATS), *g.shape[1:]), dtype=torch.float64)
+    return g.new_empty(g.shape), stats
+
+
+@torch.library.custom_op("trpo_fast::gradient", mutates_args=())
+def gradient(
+    theta: Tensor,
+    obs: Tensor,
+    actions: Tensor,
+    advantages: Tensor,
+    widths: Sequence[int],
+    activation: str,
+    head: str,
+    nvec: Sequence[int],
+    log_probs: Tensor | None = None,
+    weights: Tensor | None = None,
+    action_mask: Tensor | None = None,
+    group_size: int | None = None,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the surrogate at theta [P], and GRADIENT_STATS [2] in float64."""
+    policy = _policy(theta, widths, activation, head, nvec)
+    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size)
+    problem = make_problem(
+        policy,
+        checks.check_batch(policy, theta, batch),
+        theta=theta.detach(),
+        damping=0.0,
+        chunk_rows=chunk_rows,
+        precision=precision,
+    )
+    g, evaluation = _operator(problem, backend).gradient()
+    stats = torch.stack([getattr(evaluation, name).double() for name in GRADIENT_STATS])
+    return g.clone(), stats
+
+
+@gradient.register_fake
+def _gradient_fake(theta: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    stats = theta.new_empty(len(GRADIENT_STATS), dtype=torch.float64)
+    return theta.new_empty(theta.shape), stats
+
+
+@torch.library.custom_op("trpo_fast::update", mutates_args=())
+def update(
+    theta: Tensor,
+    obs: Tensor,
+    actions: Tensor,
+    advantages: Tensor,
+    widths: Sequence[int],
+    activation: str,
+    head: str,
+    nvec: Sequence[int],
+    log_probs: Tensor | None = None,
+    weights: Tensor | None = None,
+    action_mask: Tensor | None = None,
+    fvp_rows: Tensor | None = None,
+    group_size: int | None = None,
+    max_kl: float = UpdateSettings.max_kl,
+    damping: float = UpdateSettings.damping,
+    cg_iterations: int = UpdateSettings.cg_iterations,
+    cg_tol: float = UpdateSettings.cg_tol,
+    backtrack_ratio: float = UpdateSettings.backtrack_ratio,
+    backtrack_steps: int = UpdateSettings.backtrack_steps,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    kl_direction: str = UpdateSettings.kl_direction,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    backend: str = KernelSettings.backend,
+    precision: str = KernelSettings.precision,
+) -> tuple[Tensor, Tensor]:
+    """``trpo_update`` that returns the new parameters [P] (equal to theta where the step was not
+    accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``backend.STATS``.
+    """
+    policy = _policy(theta, widths, activation, head, nvec)
+    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size)
+    problem = make_problem(
+        policy,
+        checks.check_batch(policy, theta, batch),
+        theta=theta.detach().clone(),  # the operator writes its problem's theta, not the caller's
+        damping=damping,
+        kl_reduction=kl_reduction,
+        kl_direction=kl_direction,
+        fvp_rows=fvp_rows,
+        chunk_rows=chunk_rows,
+        precision=precision,
+        sync=False,
+    )
+    config = checks.check_search(
+        max_kl=max_kl,
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        backtrack_ratio=backtrack_ratio,
+        backtrack_steps=backtrack_steps,
+    )
+    stats = _operator(problem, backend).update(config)
+    return problem.theta, stats
+
+
+@update.register_fake
+def _update_fake(theta: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return theta.new_empty(theta.shape), theta.new_empty(len(STATS), dtype=torch.float64)

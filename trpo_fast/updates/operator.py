@@ -1,0 +1,240 @@
+"""``FisherOperator``: the Fisher information matrix of a policy as a thing one can multiply by and
+solve with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .._base import extension as _native
+from .._base.arguments import describe
+from .._base.choices import Backend, FisherKind, KlReduction, Precision
+from .._base.options import KernelSettings, UpdateSettings
+from .._base.settings import declared
+from ..core import checks
+from ..core.problem import Operator, Problem, resolve
+from ..core.surrogate import Batch
+from ..policy.net import Snapshot
+
+UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What ``solve`` found for (F + damping I) x = g; one entry per column of g."""
+
+    x: Tensor  # [P] or [P, K]
+    quad: Tensor  # x'(F + damping I) x
+    residual_norm: Tensor
+    iterations: Tensor
+
+    def __repr__(self) -> str:
+        """The shape of x and the numbers, which are waited for."""
+        numbers = {n: v.tolist() for n, v in vars(self).items() if n != "x"}
+        shown = ", ".join(f"{name}={value}" for name, value in numbers.items())
+        return f"Solution(x={describe(self.x)}, {shown})"
+
+
+def make_problem(
+    policy: nn.Module,
+    batch: Batch,
+    *,
+    theta: Tensor,
+    damping: float,
+    kl_reduction: str = UpdateSettings.kl_reduction,
+    kl_direction: str = UpdateSettings.kl_direction,
+    fisher: str = UpdateSettings.fisher,
+    fvp_rows: int | Tensor | None = None,
+    chunk_rows: int | None = KernelSettings.chunk_rows,
+    precision: str = KernelSettings.precision,
+    deterministic: bool = KernelSettings.deterministic,
+    sync: bool = True,
+) -> Problem:
+    """Check what remains of the options and put them beside an already checked batch. Without
+    ``sync`` nothing is asked of a device.
+    """
+    UPDATE["fisher"].check(fisher)
+    if fisher == "empirical" and batch.actions is None:
+        raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
+    return Problem(
+        policy=policy,
+        theta=theta,
+        batch=batch,
+        damping=UPDATE["damping"].check(damping),
+        kl_scale=checks.kl_scale(policy, kl_reduction, batch),
+        reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
+        fisher=fisher,
+        fvp_rows=checks.check_fvp_rows(
+            fvp_rows, theta, len(batch), look=sync or not _native.asynchronous(theta.device)
+        ),
+        chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
+        precision=KERNELS["precision"].check(precision),
+        deterministic=KERNELS["deterministic"].check(deterministic),
+    )
+
+
+class FisherOperator:
+    """F = sum_n w_n J_n' M_n J_n / sum_n w_n + damping I at the policy's present parameters.
+
+    J_n [D, P] is the Jacobian of row n's distribution parameters and M_n [D, D] their Fisher
+    information. The operator is the matrix at one moment and reads its rows where they lie: once
+    the parameters, ``obs`` or another of its tensors have been written, using it raises
+    ``RuntimeError``. Writes that torch does not see, through a NumPy array that shares the memory,
+    go unnoticed in the rows: give ``obs.clone()`` if such a buffer is to be filled again.
+    ``deterministic=False`` lets the CUDA kernels add by atomics: a barrier less for each product of
+    a solve, and bits that differ from run to run.
+
+    >>> F = FisherOperator(policy, obs, damping=0.1)
+    >>> F @ v                          # [P], or [P, K] for K right-hand sides
+    >>> F.solve(g, iterations=10).x    # conjugate gradient from zero
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        obs: Tensor,
+        *,
+        damping: float = UpdateSettings.damping,
+        weights: Tensor | None = None,
+        action_mask: Tensor | None = None,
+        kl_reduction: KlReduction = UpdateSettings.kl_reduction,
+        fisher: FisherKind = UpdateSettings.fisher,
+        actions: Tensor | None = None,
+        fvp_rows: int | Tensor | None = None,
+        chunk_rows: int | None = KernelSettings.chunk_rows,
+        backend: Backend = KernelSettings.backend,
+        precision: Precision = KernelSettings.precision,
+        deterministic: bool = KernelSettings.deterministic,
+        sync: bool = True,
+    ) -> None:
+        policy, theta = checks.check_policy(policy)
+        batch = checks.check_rows(
+            policy, theta, Batch(obs, weights=weights, action_mask=action_mask)
+        )
+        if actions is not None:
+            taken = checks.check_actions(policy, theta, actions, batch)
+            batch = Batch(batch.obs, taken, weights=batch.weights, action_mask=batch.action_mask)
+        problem = make_problem(
+            policy,
+            batch.tracked(),
+            theta=theta,
+            damping=damping,
+            kl_reduction=kl_reduction,
+            fisher=fisher,
+            fvp_rows=fvp_rows,
+            chunk_rows=chunk_rows,
+            precision=precision,
+            deterministic=deterministic,
+            sync=sync,
+        )
+        chosen = resolve(backend, problem)
+        self.backend = chosen.name
+        self.damping = problem.damping
+        self._sync = sync
+        self._operator: Operator = chosen.operator(problem)
+        self._snapshot = Snapshot(policy, theta, self._operator.theta)
+        self._rows = _Rows(problem)
+        if sync and bool(self._operator.bad_values()):
+            checks.raise_for_values(problem)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P), as of a matrix."""
+        size = self._snapshot.theta.numel()
+        return size, size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the policy's parameters."""
+        return self._snapshot.theta.dtype
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory the operator holds beside its inputs."""
+        return self._operator.scratch_bytes
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """F v + damping v [P], or [P, K] for K right-hand sides v [P, K]."""
+        vector = self._vector("v", v)
+        if self._sync:
+            self._check_finite("v", vector)
+        return _columns_last(self._operator.fvp(vector), v)
+
+    def solve(
+        self,
+        g: Tensor,
+        iterations: int = UpdateSettings.cg_iterations,
+        tol: float = UpdateSettings.cg_tol,
+    ) -> Solution:
+        """Conjugate gradient on (F + damping I) x = g, g [P] or [P, K], from x = 0; stops early at
+        |r| <= tol |g|.
+        """
+        iterations = UPDATE["cg_iterations"].check(iterations, "iterations")
+        tol = UPDATE["cg_tol"].check(tol, "tol")
+        found = self._operator.solve(self._vector("g", g), iterations, tol)
+        # Bad values of g reach every residual, so that g itself need not be read before.
+        if self._sync and not checks.all_finite(found.residual_norm):
+            self._check_finite("g", g)
+        return Solution(
+            _columns_last(found.x, g), found.quad, found.residual_norm, found.iterations
+        )
+
+    def dense(self) -> Tensor:
+        """The matrix itself, [P, P] in float64, from autograd's Jacobian of the distribution
+        parameters: an oracle.
+        """
+        from ..core.oracle import dense_fisher
+
+        self._check_fresh()
+        return dense_fisher(self._operator.problem)
+
+    def _vector(self, name: str, value: Tensor) -> Tensor:
+        self._check_fresh()
+        vector = checks.check_vector(name, value, self._snapshot.theta, columns=True)
+        return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not checks.all_finite(value):
+            raise checks.fail(name, "finite values", "NaN or infinity")
+
+    def _check_fresh(self) -> None:
+        if self._snapshot.changed():
+            raise RuntimeError(
+                "FisherOperator: the policy's parameters have changed since it was made; "
+                "make a new one"
+            )
+        if name := self._rows.written():
+            raise RuntimeError(
+                f"FisherOperator: {name} has been written since it was made, and it reads {name} "
+                f"in place; make a new one, or give it a copy that stays"
+            )
+
+    def __repr__(self) -> str:
+        options = f"damping={self.damping:g}, backend={self.backend!r}"
+        return f"FisherOperator(shape={self.shape}, {options})"
+
+
+class _Rows:
+    """The tensors a problem reads in place, each with torch's count of the writes it has seen."""
+
+    def __init__(self, problem: Problem) -> None:
+        tensors = {**vars(problem.batch), "fvp_rows": problem.fvp_rows}
+        self._seen = {
+            name: (value, value._version)
+            for name, value in tensors.items()
+            if isinstance(value, Tensor) and not value.is_inference()
+        }
+
+    def written(self) -> str | None:
+        """The name of a tensor written since."""
+        for name, (tensor, version) in self._seen.items():
+            if tensor._version != version:
+                return name
+        return None
+
+
+def _columns_last(result: Tensor, given: Tensor) -> Tensor:
+    return result.T if given.ndim == 2 else result
