@@ -1,6 +1,6 @@
 """Builds trpo_fast._C: writes a ninja file from what lies under csrc and lets ninja run it.
 
-csrc/*.cpp pybind11; csrc/cpu/*.cpp CPU core, isa_*.cpp per instruction set; csrc/cuda/*.{cpp,cu}.
+csrc/bindings pybind11; csrc/cpu CPU core, isa_*.cpp per instruction set; csrc/cuda CUDA core.
 Ninja keeps depfiles and command lines: a touched header or a changed flag rebuilds what it must.
 
 TRPO_FAST_REQUIRE_NATIVE=1   fail where otherwise a pure Python package would be installed
@@ -121,12 +121,12 @@ class Build(build_ext):
         csrc, x86 = ROOT / "csrc", sysconfig.get_platform().endswith("x86_64")
         binding = ["-O1", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
         binding.append(f'-DTRPO_FAST_VERSION="{self.distribution.get_version()}"')
-        units = {source: binding for source in csrc.glob("*.cpp")}
-        units |= {source: ISA_FLAGS.get(source.stem, []) for source in csrc.glob("cpu/*.cpp")}
+        units = {source: binding for source in csrc.glob("bindings/*.cpp")}
+        units |= {source: ISA_FLAGS.get(source.stem, []) for source in csrc.glob("cpu/**/*.cpp")}
         if cuda:
             binding.append(f'-DTRPO_FAST_CUDA_ARCHS="{";".join(cuda.gencode).replace(",", ";")}"')
-            units |= {source: cuda.includes for source in csrc.glob("cuda/*.cpp")}
-            units |= {source: [*cuda.gencode.values()] for source in csrc.glob("cuda/*.cu")}
+            units |= {source: cuda.includes for source in csrc.glob("cuda/**/*.cpp")}
+            units |= {source: [*cuda.gencode.values()] for source in csrc.glob("cuda/**/*.cu")}
         return {s: f for s, f in sorted(units.items()) if x86 or s.stem not in ISA_FLAGS}
 
     def run_ninja(self, cuda: SimpleNamespace | None) -> None:

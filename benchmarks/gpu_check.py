@@ -96,7 +96,7 @@ def steps(rehearse: bool, results: Path, scratch: Path) -> list[Step]:
     sanitizer = shutil.which("compute-sanitizer")
     nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
     primitives = str(scratch / "primitives")
-    includes = ["-Icsrc", "-Icsrc/cuda"]
+    includes = ["-Icsrc"]
     compiler = [nvcc or "nvcc", "-std=c++20", "-O3", f"-arch=sm_{arch}", *includes]
     return [
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 240, env=build),
@@ -126,7 +126,8 @@ def steps(rehearse: bool, results: Path, scratch: Path) -> list[Step]:
 
 
 def _cuda_tests() -> list[str]:
-    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests").glob("test_cuda_*.py"))]
+    found = sorted((ROOT / "tests" / "cuda").glob("test_cuda_*.py"))
+    return [str(path.relative_to(ROOT)) for path in found]
 
 
 def _suite(python: str, suite: str, rehearse: bool, results: Path, env: dict[str, str]) -> Step:

@@ -8,17 +8,40 @@ gradient.
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
+from ._base.options import UpdateOptions
 from ._version import __version__
+from .core.batch import Batch
 from .core.problem import BackendUnavailable, backends
-from .core.surrogate import Batch
-from .policy.heads import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
-from .policy.net import MLPPolicy, NetSpec, flat_params
-from .updates import compiled as ops  # registers torch.ops.trpo_fast
-from .updates.natural import UpdateInfo, npg_update, trpo_update
+from .policy.flat import flat_params
+from .policy.heads import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Head,
+    MultiCategorical,
+    SquashedGaussian,
+)
+from .policy.net import MLPPolicy, NetSpec
+from .updates import compiled as compiled  # registers torch.ops.trpo_fast
+from .updates.first_order import pg_update
+from .updates.info import UpdateInfo
+from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
-from .updates.penalty import Penalty, kl_penalty_update, pg_update
+from .updates.penalty import Penalty, kl_penalty_update
+
+if TYPE_CHECKING:
+    from .envs.errors import EnvError
+    from .envs.tensor.base import TensorEnvironment
+    from .learner.critic import Critic
+    from .train.checkpoint import CheckpointError
+    from .train.config import Config
+    from .train.episodes import Evaluation
+    from .train.evaluate import evaluate
+    from .train.loggers import ConsoleLogger, CsvLogger, JsonLogger, TensorBoardLogger
+    from .train.trainer import TRPO
 
 __all__ = [
     "TRPO",
@@ -26,15 +49,27 @@ __all__ = [
     "Batch",
     "Bernoulli",
     "Categorical",
+    "CheckpointError",
+    "Config",
+    "ConsoleLogger",
+    "Critic",
+    "CsvLogger",
+    "EnvError",
+    "Evaluation",
     "FisherOperator",
     "Gaussian",
+    "Head",
+    "JsonLogger",
     "MLPPolicy",
     "MultiCategorical",
     "NetSpec",
     "Penalty",
     "Solution",
     "SquashedGaussian",
+    "TensorBoardLogger",
+    "TensorEnvironment",
     "UpdateInfo",
+    "UpdateOptions",
     "__version__",
     "backends",
     "evaluate",
@@ -45,18 +80,27 @@ __all__ = [
     "trpo_update",
 ]
 
+# What loads when it is first asked for, and from where: importing the package needs torch only.
+_LATER = {
+    "TRPO": "train.trainer",
+    "CheckpointError": "train.checkpoint",
+    "Config": "train.config",
+    "ConsoleLogger": "train.loggers",
+    "Critic": "learner.critic",
+    "CsvLogger": "train.loggers",
+    "EnvError": "envs.errors",
+    "Evaluation": "train.episodes",
+    "JsonLogger": "train.loggers",
+    "TensorBoardLogger": "train.loggers",
+    "TensorEnvironment": "envs.tensor.base",
+    "evaluate": "train.evaluate",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """The trainer loads when it is first asked for: importing the package needs torch only."""
-    if name == "TRPO":
-        from .train.trainer import TRPO
-
-        return TRPO
-    if name == "evaluate":
-        from .train.evaluate import evaluate
-
-        return evaluate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:

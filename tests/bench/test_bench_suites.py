@@ -14,7 +14,7 @@ import pytest
 from trpo_fast.bench import cli as bench_cli
 from trpo_fast.bench.suites import GROUPS, SUITES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_front_ends_time_the_smallest_case(tmp_path):

@@ -22,7 +22,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "learning.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "learning.py"
 if not SCRIPT.exists():
     pytest.skip("benchmarks need a checkout", allow_module_level=True)
 

@@ -16,7 +16,7 @@ from trpo_fast._base import extension as _native
 from trpo_fast.cli import doctor
 from trpo_fast.cli import main as cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fake_native(**overrides: object) -> SimpleNamespace:

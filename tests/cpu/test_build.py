@@ -16,7 +16,7 @@ from sysconfig import get_config_var
 import pytest
 from emulation.build import available, make
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]
 FLAGS = "-std=c++20 -fno-math-errno -fno-trapping-math -ffp-contract=fast -pthread".split()
 FLAGS.append(f"-I{ROOT}/csrc")
@@ -51,7 +51,8 @@ def object_of(unit: str, folder: Path) -> Path:
     newest = max(path.stat().st_mtime for path in ROOT.glob("csrc/**/*") if path.is_file())
     if built.exists() and built.stat().st_mtime > newest:
         return built
-    command = [*CXX, *FLAGS, "-O3", "-fPIC", *ISA_FLAGS[unit], "-c", f"{ROOT}/csrc/cpu/{unit}.cpp"]
+    source = f"{ROOT}/csrc/cpu/kernels/{unit}.cpp"
+    command = [*CXX, *FLAGS, "-O3", "-fPIC", *ISA_FLAGS[unit], "-c", source]
     subprocess.run([*command, "-o", str(folder / "unit.o")], check=True)
     return folder / "unit.o"
 
@@ -73,7 +74,7 @@ def test_isa_unit_exports_its_table_only(unit: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_clean(sanitizer: str, part: str) -> None:
     flags = [*FLAGS, "-Og", "-g1", *SANITIZERS[sanitizer].split()]
-    sources = [*ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("tests/native/sanitized*.cpp")]
+    sources = [*ROOT.glob("csrc/cpu/**/*.cpp"), *ROOT.glob("tests/native/sanitized*.cpp")]
     units = {source: [*flags, *ISA_FLAGS.get(source.stem, [])] for source in sorted(sources)}
     program = make(ROOT / "build" / "sanitized" / sanitizer, "sanitized", units, flags)
     result = subprocess.run([program, part], capture_output=True, text=True, timeout=300)

@@ -13,7 +13,7 @@ from sysconfig import get_path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]
 # kernels.inc is a whole unit, for the isa_*.cpp to include once.

@@ -14,7 +14,7 @@ import pytest
 
 from trpo_fast._base import extension as _native
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START = """
 import os, signal, sys, threading, time
 import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "tests/native/threads_driver.cpp", ROOT / "csrc/cpu/runtime/threads.cpp"]
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]
 FLAGS = {"plain": ["-O2"], "tsan": ["-O1", "-g", "-fsanitize=thread"]}

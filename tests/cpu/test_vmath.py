@@ -1,4 +1,5 @@
-"""csrc/cpu/kernels/vmath.h against float64, for each instruction set this CPU has and each vector length.
+"""csrc/cpu/kernels/vmath.h against float64, for each instruction set of this CPU and each length of
+a vector.
 
 The sweep takes every 4001st float of all there are (denormals, infinities and NaN among them) and a
 dense grid where the activations live.
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 special = pytest.importorskip("scipy.special")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]
 FLAGS = "-std=c++20 -O2 -fPIC -shared -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 # name -> vector length, flags (those of setup.py), CPU features in /proc/cpuinfo

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import HEADS
 from cuda_support import DEVICE, EMULATED, kernels, schedule, small_device  # noqa: F401
-from test_act import Outputs, assert_equal, check_follows, make, room
+from act_cases import Outputs, assert_equal, check_follows, make, room
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cuda_support import DEVICE, EMULATED, Emulator, check_error, kernels, schedule, small_device  # noqa: F401
-from test_critic import nets, problem
+from critic_cases import nets, problem
 from torch import Tensor
 
 from trpo_fast import BackendUnavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cuda_support import DEVICE, EMULATED, kernels, schedule  # noqa: F401
-from test_advantage import brute_gae, following_values, rollout
+from advantage_cases import brute_gae, following_values, rollout
 from torch import Tensor
 
 from trpo_fast.core.problem import BackendUnavailable

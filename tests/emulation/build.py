@@ -1,4 +1,4 @@
-"""Builds the emulated kernels: csrc/cuda/*.cu compiled by g++ through dev.h, with the runtime.
+"""Builds the emulated kernels: csrc/cuda/**/*.cu compiled by g++ through dev.h, with the runtime.
 
     python tests/emulation/build.py library    libtrpo_fast_emulated.so, for TRPO_FAST_EMULATE
     python tests/emulation/build.py address    the cases under ASan and UBSan
@@ -32,7 +32,7 @@ RUNTIME = tuple(
 )
 FLAGS = (
     f"-std=c++20 -g1 -fPIC -pthread -Wall -Wextra -Wno-unknown-pragmas -fno-strict-aliasing "
-    f"-ffp-contract=off -I{HERE} -I{ROOT / 'csrc'} -I{ROOT / 'csrc' / 'cuda'}"
+    f"-ffp-contract=off -I{HERE} -I{ROOT / 'csrc'}"
 ).split()
 RULES = """
 rule compile
@@ -86,7 +86,7 @@ VARIANTS = {
 
 def sources(variant: Variant) -> dict[Path, str]:
     """Every source of a variant with the flags that are its own."""
-    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu")) if variant.kernels else []
+    kernels = sorted((ROOT / "csrc" / "cuda").rglob("*.cu")) if variant.kernels else []
     cases = sorted(HERE.glob("cases*.cpp")) if variant.cases else []
     if cases and kernels:
         cases += sorted(HERE.glob("kernel_*.cpp"))

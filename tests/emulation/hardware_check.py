@@ -28,7 +28,7 @@ def emulated() -> str:
 
 def compile_for_device(target: Path, arch: str) -> None:
     nvcc = shlex.split(os.environ.get("NVCC", "nvcc"))
-    includes = [f"-I{builder.ROOT / 'csrc'}", f"-I{builder.ROOT / 'csrc' / 'cuda'}"]
+    includes = [f"-I{builder.ROOT / 'csrc'}"]
     command = [*nvcc, "-std=c++20", "-O3", f"-arch={arch}", *includes, str(SOURCE)]
     subprocess.run([*command, "-o", str(target)], capture_output=True, text=True, check=True)
 

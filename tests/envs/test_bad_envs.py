@@ -14,7 +14,7 @@ pytest.importorskip("gymnasium")
 
 from envs_for_tests import Counting, Failing, Masked
 from gymnasium import spaces
-from test_collect import Scripted, collector, expected, transitions
+from collect_cases import Scripted, collector, expected, transitions
 
 from trpo_fast.envs.actions import ActionMap
 from trpo_fast.envs.engines import make_host

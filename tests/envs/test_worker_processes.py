@@ -26,7 +26,7 @@ from trpo_fast.envs.errors import EnvError
 from trpo_fast.envs.workers import worker
 from trpo_fast.envs.workers.shared import SPINS, Bell
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
 def gone(pids: list[int], seconds: float = 10.0) -> bool:

@@ -17,34 +17,15 @@ from trpo_fast.learner.actor import ActTensors, ModuleActor
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.normalise import ObservationNormaliser
 from trpo_fast.policy.net import ACTIVATIONS
+from act_cases import Outputs, assert_equal, check_follows, make, replaced, room
 
 pytestmark = pytest.mark.skipif(
     bool(act.unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
 )
-Outputs = tuple[Tensor, Tensor, Tensor]
 
 
-def make(
-    head: str, hidden: tuple[int, ...] = (8, 5), activation: str = "tanh", obs_dim: int = 5
-) -> tuple[MLPPolicy, Critic]:
-    torch.manual_seed(3)
-    policy = MLPPolicy(obs_dim, HEADS[head](), hidden, activation, output_gain=1.0)
-    critic = Critic(obs_dim, hidden[:1] or (7, 3), activation)
-    with torch.no_grad():
-        for p in (*policy.parameters(), *critic.net.parameters()):
-            p.add_(0.1 * torch.randn(p.shape))
-        critic.mean.fill_(3.0)
-        critic.std.fill_(2.5)
-    return policy, critic
 
 
-def room(policy: MLPPolicy, count: int) -> Outputs:
-    kind = torch.int64 if policy.head.nvec else torch.float32
-    return (
-        torch.zeros(count, *policy.head.action_shape, dtype=kind),
-        torch.zeros(count),
-        torch.zeros(count),
-    )
 
 
 def both(
@@ -60,9 +41,6 @@ def both(
     return results[0], results[1]
 
 
-def assert_equal(got: Outputs, want: Outputs) -> None:
-    for ours, theirs in zip(got, want, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
@@ -124,46 +102,8 @@ def test_threads_change_no_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def check_follows(kind: type, policy: MLPPolicy, critic: Critic) -> None:
-    """Values written in place, a loaded state, and parameters that moved to another buffer; then
-    other parameters and modules.
-    """
-    device = critic.mean.device
-    obs = torch.randn(4, 5, device=device)
-    actor = kind(policy, critic, torch.Generator(device))
-    out, wanted = ([tensor.to(device) for tensor in room(policy, 4)] for _ in range(2))
-    state = {name: value + 0.1 for name, value in policy.state_dict().items()}
-    changes = (
-        lambda: policy.load_state_dict(state),
-        lambda: [p.data.mul_(0.5) for p in policy.parameters()],
-        lambda: policy.double().float(),
-        lambda: critic.mean.fill_(-4.0),
-        *replaced(policy, critic),
-    )
-    for change in changes:
-        change()
-        modules = ModuleActor(policy, critic, torch.Generator(device))
-        for each, tensors in ((actor, out), (modules, wanted)):
-            each.generator.manual_seed(7)
-            each.act(ActTensors(obs, None, *tensors))
-        assert_equal(out, wanted)
-        torch.testing.assert_close(actor.values(obs), critic.values(obs), rtol=2e-5, atol=2e-6)
 
 
-def replaced(policy: MLPPolicy, critic: Critic) -> list[Callable[[], object]]:
-    """Ways to put other parameters and modules into nets of (8, 5) and (8,)."""
-
-    def linear(*widths: int) -> torch.nn.Linear:
-        return torch.nn.Linear(*widths).to(next(policy.parameters()))
-
-    state = {name: value + 0.1 for name, value in policy.state_dict().items()}
-    return [
-        lambda: policy.load_state_dict(state, assign=True),
-        lambda: setattr(policy.net[0], "weight", linear(5, 8).weight),
-        lambda: setattr(policy.net[2], "bias", linear(8, 5).bias),
-        lambda: policy.net.__setitem__(2, linear(8, 5)),
-        lambda: setattr(critic.net.net[0], "weight", linear(5, 8).weight),
-    ]
 
 
 def test_follows_parameters_and_parts() -> None:

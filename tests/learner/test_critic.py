@@ -17,6 +17,7 @@ from trpo_fast.learner.actor_cpu import unavailable
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.fits import NativeFit, ReferenceFit, Targets
 from trpo_fast.policy.net import ACTIVATIONS, flat_params
+from critic_cases import nets, problem
 
 native_only = pytest.mark.skipif(
     bool(unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
@@ -24,27 +25,12 @@ native_only = pytest.mark.skipif(
 BACKENDS = ["reference", pytest.param("cpu", marks=native_only)]
 
 
-def problem(rows: int = 600, obs_dim: int = 3) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    obs = torch.randn(rows, obs_dim, generator=draw)
-    returns = 50.0 + 20.0 * torch.sin(obs[:, 0]) * obs[:, 1] + obs[:, 2]
-    return obs, returns
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def nets(
-    hidden: tuple[int, ...], activation: str, rows: int, weighted: bool = False
-) -> tuple[MLPPolicy, Targets]:
-    torch.manual_seed(5)
-    net = MLPPolicy(11, Gaussian(1), hidden, activation, output_gain=1.0)
-    with torch.no_grad():
-        for p in net.net.parameters():
-            p.add_(0.1 * torch.randn(p.shape))
-    weights = torch.rand(rows) + 0.1 if weighted else None
-    return net, Targets(torch.randn(rows, 11), torch.randn(rows), weights)
 
 
 # ---- the native half against the twin

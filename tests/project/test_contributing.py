@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("CONTRIBUTING.md", "docs/architecture.md", "tests/README.md")
 ENDINGS = "py pyi h inc cpp cu cuh md toml txt sh".split()
 if not (ROOT / PAGES[0]).exists():

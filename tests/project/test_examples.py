@@ -13,7 +13,7 @@ pytest.importorskip("safetensors")
 
 from trpo_fast import TRPO
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 if not EXAMPLES.exists():
     pytest.skip("examples need a checkout", allow_module_level=True)
 

@@ -20,9 +20,9 @@ import pytest
 
 from trpo_fast._base import extension as _native
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
-    "bindings.cpp": """#include <Python.h>
+    "bindings/module.cpp": """#include <Python.h>
         #include "cpu/shared.h"
         #ifdef TRPO_FAST_CUDA_ARCHS
         int launch();
@@ -38,7 +38,7 @@ SOURCES = {
     "cpu/shared.h": "int shared(); int lonely();",
     "cpu/shared.cpp": '#include "cpu/shared.h"\nint shared() { return 40; }',
     "cpu/lonely.cpp": "int lonely() { return 2; }",
-    "cpu/isa_avx2.cpp": "static_assert(__AVX2__);",
+    "cpu/kernels/isa_avx2.cpp": "static_assert(__AVX2__);",
 }
 KERNEL = {
     "cuda/kernel.cu": '#include "cuda/kernel.cuh"\nint launch() { return kAnswer - 42; }',
@@ -135,18 +135,18 @@ def member(archive: Path, ending: str) -> str:
 
 @needs_tools
 def test_rebuilds_what_changed_and_no_more(tree: Path) -> None:
-    everything = {"bindings.cpp.o", "shared.cpp.o", "lonely.cpp.o", "isa_avx2.cpp.o"}
+    everything = {"module.cpp.o", "shared.cpp.o", "lonely.cpp.o", "isa_avx2.cpp.o"}
     assert rebuilt(tree) == everything
     assert rebuilt(tree) == set()
     (tree / "csrc/cpu/shared.h").write_text("int shared(); int lonely(); // touched")
-    assert rebuilt(tree) == {"bindings.cpp.o", "shared.cpp.o"}
+    assert rebuilt(tree) == {"module.cpp.o", "shared.cpp.o"}
     (tree / "csrc/cpu/lonely.cpp").write_text("int lonely() { return 3; }")
     assert rebuilt(tree) == {"lonely.cpp.o"}
     found = run(["-c", "from trpo_fast import _C; print(_C.answer)"], tree)
     assert found.stdout.split()[-1] == "43"
     assert rebuilt(tree, CXXFLAGS="-g1") == everything
     (tree / "trpo_fast/_version.py").write_text('__version__ = "9.9"')
-    assert rebuilt(tree, CXXFLAGS="-g1") == {"bindings.cpp.o"}
+    assert rebuilt(tree, CXXFLAGS="-g1") == {"module.cpp.o"}
 
 
 @needs_tools
@@ -158,7 +158,7 @@ def test_rebuilds_kernels(tree: Path) -> None:
     (tree / "csrc/cuda/kernel.cuh").write_text(KERNEL["cuda/kernel.cuh"] + "// touched")
     assert rebuilt(tree, **cuda) == {"kernel.cu.o"}
     cuda["TRPO_FAST_CUDA_ARCHS"] = "80,90+PTX"
-    assert rebuilt(tree, **cuda) == {"kernel.cu.o", "bindings.cpp.o"}
+    assert rebuilt(tree, **cuda) == {"kernel.cu.o", "module.cpp.o"}
 
 
 @needs_tools
@@ -268,10 +268,13 @@ def test_native_half_links_nothing_it_should_not() -> None:
     assert not [name for name in names if re.search(r"trpo|cuda|pybind", name, re.IGNORECASE)]
 
 
+ISA_UNITS = sorted(path.stem for path in ROOT.glob("csrc/cpu/kernels/isa_*.cpp"))
+
+
 @needs_binutils
-@pytest.mark.parametrize("unit", sorted(path.stem for path in ROOT.glob("csrc/cpu/isa_*.cpp")))
+@pytest.mark.parametrize("unit", ISA_UNITS)
 def test_isa_units_have_no_weak_symbols(unit: str) -> None:
-    found = sorted(ROOT.glob(f"build/native-*/cpu/{unit}.cpp.o"))
+    found = sorted(ROOT.glob(f"build/native-*/cpu/kernels/{unit}.cpp.o"))
     if not found:
         pytest.skip(f"{unit} was not built in this tree")
     symbols = subprocess.run(["nm", *found], capture_output=True, text=True).stdout

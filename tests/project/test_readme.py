@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "README.md"
 if not PAGE.exists():
     pytest.skip("the README needs a checkout", allow_module_level=True)

@@ -132,7 +132,7 @@ def test_bad_constants_are_refused(gamma: float, moment: float, name: str) -> No
 
 
 def test_the_example_draws_what_its_caption_says(tmp_path: Path) -> None:
-    example = Path(__file__).parents[1] / "examples" / "lqr_gradient_field.py"
+    example = Path(__file__).parents[2] / "examples" / "lqr_gradient_field.py"
     drawn = runpy.run_path(str(example))
     for start in drawn["STARTS"]:
         plain, natural = (drawn["ascend"](panel, start)[-1] for panel in drawn["PANELS"])

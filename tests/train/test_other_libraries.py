@@ -19,7 +19,7 @@ SETTINGS = [
     ({"target_kl": 0.01}, "target_kl: expected a setting, here max_kl"),
     ({"cg_damping": 0.1}, "cg_damping: expected a setting, here damping"),
     ({"policy_kwargs": {}}, "policy_kwargs: expected a setting, here hidden"),
-    ({"verbose": 1}, "verbose: expected a setting, here a trpo_fast.train.loggers.ConsoleLogger"),
+    ({"verbose": 1}, "verbose: expected a setting, here a trpo_fast.ConsoleLogger"),
     ({"gama": 0.9}, "gama: expected a setting such as 'gamma'"),
     ({"hidden": 64}, "hidden: expected a sequence of integers"),
     ({"critic_hidden": "64"}, "critic_hidden: expected a sequence of integers"),
@@ -94,7 +94,7 @@ LEARN = [
     ({"total_steps": 32, "callback": print}, "callback: expected callbacks"),
     (
         {"total_steps": 32, "progress_bar": True},
-        "progress_bar: expected a trpo_fast.train.loggers.Conso",
+        "progress_bar: expected a trpo_fast.ConsoleLogger",
     ),
     ({"total_steps": 32, "steps": 1}, "steps: expected an argument of learn, such as total_steps"),
     ({}, "total_steps: expected a number of environment steps, got none"),

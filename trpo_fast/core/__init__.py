@@ -1,1 +1,1 @@
-"""The update as maths: batches, the reference of every stage, problems, the dense oracle, checks."""
+"""The update as maths: batches, every stage in plain PyTorch, problems, dense oracle, checks."""

@@ -2,8 +2,8 @@
 not.
 
 Weights are judged in every row, everything else in rows of positive weight: the others may hold
-anything. ``csrc/shared/bad_values.h`` holds the same rules for the kernels, which flag a row; the sentence
-that names the argument comes from here.
+anything. ``csrc/shared/bad_values.h`` holds the same rules for the kernels, which flag a row; the
+sentence that names the argument comes from here.
 """
 
 from __future__ import annotations

@@ -25,17 +25,17 @@ SETTINGS = {
     "sub_sampling_factor": "fvp_fraction, its inverse",
     "policy_kwargs": "hidden, critic_hidden, activation",
     "n_envs": "num_envs",
-    "verbose": "a trpo_fast.train.loggers.ConsoleLogger among learn's callbacks",
-    "tensorboard_log": "a trpo_fast.train.loggers.TensorBoardLogger among learn's callbacks",
+    "verbose": "a trpo_fast.ConsoleLogger among learn's callbacks",
+    "tensorboard_log": "a trpo_fast.TensorBoardLogger among learn's callbacks",
 }
 
 # And what they call the arguments of learn.
 LEARN = {
     "total_timesteps": "total_steps",
     "callback": "callbacks",
-    "log_interval": "a trpo_fast.train.loggers.ConsoleLogger(total_steps, every=...) among callbacks",
-    "progress_bar": "a trpo_fast.train.loggers.ConsoleLogger(total_steps) among callbacks",
-    "tb_log_name": "a trpo_fast.train.loggers.TensorBoardLogger(directory) among callbacks",
+    "log_interval": "a trpo_fast.ConsoleLogger(total_steps, every=...) among callbacks",
+    "progress_bar": "a trpo_fast.ConsoleLogger(total_steps) among callbacks",
+    "tb_log_name": "a trpo_fast.TensorBoardLogger(directory) among callbacks",
     "reset_num_timesteps": "a new TRPO, or none to go on",
 }
 

@@ -153,7 +153,7 @@ def trpo_update(
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. With damping the full step's KL is
     below max_kl, about x'Fx / x'(F + damping I)x of it. ``sync=False`` returns without waiting for
-    the device. ``options`` are those of ``trpo_fast._base.options.UpdateOptions``, which says what each
+    the device. ``options`` are those of ``trpo_fast.UpdateOptions``, which says what each
     is; their defaults, here and everywhere, are ``Config``'s.
     """
     config = checks.check_search(

@@ -24,7 +24,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
 ARCHS = ("sm_80", "sm_90", "sm_100")
 

@@ -1,0 +1,51 @@
+"""Random episodes, and their advantages by brute force."""
+
+from __future__ import annotations
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from trpo_fast.learner import advantage
+from trpo_fast.learner.normalise import ObservationNormaliser, RewardScaler, RunningStatistics
+
+
+def rollout(steps: int, envs: int, seed: int) -> dict[str, Tensor]:
+    """Random rewards, values and endings, terminations and truncations both."""
+    draw = torch.Generator().manual_seed(seed)
+    ends = torch.rand(steps, envs, generator=draw)
+    random = {
+        name: torch.randn(steps, envs, dtype=torch.float64, generator=draw)
+        for name in ("rewards", "values", "final")
+    }
+    last = torch.randn(envs, dtype=torch.float64, generator=draw)
+    terminated, truncated = ends < 0.1, (ends >= 0.1) & (ends < 0.2)
+    final = torch.where(truncated, random.pop("final"), torch.nan)
+    return {
+        **random,
+        "final": final,
+        "last": last,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
+
+
+def following_values(r: dict[str, Tensor]) -> Tensor:
+    names = ("values", "last", "terminated", "truncated", "final")
+    return advantage.next_values(*(r[name] for name in names))
+
+
+def brute_gae(r: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
+    steps, envs = r["rewards"].shape
+    result = torch.zeros(steps, envs, dtype=torch.float64)
+    for e in range(envs):
+        ahead = 0.0
+        for t in reversed(range(steps)):
+            value = r["values"][t + 1, e] if t + 1 < steps else r["last"][e]
+            if r["terminated"][t, e]:
+                value, ahead = torch.tensor(0.0), 0.0
+            elif r["truncated"][t, e]:
+                value, ahead = r["final"][t, e], 0.0
+            delta = r["rewards"][t, e] + gamma * value - r["values"][t, e]
+            ahead = float(delta + gamma * lam * ahead)
+            result[t, e] = ahead
+    return result
