@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ._base.options import UpdateOptions
 from ._version import __version__
+from .backends.registry import backends
 from .core.batch import Batch
-from .core.problem import BackendUnavailable, backends
+from .core.problem import BackendUnavailable
 from .policy.flat import flat_params
 from .policy.heads import (
     Bernoulli,
@@ -24,7 +25,8 @@ from .policy.heads import (
     MultiCategorical,
     SquashedGaussian,
 )
-from .policy.net import MLPPolicy, NetSpec
+from .policy.net import MLPPolicy
+from .policy.spec import NetSpec
 from .updates import compiled as compiled  # registers torch.ops.trpo_fast
 from .updates.first_order import pg_update
 from .updates.info import UpdateInfo

@@ -1,12 +1,13 @@
 // Bindings of acting: an object per (policy, critic) pair that keeps what does not change between
 // calls, so that a call is a row of addresses.
+#include "cpu/learner/act.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
-#include "shared/check.h"
-#include "cpu/learner/act.h"
 #include "cpu/kernels/dispatch.h"
+#include "shared/check.h"
 
 namespace py = pybind11;
 

@@ -9,9 +9,9 @@
 
 #include "bindings/bindings.h"
 #include "bindings/turns.h"
-#include "shared/check.h"
 #include "cpu/kernels/dispatch.h"
 #include "cpu/operator/operator.h"
+#include "shared/check.h"
 
 namespace py = pybind11;
 

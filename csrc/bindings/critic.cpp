@@ -1,10 +1,11 @@
 // Bindings of the critic's fit: raw addresses and sizes in, the loss out.
+#include "cpu/learner/critic.h"
+
 #include <pybind11/pybind11.h>
 
 #include "bindings/bindings.h"
-#include "shared/check.h"
-#include "cpu/learner/critic.h"
 #include "cpu/kernels/dispatch.h"
+#include "shared/check.h"
 
 namespace py = pybind11;
 

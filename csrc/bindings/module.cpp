@@ -3,13 +3,12 @@
 //
 // One bind_* function per family (bindings.h); a family of kernels names itself in the attribute `families`,
 // which is how trpo_fast/_base/extension.py knows that this build has it.
-#include "bindings/bindings.h"
-
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "shared/check.h"
+#include "bindings/bindings.h"
 #include "cpu/runtime/features.h"
+#include "shared/check.h"
 #include "shared/params.h"
 #ifdef TRPO_FAST_CUDA_ARCHS  // defined by the build that has the CUDA half
 #define TRPO_FAST_WITH_CUDA

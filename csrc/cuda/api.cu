@@ -1,7 +1,7 @@
 // The table of entries: device guard, kernel arguments from a call, and the choice of unit.
 #include "cuda/api.h"
-#include "cuda/resident/resident.h"
 #include "cuda/learner/rollout.h"
+#include "cuda/resident/resident.h"
 
 namespace trpo_fast::cuda {
 namespace {

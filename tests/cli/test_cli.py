@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import trpo_fast
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 from trpo_fast.cli import doctor
 from trpo_fast.cli import main as cli
 
@@ -46,15 +46,15 @@ def native(monkeypatch: pytest.MonkeyPatch):
                 raise result
             return result
 
-        monkeypatch.setattr(_native, "importlib", SimpleNamespace(import_module=import_module))
-        _native._load.cache_clear()
-        _native.warn_of_pure_python.cache_clear()
+        monkeypatch.setattr(extension, "importlib", SimpleNamespace(import_module=import_module))
+        extension._load.cache_clear()
+        extension.warn_of_pure_python.cache_clear()
 
     monkeypatch.delenv("TRPO_FAST_EMULATE", raising=False)
-    monkeypatch.setattr(_native, "_torch_cuda", lambda: "ok")
+    monkeypatch.setattr(extension, "_torch_cuda", lambda: "ok")
     yield install
     monkeypatch.undo()
-    _native._load.cache_clear()
+    extension._load.cache_clear()
 
 
 ABSENT = {
@@ -70,8 +70,8 @@ ABSENT = {
 @pytest.mark.parametrize("result, sentence", ABSENT.values(), ids=ABSENT)
 def test_absent_native_half_is_explained(native, result: object, sentence: str, capsys) -> None:
     native(result)
-    assert _native.module() is None
-    status = _native.availability()
+    assert extension.module() is None
+    status = extension.availability()
     assert status["reference"] == status["autograd"] == "ok"
     assert sentence in status["cpu"] and sentence in status["cuda"]
     assert cli.main(["doctor"]) == 0
@@ -111,7 +111,7 @@ def test_the_gpus_that_doctor_names_are_those_with_results(capsys) -> None:
     read = (json.loads(file.read_text()).get("environment", {}) for file in files)
     measured = any("gpu" in environment for environment in read)
     assert bool(doctor.GPUS) is measured
-    if _native.module() is not None:
+    if extension.module() is not None:
         cli.main(["doctor"])
         assert ("have not run on a GPU yet" in capsys.readouterr().out) is not measured
 
@@ -142,13 +142,13 @@ REASONS = {
 @pytest.mark.parametrize("overrides, backend, sentence", REASONS.values(), ids=REASONS)
 def test_backend_says_why_not(native, overrides: dict, backend: str, sentence: str) -> None:
     native(fake_native(**overrides))
-    assert sentence in _native.availability()[backend]
-    assert _native.availability()["reference"] == "ok"
+    assert sentence in extension.availability()[backend]
+    assert extension.availability()["reference"] == "ok"
 
 
 def test_complete_build_serves_everything(native, capsys) -> None:
     native(fake_native())
-    assert set(_native.availability().values()) == {"ok"}
+    assert set(extension.availability().values()) == {"ok"}
     cli.main(["doctor"])
     text = capsys.readouterr().out
     assert "H200 (sm_90), 132 multiprocessors, 227 KiB shared memory a block, 141 GiB" in text
@@ -159,13 +159,13 @@ def test_torch_without_cuda_is_named(native, monkeypatch: pytest.MonkeyPatch) ->
     native(fake_native())
     monkeypatch.undo()
     monkeypatch.setattr("torch.version.cuda", None)
-    assert "is built without CUDA; install a CUDA build" in _native._torch_cuda()
+    assert "is built without CUDA; install a CUDA build" in extension._torch_cuda()
 
 
 def test_emulation_needs_no_device(native, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     native(fake_native(cuda_probe=lambda: probe("no CUDA device: x")))
     monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
-    assert _native.availability()["cuda"] == "ok"
+    assert extension.availability()["cuda"] == "ok"
     cli.main(["doctor"])
     assert "emulated on the host" in capsys.readouterr().out
 
@@ -187,7 +187,7 @@ SERVES = [
 
 @pytest.mark.parametrize("archs, capability, expected", SERVES)
 def test_which_devices_a_build_serves(archs: str, capability, expected: bool) -> None:
-    assert _native.serves(archs, capability) is expected
+    assert extension.serves(archs, capability) is expected
 
 
 def test_doctor_on_this_machine(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +216,9 @@ def test_doctor_counts_workers(cores: int, words: str) -> None:
 
 
 def test_unknown_isa_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    native = _native.module()
+    native = extension.module()
     if native is None:
-        pytest.skip(_native.problem())
+        pytest.skip(extension.problem())
     monkeypatch.setenv("TRPO_FAST_ISA", "neon")
     with pytest.raises(ValueError, match=r"expected base, avx2, avx512 or amx.*got 'neon'"):
         native.selected_isa()

@@ -4,11 +4,11 @@ policy keeps every bit.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
 import torch
+from bad_input import refuses
 from cases import UPDATES, Case
 
 from trpo_fast import (
@@ -22,7 +22,7 @@ from trpo_fast import (
     kl_penalty_update,
     trpo_update,
 )
-from trpo_fast.core.problem import registry
+from trpo_fast.backends.registry import registry
 from trpo_fast.learner.critic import Critic
 
 CHOOSING = Case("multicategorical", weights=True, masks=True, dtype=torch.float32)
@@ -38,16 +38,6 @@ def fisher(policy, batch, **options):
 
 
 FUNCTIONS = {"FisherOperator": fisher, **UPDATES}
-
-
-def refuses(argument, policy, call):
-    """``call`` raises the sentence for ``argument`` and leaves the policy alone."""
-    before = flat_params(policy).clone()
-    with pytest.raises(ValueError) as caught:
-        call()
-    sentence = rf"{argument}: expected .+, got .+"
-    assert re.fullmatch(sentence, str(caught.value), re.DOTALL), str(caught.value)
-    assert torch.equal(flat_params(policy), before)
 
 
 def spoiled(batch, name, fault):

@@ -16,7 +16,7 @@ from cuda_support import DEVICE, EMULATED, why_not
 from torch import Tensor
 
 from trpo_fast import Batch, FisherOperator, MLPPolicy, flat_params, trpo_update
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 
 NAN, INF = float("nan"), float("inf")
 LIVE, DEAD = 2, 6  # rows: with a weight, and with weight zero (Case._weights)
@@ -114,7 +114,7 @@ def spoiled(batch: Batch, head: str, name: str, row: int) -> tuple[str, Batch]:
 def emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CUDA kernels, on the host where there is no device; only where a test asks for them."""
     backend = request.getfixturevalue("backend")
-    if backend == "cpu" and (reason := _native.missing("cpu")):
+    if backend == "cpu" and (reason := extension.missing("cpu")):
         pytest.skip(reason)
     if backend != "cuda":
         return
@@ -169,7 +169,7 @@ def test_kernels_do_not_follow_indices_of_no_row(
     weighted: bool, index: int, backend: str, emulated: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing may wait for a device, the kernels are the first to see the indices."""
-    monkeypatch.setattr(_native, "asynchronous", lambda device: True)
+    monkeypatch.setattr(extension, "asynchronous", lambda device: True)
     policy, batch, options = made("gaussian", backend)
     batch = batch if weighted else replace(batch, weights=None)
     before = flat_params(policy).clone()
@@ -185,7 +185,7 @@ def test_kernels_read_nothing_else_for_repeated_indices(
     backend: str, emulated: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are not for the public functions. The CPU core flags them, CUDA counts rows twice."""
-    monkeypatch.setattr(_native, "asynchronous", lambda device: True)
+    monkeypatch.setattr(extension, "asynchronous", lambda device: True)
     policy, batch, options = made("gaussian", backend)
     v = flat_params(policy).clone()
     rows = torch.arange(33, device=v.device).repeat_interleave(40)

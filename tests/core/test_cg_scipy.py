@@ -11,7 +11,7 @@ import torch
 from cases import few, random_vector, relative_error
 
 from trpo_fast import BackendUnavailable, FisherOperator
-from trpo_fast.core.problem import registry
+from trpo_fast.backends.registry import registry
 
 linalg = pytest.importorskip("scipy.sparse.linalg")
 ITERATIONS = 8

@@ -13,9 +13,9 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from bad_input import refuses
 from cuda_support import EMULATED, schedule, why_not
 from stage_runs import MOVING, ROWS, WORK, Hide, critic_of, made
-from test_bad_input import refuses
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -28,7 +28,7 @@ from trpo_fast import (
     flat_params,
     trpo_update,
 )
-from trpo_fast.core.problem import registry
+from trpo_fast.backends.registry import registry
 from trpo_fast.learner.actor import ActTensors
 from trpo_fast.learner.actor_cpu import NativeActor
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 from trpo_fast._base.threads import OneThread, kernel_threads
 from trpo_fast.learner.critic import Critic
 
@@ -32,10 +32,10 @@ def test_kernels_keep_what_torch_gives_up(three_threads):
     assert torch.get_num_threads() == kernel_threads() == 3
 
 
-@pytest.mark.skipif(_native.availability()["cpu"] != "ok", reason="no native code here")
+@pytest.mark.skipif(extension.availability()["cpu"] != "ok", reason="no native code here")
 @pytest.mark.parametrize("method", ["adam", "gauss_newton"])
 def test_a_fit_leaves_the_cores_to_the_kernels(method, three_threads, monkeypatch):
-    native: Any = _native.module()
+    native: Any = extension.module()
     seen = []
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,9 +13,9 @@ from cases import Case, few, poison, random_vector, relative_error
 from cpu_cases import all_shapes, in_double, native, no_worse, operator_of, single
 
 from trpo_fast import BackendUnavailable, FisherOperator, flat_params, trpo_update
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 
-CORE = _native.module()
+CORE = extension.module()
 HAS_TILES = CORE is not None and CORE.detected_isa() == "amx"
 needs_tiles = pytest.mark.skipif(not HAS_TILES, reason="this CPU has no AMX tiles")
 every_precision = pytest.mark.parametrize("precision", ["bf16x3", "bf16x6"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from act_cases import Outputs, assert_equal, check_follows, make, room
 from cases import HEADS
 from cuda_support import DEVICE, EMULATED, kernels, schedule, small_device  # noqa: F401
-from act_cases import Outputs, assert_equal, check_follows, make, room
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy

@@ -12,7 +12,7 @@ from cuda_support import DEVICE, EMULATED, Trio, kernels, small_device, to_devic
 
 from trpo_fast import Batch, FisherOperator, Gaussian, MLPPolicy, trpo_update
 from trpo_fast.core.problem import BackendUnavailable, UpdateConfig
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 WIDE = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(129,)).to(DEVICE)
 NARROW = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(8,)).to(DEVICE)

@@ -9,7 +9,7 @@ from cuda_support import kernels  # noqa: F401
 
 from trpo_fast.backends import cuda as cuda_backend
 from trpo_fast.cli import main as cli
-from trpo_fast.policy.net import NetSpec
+from trpo_fast.policy.spec import NetSpec
 
 A100 = {"multiprocessors": 108, "shared_bytes": 163 * 1024, "arch": 80}
 H200 = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}

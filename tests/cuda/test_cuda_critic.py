@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_support import DEVICE, EMULATED, Emulator, check_error, kernels, schedule, small_device  # noqa: F401
 from critic_cases import nets, problem
+from cuda_support import DEVICE, EMULATED, Emulator, check_error, kernels, schedule, small_device  # noqa: F401
 from torch import Tensor
 
 from trpo_fast import BackendUnavailable

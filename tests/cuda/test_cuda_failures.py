@@ -22,7 +22,7 @@ from trpo_fast.learner import advantage
 from trpo_fast.learner.actor import ActTensors
 from trpo_fast.learner.actor_cuda import CudaActor
 from trpo_fast.learner.critic import Critic
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 CASE = Case("gaussian", (64, 64), rows=33, obs_dim=11, dtype=torch.float32)  # beyond 48 KB
 OUT_OF_MEMORY, OLD_DRIVER, NO_IMAGE, LAUNCH_FAILURE = 2, 35, 209, 719

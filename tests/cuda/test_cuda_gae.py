@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_support import DEVICE, EMULATED, kernels, schedule  # noqa: F401
 from advantage_cases import brute_gae, following_values, rollout
+from cuda_support import DEVICE, EMULATED, kernels, schedule  # noqa: F401
 from torch import Tensor
 
 from trpo_fast.core.problem import BackendUnavailable

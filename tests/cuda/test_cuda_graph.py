@@ -24,7 +24,7 @@ from trpo_fast.learner import advantage
 from trpo_fast.learner.actor import ActTensors
 from trpo_fast.learner.actor_cuda import CudaActor
 from trpo_fast.learner.critic import Critic
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from cuda_support import (  # noqa: F401
 
 from trpo_fast import FisherOperator, Gaussian, MLPPolicy, trpo_update
 from trpo_fast.core.problem import STATS, BackendUnavailable, UpdateConfig
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 # obs, head, hidden, activation, rows: widths around 8, 16 and 32, tiles of 16, 32 and 64 rows.
 SHAPES = [

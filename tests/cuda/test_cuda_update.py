@@ -22,7 +22,7 @@ from cuda_support import (  # noqa: F401
 from trpo_fast import Batch, FisherOperator, Gaussian, MLPPolicy, npg_update, trpo_update
 from trpo_fast.backends.cuda import CudaOperator
 from trpo_fast.core.problem import REASONS, STATS, UpdateConfig
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 CASES = [
     *few(),

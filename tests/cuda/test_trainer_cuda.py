@@ -17,7 +17,7 @@ pytest.importorskip("gymnasium")
 from cuda_graph import asked_from, no_values_compared, waits
 from cuda_support import DEVICE, EMULATED, kernels  # noqa: F401 (an autouse fixture)
 
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 from trpo_fast.train.trainer import TRPO
 
 SMALL: dict[str, Any] = {

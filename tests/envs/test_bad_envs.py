@@ -12,9 +12,9 @@ import torch
 
 pytest.importorskip("gymnasium")
 
+from collect_cases import Scripted, collector, expected, transitions
 from envs_for_tests import Counting, Failing, Masked
 from gymnasium import spaces
-from collect_cases import Scripted, collector, expected, transitions
 
 from trpo_fast.envs.actions import ActionMap
 from trpo_fast.envs.engines import make_host

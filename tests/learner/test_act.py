@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from act_cases import Outputs, assert_equal, check_follows, make, room
 from cases import HEADS, HIDDEN
 from torch import Tensor
 
@@ -17,15 +18,10 @@ from trpo_fast.learner.actor import ActTensors, ModuleActor
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.normalise import ObservationNormaliser
 from trpo_fast.policy.net import ACTIVATIONS
-from act_cases import Outputs, assert_equal, check_follows, make, replaced, room
 
 pytestmark = pytest.mark.skipif(
     bool(act.unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
 )
-
-
-
-
 
 
 def both(
@@ -39,8 +35,6 @@ def both(
         actor.act(ActTensors(obs, mask, *out))
         results.append(out)
     return results[0], results[1]
-
-
 
 
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
@@ -100,10 +94,6 @@ def test_threads_change_no_bit() -> None:
     torch.set_num_threads(1)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-
-
 
 
 def test_follows_parameters_and_parts() -> None:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from advantage_cases import brute_gae, following_values, rollout
 
 from trpo_fast.learner import advantage
 from trpo_fast.learner.normalise import ObservationNormaliser, RewardScaler, RunningStatistics
-from advantage_cases import brute_gae, following_values, rollout
-
-
-
-
-
-
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 3), (33, 5), (129, 2)])

@@ -9,15 +9,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import HIDDEN
+from critic_cases import nets, problem
 from torch import Tensor
 
 from trpo_fast import BackendUnavailable, Gaussian, MLPPolicy
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 from trpo_fast.learner.actor_cpu import unavailable
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.fits import NativeFit, ReferenceFit, Targets
-from trpo_fast.policy.net import ACTIVATIONS, flat_params
-from critic_cases import nets, problem
+from trpo_fast.policy.flat import flat_params
+from trpo_fast.policy.net import ACTIVATIONS
 
 native_only = pytest.mark.skipif(
     bool(unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
@@ -25,12 +26,8 @@ native_only = pytest.mark.skipif(
 BACKENDS = ["reference", pytest.param("cpu", marks=native_only)]
 
 
-
-
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
 
 
 # ---- the native half against the twin
@@ -118,7 +115,7 @@ def test_threads_change_no_bit(method: str) -> None:
         loss = critic.fit(obs, returns, generator=seeded(0)).loss
         results.append((loss, critic.theta.clone()))
     torch.set_num_threads(1)
-    if "cpu" not in _native.module().families and method == "gauss_newton":
+    if "cpu" not in extension.module().families and method == "gauss_newton":
         pytest.skip("products are torch's in this build")
     for loss, theta in results[1:]:
         assert torch.equal(loss, results[0][0]) and torch.equal(theta, results[0][1])

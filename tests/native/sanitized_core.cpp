@@ -8,8 +8,8 @@
 
 #include "cpu/kernels/dispatch.h"
 #include "cpu/operator/operator.h"
-#include "shared/heads.h"
 #include "sanitized.h"
+#include "shared/heads.h"
 
 using namespace trpo_fast;
 using namespace trpo_fast::cpu;

@@ -4,11 +4,11 @@
 #include <cstring>
 #include <numeric>
 
+#include "cpu/kernels/dispatch.h"
 #include "cpu/learner/act.h"
 #include "cpu/learner/critic.h"
-#include "cpu/kernels/dispatch.h"
-#include "shared/heads.h"
 #include "sanitized.h"
+#include "shared/heads.h"
 
 using namespace trpo_fast;
 using namespace trpo_fast::cpu;

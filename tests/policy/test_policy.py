@@ -13,8 +13,8 @@ import torch
 from cases import HEADS, Case
 
 from trpo_fast import FisherOperator, Gaussian, MLPPolicy, flat_params
-from trpo_fast.policy import net as policy_module
-from trpo_fast.policy.net import NetSpec
+from trpo_fast.policy import flat as flat_module
+from trpo_fast.policy.spec import NetSpec
 
 
 def small():
@@ -109,7 +109,7 @@ def test_threads_that_ask_first_at_once_get_one_buffer():
 
 
 def test_flat_params_holds_where_a_signals_handler_asks_for_it_meanwhile(monkeypatch):
-    policy, lay = small().double(), policy_module._lay_flat
+    policy, lay = small().double(), flat_module._lay_flat
     inner = iter([True])
 
     def interrupted(parameters):
@@ -119,7 +119,7 @@ def test_flat_params_holds_where_a_signals_handler_asks_for_it_meanwhile(monkeyp
             flat_params(policy)
         return flat
 
-    monkeypatch.setattr(policy_module, "_lay_flat", interrupted)
+    monkeypatch.setattr(flat_module, "_lay_flat", interrupted)
     flat_params(policy).zero_()
     assert all((p == 0).all() for p in policy.parameters())
 

@@ -32,7 +32,7 @@ from trpo_fast import (
 from trpo_fast.learner.actor import ModuleActor
 from trpo_fast.learner.actor_cpu import unavailable
 from trpo_fast.learner.critic import Critic
-from trpo_fast.policy.net import every_parameter
+from trpo_fast.policy.flat import every_parameter
 
 ROWS, OBS, WIDTH, ACTIONS = 17, 4, 5, 2
 

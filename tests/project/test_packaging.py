@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
@@ -254,9 +254,9 @@ def test_make_help_lists_every_target() -> None:
 
 @needs_binutils
 def test_native_half_links_nothing_it_should_not() -> None:
-    native = _native.module()
+    native = extension.module()
     if native is None:
-        pytest.skip(_native.problem())
+        pytest.skip(extension.problem())
     assert native.__file__
     said = subprocess.run(["readelf", "-d", native.__file__], capture_output=True, text=True)
     needed = re.findall(r"NEEDED.*\[(.*?)\.so", said.stdout)

@@ -1,20 +1,16 @@
 """What the tests of acting share: nets and rows, room for the outputs, and comparisons."""
 
 from __future__ import annotations
+
 from collections.abc import Callable
-from itertools import product
-from typing import Any
-import pytest
+
 import torch
-from cases import HEADS, HIDDEN
+from cases import HEADS
 from torch import Tensor
-from trpo_fast import Gaussian, MLPPolicy, MultiCategorical
-from trpo_fast.learner import actor_cpu as act
+
+from trpo_fast import MLPPolicy
 from trpo_fast.learner.actor import ActTensors, ModuleActor
 from trpo_fast.learner.critic import Critic
-from trpo_fast.learner.normalise import ObservationNormaliser
-from trpo_fast.policy.net import ACTIVATIONS
-
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 

@@ -1,12 +1,11 @@
 """Random episodes, and their advantages by brute force."""
 
 from __future__ import annotations
-import numpy as np
-import pytest
+
 import torch
 from torch import Tensor
+
 from trpo_fast.learner import advantage
-from trpo_fast.learner.normalise import ObservationNormaliser, RewardScaler, RunningStatistics
 
 
 def rollout(steps: int, envs: int, seed: int) -> dict[str, Tensor]:

@@ -1,23 +1,18 @@
 """A scripted environment, and the transitions that a collector should find in it."""
 
 from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
-import numpy as np
-import pytest
+
 import torch
 from torch import Tensor
-import gymnasium
-from envs_for_tests import Counting, Masked
-from trpo_fast.envs import tensor
+
 from trpo_fast.envs.actions import ActionMap
-from trpo_fast.envs.engines import make_host
 from trpo_fast.envs.gym.host import HostEnvs
 from trpo_fast.learner.actor import Actor, ActTensors
-from trpo_fast.learner.normalise import ObservationNormaliser
 from trpo_fast.train.collect_host import HostCollector
-from trpo_fast.train.collect_tensor import TensorCollector
-from trpo_fast.train.rollout import EpisodeLog, Layout, Rollout
+from trpo_fast.train.rollout import Layout, Rollout
 
 
 class Scripted(Actor):

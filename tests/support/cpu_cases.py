@@ -12,11 +12,12 @@ import torch
 from cases import Case, every_shape, relative_error
 
 from trpo_fast import flat_params
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 from trpo_fast.backends.cpu import CpuOperator
+from trpo_fast.backends.registry import resolve
 from trpo_fast.core import reference
-from trpo_fast.core.problem import Operator, Problem, resolve
-from trpo_fast.core.surrogate import Batch
+from trpo_fast.core.batch import Batch
+from trpo_fast.core.problem import Operator, Problem
 from trpo_fast.policy.net import MLPPolicy
 from trpo_fast.updates.operator import make_problem
 
@@ -25,13 +26,13 @@ LEVELS = ("base", "avx2", "avx512", "amx")
 
 def instruction_sets() -> list[str]:
     """Those this CPU has; amx shares the float32 kernels of avx512."""
-    native = _native.module()
+    native = extension.module()
     if native is None:
         return []
     return list(LEVELS[: min(LEVELS.index(native.detected_isa()), 2) + 1])
 
 
-needs_native = pytest.mark.skipif(_native.module() is None, reason=_native.problem() or "-")
+needs_native = pytest.mark.skipif(extension.module() is None, reason=extension.problem() or "-")
 every_isa = pytest.mark.parametrize("isa", instruction_sets())
 
 

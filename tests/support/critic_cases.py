@@ -1,17 +1,12 @@
 """Critics and the rows they are fitted to."""
 
 from __future__ import annotations
-from collections.abc import Callable
-import pytest
+
 import torch
-from cases import HIDDEN
 from torch import Tensor
-from trpo_fast import BackendUnavailable, Gaussian, MLPPolicy
-from trpo_fast._base import extension as _native
-from trpo_fast.learner.actor_cpu import unavailable
-from trpo_fast.learner.critic import Critic
-from trpo_fast.learner.fits import NativeFit, ReferenceFit, Targets
-from trpo_fast.policy.net import ACTIVATIONS, flat_params
+
+from trpo_fast import Gaussian, MLPPolicy
+from trpo_fast.learner.fits import Targets
 
 
 def problem(rows: int = 600, obs_dim: int = 3) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from cuda_support import EMULATED, Emulator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trpo_fast.policy.net import Snapshot
+from trpo_fast.policy.flat import Snapshot
 from trpo_fast.updates import compiled as ops
 
 # Operators whose answer the host needs before it can go on.

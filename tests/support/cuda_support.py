@@ -15,7 +15,7 @@ from cases import Case
 from torch import Tensor
 
 from trpo_fast import Batch, MLPPolicy
-from trpo_fast._base import extension as _native
+from trpo_fast._base import extension
 from trpo_fast.backends import cuda as cuda_backend
 from trpo_fast.backends.cuda import CudaOperator
 from trpo_fast.backends.reference import ReferenceOperator
@@ -28,9 +28,9 @@ DEVICE = torch.device("cpu") if EMULATED else torch.device("cuda", 0)
 
 
 def why_not() -> str | None:
-    native = _native.module()
+    native = extension.module()
     if native is None:
-        return _native.problem()
+        return extension.problem()
     return None if "cuda" in native.families else "this build contains no CUDA kernels"
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trpo_fast.cli.main import main
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 SMALL: dict[str, Any] = {
     "num_envs": 2,

@@ -4,7 +4,6 @@ observation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,26 +14,16 @@ from torch import Tensor
 pytest.importorskip("gymnasium")
 
 import gymnasium
+from collect_cases import Scripted, collector, expected, transitions
 from envs_for_tests import Counting, Masked
 
 from trpo_fast.envs import tensor
 from trpo_fast.envs.actions import ActionMap
 from trpo_fast.envs.engines import make_host
-from trpo_fast.envs.gym.host import HostEnvs
-from trpo_fast.learner.actor import Actor, ActTensors
 from trpo_fast.learner.normalise import ObservationNormaliser
 from trpo_fast.train.collect_host import HostCollector
 from trpo_fast.train.collect_tensor import TensorCollector
-from trpo_fast.train.rollout import EpisodeLog, Layout, Rollout
-from collect_cases import Scripted, collector, expected, transitions
-
-
-
-
-
-
-
-
+from trpo_fast.train.rollout import EpisodeLog, Layout
 
 
 def vector(kind: str, envs: int) -> Any:

@@ -21,7 +21,7 @@ from small_runs import SMALL, parameters
 
 from trpo_fast import TRPO, evaluate
 from trpo_fast._base.seeds import USES, derive, derive_all
-from trpo_fast.policy.net import flat_params
+from trpo_fast.policy.flat import flat_params
 
 COPIES: dict[str, Any] = {**SMALL, "num_envs": 6, "engine": "sync"}
 

@@ -22,7 +22,7 @@ from trpo_fast import (
 from trpo_fast._base import choices
 from trpo_fast._base.options import UpdateOptions
 from trpo_fast._base.settings import Setting, declared
-from trpo_fast.core.problem import registry
+from trpo_fast.backends.registry import registry
 from trpo_fast.learner.critic import Critic
 from trpo_fast.train import rules
 from trpo_fast.train.config import Config, from_dict, groups, make_config

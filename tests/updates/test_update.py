@@ -9,7 +9,8 @@ import torch
 from cases import Case, few, poison, relative_error
 
 from trpo_fast import Batch, FisherOperator, flat_params, npg_update, pg_update, trpo_update
-from trpo_fast.core.problem import STATS, registry
+from trpo_fast.backends.registry import registry
+from trpo_fast.core.problem import STATS
 from trpo_fast.core.reference import line_search
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
+from .._base import extension
 from .._base.threads import kernel_threads
-from ..core.problem import STATS, Backend, Operator, Problem, UpdateConfig
+from ..core.problem import STATS, Operator, Problem, UpdateConfig
 from ..core.reference import Solution
 from ..core.surrogate import Evaluation
 from ..policy.net import MLPPolicy
+from .base import Backend
 from .native import NativeProblem, address, readable, refusal
 
 # The bfloat16 numbers that a float is split into, for the products with directions.
@@ -22,7 +23,7 @@ PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
 
 
 def _instruction_set() -> str:
-    native = _native.module()
+    native = extension.module()
     return "none" if native is None else str(native.selected_isa())
 
 
@@ -31,7 +32,7 @@ class CpuOperator(Operator):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        native = _native.module()
+        native = extension.module()
         assert native is not None
         self._inputs = NativeProblem(problem, self.theta)
         self._native = native.CpuOperator(
@@ -142,7 +143,7 @@ class CpuBackend(Backend):
     precisions = tuple(PLANES)
 
     def unavailable(self) -> str | None:
-        return _native.missing("cpu")
+        return extension.missing("cpu")
 
     def refuses_precision(self, precision: str) -> str | None:
         if PLANES.get(precision) and (isa := _instruction_set()) != "amx":

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
-from ..core.problem import STATS, Backend, BackendUnavailable, Operator, Problem, UpdateConfig
+from .._base import extension
+from ..core.problem import STATS, BackendUnavailable, Operator, Problem, UpdateConfig
 from ..core.reference import Solution
 from ..core.surrogate import Evaluation
-from ..policy.net import MLPPolicy, NetSpec
+from ..policy.net import MLPPolicy
+from ..policy.spec import NetSpec
+from .base import Backend
 from .native import NativeProblem, net_arguments, readable, refusal
 
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
@@ -51,10 +53,10 @@ def emulation_library() -> str:
 @functools.cache
 def connected() -> Any:
     """The native module with the kernels' table connected."""
-    native = _native.module()
+    native = extension.module()
     assert native is not None
     with explained():
-        native.cuda_connect(emulation_library() if _native.emulating() else "")
+        native.cuda_connect(emulation_library() if extension.emulating() else "")
     return native
 
 
@@ -92,9 +94,9 @@ def _plan(
     """The native plan, made once for a shape however often it is asked for. ``fvp_count`` 0: every
     row.
     """
-    native = _native.module()
+    native = extension.module()
     if native is None:
-        raise BackendUnavailable(_native.problem())
+        raise BackendUnavailable(extension.problem())
     return native.cuda_plan(
         **net_arguments(spec),
         rows=rows,
@@ -245,12 +247,12 @@ class CudaOperator(Operator):
 @functools.cache
 def _missing(emulating: bool) -> str | None:
     """Why there are no kernels to run; asked once, the probe takes a tenth of a millisecond."""
-    return _native.missing("cuda")
+    return extension.missing("cuda")
 
 
 def missing() -> str | None:
     """Why no CUDA kernel can run on this machine, as a sentence; None if they can."""
-    return _missing(_native.emulating())
+    return _missing(extension.emulating())
 
 
 @functools.cache
@@ -259,7 +261,7 @@ def wrong_arch(device: torch.device) -> str | None:
     native = connected()
     archs = native.build_info()["cuda_archs"]
     arch = native.cuda_limits(device_index(device))["arch"]
-    if _native.serves(archs, divmod(arch, 10)):
+    if extension.serves(archs, divmod(arch, 10)):
         return None
     return f"built for {archs}, which does not serve {device} (sm_{arch}); set TRPO_FAST_CUDA_ARCHS"
 
@@ -274,10 +276,10 @@ class CudaBackend(Backend):
         return missing()
 
     def refuses(self, problem: Problem) -> str | None:
-        why = refusal(problem, "cpu" if _native.emulating() else "cuda")
+        why = refusal(problem, "cpu" if extension.emulating() else "cuda")
         if why is None:
             with explained():
-                why = None if _native.emulating() else wrong_arch(problem.theta.device)
+                why = None if extension.emulating() else wrong_arch(problem.theta.device)
                 why = why or _plan_of(problem).refusal
         if why is None or "; " in why:  # the sentence already says what to do
             return why

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..core.problem import Problem
 from ..policy.heads import KINDS
-from ..policy.net import ACTIVATIONS, MLPPolicy, NetSpec
+from ..policy.net import ACTIVATIONS, MLPPolicy
+from ..policy.spec import NetSpec
 
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/shared/params.h
 MAX_FACTORS = 64

@@ -17,19 +17,16 @@ from torch import Tensor, nn
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
 from ..core.bad_values import Judged, found
+from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.modules import InvalidDistribution, ModuleFunction
-from ..core.problem import Backend, Operator, Problem
+from ..core.problem import Operator, Problem
 from ..core.reference import Activations, forward, jvp, metric, vjp
-from ..core.surrogate import (
-    Batch,
-    Evaluation,
-    evaluate_rows,
-    normalised_weights,
-    surrogate,
-    total_weight,
-)
+from ..core.surrogate import Evaluation, evaluate_rows, surrogate
 from ..policy.heads import Head
-from ..policy.net import MLPPolicy, NetSpec
+from ..policy.net import MLPPolicy
+from ..policy.spec import NetSpec
+from .base import Backend
+from .module import ModuleLinearization
 
 
 class Linearization(Protocol):
@@ -105,7 +102,6 @@ class ReferenceOperator(Operator):
         if self.module is None:
             assert isinstance(policy, MLPPolicy)
             return MLPLinearization(policy.spec, policy.head, theta, batch)
-        from .module import ModuleLinearization
 
         return ModuleLinearization(self.module, theta, batch)
 

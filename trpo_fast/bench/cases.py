@@ -14,9 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..core.surrogate import Batch
+from ..core.batch import Batch
+from ..policy.flat import flat_params
 from ..policy.heads import Categorical, Gaussian, Head
-from ..policy.net import MLPPolicy, flat_params
+from ..policy.net import MLPPolicy
 
 DAMPING = 0.1
 LOG_STD = -0.5

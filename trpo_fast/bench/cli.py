@@ -11,7 +11,7 @@ import torch
 
 from .._base.arguments import check_choice, check_number, integer
 from .._base.command_checks import check_size, working_device
-from ..core.problem import registry
+from ..backends.registry import registry
 from .cases import CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run

@@ -21,8 +21,9 @@ from ..learner.actor import ActTensors, ModuleActor
 from ..learner.actor_cpu import NativeActor, unavailable
 from ..learner.actor_cuda import CudaActor
 from ..learner.critic import Critic
+from ..policy.flat import write_params
 from ..policy.heads import Gaussian
-from ..policy.net import MLPPolicy, write_params
+from ..policy.net import MLPPolicy
 from .cases import Case, Workload, make_workload
 from .suite import Suite, Timed
 from .update_suites import make_setup

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.problem import registry
+from ..backends.registry import registry
 from .cases import Case, Workload
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..policy.net import flat_params, write_params
+from ..policy.flat import flat_params, write_params
 from ..updates.natural import trpo_update
 from ..updates.operator import FisherOperator
 from .cases import Case, Workload

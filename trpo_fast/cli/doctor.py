@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from .._base import extension as _native
+from .._base import extension
 from .._version import __version__
+from ..backends.registry import registry
 from ..bench.cases import CASES
-from ..core.problem import BackendUnavailable, registry
+from ..core.problem import BackendUnavailable
 from ..envs.workers.pool import start_method, usable_cores
 from .doctor_case import case_report, render_case
 
@@ -34,9 +35,9 @@ EXTRAS = {
 
 
 def _native_report() -> dict[str, Any]:
-    native = _native.module()
+    native = extension.module()
     if native is None:
-        return {"problem": _native.problem()}
+        return {"problem": extension.problem()}
     report = {"problem": "", "file": native.__file__, **native.build_info()}
     report["families"] = list(native.families)
     report["detected_isa"] = native.detected_isa()
@@ -50,9 +51,9 @@ def _native_report() -> dict[str, Any]:
 
 
 def _cuda_report() -> dict[str, Any]:
-    native = _native.module()
-    probe = native.cuda_probe() if native else {"problem": _native.problem(), "devices": []}
-    return {**probe, "emulated": _native.emulating()}
+    native = extension.module()
+    probe = native.cuda_probe() if native else {"problem": extension.problem(), "devices": []}
+    return {**probe, "emulated": extension.emulating()}
 
 
 def _missing(modules: tuple[str, ...]) -> list[str]:
@@ -73,7 +74,7 @@ def collect() -> dict[str, Any]:
         "workers": {"cores": usable_cores(), "start_method": start_method()},
         "native": _native_report(),
         "cuda": _cuda_report(),
-        "backends": _native.availability(),
+        "backends": extension.availability(),
         "precisions": _precisions(),
         "extras": {extra: {"missing": _missing(names)} for extra, names in EXTRAS.items()},
     }
@@ -126,7 +127,7 @@ def _device_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("CUDA device", f"none: {cuda['problem'].removeprefix('no CUDA device: ')}"))
     for index, device in enumerate(cuda["devices"]):
         text = (
-            f"{_native.describe_device(device)}, {device['multiprocessors']} multiprocessors, "
+            f"{extension.describe_device(device)}, {device['multiprocessors']} multiprocessors, "
             f"{device['shared_memory_optin'] // 1024} KiB shared memory a block, "
             f"{device['memory'] / 2**30:.0f} GiB"
         )
@@ -183,7 +184,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.case is not None:
-        if problem := _native.problem():
+        if problem := extension.problem():
             raise BackendUnavailable(f"--case needs the native code: {problem}")
         found = case_report(arguments.case, arguments.precision)
         print(json.dumps(found, indent=2) if arguments.json else render_case(found))

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
-from .._base import extension as _native
+from .._base import extension
+from ..backends.registry import registry
 from ..bench.cases import CASES, Case
-from ..core.problem import Problem, registry
-from ..core.surrogate import Batch
+from ..core.batch import Batch
+from ..core.problem import Problem
+from ..policy.flat import flat_params
 from ..policy.heads import Categorical, Gaussian
-from ..policy.net import MLPPolicy, NetSpec, flat_params
+from ..policy.net import MLPPolicy
+from ..policy.spec import NetSpec
 
 H200 = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
 
@@ -44,7 +47,7 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
 
 def _limits() -> dict[str, int] | None:
     """What a plan wants to know of the first CUDA device; None without one."""
-    native = _native.module()
+    native = extension.module()
     devices = native.cuda_probe()["devices"] if native else []
     if not devices:
         return None

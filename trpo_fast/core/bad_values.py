@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._base.arguments import fail
 from ..policy.heads import Head
-from .surrogate import Batch
+from .batch import Batch
 
 
 @dataclass(frozen=True)

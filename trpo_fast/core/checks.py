@@ -22,12 +22,13 @@ from .._base.arguments import check_tensor as check_tensor
 from .._base.arguments import fail as fail
 from .._base.options import UpdateSettings
 from .._base.settings import declared
-from ..policy.net import MLPPolicy, flat_params
+from ..policy.flat import flat_params
+from ..policy.net import MLPPolicy
 from ..policy.wrappers import unwrapped
 from .bad_values import Judged, raise_for
+from .batch import Batch
 from .modules import head_of
 from .problem import Problem, UpdateConfig
-from .surrogate import Batch
 
 UPDATE = declared(UpdateSettings)
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

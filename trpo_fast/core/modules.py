@@ -27,10 +27,11 @@ from torch.distributions import Distribution, Independent, Normal
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
 from ..policy.distributions import MultiCategoricalDistribution, SquashedNormal
+from ..policy.flat import every_parameter, trainable
 from ..policy.heads import MASKED, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
-from ..policy.net import MLPPolicy, every_parameter, trainable
+from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
-from .surrogate import Batch
+from .batch import Batch
 
 Params = Callable[[Tensor], tuple[Head, Tensor]]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from .._base.guards import outside_autocast, uninterrupted
 from ..policy.heads import Head
 from ..policy.net import MLPPolicy
+from .batch import Batch, normalised_weights, total_weight
 from .modules import ModuleFunction, Params
 from .problem import Problem
-from .surrogate import Batch, normalised_weights, total_weight
 
 _NUMBERS = 2**22  # of the Jacobians held at a time: 32 MB
 _ROWS = 256

@@ -1,31 +1,23 @@
-"""Backends: who computes, and the one place where that is decided.
+"""A problem, and the operator that computes it.
 
-A ``Problem`` is everything a backend needs to know, already checked. A ``Backend`` says whether it
-can serve a problem and makes an ``Operator``: the problem at one theta, with a method for each
-stage. ``Operator.update`` composes the stages; a backend that fuses them overrides it.
+A ``Problem`` is everything a backend needs to know, already checked. An ``Operator`` is the problem
+at one theta, with a method for each stage; ``Operator.update`` composes them, and a backend that
+fuses the stages overrides it.
 """
 
 from __future__ import annotations
 
 import abc
-import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
 
-from .._base import choices
-from .._base import extension as _native
-from .._base.arguments import check_choice
 from .._base.options import UpdateSettings
-from ..policy.net import MLPPolicy
-from ..policy.wrappers import tell_once
+from .batch import Batch
 from .reference import Solution, cg, line_search, step
-from .surrogate import Batch, Evaluation
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from .surrogate import Evaluation
 
 # Names of what an update reports and why it stopped: the orders of enum Stat and enum Reason in
 # csrc/shared/params.h.
@@ -51,9 +43,6 @@ REASONS = (
     "negative_curvature",
     "line_search_failed",
 )
-
-
-NAMES: tuple[str, ...] = get_args(choices.Backend)  # "auto" among them
 
 
 class BackendUnavailable(RuntimeError):
@@ -203,89 +192,3 @@ class Operator(abc.ABC):
         for name, applies in reversed(conditions):
             reason = torch.where(applies, REASONS.index(name), reason)
         return reason
-
-
-class Backend(abc.ABC):
-    """One way to compute. ``name`` is what the user passes."""
-
-    name: str
-    precisions: tuple[str, ...] = ("fp32",)
-
-    def unavailable(self) -> str | None:
-        """Why this backend cannot run on this machine, as a sentence; None if it can."""
-        return None
-
-    def refuses_precision(self, precision: str) -> str | None:
-        """Why this backend cannot compute so on this machine, as a sentence; None if it can."""
-        if precision not in self.precisions:
-            return f"precision={precision!r} is not among its {self.precisions}"
-        return None
-
-    @abc.abstractmethod
-    def refuses(self, problem: Problem) -> str | None:
-        """Why this backend cannot serve the problem, as a sentence; None if it can."""
-
-    @abc.abstractmethod
-    def operator(self, problem: Problem) -> Operator: ...
-
-
-@functools.cache
-def registry() -> dict[str, Backend]:
-    """Every backend, fastest first; ``auto`` takes the first that serves."""
-    from ..backends.cpu import CpuBackend
-    from ..backends.cuda import CudaBackend
-    from ..backends.module import AutogradBackend
-    from ..backends.reference import ReferenceBackend
-
-    every = (CpuBackend(), CudaBackend(), ReferenceBackend(), AutogradBackend())
-    return {backend.name: backend for backend in every}
-
-
-def backends() -> dict[str, str]:
-    """Each backend's name and "ok", or the sentence that says why it is not available."""
-    registered = {name: backend.unavailable() or "ok" for name, backend in registry().items()}
-    return {**_native.availability(), **registered}
-
-
-def resolve(name: str, problem: Problem) -> Backend:
-    """The backend that will serve; an explicit name is never replaced by another."""
-    known = registry()
-    check_choice("backend", name, NAMES)
-    if name != "auto":
-        reason = _why_not(known[name], problem)
-        if reason:
-            raise BackendUnavailable(f"backend={name!r} cannot serve: {reason}")
-        return known[name]
-    reasons = {}
-    for backend in known.values():
-        reasons[backend.name] = _why_not(backend, problem)
-        if reasons[backend.name] is None:
-            if _native.problem() and known["cpu"].refuses(problem) is None:
-                _native.warn_of_pure_python()
-            else:
-                _tell_of_reference(backend, problem, reasons)
-            return backend
-    why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
-    raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")
-
-
-def _tell_of_reference(
-    chosen: Backend, problem: Problem, reasons: Mapping[str, str | None]
-) -> None:
-    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy."""
-    if chosen.name != "reference" or not isinstance(problem.policy, MLPPolicy):
-        return
-    kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
-    tell_once(
-        problem.policy,
-        f"policy: backend='reference', plain PyTorch, serves it; backend={kernels!r} cannot: "
-        f"{reasons[kernels]}",
-    )
-
-
-def _why_not(backend: Backend, problem: Problem) -> str | None:
-    return (
-        backend.refuses_precision(problem.precision)
-        or backend.unavailable()
-        or backend.refuses(problem)
-    )

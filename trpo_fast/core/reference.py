@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..policy.heads import Head
-from ..policy.net import NetSpec
+from ..policy.spec import NetSpec
 
 
 class Activations(NamedTuple):

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
+from .._base import extension
 from .._base.threads import kernel_threads
 from ..backends.native import address, net_arguments, readable, too_large
 from ..core.checks import check_acting, check_tensor
-from ..policy.net import MLPPolicy, NetSpec, every_parameter, flat_params
+from ..policy.flat import every_parameter, flat_params
+from ..policy.net import MLPPolicy
+from ..policy.spec import NetSpec
 from .actor import Actor, ActTensors
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 def native_shape(spec: NetSpec) -> Any:
     """The kernels' description of a net."""
-    native = _native.module()
+    native = extension.module()
     assert native is not None
     return native.NetShape(**net_arguments(spec))
 
@@ -38,7 +40,7 @@ def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
     """What the kernels read and write of rows: tensors by the names of ``ActTensors``,
     and ``noise``. The caller keeps them alive.
     """
-    native = _native.module()
+    native = extension.module()
     assert native is not None
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     addresses = {name: tensor.data_ptr() for name, tensor in given.items()}
@@ -46,16 +48,16 @@ def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
 
 
 def _native_act(policy: MLPPolicy, critic: Any) -> Any:
-    native = _native.module()
+    native = extension.module()
     assert native is not None
     return native.Act(policy=native_shape(policy.spec), critic=native_shape(critic.net.spec))
 
 
 def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
     """Why the native call cannot serve this policy and critic; empty if it can."""
-    native = _native.module()
+    native = extension.module()
     if native is None:
-        return _native.problem()
+        return extension.problem()
     if "act" not in native.families:
         return "this build cannot act"
     return refused(policy, critic, "cpu")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
+from .._base import extension
 from ..backends.cuda import connected, current_stream, device_index, explained, missing
 from ..backends.native import readable
 from ..core.checks import check_acting, check_tensor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def unavailable(policy: MLPPolicy, critic: Any) -> str:
     """Why the kernels cannot act for this policy and critic; empty if they can."""
-    reason = missing() or refused(policy, critic, "cpu" if _native.emulating() else "cuda")
+    reason = missing() or refused(policy, critic, "cpu" if extension.emulating() else "cuda")
     if reason:
         return reason
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
+from .._base import extension
 from ..backends.cuda import connected, current_stream, device_index, explained, missing
 from ..backends.native import readable
 from ..core.problem import BackendUnavailable
@@ -13,7 +13,7 @@ from ..core.problem import BackendUnavailable
 
 def gae_refused(rewards: Tensor, *, insist: bool = False) -> str:
     """Why the kernel cannot serve these rewards, empty if it can; with ``insist``, raised."""
-    place = "cpu" if _native.emulating() else "cuda"
+    place = "cpu" if extension.emulating() else "cuda"
     reason = missing() or ""
     if not reason and (rewards.device.type, rewards.dtype) != (place, torch.float32):
         got = f"{rewards.dtype} on {rewards.device}"

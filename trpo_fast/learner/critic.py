@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._base import extension as _native
+from .._base import extension
 from .._base.choices import Backend, CriticMethod
 from .._base.guards import outside_autocast
 from .._base.options import CriticSettings, KernelSettings, PolicySettings
@@ -26,8 +26,9 @@ from .._base.threads import OneThread
 from ..backends.cuda import capturing
 from ..core import checks
 from ..core.problem import BackendUnavailable
+from ..policy.flat import every_parameter, flat_params, mark_written
 from ..policy.heads import Gaussian
-from ..policy.net import MLPPolicy, drawn_for, every_parameter, flat_params, mark_written
+from ..policy.net import MLPPolicy, drawn_for
 from ..policy.stock import output_departure
 from .actor_cpu import unavailable
 from .fits import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
@@ -236,7 +237,7 @@ class Critic(nn.Module):
 
     def _choose(self) -> str:
         """The key of FITS that serves; an explicit backend's, or none."""
-        native = _native.module()
+        native = extension.module()
         missing = native is not None and "critic" not in native.families
         reasons: dict[str, Callable[[], str]] = {
             "cpu": lambda: (

@@ -15,11 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
+from .._base import extension
 from .._base.choices import Backend
 from .._base.threads import kernel_threads
 from ..backends.native import readable
-from ..policy.net import MLPPolicy, flat_params, mark_written
+from ..policy.flat import flat_params, mark_written
+from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import native_shape
 
@@ -138,7 +139,7 @@ class NativeFit:
         return self._evaluate(g), g
 
     def _evaluate(self, g: Tensor | None) -> Tensor:
-        native = _native.module()
+        native = extension.module()
         assert native is not None
         loss = native.critic_loss(
             **self._rows,
@@ -149,7 +150,7 @@ class NativeFit:
         return _loss(loss)
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
-        native = _native.module()
+        native = extension.module()
         assert native is not None
         loss = native.critic_adam(
             **self._rows,

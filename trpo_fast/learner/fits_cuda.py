@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._base import extension as _native
+from .._base import extension
 from ..backends.cuda import connected, current_stream, device_index, explained, missing, plan
 from ..backends.native import address, readable
-from ..policy.net import MLPPolicy, flat_params, mark_written
+from ..policy.flat import flat_params, mark_written
+from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import native_shape, refused
 from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
@@ -22,7 +23,7 @@ _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
 
 def unavailable(net: MLPPolicy, method: str) -> str:
     """Why the kernels cannot fit this net by this method; empty if they can."""
-    reason = missing() or refused(net, None, "cpu" if _native.emulating() else "cuda")
+    reason = missing() or refused(net, None, "cpu" if extension.emulating() else "cuda")
     if reason:
         return reason
     index = device_index(next(net.parameters()).device)

@@ -2,4 +2,4 @@
 
 from .flat import flat_params as flat_params
 from .net import MLPPolicy as MLPPolicy
-from .net import NetSpec as NetSpec
+from .spec import NetSpec as NetSpec

@@ -1,21 +1,20 @@
 """What an ``MLPPolicy`` as it comes is made of, and in which way a given one departs from that.
 
 The reference's stages and the kernels compute from a policy's spec and its flat parameters alone,
-so they serve only a policy that departs in nothing. Any other one is run as a module.
+so they serve only a policy that departs in nothing. Any other one is run as a module. A policy here
+is an ``MLPPolicy``, whose class asks these functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as torch_module
 
 from .heads import Bernoulli, Categorical, Gaussian, Head, MultiCategorical, SquashedGaussian
-
-if TYPE_CHECKING:
-    from .net import MLPPolicy, NetSpec
+from .spec import NetSpec
 
 STOCK_HEADS = {Gaussian, SquashedGaussian, Categorical, MultiCategorical, Bernoulli}
 
@@ -41,7 +40,7 @@ def hooks_for_all_modules() -> str:
     return ""
 
 
-def own_forward(policy: MLPPolicy, stock: Mapping[str, Callable[..., Any]]) -> str:
+def own_forward(policy: Any, stock: Mapping[str, Callable[..., Any]]) -> str:
     """Why ``policy(obs)`` may be another distribution than ``head.distribution(
     distribution_params(obs))``, in words; empty if it cannot. ``stock`` holds MLPPolicy's methods.
     """
@@ -52,7 +51,7 @@ def own_forward(policy: MLPPolicy, stock: Mapping[str, Callable[..., Any]]) -> s
     return _altered("the policy", policy.__dict__)
 
 
-def departure(policy: MLPPolicy, stock: Mapping[str, Callable[..., Any]]) -> str:
+def departure(policy: Any, stock: Mapping[str, Callable[..., Any]]) -> str:
     """What of a policy its spec does not say, in words; empty if the spec says all."""
     if reason := own_forward(policy, stock):
         return reason

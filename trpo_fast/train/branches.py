@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,7 @@ from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
 from ..envs.tensor.base import TensorEnv
 from ..policy.heads import Head
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
+from .agent import Agent
 
 STATES = 8  # whose branches gymnasium's environments run side by side
 
@@ -43,13 +41,13 @@ def choose(head: Head, params: Tensor, noise: Tensor) -> Tensor:
     return head.mode(params - (-noise.clamp_min(tiny).log()).log())
 
 
-def _shown(agent: TRPO, raw: Tensor) -> Tensor:
+def _shown(agent: Agent, raw: Tensor) -> Tensor:
     raw = raw if agent.normaliser is None else agent.normaliser(raw)
     return raw.to(agent.device)
 
 
 def _watch(
-    agent: TRPO, times: Tensor, copies: Tensor, save: Callable[[Tensor], list[Any]]
+    agent: Agent, times: Tensor, copies: Tensor, save: Callable[[Tensor], list[Any]]
 ) -> list[Any]:
     """Save states as the path passes them: ``save`` those of the copies [M] that are wanted at a
     time. The list fills while the path is collected.
@@ -68,7 +66,7 @@ def _watch(
 class TensorRunner:
     """Branches of a tensor environment: all N K of them are copies of one larger environment."""
 
-    def __init__(self, agent: TRPO) -> None:
+    def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.env_seconds = 0.0
         if not isinstance(agent.envs, TensorEnv):
@@ -125,7 +123,7 @@ class TensorRunner:
 class HostRunner:
     """Branches of gymnasium environments: those of a few states at a time, each in its own copy."""
 
-    def __init__(self, agent: TRPO, width: int) -> None:
+    def __init__(self, agent: Agent, width: int) -> None:
         assert isinstance(agent.envs, HostEnvs)
         self.agent, self.width, self._path = agent, width, agent.envs
         self.env_seconds = 0.0

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,19 +16,17 @@ from .._base.extras import require
 from .._base.seeds import derive, derive_all
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
+from .agent import Agent
 from .episodes import Evaluation, Plan
 from .evaluate_tensors import evaluate_tensors
 from .parts import is_tensor_env
 from .predict import sampler
 
-if TYPE_CHECKING:
-    from .trainer import TRPO
-
 VIDEOS = (".gif", ".png", ".webp")
 
 
 def evaluate(
-    agent: TRPO,
+    agent: Agent,
     episodes: int = 10,
     *,
     deterministic: bool = True,
@@ -63,7 +61,7 @@ def evaluate(
     return found
 
 
-def _evaluate(agent: TRPO, plan: Plan, env: Any) -> tuple[Evaluation, int]:
+def _evaluate(agent: Agent, plan: Plan, env: Any) -> tuple[Evaluation, int]:
     """The episodes, and how many of them were cut."""
     source = agent.env_source if env is None else env
     if is_tensor_env(source) or (agent.config.engine == "tensor" and env is None):
@@ -85,7 +83,7 @@ def _evaluate(agent: TRPO, plan: Plan, env: Any) -> tuple[Evaluation, int]:
         envs.close()
 
 
-def _host_episodes(agent: TRPO, envs: HostEnvs, plan: Plan) -> tuple[Evaluation, int]:
+def _host_episodes(agent: Agent, envs: HostEnvs, plan: Plan) -> tuple[Evaluation, int]:
     share, cuts = plan.share(envs.num_envs), 0
     done: list[list[tuple[float, int]]] = [[] for _ in share]
     total, steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
@@ -117,7 +115,7 @@ def check_video(path: str | os.PathLike[str]) -> Path:
 
 
 def record_video(
-    agent: TRPO, path: str | os.PathLike[str], *, seed: int = 10_000, max_steps: int = 2000
+    agent: Agent, path: str | os.PathLike[str], *, seed: int = 10_000, max_steps: int = 2000
 ) -> float:
     """One episode as an animated image (.gif, .png, .webp); returns its return."""
     path = check_video(path)
@@ -151,7 +149,7 @@ def record_video(
     return total
 
 
-def _rendering(agent: TRPO) -> Any:
+def _rendering(agent: Agent) -> Any:
     """An environment such as the agent's that renders to arrays."""
     import inspect
 

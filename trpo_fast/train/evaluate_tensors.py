@@ -7,23 +7,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .._base.seeds import derive
 from ..envs import tensor
 from ..envs.tensor.protocol import check_environment, check_obs, check_step
+from .agent import Agent
 from .episodes import Evaluation, Plan
 from .parts import start_seed
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
 
 LOOK = 50  # steps on a device between looks at whether all are done
 
 
-def evaluate_tensors(agent: TRPO, source: Any, plan: Plan) -> tuple[Evaluation, int]:
+def evaluate_tensors(agent: Agent, source: Any, plan: Plan) -> tuple[Evaluation, int]:
     """The episodes of a tensor environment or of one by its name, and how many were cut."""
     if isinstance(source, str):
         env = tensor.make(source, plan.episodes, device=agent.device, **agent.env_options)
@@ -36,7 +34,7 @@ def evaluate_tensors(agent: TRPO, source: Any, plan: Plan) -> tuple[Evaluation, 
 
 
 @contextmanager
-def _borrowed(agent: TRPO, env: Any) -> Iterator[None]:
+def _borrowed(agent: Agent, env: Any) -> Iterator[None]:
     """Leave training's own environment as it was, or start its episodes anew."""
     own: Any = agent.envs
     if env is not own or not agent.started:
@@ -60,7 +58,7 @@ def _borrowed(agent: TRPO, env: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _play(agent: TRPO, env: Any, plan: Plan) -> tuple[Evaluation, int]:
+def _play(agent: Agent, env: Any, plan: Plan) -> tuple[Evaluation, int]:
     share = torch.tensor(plan.share(env.num_envs), device=env.device)
     slots = int(share.max())
     returns = torch.zeros(env.num_envs, slots, device=env.device)

@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from .._base import files
 from .._base.arguments import fail
 from .._base.seeds import derive
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
+from .agent import Agent
 
 Program = Callable[[dict[str, Tensor]], Tensor]
 
@@ -40,7 +38,7 @@ class Deployed(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, agent: TRPO) -> None:
+    def __init__(self, agent: Agent) -> None:
         super().__init__()
         import copy
 
@@ -73,7 +71,7 @@ class Single(nn.Module):
 
 
 def export(
-    agent: TRPO, path: str | os.PathLike[str], *, rows: int = 64, single: bool = False
+    agent: Agent, path: str | os.PathLike[str], *, rows: int = 64, single: bool = False
 ) -> Path:
     """Write the deterministic policy as ``.pt2`` or ``.onnx``, by the path's ending, and check it.
 
@@ -126,7 +124,7 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(wanted)
 
 
-def _observations(agent: TRPO, rows: int, generator: torch.Generator) -> Tensor:
+def _observations(agent: Agent, rows: int, generator: torch.Generator) -> Tensor:
     shape, kind = (rows, agent.policy.spec.widths[0]), torch.float32
     obs = torch.randn(shape, dtype=kind, device="cpu", generator=generator)
     if agent.normaliser is not None:  # observations of the size that the policy knows

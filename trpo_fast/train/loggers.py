@@ -16,13 +16,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from .._base.arguments import check_count
-
-if TYPE_CHECKING:
-    from .trainer import TRPO, Record
-
+from .agent import Agent
+from .record import Record
 
 TITLES = 40  # lines between the titles of the columns
 
@@ -47,7 +45,7 @@ class ConsoleLogger:
         self.first: int | None = None
         self.lines = 0
 
-    def __call__(self, agent: TRPO, record: Record) -> None:
+    def __call__(self, agent: Agent, record: Record) -> None:
         """Show an update."""
         if self.first is None:  # a resumed run starts above zero
             self.first = agent.steps - record["collected"]
@@ -186,7 +184,7 @@ class CsvLogger:
         self.file = LogFile(Path(directory) / "progress.csv")
         self.columns = _columns_of(self.file.path)
 
-    def __call__(self, agent: TRPO, record: Record) -> None:
+    def __call__(self, agent: Agent, record: Record) -> None:
         """Write an update down."""
         text = io.StringIO(newline="")
         rows = csv.writer(text)
@@ -214,7 +212,7 @@ class JsonLogger:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.file = LogFile(Path(directory) / "progress.jsonl")
 
-    def __call__(self, agent: TRPO, record: Record) -> None:
+    def __call__(self, agent: Agent, record: Record) -> None:
         """Write an update down."""
         self.file.write(json.dumps({name: _finite(value) for name, value in record.items()}) + "\n")
 
@@ -235,7 +233,7 @@ class TensorBoardLogger:
 
         self.writer = SummaryWriter(str(directory))
 
-    def __call__(self, agent: TRPO, record: Record) -> None:
+    def __call__(self, agent: Agent, record: Record) -> None:
         """Write an update down."""
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value):
@@ -253,7 +251,7 @@ class Loggers:
     def __init__(self, *loggers: Any) -> None:
         self.loggers = list(loggers)
 
-    def __call__(self, agent: TRPO, record: Record) -> None:
+    def __call__(self, agent: Agent, record: Record) -> None:
         """Pass an update on to every logger."""
         for logger in self.loggers:
             logger(agent, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,19 +14,18 @@ from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
 from ..envs.tensor.protocol import check_environment, is_tensor_env, same_place
-from ..learner import actor_cuda as cuda_actor
+from ..learner import actor_cuda
 from ..learner.actor import Actor, ModuleActor
 from ..learner.actor_cpu import NativeActor, unavailable
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
-from ..policy.net import MLPPolicy, drawn_for, head_for_space
+from ..policy.net import MLPPolicy, drawn_for
+from ..policy.spaces import head_for_space
+from .agent import Agent
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
 from .rollout import Layout
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
 
 
 def check_tensors(env: Any) -> None:
@@ -59,7 +58,7 @@ def pick_device(config: Config, env: Any) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def start_seed(agent: TRPO) -> Any:
+def start_seed(agent: Agent) -> Any:
     """What the environments are reset with, anew in every restart: a seed for each copy, or one
     for all where they share a generator.
     """
@@ -159,7 +158,7 @@ def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torc
     )
 
 
-def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
+def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     """The collector for the agent's environments, with buffers on the device where they live."""
     config, envs, policy = agent.config, agent.envs, agent.policy
     observations, actions = spaces_of(envs)
@@ -184,20 +183,20 @@ def make_collector(agent: TRPO) -> HostCollector | TensorCollector:
     return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
 
 
-def make_scaler(agent: TRPO) -> RewardScaler | None:
+def make_scaler(agent: Agent) -> RewardScaler | None:
     config = agent.config
     if not config.normalize_rewards:
         return None
     return RewardScaler(config.num_envs, config.gamma, device=agent.collector.layout.device)
 
 
-def make_actor(agent: TRPO, normaliser: ObservationNormaliser | None) -> Actor:
+def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
     policy, critic, backend = agent.policy, agent.critic, agent.config.backend
     if backend in ("auto", "cpu") and not unavailable(policy, critic):
         return NativeActor(policy, critic, agent.generator, normaliser=normaliser)
-    if backend == "cuda" or (backend == "auto" and not cuda_actor.unavailable(policy, critic)):
-        return cuda_actor.CudaActor(policy, critic, agent.generator, normaliser=normaliser)
+    if backend == "cuda" or (backend == "auto" and not actor_cuda.unavailable(policy, critic)):
+        return actor_cuda.CudaActor(policy, critic, agent.generator, normaliser=normaliser)
     return ModuleActor(policy, critic, agent.generator)

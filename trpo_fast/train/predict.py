@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor
 from .._base.arguments import fail
 from .._base.seeds import derive
 from ..core.checks import all_finite
+from .agent import Agent
 from .parts import spaces_of
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
 
 
 @torch.no_grad()
-def predict(agent: TRPO, obs: Any, *, deterministic: bool, action_mask: Any) -> np.ndarray | Tensor:
+def predict(
+    agent: Agent, obs: Any, *, deterministic: bool, action_mask: Any
+) -> np.ndarray | Tensor:
     """The action for one observation, or one for each of a batch, in the environment's units."""
     rows, single = _rows(agent, obs)
     if agent.normaliser is not None:  # it lives where rollouts do, the policy may not
@@ -41,7 +41,7 @@ def sampler(seed: int, device: torch.device, use: str = "predict") -> torch.Gene
     return torch.Generator(device).manual_seed(derive(seed, use))
 
 
-def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
+def _rows(agent: Agent, obs: Any) -> tuple[Tensor, bool]:
     """Observations [N, O] as float32, and whether it was one without a batch around it."""
     if isinstance(obs, dict):
         raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
@@ -64,7 +64,7 @@ def _rows(agent: TRPO, obs: Any) -> tuple[Tensor, bool]:
     return rows.reshape(-1, dim), single
 
 
-def _mask(agent: TRPO, given: Any, rows: int) -> Tensor:
+def _mask(agent: Agent, given: Any, rows: int) -> Tensor:
     """Allowed choices [N, Z] on the policy's device."""
     head = agent.policy.head
     if not head.maskable:

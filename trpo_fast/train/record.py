@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .trainer import TRPO
+from .agent import Agent
 
 Record = dict[str, Any]  # what one update reports; the names are the columns of the logs
 
 
-def progress(agent: TRPO) -> Record:
+def progress(agent: Agent) -> Record:
     """How far an agent is, and the means of its last episodes."""
     returns, lengths = agent.recent_returns, agent.recent_lengths
     return {

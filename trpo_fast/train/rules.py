@@ -7,11 +7,13 @@ from typing import Any, cast
 import torch
 
 from .._base.options import UpdateOptions
-from ..core.problem import resolve
-from ..core.surrogate import Batch
+from ..backends.registry import resolve
+from ..core.batch import Batch
 from ..policy.net import MLPPolicy
-from ..updates.natural import OPTIONS, UpdateInfo, npg_update, trpo_update, update_problem
-from ..updates.penalty import Penalty, kl_penalty_update, pg_update
+from ..updates.first_order import pg_update
+from ..updates.info import UpdateInfo
+from ..updates.natural import OPTIONS, npg_update, trpo_update, update_problem
+from ..updates.penalty import Penalty, kl_penalty_update
 from .config import Config
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .._base.extras import require
+from ..policy.net import MLPPolicy
 from . import checkpoint
+from .agent import Agent
 from .config import from_dict
 from .parts import env_name, start_seed
 from .state_checks import (
@@ -20,12 +23,10 @@ from .state_checks import (
 )
 from .trust import check_imports_nothing, check_options
 
-if TYPE_CHECKING:
-    from ..policy.net import MLPPolicy
-    from .trainer import TRPO
+AgentT = TypeVar("AgentT", bound=Agent)
 
 
-def pack(agent: TRPO) -> dict[str, Any]:
+def pack(agent: Agent) -> dict[str, Any]:
     """Everything that training goes on from."""
     normaliser, scaler = agent.normaliser, agent.reward_scaler
     return {
@@ -48,7 +49,7 @@ def pack(agent: TRPO) -> dict[str, Any]:
     }
 
 
-def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
+def unpack(agent: Agent, tree: dict[str, Any]) -> None:
     """Bring a fresh agent of the same config to a packed state."""
     check_module("policy", tree["policy"], agent.policy)
     agent.policy.load_state_dict(tree["policy"])
@@ -86,14 +87,14 @@ def unpack(agent: TRPO, tree: dict[str, Any]) -> None:
 
 
 def restore(
-    kind: type[TRPO],
+    make: Callable[..., AgentT],
     path: str | os.PathLike[str],
     env: Any,
     device: str | None,
     trust_env: bool,
     policy: MLPPolicy | None,
     env_options: dict[str, Any] | None,
-) -> TRPO:
+) -> AgentT:
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
     gymnasium = require("gymnasium", "TRPO", "train")
     tree = checkpoint.load(path)
@@ -120,7 +121,7 @@ def restore(
             if not trust_env:
                 check_options(env_options)
         config = from_dict(values | ({"device": device} if device else {}))
-        agent = kind(
+        agent = make(
             config.env if env is None else env,
             config=config,
             policy=policy,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from .._base.arguments import check_array, check_count, check_number, fail
 from ..envs.engines import Wanted
 from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
+from .agent import Agent
 
 MOST = 2**53  # of anything that is counted: a float64 holds each number up to it
 
@@ -73,7 +71,7 @@ def check_recent(recent: Any, most: int) -> None:
         check_counter("recent length", value, least=1)
 
 
-def check_trial(agent: TRPO) -> None:
+def check_trial(agent: Agent) -> None:
     """The policy samples actions of finite probability where the environments stand, and the critic
     values these states.
     """
@@ -97,7 +95,7 @@ def check_trial(agent: TRPO) -> None:
     raise fail("policy", "finite probabilities and values in the saved states", "others")
 
 
-def check_env_states(agent: TRPO, states: Any) -> None:
+def check_env_states(agent: Agent, states: Any) -> None:
     """An environment of the same id steps and resets from each saved state. It is another one, so
     that those which train are left as they are.
     """

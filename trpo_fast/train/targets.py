@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .._base.arguments import fail
-from ..core.surrogate import Batch
+from ..core.batch import Batch
 from ..learner import advantage
+from .agent import Agent
 from .rollout import Rollout
 
 LARGE = 1e12  # of smaller rewards it takes a million to make such returns
 
-if TYPE_CHECKING:
-    from .trainer import TRPO
 
-
-def estimate(agent: TRPO, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
+def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     """(batch of N transitions, the critic's targets [N], its predictions [N]) on the policy's
     device.
     """

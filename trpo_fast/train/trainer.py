@@ -21,14 +21,13 @@ from torch import Tensor
 from .._base.arguments import check_count, check_number
 from .._base.seeds import derive
 from .._base.threads import OneThread
-from ..core.surrogate import Batch
+from ..core.batch import Batch
 from ..learner import advantage
 from ..learner.critic import CriticInfo
-from ..learner.normalise import ObservationNormaliser
 from ..policy.net import MLPPolicy
-from ..updates.natural import UpdateInfo
-from . import checkpoint
-from . import parts as setup
+from ..updates.info import UpdateInfo
+from . import checkpoint, parts
+from .agent import Agent
 from .config import Config
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
@@ -47,7 +46,7 @@ WINDOW = 100  # episodes that the reported mean return is over
 Callback = Callable[["TRPO", Record], bool | None]
 
 
-class TRPO:
+class TRPO(Agent):
     """An agent: a policy, a critic, environments, and everything a checkpoint holds.
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
@@ -65,33 +64,28 @@ class TRPO:
         **settings: Any,
     ) -> None:
         check_agent(env, more)
-        setup.check_tensors(env)
+        parts.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
         self.config = config = settle(env, config, policy, settings)
-        self.device = setup.pick_device(config, env)
+        self.device = parts.pick_device(config, env)
         torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
         exploration = derive(config.seed, "exploration")
         self.generator = torch.Generator(self.device).manual_seed(exploration)
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
-        self.envs = setup.make_envs(env, config, self.device, self.env_options)
-        self.policy = policy or setup.make_policy(self.envs, config, self.device)
-        setup.check_fits(self.policy, self.envs, config, self.device)
-        self.critic = setup.make_critic(self.envs, config, self.device)
-        self.collector = setup.make_collector(self)
+        self.envs = parts.make_envs(env, config, self.device, self.env_options)
+        self.policy = policy or parts.make_policy(self.envs, config, self.device)
+        parts.check_fits(self.policy, self.envs, config, self.device)
+        self.critic = parts.make_critic(self.envs, config, self.device)
+        self.collector = parts.make_collector(self)
         self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
-        self.reward_scaler = setup.make_scaler(self)
-        self.recent_returns: deque[float] = deque(maxlen=WINDOW)
-        self.recent_lengths: deque[int] = deque(maxlen=WINDOW)
+        self.reward_scaler = parts.make_scaler(self)
+        self.recent_returns = deque(maxlen=WINDOW)
+        self.recent_lengths = deque(maxlen=WINDOW)
         self.started = False
-        self.backend: str = config.backend  # of the last update, once there was one
+        self.backend = config.backend  # of the last update, once there was one
         self.vine = Vine(self) if config.sampling == "vine" else None
         self.sampler = sampler(config.seed, self.device)  # of predict, which trains nothing
-
-    @property
-    def normaliser(self) -> ObservationNormaliser | None:
-        """Running mean and deviation of the observations; None where they are taken as they are."""
-        return self.collector.normaliser
 
     def __repr__(self) -> str:
         config = self.config
@@ -190,11 +184,6 @@ class TRPO:
             **Times(begin, collected, updated, end, env_seconds).as_dict(steps),
         }
 
-    @property
-    def asynchronous(self) -> bool:
-        """Whether rollouts are computed on a device while the host goes on."""
-        return self.collector.asynchronous and self.vine is None
-
     def collect(self, *, wait: bool = True) -> Rollout:
         """The next rollout. Its steps are counted; so are its episodes, unless ``wait=False`` and
         they are still being computed on a device.
@@ -246,7 +235,7 @@ class TRPO:
     def start(self) -> None:
         """Reset the environments, once."""
         if not self.started:
-            self.collector.start(setup.start_seed(self))
+            self.collector.start(parts.start_seed(self))
             self.started = True
 
     def reached(self, target_return: float | None) -> bool:
@@ -295,7 +284,3 @@ class TRPO:
         from .export import export
 
         export(self, path, single=single)
-
-    def close(self) -> None:
-        """End the environments (worker processes, windows)."""
-        self.collector.close()

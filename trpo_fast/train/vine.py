@@ -14,19 +14,17 @@ A small action set is summed exactly, sum_a pi_theta(a | s_n) Q(s_n, a), as rows
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.surrogate import Batch
+from ..core.batch import Batch
 from ..learner.advantage import normalise
+from .agent import Agent
 from .branches import HostRunner, TensorRunner, check_states
 from .collect_host import HostCollector
 from .rollout import Rollout
-
-if TYPE_CHECKING:
-    from .trainer import TRPO
 
 EXACT = 8  # action sets up to this size are summed exactly
 
@@ -53,7 +51,7 @@ class Branches:
 class Vine:
     """Collects a path and its branches for an agent; environments must have a state adapter."""
 
-    def __init__(self, agent: TRPO) -> None:
+    def __init__(self, agent: Agent) -> None:
         check_states(agent.collector.unsupported())
         if agent.config.normalize_rewards:
             raise ValueError("normalize_rewards: expected false with sampling='vine', got true")

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from .._base.options import KernelSettings, UpdateSettings
+from ..backends.registry import resolve
 from ..core import checks
-from ..core.problem import STATS, Operator, Problem, resolve
-from ..core.surrogate import Batch
+from ..core.batch import Batch
+from ..core.problem import STATS, Operator, Problem
 from ..policy.heads import KINDS, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
 from ..policy.net import ACTIVATIONS, MLPPolicy
 from .operator import make_problem

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._base import extension as _native
+from .._base import extension
 from .._base.arguments import describe
 from .._base.choices import Backend, FisherKind, KlReduction, Precision
 from .._base.options import KernelSettings, UpdateSettings
 from .._base.settings import declared
+from ..backends.registry import resolve
 from ..core import checks
-from ..core.problem import Operator, Problem, resolve
-from ..core.surrogate import Batch
-from ..policy.net import Snapshot
+from ..core.batch import Batch
+from ..core.problem import Operator, Problem
+from ..policy.flat import Snapshot
 
 UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
 
@@ -68,7 +69,7 @@ def make_problem(
         reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
         fisher=fisher,
         fvp_rows=checks.check_fvp_rows(
-            fvp_rows, theta, len(batch), look=sync or not _native.asynchronous(theta.device)
+            fvp_rows, theta, len(batch), look=sync or not extension.asynchronous(theta.device)
         ),
         chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
         precision=KERNELS["precision"].check(precision),

@@ -1,6 +1,6 @@
 """The first-order and penalised updates: plain policy gradient, and surrogate - lambda KL.
 
-They are composed from a backend's stages; ``_Report`` keeps the promise that a step which is not
+They are composed from a backend's stages; ``Report`` keeps the promise that a step which is not
 accepted leaves every bit of the parameters as it was.
 """
 
@@ -10,26 +10,29 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Unpack
 
-from .._base import extension as _native
+from .._base import extension
 from .._base.choices import Backend, PenaltyInner, PenaltyRule
-from .._base.guards import outside_autocast, uninterrupted
+from .._base.guards import outside_autocast
 from .._base.options import (
-    GradientSettings,
     KernelSettings,
     PenaltySettings,
     UpdateOptions,
     UpdateSettings,
 )
 from .._base.settings import declared
+from ..backends.registry import resolve
 from ..core import checks
+from ..core.batch import Batch, total_weight
 from ..core.modules import functional_params
-from ..core.problem import REASONS, STATS, Operator, Problem, UpdateConfig, resolve
-from ..core.surrogate import Batch, Evaluation, evaluate_rows, total_weight
-from ..policy.net import mark_written, trainable
-from .natural import GRADIENT, UpdateInfo, finish, update_problem
+from ..core.problem import UpdateConfig
+from ..core.surrogate import evaluate_rows
+from ..policy.flat import mark_written
+from .info import UpdateInfo
+from .natural import finish, update_problem
+from .report import Report
 
 PENALTY = declared(PenaltySettings)
 
@@ -132,7 +135,7 @@ def kl_penalty_update(
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
     g, before = operator.gradient()
-    report = _Report(operator, g, before)
+    report = Report(operator, g, before)
     if inner == "natural":
         _penalised_natural(report, penalty.value, search)
     else:
@@ -146,89 +149,7 @@ def kl_penalty_update(
     return info
 
 
-def pg_update(
-    policy: nn.Module,
-    batch: Batch,
-    *,
-    learning_rate: float = GradientSettings.pg_learning_rate,
-    max_grad_norm: float | None = GradientSettings.pg_max_grad_norm,
-    optimizer: torch.optim.Optimizer | None = None,
-    sync: bool = True,
-    backend: Backend = KernelSettings.backend,
-    **options: Unpack[UpdateOptions],
-) -> UpdateInfo:
-    """Plain policy gradient: theta <- theta + learning_rate g, or one step of ``optimizer`` on the
-    policy's parameters.
-
-    Other parameters of the optimiser stay, whatever their gradients. A gradient that no update can
-    use reaches the optimiser as zeros: NaN would stay in its moments.
-    """
-    learning_rate = GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
-    max_grad_norm = GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
-    problem = update_problem(policy, batch, 0.0, options, sync)
-    if optimizer is not None:
-        checks.check_optimizer(policy, optimizer)
-    chosen = resolve(backend, problem)
-    operator = chosen.operator(problem)
-    g, before = operator.gradient()
-    if max_grad_norm is not None:
-        g = g * (max_grad_norm / g.norm().clamp_min(max_grad_norm))
-    report = _Report(operator, g, before)
-    if optimizer is None:
-        report.propose(operator.theta + learning_rate * g, learning_rate)
-    else:
-        usable = torch.where(report.reason == 0, g, 0.0)
-        report.propose(_optimizer_step(problem.policy, problem, usable, optimizer), 1.0)
-    mark_written(problem.policy)
-    return finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
-
-
-class _Report:
-    """Statistics of an update composed from stages; writes theta once a proposal is accepted."""
-
-    def __init__(self, operator: Operator, g: Tensor, before: Evaluation) -> None:
-        self.operator, self.g, self.before = operator, g, before
-        self.after = before
-        zero = torch.zeros((), dtype=torch.float64, device=g.device)
-        self.values = {name: zero for name in STATS}
-        self.values["gradient_norm"] = g.double().norm()
-        reason = torch.where((g == 0).all(), REASONS.index("zero_gradient"), 0)
-        reason = torch.where(torch.isfinite(g).all(), reason, REASONS.index("non_finite"))
-        self.reason = torch.where(operator.bad_values(), REASONS.index("bad_values"), reason)
-
-    def fail(self, reason: str, where: Tensor) -> None:
-        """Record a reason unless a worse one stands."""
-        self.reason = torch.where((self.reason == 0) & where, REASONS.index(reason), self.reason)
-
-    def propose(self, theta: Tensor, step_size: float | Tensor) -> None:
-        """Take theta if nothing has failed and the policy it gives is finite."""
-        after = self.operator.evaluate(theta)
-        finite = (
-            torch.isfinite(theta).all() & torch.isfinite(after.kl) & torch.isfinite(after.surrogate)
-        )
-        self.fail("non_finite", ~finite)
-        self.settle(theta, step_size)
-
-    def settle(self, theta: Tensor, step_size: float | Tensor) -> None:
-        accepted = self.reason == 0
-        theta = torch.where(accepted, theta, self.operator.theta)
-        self.after = self.operator.evaluate(theta)
-        self.operator.problem.theta.copy_(theta)
-        if not isinstance(step_size, Tensor):  # filled on the device: a copy to it would wait
-            step_size = torch.full_like(self.values["gradient_norm"], step_size)
-        self.values["step_size"] = torch.where(accepted, step_size.double(), 0.0)
-
-    def stats(self) -> Tensor:
-        values = dict(self.values)
-        values["reason"] = self.reason
-        values["kl"], values["max_state_kl"] = self.after.kl, self.after.max_kl
-        values["surrogate_before"] = self.before.surrogate
-        values["surrogate_after"] = self.after.surrogate
-        values["entropy"] = self.after.entropy
-        return torch.stack([values[name].double() for name in STATS])
-
-
-def _penalised_natural(report: _Report, multiplier: float, search: UpdateConfig) -> None:
+def _penalised_natural(report: Report, multiplier: float, search: UpdateConfig) -> None:
     operator, ratio, steps = report.operator, search.backtrack_ratio, search.backtrack_steps
     solution = operator.solve(report.g, search.cg_iterations, search.cg_tol)
     finite = torch.isfinite(solution.x).all() & torch.isfinite(solution.first_curvature)
@@ -246,7 +167,7 @@ def _penalised_natural(report: _Report, multiplier: float, search: UpdateConfig)
         good = ~found & better & torch.isfinite(after.kl)
         chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
         found = found | good
-        if not _native.asynchronous(chosen.device) and bool(found):
+        if not extension.asynchronous(chosen.device) and bool(found):
             break
     report.fail("line_search_failed", ~found)
     report.values["backtracks"] = used
@@ -255,7 +176,7 @@ def _penalised_natural(report: _Report, multiplier: float, search: UpdateConfig)
 
 @outside_autocast
 @torch.enable_grad()
-def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rate: float) -> None:
+def _penalised_adam(report: Report, multiplier: float, steps: int, learning_rate: float) -> None:
     """Full-batch Adam on surrogate - lambda KL by autograd; the result counts only if it is finite
     and better.
     """
@@ -285,34 +206,3 @@ def _penalised_adam(report: _Report, multiplier: float, steps: int, learning_rat
     better = after.surrogate - multiplier * after.kl > report.before.surrogate
     report.fail("line_search_failed", ~better | ~torch.isfinite(after.kl))
     report.propose(chosen, learning_rate)
-
-
-@uninterrupted
-def _optimizer_step(
-    policy: nn.Module, problem: Problem, g: Tensor, optimizer: torch.optim.Optimizer
-) -> Tensor:
-    """Where the optimiser would take the policy [P]. The parameters are put back where they lay
-    until the step is accepted; the caller's gradients, which it does not see, for good.
-    """
-    before, parameters, offset = problem.theta.clone(), trainable(policy), 0
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = [(p, p.grad) for p in (*held, *parameters)]
-    memory = [p.detach() for p in parameters]
-    try:
-        for p in held:
-            p.grad = None
-        for p in parameters:
-            p.grad = -g[offset : offset + p.numel()].view_as(p)
-            offset += p.numel()
-        optimizer.step()
-        found = torch.cat([p.detach().reshape(-1) for p in parameters]).to(before)
-        if found.shape != before.shape:
-            raise checks.fail("optimizer", "a step that keeps the policy's size", "another size")
-        return found
-    finally:
-        for p, lay in zip(parameters, memory, strict=True):
-            if (p.data_ptr(), p.stride()) != (lay.data_ptr(), lay.stride()):
-                p.data = lay
-        problem.theta.copy_(before)
-        for p, gradient in gradients:
-            p.grad = gradient

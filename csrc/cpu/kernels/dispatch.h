@@ -1,7 +1,7 @@
 // The kernels for the instruction set in use (features.h).
 #pragma once
-#include "cpu/runtime/features.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/runtime/features.h"
 
 namespace trpo_fast::cpu {
 

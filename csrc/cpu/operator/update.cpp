@@ -2,8 +2,8 @@
 // end, if a step was accepted. bad_values: whether bad_values.h has something against a row.
 #include <cmath>
 
-#include "shared/bad_values.h"
 #include "cpu/operator/operator.h"
+#include "shared/bad_values.h"
 
 namespace trpo_fast::cpu {
 namespace {

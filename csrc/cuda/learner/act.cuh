@@ -5,7 +5,7 @@
 // nothing but the observations, so policy and critic run side by side.
 #pragma once
 #include "cuda/learner/act.h"
-#include "cuda/api.h"
+#include "cuda/learner/calls.h"
 #include "cuda/resident/forward.cuh"
 
 namespace trpo_fast::cuda {

@@ -1,7 +1,7 @@
 // What the critic's fits share: their arguments, a block's view of memory, and one pass over a set of
 // rows, its loss and the block's partial of its gradient. The stages are the update's.
 #pragma once
-#include "cuda/api.h"
+#include "cuda/learner/calls.h"
 #include "cuda/resident/resident.cuh"
 
 namespace trpo_fast::cuda {

@@ -6,7 +6,7 @@
 // last to the first by doubling, so a round covers many steps at once. Rounds go from the end of the
 // rollout to its beginning. The order depends on T, E and the lanes alone.
 #pragma once
-#include "cuda/api.h"
+#include "cuda/learner/calls.h"
 #include "cuda/prims/reduce.cuh"
 
 namespace trpo_fast::cuda {

@@ -1,6 +1,6 @@
 // Host entries of the kernels beside the update's: acting, advantages, the critic's fit.
 #pragma once
-#include "cuda/api.h"
+#include "cuda/learner/calls.h"
 #include "cuda/prims/dev.h"
 
 namespace trpo_fast::cuda {

@@ -1,8 +1,8 @@
 // Stage forward: rows of observations into a tile, and h_l = act(W_l h_{l-1} + b_l) through it.
 #pragma once
-#include "shared/bad_values.h"
 #include "cuda/resident/activation.cuh"
 #include "cuda/resident/split.cuh"
+#include "shared/bad_values.h"
 
 namespace trpo_fast::cuda {
 namespace {

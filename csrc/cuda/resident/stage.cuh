@@ -6,10 +6,10 @@
 // rows is read without bank conflict and quads of activations are broadcasts. All accumulation is
 // fp32, along k in order.
 #pragma once
-#include "cuda/resident/config.h"
 #include "cuda/prims/copy.cuh"
 #include "cuda/prims/grid_sync.cuh"
 #include "cuda/prims/reduce.cuh"
+#include "cuda/resident/config.h"
 #include "shared/heads.h"
 
 #if defined(__CUDACC__)

@@ -1,0 +1,25 @@
+// What one launch of the update's kernels is asked for: a product, a solve, a gradient, an evaluation
+// or a whole update.
+#pragma once
+#include "cuda/resident/config.h"
+
+namespace trpo_fast::cuda {
+
+struct ResidentCall {
+  int device;
+  void* stream;
+  Plan plan;      // of make_plan for these shapes and this device
+  FvpParams fvp;  // net, theta, rows, fvp_rows, damping, kl_scale
+  int columns;    // right-hand sides K
+  const float* in;
+  float* out;
+  double* stats;
+  void* scratch;  // plan.scratch.total bytes, 256-byte aligned, any contents
+  CgParams cg;
+  bool atomics;  // fast mode of the solve: one grid barrier per product, bits may differ
+  SearchParams search;
+  float learning_rate;  // npg with a fixed rate; not positive: the KL-normalised step
+  float* theta_out;     // [P], may be fvp.theta: written only on acceptance
+};
+
+}  // namespace trpo_fast::cuda
