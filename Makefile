@@ -13,7 +13,7 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build test lint format train check-cuda bench clean
+.PHONY: help venv install build emulation test lint format train check-cuda bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,7 +34,10 @@ install: $(STAMP)  ## install the pinned dependencies and the package, editable,
 build: install  ## rebuild what changed under csrc (TRPO_FAST_CUDA=0|1|auto)
 	$(PY) setup.py -q build_ext --inplace
 
-test: build  ## run every test
+emulation: install  ## build the CUDA kernels for the host, for TRPO_FAST_EMULATE=1
+	$(PY) tests/emulation/build.py library
+
+test: build emulation  ## run every test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --durations=10 tests
 
 lint: install  ## ruff, mypy, clang-format
@@ -54,7 +57,7 @@ train: build  ## train CartPole from end to end
 check-cuda: export TRPO_FAST_CUDA = 1
 check-cuda: build  ## hold registers, spills and instructions of the CUDA kernels to their budget
 	$(PY) -m pip install -q -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
-	$(PY) tests/cuda/check_cuda.py
+	$(PY) tests/support/check_cuda.py
 
 bench: build  ## run the benchmark suites
 	$(PY) -m pytest benchmarks/bench_*.py --benchmark-enable --benchmark-only

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from trpo_fast.bench import CASES, make_workload, opponents
+from trpo_fast.bench import CASES, make_workload
 from trpo_fast.bench.suites import GROUPS, SUITES
 from trpo_fast.core.problem import BackendUnavailable
 
@@ -23,7 +23,7 @@ def pytest_addoption(parser):
 def contenders(suite, wanted):
     """(name, precision, ours) of everything a suite can time on a CPU or GPU."""
     ours = [(name, precision, True) for name, precision in suite.contenders()]
-    theirs = [(name, "fp32", False) for name in suite.opponents(opponents.load())]
+    theirs = [(name, "fp32", False) for name in suite.opponents]
     return [c for c in ours + theirs if wanted is None or c[0] in wanted]
 
 
@@ -52,11 +52,10 @@ def timed(request, case, suite, contender):
         if ours:
             made = suite.own(workload, name, precision, ITERATIONS)
         else:
-            package = opponents.load()
-            reason = suite.opponents(package)[name].missing(device)
+            reason = suite.opponents[name].missing(device)
             if reason:
                 pytest.skip(f"{name}: {reason}")
-            made = suite.opponent(package, name, workload, precision, ITERATIONS)
+            made = suite.opponent(name, workload, precision, ITERATIONS)
         error = suite.error(made, lambda: suite.exact(workload, ITERATIONS))
     except BackendUnavailable as reason:
         pytest.skip(str(reason))

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from opponents import Setup
-from opponents.sb3_learner import Sb3Critic
 from torch import Tensor
 
 from trpo_fast import TRPO
+from trpo_fast.bench.opponents import Setup
+from trpo_fast.bench.opponents.sb3_learner import Sb3Critic
 from trpo_fast.bench.report import environment
 from trpo_fast.learner.critic import Critic
 

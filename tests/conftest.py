@@ -1,9 +1,21 @@
-"""One thread for torch: the tests are small, and the machine may be shared."""
+"""One thread for torch, since the tests are small and the machine may be shared; and the emulated
+kernels as the sources have them.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from emulation import build
+
+from trpo_fast._base import extension
+
+
+def pytest_sessionstart(session):
+    """TRPO_FAST_EMULATE=1 finds the library where ``make emulation`` leaves it."""
+    native = extension.module()
+    if native is not None and "cuda" in native.families and build.available():
+        build.build("library")  # a moment where nothing has changed
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,7 +22,6 @@ from trpo_fast.bench.suite import relative_error
 from trpo_fast.bench.suites import GROUPS, SUITES
 from trpo_fast.cli.main import main
 
-package = opponents.load()
 SMALL = ("tiny", "cartpole", "C1")
 KEYS = {
     "suite",
@@ -49,15 +48,15 @@ def opponent_or_skip(table, name):
 
 
 @pytest.mark.parametrize("case", SMALL)
-@pytest.mark.parametrize("name", package.OPPONENTS)
+@pytest.mark.parametrize("name", opponents.OPPONENTS)
 def test_opponent_solves_the_same_system(name, case):
     if name == "func_compile" and case == "C1":
         pytest.skip("one Gaussian and one categorical compilation are enough")
-    opponent_or_skip(package.OPPONENTS, name)
+    opponent_or_skip(opponents.OPPONENTS, name)
     work = make_workload(CASES[case], cap=256)
     iterations = 2 if name == "func_compile" else 10  # it unrolls them, and compiles them all
     for suite, tolerance in (("fvp", 2e-6), ("cg", 2e-4 if name.startswith("sb3") else 1e-5)):
-        timed = SUITES[suite].opponent(package, name, work, "fp32", iterations)
+        timed = SUITES[suite].opponent(name, work, "fp32", iterations)
         error = relative_error(timed.result(), SUITES[suite].exact(work, iterations))
         assert error < tolerance, (suite, error)
 
@@ -65,17 +64,17 @@ def test_opponent_solves_the_same_system(name, case):
 def test_compiled_gauss_newton_solves_the_same_system():
     """Timed on CUDA only; what it computes is seen here."""
     work = make_workload(CASES["cartpole"], cap=64)
-    timed = SUITES["cg"].opponent(package, "gauss_newton_compile", work, "fp32", 2)
+    timed = SUITES["cg"].opponent("gauss_newton_compile", work, "fp32", 2)
     assert relative_error(timed.result(), SUITES["cg"].exact(work, 2)) < 1e-5
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("case", SMALL)
-@pytest.mark.parametrize("name", package.UPDATE_OPPONENTS)
+@pytest.mark.parametrize("name", opponents.UPDATE_OPPONENTS)
 def test_opponent_takes_the_same_step(name, case):
-    opponent_or_skip(package.UPDATE_OPPONENTS, name)
+    opponent_or_skip(opponents.UPDATE_OPPONENTS, name)
     work = make_workload(CASES[case])
-    timed = SUITES["update"].opponent(package, name, work, "fp32", 10)
+    timed = SUITES["update"].opponent(name, work, "fp32", 10)
     assert relative_error(timed.result(), SUITES["update"].exact(work, 10)) < 5e-3
 
 
@@ -87,9 +86,9 @@ def test_learner_suites_agree_with_float64(suite, case):
     for name, precision in suite.contenders():
         with contextlib.suppress(BackendUnavailable):  # named among the skipped, as for the updates
             assert suite.error(suite.own(work, name, precision, 10), None) < 1e-4, name
-    for name in suite.opponents(package):
-        opponent_or_skip(suite.opponents(package), name)
-        timed = suite.opponent(package, name, work, "fp32", 10)
+    for name in suite.opponents:
+        opponent_or_skip(suite.opponents, name)
+        timed = suite.opponent(name, work, "fp32", 10)
         assert suite.error(timed, None) < 1e-4
 
 
@@ -107,14 +106,14 @@ def test_a_fit_reports_what_it_ends_at():
 
 @pytest.mark.parametrize("case", SMALL)
 def test_replica_repeats_sb3_operation_for_operation(case, monkeypatch):
-    opponent_or_skip(package.OPPONENTS, "sb3")
+    opponent_or_skip(opponents.OPPONENTS, "sb3")
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     cast = "stable_baselines3.common.policies.preprocess_obs"  # to float32, whatever it is given
     monkeypatch.setattr(cast, lambda obs, *_, **__: obs)
     work = make_workload(CASES[case], cap=256).double()
     exact = SUITES["cg"].own(work, "reference", "fp32", 5).result()
     for name in ("sb3", "sb3_replica"):
-        x = SUITES["cg"].opponent(package, name, work, "fp32", 5).result()
+        x = SUITES["cg"].opponent(name, work, "fp32", 5).result()
         assert relative_error(x, exact) < 1e-9, name
 
 
@@ -144,7 +143,7 @@ def test_an_opponent_that_fails_is_named_and_skipped(monkeypatch, capsys):
     def fail(self, g, iterations):
         raise MemoryError("out of memory")
 
-    monkeypatch.setattr(package.OPPONENTS["gauss_newton"], "solve", fail)
+    monkeypatch.setattr(opponents.OPPONENTS["gauss_newton"], "solve", fail)
     arguments = "cg --case tiny --seconds 0.01 --backend reference --opponents gauss_newton"
     assert bench_cli.main(arguments.split()) == 0
     assert "cg/tiny/gauss_newton/fp32: MemoryError" in capsys.readouterr().out
@@ -219,10 +218,3 @@ def test_append_replaces_a_case_and_keeps_the_others(tmp_path, capsys):
         more = ["--append", "--rows", "8", "--case", *cases]
         assert bench_cli.main(["fvp", *arguments, str(path), *more]) == 0
     assert [row.case for row in read_json(path)[1]] == ["tiny", "cartpole"]
-
-
-def test_command_without_a_checkout_says_why(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(opponents, "folder", lambda: None)
-    monkeypatch.delitem(opponents.sys.modules, opponents._NAME)
-    assert bench_cli.main("fvp --case tiny --seconds 0.01 --backend reference".split()) == 0
-    assert "live in benchmarks/opponents of a checkout" in capsys.readouterr().out

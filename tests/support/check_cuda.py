@@ -1,7 +1,7 @@
 """Holds the built CUDA kernels to a recorded budget, without a GPU.
 
-    python tests/cuda/check_cuda.py            reads trpo_fast/_C*.so, compares, prints a table
-    python tests/cuda/check_cuda.py --update   rewrites tests/cuda/cuda_budget.json
+    python tests/support/check_cuda.py            reads trpo_fast/_C*.so, compares, prints a table
+    python tests/support/check_cuda.py --update   rewrites tests/support/cuda_budget.json
 
 For every kernel and architecture in the extension: registers and stack as ptxas allotted them, and
 counts of machine instructions. Resources and suspicious instructions (spills and other local

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -44,14 +43,11 @@ def kernels(monkeypatch):
         schedule()
 
 
-emulation_library = functools.cache(cuda_backend.emulation_library)  # it asks ninja every time
-
-
 class Emulator:
     """The emulation library's own entries."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(emulation_library())
+        self._library = ctypes.CDLL(cuda_backend.emulation_library())
         self._library.trpo_emulation_schedule.argtypes = [
             ctypes.c_int,
             ctypes.c_uint64,

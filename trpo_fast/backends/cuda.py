@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,22 +31,21 @@ _SOLVE = 4  # quad, residual norm, iterations, first curvature
 
 
 def emulation_library() -> str:
-    """The path TRPO_FAST_EMULATE names; for 1, the library built from the checkout's sources."""
+    """The path TRPO_FAST_EMULATE names; for 1, the library that ``make emulation`` leaves in a
+    checkout.
+    """
     asked = os.environ.get("TRPO_FAST_EMULATE", "")
     if asked != "1":
         return asked
-    builder = Path(__file__).resolve().parents[1] / "tests" / "emulation" / "build.py"
-    if not builder.exists():
+    checkout = Path(__file__).resolve().parents[2]
+    library = checkout / "build" / "emulation" / "library" / "libtrpo_fast_emulated.so"
+    if not library.exists():
         raise BackendUnavailable(
-            "TRPO_FAST_EMULATE=1 builds the emulated kernels from a checkout, and this package is "
-            "not in one; set it to the path of libtrpo_fast_emulated.so"
+            f"TRPO_FAST_EMULATE=1 takes the emulated kernels from {library}, which does not exist: "
+            "make emulation builds it in a checkout; or set TRPO_FAST_EMULATE to the path of a "
+            "libtrpo_fast_emulated.so"
         )
-    spec = importlib.util.spec_from_file_location("trpo_fast_emulation_build", builder)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    importlib.sys.modules[spec.name] = module  # type: ignore[attr-defined]
-    spec.loader.exec_module(module)
-    return str(module.build("library"))
+    return str(library)
 
 
 @functools.cache

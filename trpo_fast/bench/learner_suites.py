@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from ..learner.critic import Critic
 from ..policy.flat import write_params
 from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy
+from . import opponents
 from .cases import Case, Workload, make_workload
 from .suite import Suite, Timed
 from .update_suites import make_setup
@@ -87,17 +87,19 @@ def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> T
     return Timed(call, result, exact=lambda _: _exact_act(work, actions))
 
 
-def _opponent_act(
-    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
-) -> Timed:
-    setup = make_setup(package, work)
-    opponent = package.ACT_OPPONENTS[name](setup, _critic_params(_critic(work).net))
+def _opponent_act(name: str, work: Workload, precision: str, iterations: int) -> Timed:
+    setup = make_setup(work)
+    opponent = opponents.ACT_OPPONENTS[name](setup, _critic_params(_critic(work).net))
 
     def result() -> Tensor:
         _, values, log_probs = opponent.act()
         return torch.cat([log_probs, values[:, 0]])
 
-    return Timed(opponent.act, result, exact=lambda _: _exact_act(work, opponent.actions))
+    def exact(_: Tensor) -> Tensor:
+        assert opponent.actions is not None
+        return _exact_act(work, opponent.actions)
+
+    return Timed(opponent.act, result, exact=exact)
 
 
 def _returns(work: Workload, drift: float = 0.0) -> Tensor:
@@ -171,13 +173,11 @@ def _own_critic(minibatch: int) -> Any:
     return own
 
 
-def _opponent_critic(
-    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
-) -> Timed:
+def _opponent_critic(name: str, work: Workload, precision: str, iterations: int) -> Timed:
     def make(of: Workload) -> Any:
         weights = _critic_params(_Fit(of, SB3_MINIBATCH).critic.net)
-        opponent = package.CRITIC_OPPONENTS[name]
-        return opponent(make_setup(package, of), weights, _returns(of), SB3_EPOCHS, SB3_MINIBATCH)
+        opponent = opponents.CRITIC_OPPONENTS[name]
+        return opponent(make_setup(of), weights, _returns(of), SB3_EPOCHS, SB3_MINIBATCH)
 
     opponent = make(work)
     timed = Timed(opponent.fit, opponent.values, opponent.reset)
@@ -210,7 +210,7 @@ def _critic_suite(minibatch: int) -> Suite:
     return Suite(
         f"critic_{minibatch}",
         _own_critic(minibatch),
-        lambda package: package.CRITIC_OPPONENTS,
+        opponents.CRITIC_OPPONENTS,
         _opponent_critic,
         _critic_flops,
         _modules,
@@ -220,7 +220,7 @@ def _critic_suite(minibatch: int) -> Suite:
 ACT = Suite(
     "act",
     _own_act,
-    lambda package: package.ACT_OPPONENTS,
+    opponents.ACT_OPPONENTS,
     _opponent_act,
     _act_flops,
     _modules,

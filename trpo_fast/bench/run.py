@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.problem import BackendUnavailable
-from . import opponents
 from .cases import CASES, DEFAULT_CASES, Workload, make_workload
 from .harness import Contender, busy_neighbours, copy_rate, measure, sgemm, thread_count
 from .report import Row, environment, sgemm_range
@@ -123,9 +122,8 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
         if options.backends is None or name in options.backends:
             make = _bind(suite.own, workload, name, precision, options.iterations)
             add(name, precision, True, make)
-    package, chosen = _chosen_opponents(suite, options, outcome.skipped)
-    for name, precision in chosen:
-        make = _bind(suite.opponent, package, name, workload, precision, options.iterations)
+    for name, precision in _chosen_opponents(suite, options, outcome.skipped):
+        make = _bind(suite.opponent, name, workload, precision, options.iterations)
         add(name, precision, False, make)
     return entries
 
@@ -136,16 +134,9 @@ def _bind(function: Callable[..., Timed], *arguments: Any) -> Callable[[], Timed
 
 def _chosen_opponents(
     suite: Suite, options: Options, skipped: dict[str, str]
-) -> tuple[Any, list[tuple[str, str]]]:
+) -> list[tuple[str, str]]:
     """The opponents to run; one that is missing is named in ``skipped`` with the reason."""
-    if options.opponents is not None and not options.opponents:
-        return None, []
-    try:
-        package = opponents.load()
-    except opponents.OpponentsUnavailable as error:
-        skipped["opponents"] = str(error)
-        return None, []
-    known = suite.opponents(package)
+    known = suite.opponents
     names = list(known) if options.opponents is None else list(options.opponents)
     chosen: list[tuple[str, str]] = []
     for name in names:
@@ -159,7 +150,7 @@ def _chosen_opponents(
             skipped[name] = reason
             continue
         chosen += [(name, precision) for precision in known[name].precisions(options.device)]
-    return package, chosen
+    return chosen
 
 
 def _rows(

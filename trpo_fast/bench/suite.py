@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -38,8 +37,8 @@ class Suite:
 
     name: str
     own: Callable[[Workload, str, str, int], Timed]
-    opponents: Callable[[ModuleType], dict[str, Any]]
-    opponent: Callable[[ModuleType, str, Workload, str, int], Timed]
+    opponents: Mapping[str, Any]
+    opponent: Callable[[str, Workload, str, int], Timed]
     flops: Callable[[Case, int, int], int]
     contenders: Callable[[], Sequence[tuple[str, str]]] = every_backend
     rows: int | None = None  # of every case, where the suite is not about a whole batch

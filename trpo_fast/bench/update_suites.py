@@ -8,7 +8,6 @@ update   trpo_update from a batch to the new parameters, in sb3-contrib's KL con
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,14 +16,15 @@ from torch import Tensor
 from ..policy.flat import flat_params, write_params
 from ..updates.natural import trpo_update
 from ..updates.operator import FisherOperator
+from . import opponents
 from .cases import Case, Workload
 from .suite import Suite, Timed
 
 MAX_KL = 0.01
 
 
-def make_setup(package: ModuleType, work: Workload) -> Any:
-    return package.Setup(work.params(), work.obs, work.case.head, work.damping)
+def make_setup(work: Workload) -> Any:
+    return opponents.Setup(work.params(), work.obs, work.case.head, work.damping)
 
 
 def _own_fvp(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
@@ -40,10 +40,8 @@ def _own_fvp(work: Workload, backend: Any, precision: Any, iterations: int) -> T
     return Timed(call, call)
 
 
-def _opponent_fvp(
-    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
-) -> Timed:
-    product = package.OPPONENTS[name](make_setup(package, work), precision).product()
+def _opponent_fvp(name: str, work: Workload, precision: str, iterations: int) -> Timed:
+    product = opponents.OPPONENTS[name](make_setup(work), precision).product()
     return Timed(lambda: product(work.g), lambda: product(work.g))
 
 
@@ -62,10 +60,8 @@ def _own_cg(work: Workload, backend: Any, precision: Any, iterations: int) -> Ti
     return Timed(call, call)
 
 
-def _opponent_cg(
-    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
-) -> Timed:
-    opponent = package.OPPONENTS[name](make_setup(package, work), precision)
+def _opponent_cg(name: str, work: Workload, precision: str, iterations: int) -> Timed:
+    opponent = opponents.OPPONENTS[name](make_setup(work), precision)
     return Timed(
         lambda: opponent.timed(work.g, iterations), lambda: opponent.solve(work.g, iterations)
     )
@@ -100,19 +96,19 @@ def _own_update(work: Workload, backend: Any, precision: Any, iterations: int) -
     return Timed(call, result, reset)
 
 
-def _opponent_update(
-    package: ModuleType, name: str, work: Workload, precision: str, iterations: int
-) -> Timed:
+def _opponent_update(name: str, work: Workload, precision: str, iterations: int) -> Timed:
     batch = work.batch
-    setup = package.UpdateSetup(
-        make_setup(package, work),
+    assert batch.actions is not None
+    assert batch.advantages is not None and batch.log_probs is not None
+    setup = opponents.UpdateSetup(
+        make_setup(work),
         batch.actions,
         batch.advantages,
         batch.log_probs,
         MAX_KL,
         iterations,
     )
-    opponent = package.UPDATE_OPPONENTS[name](setup, precision)
+    opponent = opponents.UPDATE_OPPONENTS[name](setup, precision)
 
     def result() -> Tensor:
         opponent.reset()
@@ -125,15 +121,15 @@ def _opponent_update(
 FVP = Suite(
     "fvp",
     _own_fvp,
-    lambda package: package.OPPONENTS,
+    opponents.OPPONENTS,
     _opponent_fvp,
     lambda case, rows, iterations: case.fvp_flops(rows),
 )
-CG = Suite("cg", _own_cg, lambda package: package.OPPONENTS, _opponent_cg, Case.solve_flops)
+CG = Suite("cg", _own_cg, opponents.OPPONENTS, _opponent_cg, Case.solve_flops)
 UPDATE = Suite(
     "update",
     _own_update,
-    lambda package: package.UPDATE_OPPONENTS,
+    opponents.UPDATE_OPPONENTS,
     _opponent_update,
     Case.update_flops,
 )

@@ -1,7 +1,8 @@
 """The libraries and hand-written programs that trpo_fast is timed against.
 
-Each module holds one ``Opponent`` (see base.py). None of them imports trpo_fast: an opponent gets
-plain tensors and is free to be as fast as its tools allow.
+Each module holds one ``Opponent`` (see base.py) and imports its library when it is made. None of
+them imports the rest of trpo_fast: an opponent gets plain tensors and is free to be as fast as its
+tools allow.
 """
 
 from __future__ import annotations
