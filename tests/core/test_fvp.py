@@ -210,7 +210,7 @@ def test_dense_is_the_same_few_rows_at_a_time(case, module, monkeypatch):
     batch = case.batch(policy)
     F = operator(policy, batch, kl_reduction="mean", fvp_rows=20)
     if module:  # one that is run on every row whatever the Jacobian of
-        monkeypatch.setattr(MLPPolicy, "overridden", lambda self: True)
+        monkeypatch.setattr(MLPPolicy, "departure", lambda self: "the test says so")
     whole = F.dense()
     monkeypatch.setattr(oracle, "_ROWS", 3)
     assert relative_error(F.dense(), whole) < 1e-14

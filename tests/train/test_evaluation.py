@@ -156,7 +156,6 @@ def test_a_video_that_cannot_be_written_is_refused_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     words = ["run", "--render", name]
     with pytest.raises(ValueError, match=rf"^render: expected .*{message}"):
-        monkeypatch.setattr(commands, "_guard", lambda command: command())
         commands.evaluate(words)
     with pytest.raises(ValueError, match=rf"^render: expected .*{message}"):
         record_video(TRPO("CartPole-v1", **SMALL), name)

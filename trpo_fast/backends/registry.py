@@ -58,8 +58,11 @@ def resolve(name: str, problem: Problem) -> Backend:
 def _tell_of_reference(
     chosen: Backend, problem: Problem, reasons: Mapping[str, str | None]
 ) -> None:
-    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy."""
-    if chosen.name != "reference" or not isinstance(problem.policy, MLPPolicy):
+    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy that
+    the kernels would have served but for what was changed of it.
+    """
+    policy = problem.policy
+    if chosen.name != "reference" or not isinstance(policy, MLPPolicy) or not policy.departure():
         return
     kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
     tell_once(

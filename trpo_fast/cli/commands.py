@@ -171,13 +171,13 @@ class EvalOptions:
 def evaluate(argv: list[str]) -> int:
     """``trpo-fast eval RUN [--episodes N] [--render FILE]``"""
     words, found = flags.split(argv, EvalOptions)
-    path = Path() if _helped(words) else _checkpoint(found, "trpo-fast eval")
     options = tyro.cli(EvalOptions, args=words, prog="trpo-fast eval RUN")
     check_size("episodes", options.episodes)
     check_size("seed", options.seed, least=0)
     _check_device(options.device)
     if options.render is not None:
         check_video(options.render)  # before the episodes, which take their time
+    path = _checkpoint(found, "trpo-fast eval")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that training episodes start anew does not matter here
         agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)

@@ -49,7 +49,7 @@ def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
     """What torch says within a module about shapes and dtypes, as a sentence about the policy."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except RuntimeError as error:
         takes = f"a module that takes {' and '.join(map(describe, inputs))}"
