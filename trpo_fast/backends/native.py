@@ -13,38 +13,41 @@ from ..core.problem import Problem
 from ..policy.heads import KINDS
 from ..policy.net import ACTIVATIONS, MLPPolicy
 from ..policy.spec import NetSpec
+from .support import SERVES, Support
 
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/shared/params.h
 MAX_FACTORS = 64
 
 
-def too_large(spec: NetSpec) -> str:
-    """What of a net exceeds the kernels' fixed sizes; empty if nothing does."""
+def net_support(argument: str, net: Any) -> Support:
+    """Whether the kernels compute what this net does, wherever its parameters lie."""
+    if not isinstance(net, MLPPolicy):
+        return Support(f"{argument}: expected an MLPPolicy, got {type(net).__name__}")
+    if reason := net.departure():
+        return Support(f"{argument}: expected an MLPPolicy as it comes, got one where {reason}")
+    spec = net.spec
     if spec.maps > MAX_MAPS:
-        return f"at most {MAX_MAPS - 1} hidden layers, it has {spec.maps - 1}"
+        limit = f"at most {MAX_MAPS - 1} hidden layers, got {spec.maps - 1}"
+        return Support(f"{argument}: expected {limit}")
     if len(spec.nvec) > MAX_FACTORS:
-        return f"at most {MAX_FACTORS} factors, its head has {len(spec.nvec)}"
-    return ""
+        limit = f"at most {MAX_FACTORS} factors, got a head of {len(spec.nvec)}"
+        return Support(f"{argument}: expected {limit}")
+    return SERVES
 
 
-def refusal(problem: Problem, place: str) -> str | None:
-    """What of a problem neither core takes, as a sentence; ``place`` is the device it has to be
-    on.
-    """
-    policy, theta = problem.policy, problem.theta
-    if not isinstance(policy, MLPPolicy):
-        return f"its kernels are for MLPPolicy, not {type(policy).__name__}"
-    if reason := policy.departure():
-        return f"its kernels are for an MLPPolicy as it comes, and {reason}"
+def problem_support(problem: Problem, place: str) -> Support:
+    """Whether the cores take a problem; ``place`` is the type of device it has to be on."""
+    theta = problem.theta
+    answer = net_support("policy", problem.policy)
+    if not answer:
+        return answer
     if theta.device.type != place:
-        return f"the policy is on {theta.device}; move it with policy.to({place!r})"
+        return Support(f"the policy is on {theta.device}; move it with policy.to({place!r})")
     if theta.dtype != torch.float32:
-        return f"its kernels are float32, the policy is {theta.dtype}"
+        return Support(f"its kernels are float32, the policy is {theta.dtype}")
     if problem.fisher != "analytic":
-        return f"fisher={problem.fisher!r} is in the reference backend only"
-    if limit := too_large(policy.spec):
-        return f"policy: expected {limit}"
-    return None
+        return Support(f"fisher={problem.fisher!r} is in the reference backend only")
+    return SERVES
 
 
 def readable(tensor: Tensor) -> Tensor:
