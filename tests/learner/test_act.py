@@ -84,6 +84,23 @@ def test_normalises_on_the_way_in() -> None:
         torch.testing.assert_close(actor.values(obs), critic.values(normaliser(obs)))
 
 
+def test_nets_see_the_same_bits_whoever_normalises() -> None:
+    """By the kernels, by the module actor's collector (arrays) and by torch: clipped, NaN kept."""
+    policy, critic = make("gaussian")
+    normaliser = ObservationNormaliser(5, clip=1.5)
+    normaliser.update(torch.randn(50, 5) * 3.0 + 2.0)
+    obs, seen = torch.randn(33, 5) * 4.0, torch.zeros(33, 5)
+    obs[0], obs[1, 0], obs[2, 1] = 1e30, -1e30, torch.nan
+    actor = act.NativeActor(policy, critic, normaliser=normaliser)
+    assert actor.normaliser is normaliser
+    assert ModuleActor(policy, critic, torch.Generator()).normaliser is None
+    actor.act(ActTensors(obs, None, *room(policy, 33), seen=seen))
+    wanted = normaliser(obs)
+    assert float(wanted[0].min()) == 1.5 == -float(wanted[1, 0]) and bool(wanted[2, 1].isnan())
+    for got in (seen, torch.from_numpy(normaliser.on_host(obs.numpy()))):
+        assert torch.equal(got.view(torch.int32), wanted.view(torch.int32))
+
+
 def test_threads_change_no_bit() -> None:
     policy, critic = make("gaussian", (64, 64))
     obs, results = torch.randn(1000, 5), []
