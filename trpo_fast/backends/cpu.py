@@ -19,7 +19,7 @@ from .base import Backend
 from .native import NativeProblem, address, problem_support, readable
 from .support import SERVES, Support, family_support
 
-# The bfloat16 numbers that a float is split into, for the products with directions.
+# The bfloat16 numbers that a float is split into, for the products with v.
 PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
 
 
@@ -46,7 +46,7 @@ class CpuOperator(Operator):
         assert native is not None
         self._inputs = NativeProblem(problem, self.theta)
         self._native = native.CpuOperator(
-            self._inputs.fields,
+            params=self._inputs.params,
             reverse_kl=problem.reverse_kl,
             bf16_planes=PLANES[problem.precision],
         )

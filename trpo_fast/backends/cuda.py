@@ -25,7 +25,7 @@ from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
 from .cuda_machine import machine_support, serves
-from .native import NativeProblem, net_arguments, problem_support, readable
+from .native import NativeProblem, native_shape, problem_support, readable
 from .support import SERVES, Support
 
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
@@ -98,7 +98,7 @@ def _plan(
     if native is None:
         raise BackendUnavailable(extension.problem())
     return native.cuda_plan(
-        **net_arguments(spec),
+        net=native_shape(spec),
         rows=rows,
         fvp_count=fvp_count,
         chunk_rows=chunk_rows,
@@ -158,7 +158,7 @@ class CudaOperator(Operator):
             self._inputs = NativeProblem(problem, self.theta)
             self._plan = _plan_of(problem, grid)
             self._op = connected().CudaOperator(
-                self._inputs.fields,
+                params=self._inputs.params,
                 plan=self._plan,
                 reverse_kl=problem.reverse_kl,
                 device=device_index(self._device),

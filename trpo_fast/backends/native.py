@@ -1,14 +1,16 @@
-"""A problem as both native cores take it: sizes, numbers and addresses under the names that
-csrc/bindings/problem.cpp reads.
+"""A problem as both native cores take it: ``FvpParams`` of csrc/shared/params.h, filled in from
+sizes, numbers and addresses.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._base import extension
 from ..core.problem import Problem
 from ..policy.heads import KINDS
 from ..policy.net import ACTIVATIONS, MLPPolicy
@@ -63,43 +65,55 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def net_arguments(spec: NetSpec) -> dict[str, Any]:
-    """How the binding wants a net's shape."""
-    return {
-        "widths": list(spec.widths),
-        "activation": ACTIVATIONS.index(spec.activation),
-        "head": KINDS.index(spec.head),
-        "nvec": list(spec.nvec),
-    }
+@functools.lru_cache(maxsize=256)
+def native_shape(spec: NetSpec) -> Any:
+    """The cores' description of a net."""
+    native = extension.module()
+    assert native is not None
+    return native.NetShape(
+        widths=list(spec.widths),
+        activation=ACTIVATIONS.index(spec.activation),
+        head=KINDS.index(spec.head),
+        nvec=list(spec.nvec),
+    )
 
 
 class NativeProblem:
-    """The description of a problem at ``theta``; owns the tensors whose addresses it holds."""
+    """``params``, which the cores read, of a problem at ``theta``; owns the tensors whose addresses
+    they are.
+    """
 
     def __init__(self, problem: Problem, theta: Tensor) -> None:
         policy, batch = problem.policy, problem.batch
-        assert isinstance(policy, MLPPolicy)
+        native = extension.module()
+        assert native is not None and isinstance(policy, MLPPolicy)
+        self._tensors: list[Tensor] = []
         choices = bool(policy.head.nvec)
-        rows = {
-            "obs": batch.obs,
-            "weights": batch.weights,
-            "mask": batch.action_mask,
-            "actions": None if choices else batch.actions,
-            "choices": batch.actions if choices else None,
-            "advantages": batch.advantages,
-            "log_probs": batch.log_probs,
-            "fvp_rows": problem.fvp_rows,
-        }
-        self.tensors = {n: None if t is None else readable(t) for n, t in rows.items()}
-        self.tensors["theta"] = theta
-        self.fields: dict[str, Any] = {
-            **net_arguments(policy.spec),
-            **{name: address(tensor) for name, tensor in self.tensors.items()},
-            "parameters": theta.numel(),
-            "count": len(batch),
-            "group_size": batch.group_size or 0,
-            "fvp_count": 0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
-            "chunk_rows": problem.chunk_rows or 0,
-            "damping": problem.damping,
-            "kl_scale": problem.kl_scale,
-        }
+        fvp_rows = problem.fvp_rows
+        self.params = native.FvpParams(
+            net=native_shape(policy.spec),
+            theta=self._address(theta),
+            parameters=theta.numel(),
+            count=len(batch),
+            obs=self._address(batch.obs),
+            weights=self._address(batch.weights),
+            mask=self._address(batch.action_mask),
+            actions=0 if choices else self._address(batch.actions),
+            choices=self._address(batch.actions) if choices else 0,
+            advantages=self._address(batch.advantages),
+            log_probs=self._address(batch.log_probs),
+            group_size=batch.group_size or 0,
+            fvp_rows=self._address(fvp_rows),
+            fvp_count=0 if fvp_rows is None else fvp_rows.numel(),
+            chunk_rows=problem.chunk_rows or 0,
+            damping=problem.damping,
+            kl_scale=problem.kl_scale,
+        )
+
+    def _address(self, tensor: Tensor | None) -> int:
+        """Of the values as kernels read them, kept alive from now on; 0 where there are none."""
+        if tensor is None:
+            return 0
+        kept = readable(tensor)
+        self._tensors.append(kept)
+        return kept.data_ptr()

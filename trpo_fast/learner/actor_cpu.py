@@ -11,32 +11,22 @@ the same actions from the same seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._base import extension
 from .._base.threads import kernel_threads
-from ..backends.native import address, net_arguments, net_support, readable
+from ..backends.native import address, native_shape, net_support, readable
 from ..backends.support import SERVES, Support, family_support
 from ..core.checks import check_acting, check_tensor
 from ..policy.flat import every_parameter, flat_params
 from ..policy.net import MLPPolicy
-from ..policy.spec import NetSpec
 from .actor import Actor, ActTensors
-
-if TYPE_CHECKING:
-    from .normalise import ObservationNormaliser
+from .normalise import ObservationNormaliser
 
 ACT = "act for this policy and critic"
-
-
-def native_shape(spec: NetSpec) -> Any:
-    """The kernels' description of a net."""
-    native = extension.module()
-    assert native is not None
-    return native.NetShape(**net_arguments(spec))
 
 
 def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:

@@ -5,23 +5,21 @@ device's generator and nothing that waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends.cuda import connected, current_stream, device_index, explained, place
 from ..backends.cuda_machine import machine_support
-from ..backends.native import readable
+from ..backends.native import native_shape, readable
 from ..backends.support import SERVES, Support
 from ..core.checks import check_acting, check_tensor
 from ..core.problem import BackendUnavailable
 from ..policy.net import MLPPolicy
 from .actor import ActTensors
-from .actor_cpu import ACT, KernelActor, act_rows, native_shape, parameter_support
-
-if TYPE_CHECKING:
-    from .normalise import ObservationNormaliser
+from .actor_cpu import ACT, KernelActor, act_rows, parameter_support
+from .normalise import ObservationNormaliser
 
 
 def cuda_act_support(policy: Any, critic: Any) -> Support:

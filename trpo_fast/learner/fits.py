@@ -18,12 +18,12 @@ from torch import Tensor
 from .._base import extension
 from .._base.choices import Backend
 from .._base.threads import kernel_threads
-from ..backends.native import readable
+from ..backends.native import native_shape, readable
 from ..backends.support import Support, family_support
 from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
-from .actor_cpu import native_shape, parameter_support
+from .actor_cpu import parameter_support
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 BACKTRACKS = 10

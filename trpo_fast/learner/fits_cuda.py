@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..backends.cuda import connected, current_stream, device_index, explained, place, plan
 from ..backends.cuda_machine import machine_support
-from ..backends.native import address, readable
+from ..backends.native import address, native_shape, readable
 from ..backends.support import Support
 from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
-from .actor_cpu import native_shape, parameter_support
+from .actor_cpu import parameter_support
 from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
 
 _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
