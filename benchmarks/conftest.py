@@ -52,9 +52,9 @@ def timed(request, case, suite, contender):
         if ours:
             made = suite.own(workload, name, precision, ITERATIONS)
         else:
-            reason = suite.opponents[name].missing(device)
-            if reason:
-                pytest.skip(f"{name}: {reason}")
+            support = suite.opponents[name].support(device)
+            if not support:
+                pytest.skip(f"{name}: {support.why_not}")
             made = suite.opponent(name, workload, precision, ITERATIONS)
         error = suite.error(made, lambda: suite.exact(workload, ITERATIONS))
     except BackendUnavailable as reason:

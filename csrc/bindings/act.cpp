@@ -74,9 +74,6 @@ class ActBinding {
 }  // namespace
 
 void bind_act(py::module_& m) {
-  py::class_<NetShape>(m, "NetShape")
-      .def(py::init(&net_shape), py::kw_only(), py::arg("widths"), py::arg("activation"),
-           py::arg("head"), py::arg("nvec"));
   py::class_<ActAddresses>(m, "ActRows", "The tensors of the rows that an actor reads and writes.")
       .def(py::init<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
                     uintptr_t>(),

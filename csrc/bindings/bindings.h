@@ -2,26 +2,17 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <vector>
-
 #include "shared/params.h"
 
 namespace trpo_fast {
 
+void bind_problem(pybind11::module_& m);
 void bind_cpu(pybind11::module_& m);
 void bind_act(pybind11::module_& m);
 void bind_critic(pybind11::module_& m);
 void bind_cuda(pybind11::module_& m);
 void bind_cuda_rollout(pybind11::module_& m);
 void bind_cuda_critic(pybind11::module_& m);
-
-// A net from what trpo_fast.policy.NetSpec holds, sizes checked.
-NetShape net_shape(const std::vector<int>& widths, int activation, int head,
-                   const std::vector<int>& nvec);
-
-// A problem from the fields of trpo_fast.native_problem.NativeProblem, whose tensors the caller
-// keeps alive.
-FvpParams fvp_params(const pybind11::dict& problem);
 
 // Raw addresses of the rows that acting reads and writes, the same from call to call; zero stands for
 // "absent" where ActRows allows null.

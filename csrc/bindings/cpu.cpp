@@ -87,9 +87,8 @@ class CpuOperatorBinding {
 
 using Operator = CpuOperatorBinding;
 
-std::unique_ptr<Operator> make_operator(const py::dict& problem, bool reverse_kl, int bf16_planes) {
-  return std::make_unique<Operator>(fvp_params(problem), reverse_kl,
-                                    kernels_for(selected_isa(), bf16_planes));
+std::unique_ptr<Operator> make_operator(const FvpParams& params, bool reverse_kl, int bf16_planes) {
+  return std::make_unique<Operator>(params, reverse_kl, kernels_for(selected_isa(), bf16_planes));
 }
 
 py::tuple as_tuple(const Evaluated& e) {
@@ -212,7 +211,7 @@ void bind_fused(py::class_<Operator>& type) {
 
 void bind_cpu(py::module_& m) {
   py::class_<Operator> type(m, "CpuOperator");
-  type.def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("reverse_kl"),
+  type.def(py::init(&make_operator), py::kw_only(), py::arg("params"), py::arg("reverse_kl"),
            py::arg("bf16_planes"));
   bind_stages(type);
   bind_fused(type);

@@ -97,19 +97,12 @@ Precision precision_of(const std::string& name) {
   return static_cast<Precision>(i);
 }
 
-Plan cuda_plan(const std::vector<int>& widths, int activation, int head,
-               const std::vector<int>& nvec, int64_t rows, int64_t fvp_count, int64_t chunk_rows,
+Plan cuda_plan(const NetShape& net, int64_t rows, int64_t fvp_count, int64_t chunk_rows,
                int64_t group_size, const std::string& precision, int grid, int multiprocessors,
                int shared_bytes, int arch) {
   const bool subset = fvp_count != 0;
-  const PlanRequest request = {net_shape(widths, activation, head, nvec),
-                               rows,
-                               subset ? fvp_count : rows,
-                               subset,
-                               chunk_rows,
-                               group_size,
-                               grid,
-                               precision_of(precision)};
+  const PlanRequest request = {net,        rows, subset ? fvp_count : rows, subset, chunk_rows,
+                               group_size, grid, precision_of(precision)};
   return make_plan(request, {multiprocessors, shared_bytes, arch});
 }
 
@@ -125,8 +118,8 @@ py::dict cuda_limits(int device) {
 // A policy at one theta on its rows. Everything it points to stays alive on the Python side.
 class CudaOperator {
  public:
-  CudaOperator(int device, const FvpParams& params, const Plan& plan, bool atomics,
-               bool reverse_kl) {
+  CudaOperator(const FvpParams& params, const Plan& plan, bool reverse_kl, int device,
+               bool atomics) {
     call_.device = device;
     call_.fvp = params;
     call_.atomics = atomics;
@@ -150,11 +143,6 @@ class CudaOperator {
   ResidentCall call_{};
 };
 
-CudaOperator make_operator(const py::dict& problem, const Plan& plan, bool reverse_kl, int device,
-                           bool atomics) {
-  return CudaOperator(device, fvp_params(problem), plan, atomics, reverse_kl);
-}
-
 void launch(int (*entry)(const ResidentCall&), const ResidentCall& call) {
   int error = 0;
   {
@@ -167,7 +155,7 @@ void launch(int (*entry)(const ResidentCall&), const ResidentCall& call) {
 void operator_fvp(const CudaOperator& op, uintptr_t v, uintptr_t out, int columns,
                   uintptr_t scratch, uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
-  c.in = pointer<const float>(v);
+  c.v = pointer<const float>(v);
   c.out = pointer<float>(out);
   c.columns = columns;
   launch(cuda_api().fvp, c);
@@ -176,7 +164,7 @@ void operator_fvp(const CudaOperator& op, uintptr_t v, uintptr_t out, int column
 void operator_solve(const CudaOperator& op, uintptr_t g, uintptr_t x, uintptr_t stats, int columns,
                     int iterations, float tol, uintptr_t scratch, uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
-  c.in = pointer<const float>(g);
+  c.v = pointer<const float>(g);
   c.out = pointer<float>(x);
   c.stats = pointer<double>(stats);
   c.columns = columns;
@@ -195,7 +183,7 @@ void operator_gradient(const CudaOperator& op, uintptr_t g, uintptr_t stats, uin
 void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats, uintptr_t scratch,
                        uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
-  c.in = pointer<const float>(theta);
+  c.v = pointer<const float>(theta);
   c.stats = pointer<double>(stats);
   launch(cuda_api().evaluate, c);
 }
@@ -218,10 +206,9 @@ void bind_cuda(py::module_& m) {
   m.attr("families").cast<py::list>().append("cuda");
   m.def("cuda_connect", &connect, py::arg("path"),
         "Use the kernels of this module (empty path) or of an emulation library.");
-  m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("widths"), py::arg("activation"),
-        py::arg("head"), py::arg("nvec"), py::arg("rows"), py::arg("fvp_count"),
-        py::arg("chunk_rows"), py::arg("group_size"), py::arg("precision"), py::arg("grid"),
-        py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("arch"),
+  m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("net"), py::arg("rows"),
+        py::arg("fvp_count"), py::arg("chunk_rows"), py::arg("group_size"), py::arg("precision"),
+        py::arg("grid"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("arch"),
         "What config.h chooses for these shapes on such a device; needs no GPU.");
   m.def("cuda_limits", &cuda_limits, py::arg("device"),
         "What cuda_plan wants to know of a device.");
@@ -229,8 +216,9 @@ void bind_cuda(py::module_& m) {
       .def("describe", &plan_dict)
       .def_property_readonly("refusal", [](const Plan& p) { return p.refusal; });
   py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")
-      .def(py::init(&make_operator), py::arg("problem"), py::kw_only(), py::arg("plan"),
-           py::arg("reverse_kl"), py::arg("device"), py::arg("atomics"))
+      .def(py::init<const FvpParams&, const Plan&, bool, int, bool>(), py::kw_only(),
+           py::arg("params"), py::arg("plan"), py::arg("reverse_kl"), py::arg("device"),
+           py::arg("atomics"))
       .def("fvp", &operator_fvp, py::kw_only(), py::arg("v"), py::arg("out"), py::arg("columns"),
            py::arg("scratch"), py::arg("stream"))
       .def("solve", &operator_solve, py::kw_only(), py::arg("g"), py::arg("x"), py::arg("stats"),

@@ -87,6 +87,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native half of trpo_fast; the public interface is the package.";
   m.attr("families") = py::list();
   trpo_fast::bind_machine(m);
+  trpo_fast::bind_problem(m);
   trpo_fast::bind_cpu(m);
   trpo_fast::bind_act(m);
   trpo_fast::bind_critic(m);

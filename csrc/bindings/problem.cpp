@@ -1,5 +1,5 @@
-// A problem as trpo_fast/backends/native.py describes it, turned into the structs that both cores
-// take. Sizes are asserted here; everything else was checked by trpo_fast/core/checks.py.
+// The structs that both cores take, made by keyword: trpo_fast/backends/native.py fills them in.
+// Sizes are asserted here; everything else was checked by trpo_fast/core/checks.py.
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -18,41 +18,6 @@ int64_t flat_size(const NetShape& net) {
   return size;
 }
 
-// The struct's fields, by name.
-class Fields {
- public:
-  explicit Fields(const py::dict& from) : from_(from) {}
-
-  template <class T>
-  T get(const char* name) const {
-    return from_[name].cast<T>();
-  }
-  template <class T>
-  const T* address(const char* name) const {  // zero: absent
-    return pointer<const T>(get<uintptr_t>(name));
-  }
-
- private:
-  const py::dict& from_;
-};
-
-Rows rows_from(const Fields& problem) {
-  Rows rows{};
-  rows.count = problem.get<int64_t>("count");
-  rows.obs = problem.address<float>("obs");
-  rows.weights = problem.address<float>("weights");
-  rows.mask = problem.address<uint8_t>("mask");
-  rows.actions = problem.address<float>("actions");
-  rows.choices = problem.address<int64_t>("choices");
-  rows.advantages = problem.address<float>("advantages");
-  rows.log_probs = problem.address<float>("log_probs");
-  rows.group_size = problem.get<int64_t>("group_size");
-  TRPO_CHECK(rows.count > 0, "at least one row", rows.count);
-  return rows;
-}
-
-}  // namespace
-
 NetShape net_shape(const std::vector<int>& widths, int activation, int head,
                    const std::vector<int>& nvec) {
   NetShape net{};
@@ -67,20 +32,42 @@ NetShape net_shape(const std::vector<int>& widths, int activation, int head,
   return net;
 }
 
-FvpParams fvp_params(const py::dict& from) {
-  const Fields problem(from);
-  FvpParams params{};
-  params.net = net_shape(problem.get<std::vector<int>>("widths"), problem.get<int>("activation"),
-                         problem.get<int>("head"), problem.get<std::vector<int>>("nvec"));
-  params.theta = problem.address<float>("theta");
-  TRPO_CHECK_EQ("theta: length", problem.get<int64_t>("parameters"), flat_size(params.net));
-  params.rows = rows_from(problem);
-  params.fvp_rows = problem.address<int64_t>("fvp_rows");
-  params.fvp_count = problem.get<int64_t>("fvp_count");
-  params.chunk_rows = problem.get<int64_t>("chunk_rows");
-  params.damping = problem.get<float>("damping");
-  params.kl_scale = problem.get<float>("kl_scale");
-  return params;
+// Addresses are the caller's, who keeps the tensors alive; zero stands for "absent" where the struct
+// allows null.
+FvpParams fvp_params(const NetShape& net, uintptr_t theta, int64_t parameters, int64_t count,
+                     uintptr_t obs, uintptr_t weights, uintptr_t mask, uintptr_t actions,
+                     uintptr_t choices, uintptr_t advantages, uintptr_t log_probs,
+                     int64_t group_size, uintptr_t fvp_rows, int64_t fvp_count, int64_t chunk_rows,
+                     float damping, float kl_scale) {
+  TRPO_CHECK_EQ("theta: length", parameters, flat_size(net));
+  TRPO_CHECK(count > 0, "at least one row", count);
+  const Rows rows = {count,
+                     pointer<const float>(obs),
+                     pointer<const float>(weights),
+                     pointer<const uint8_t>(mask),
+                     pointer<const float>(actions),
+                     pointer<const int64_t>(choices),
+                     pointer<const float>(advantages),
+                     pointer<const float>(log_probs),
+                     group_size};
+  return {net,       pointer<const float>(theta),
+          rows,      pointer<const int64_t>(fvp_rows),
+          fvp_count, chunk_rows,
+          damping,   kl_scale};
+}
+
+}  // namespace
+
+void bind_problem(py::module_& m) {
+  py::class_<NetShape>(m, "NetShape", "The widths, activation and head of a net.")
+      .def(py::init(&net_shape), py::kw_only(), py::arg("widths"), py::arg("activation"),
+           py::arg("head"), py::arg("nvec"));
+  py::class_<FvpParams>(m, "FvpParams", "A net at one theta on its rows: what both cores read.")
+      .def(py::init(&fvp_params), py::kw_only(), py::arg("net"), py::arg("theta"),
+           py::arg("parameters"), py::arg("count"), py::arg("obs"), py::arg("weights"),
+           py::arg("mask"), py::arg("actions"), py::arg("choices"), py::arg("advantages"),
+           py::arg("log_probs"), py::arg("group_size"), py::arg("fvp_rows"), py::arg("fvp_count"),
+           py::arg("chunk_rows"), py::arg("damping"), py::arg("kl_scale"));
 }
 
 }  // namespace trpo_fast

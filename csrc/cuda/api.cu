@@ -55,7 +55,7 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   if (program == kProgramEvaluate) a.search.search = false;
   a.theta = call.fvp.theta;
   a.theta_out = call.theta_out;
-  a.in = call.in;
+  a.v = call.v;
   a.out = call.out;
   a.stats = call.stats;
   a.scratch = static_cast<unsigned char*>(call.scratch);

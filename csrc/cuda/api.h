@@ -12,11 +12,11 @@ namespace trpo_fast::cuda {
 struct CudaApi {
   int (*device_limits)(int device, DeviceLimits* limits);
   const char* (*error_string)(int error);
-  int (*fvp)(const ResidentCall&);       // in: v [K, P]; out: F v + damping v [K, P]
-  int (*solve)(const ResidentCall&);     // in: g [K, P]; out: x [K, P]; stats [K, 4]: quad,
+  int (*fvp)(const ResidentCall&);       // v [K, P]; out: F v + damping v [K, P]
+  int (*solve)(const ResidentCall&);     // v: g [K, P]; out: x [K, P]; stats [K, 4]: quad,
                                          // residual norm, iterations, first curvature
   int (*gradient)(const ResidentCall&);  // out: g [P]; stats [5] as evaluate's
-  int (*evaluate)(const ResidentCall&);  // in: parameters [P]; stats [5]: KL, largest KL of a
+  int (*evaluate)(const ResidentCall&);  // v: parameters [P]; stats [5]: KL, largest KL of a
                                          // state, surrogate, entropy, whether a value was bad
   int (*update)(const ResidentCall&);    // theta_out; stats [kStatCount]
   int (*act)(const ActCall&);

@@ -41,9 +41,9 @@ KEYS = {
 
 
 def opponent_or_skip(table, name):
-    reason = table[name].missing("cpu")
-    if reason:
-        pytest.skip(f"{name}: {reason}")
+    support = table[name].support("cpu")
+    if not support:
+        pytest.skip(f"{name}: {support.why_not}")
     return table[name]
 
 

@@ -13,6 +13,8 @@ import torch
 
 import trpo_fast
 from trpo_fast._base import extension
+from trpo_fast.backends import cuda_machine
+from trpo_fast.backends.support import Support
 from trpo_fast.cli import doctor
 from trpo_fast.cli import main as cli
 
@@ -49,12 +51,14 @@ def native(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(extension, "importlib", SimpleNamespace(import_module=import_module))
         extension._load.cache_clear()
         extension.warn_of_pure_python.cache_clear()
+        cuda_machine._machine_support.cache_clear()
 
     monkeypatch.delenv("TRPO_FAST_EMULATE", raising=False)
-    monkeypatch.setattr(extension, "_torch_cuda", lambda: "ok")
+    monkeypatch.setattr(cuda_machine, "_torch_support", lambda: Support())
     yield install
     monkeypatch.undo()
     extension._load.cache_clear()
+    cuda_machine._machine_support.cache_clear()
 
 
 ABSENT = {
@@ -71,7 +75,7 @@ ABSENT = {
 def test_absent_native_half_is_explained(native, result: object, sentence: str, capsys) -> None:
     native(result)
     assert extension.module() is None
-    status = extension.availability()
+    status = trpo_fast.backends()
     assert status["reference"] == status["autograd"] == "ok"
     assert sentence in status["cpu"] and sentence in status["cuda"]
     assert cli.main(["doctor"]) == 0
@@ -142,13 +146,13 @@ REASONS = {
 @pytest.mark.parametrize("overrides, backend, sentence", REASONS.values(), ids=REASONS)
 def test_backend_says_why_not(native, overrides: dict, backend: str, sentence: str) -> None:
     native(fake_native(**overrides))
-    assert sentence in extension.availability()[backend]
-    assert extension.availability()["reference"] == "ok"
+    assert sentence in trpo_fast.backends()[backend]
+    assert trpo_fast.backends()["reference"] == "ok"
 
 
 def test_complete_build_serves_everything(native, capsys) -> None:
     native(fake_native())
-    assert set(extension.availability().values()) == {"ok"}
+    assert set(trpo_fast.backends().values()) == {"ok"}
     cli.main(["doctor"])
     text = capsys.readouterr().out
     assert "H200 (sm_90), 132 multiprocessors, 227 KiB shared memory a block, 141 GiB" in text
@@ -159,13 +163,13 @@ def test_torch_without_cuda_is_named(native, monkeypatch: pytest.MonkeyPatch) ->
     native(fake_native())
     monkeypatch.undo()
     monkeypatch.setattr("torch.version.cuda", None)
-    assert "is built without CUDA; install a CUDA build" in extension._torch_cuda()
+    assert "is built without CUDA; install a CUDA build" in cuda_machine._torch_support().why_not
 
 
 def test_emulation_needs_no_device(native, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     native(fake_native(cuda_probe=lambda: probe("no CUDA device: x")))
     monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
-    assert extension.availability()["cuda"] == "ok"
+    assert trpo_fast.backends()["cuda"] == "ok"
     cli.main(["doctor"])
     assert "emulated on the host" in capsys.readouterr().out
 
@@ -187,7 +191,7 @@ SERVES = [
 
 @pytest.mark.parametrize("archs, capability, expected", SERVES)
 def test_which_devices_a_build_serves(archs: str, capability, expected: bool) -> None:
-    assert extension.serves(archs, capability) is expected
+    assert cuda_machine.serves(archs, capability) is expected
 
 
 def test_doctor_on_this_machine(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

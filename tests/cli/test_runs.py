@@ -140,7 +140,7 @@ def test_logs_without_a_checkpoint_are_a_run_as_well(
 REFUSED = [
     (
         "train CartPole-v1 --backend reference --precision bf16x3",
-        "backend='reference' cannot serve",
+        "backend='reference': expected one that can serve, got: precision=",
     ),
     ("train CartPole-v1 --out file --steps 64", "file: File exists"),
     ("train CartPole-v1 --out file/run --steps 64", "file/run: Not a directory"),

@@ -27,7 +27,7 @@ from trpo_fast.learner.critic import Critic
 
 CHOOSING = Case("multicategorical", weights=True, masks=True, dtype=torch.float32)
 MOVING = Case("gaussian", weights=True, dtype=torch.float32)
-BACKENDS = [name for name, backend in registry().items() if backend.unavailable() is None]
+BACKENDS = [name for name, backend in registry().items() if backend.machine_support()]
 
 
 def fisher(policy, batch, **options):

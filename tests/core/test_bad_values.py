@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trpo_fast import Batch, FisherOperator, MLPPolicy, flat_params, trpo_update
 from trpo_fast._base import extension
+from trpo_fast.backends.support import family_support
 
 NAN, INF = float("nan"), float("inf")
 LIVE, DEAD = 2, 6  # rows: with a weight, and with weight zero (Case._weights)
@@ -114,7 +115,7 @@ def spoiled(batch: Batch, head: str, name: str, row: int) -> tuple[str, Batch]:
 def emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CUDA kernels, on the host where there is no device; only where a test asks for them."""
     backend = request.getfixturevalue("backend")
-    if backend == "cpu" and (reason := extension.missing("cpu")):
+    if backend == "cpu" and (reason := family_support("cpu").why_not):
         pytest.skip(reason)
     if backend != "cuda":
         return

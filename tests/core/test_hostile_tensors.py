@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if EMULATED:
             monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
             schedule()
-    elif why := registry()[name].unavailable():
+    elif why := registry()[name].machine_support().why_not:
         pytest.skip(why)
     return name
 

@@ -22,7 +22,7 @@ from trpo_fast import (
     kl_penalty_update,
     trpo_update,
 )
-from trpo_fast.learner.actor_cpu import unavailable
+from trpo_fast.backends.native import net_support
 
 
 @pytest.mark.parametrize("backend", ["reference", "autograd"])
@@ -163,7 +163,7 @@ def test_autograd_works_where_gradients_are_off():
 def test_no_kernel_takes_an_mlp_that_was_edited():
     for policy in (edited(), Scaled(4, Gaussian(2), (5,))):
         assert FisherOperator(policy, torch.randn(3, 4)).backend == "reference"
-        assert unavailable(policy)
+        assert not net_support("policy", policy)
 
 
 ROWS = Case(rows=33, weights=True, dtype=torch.float32)

@@ -10,6 +10,7 @@ import torch
 
 from trpo_fast._base import extension
 from trpo_fast._base.threads import OneThread, kernel_threads
+from trpo_fast.backends.registry import registry
 from trpo_fast.learner.critic import Critic
 
 
@@ -32,7 +33,7 @@ def test_kernels_keep_what_torch_gives_up(three_threads):
     assert torch.get_num_threads() == kernel_threads() == 3
 
 
-@pytest.mark.skipif(extension.availability()["cpu"] != "ok", reason="no native code here")
+@pytest.mark.skipif(not registry()["cpu"].machine_support(), reason="no native code here")
 @pytest.mark.parametrize("method", ["adam", "gauss_newton"])
 def test_a_fit_leaves_the_cores_to_the_kernels(method, three_threads, monkeypatch):
     native: Any = extension.module()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_fast._base import extension
+from trpo_fast.backends.registry import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 START = """
@@ -38,7 +38,7 @@ class Enough(Exception):
 """
 
 pytestmark = [
-    pytest.mark.skipif(extension.availability()["cpu"] != "ok", reason="no native code here"),
+    pytest.mark.skipif(not registry()["cpu"].machine_support(), reason="no native code here"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
 ]
 

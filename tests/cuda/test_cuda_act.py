@@ -12,7 +12,7 @@ from torch import Tensor
 from trpo_fast import Gaussian, MLPPolicy
 from trpo_fast.core.problem import BackendUnavailable
 from trpo_fast.learner.actor import ActTensors, ModuleActor
-from trpo_fast.learner.actor_cuda import CudaActor, unavailable
+from trpo_fast.learner.actor_cuda import CudaActor, cuda_act_support
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.normalise import ObservationNormaliser
 
@@ -142,8 +142,8 @@ def test_tensors_of_another_device_are_copied(monkeypatch: pytest.MonkeyPatch) -
 
 def test_says_why_not() -> None:
     policy, critic = made("gaussian", (8,), "tanh", 5)
-    assert "MLPPolicy" in unavailable(torch.nn.Linear(2, 2), critic)  # type: ignore[arg-type]
-    with pytest.raises(BackendUnavailable, match="cannot act: policy: expected float32"):
+    assert "MLPPolicy" in cuda_act_support(torch.nn.Linear(2, 2), critic).why_not
+    with pytest.raises(BackendUnavailable, match=r"can act for .*, got: policy: expected float32"):
         CudaActor(policy.double(), critic)
     wide = MLPPolicy(5, Gaussian(1), (2000,)).to(DEVICE), Critic(5, device=DEVICE)
     with small_device(shared_kib=99), pytest.raises(BackendUnavailable, match="one tile of 16"):

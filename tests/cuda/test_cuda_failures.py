@@ -146,7 +146,7 @@ def test_launches_go_to_the_device_of_the_tensors(emulator, monkeypatch, name):
 
 
 def test_a_device_of_another_architecture_is_refused_by_name(monkeypatch):
-    """Where one device is served, `unavailable` is silent; the other has its own sentence."""
+    """Where one device is served, it serves; the other has its own sentence."""
     device = torch.device("cuda", 1)
 
     class Native:
@@ -154,9 +154,9 @@ def test_a_device_of_another_architecture_is_refused_by_name(monkeypatch):
         build_info = staticmethod(lambda: {"cuda_archs": "80;90;100+PTX"})
 
     monkeypatch.setattr(cuda_backend, "connected", lambda: Native)
-    said = cuda_backend.wrong_arch.__wrapped__(device)
-    assert said and "does not serve cuda:1 (sm_75)" in said
-    assert cuda_backend.wrong_arch.__wrapped__(torch.device("cuda", 0)) is None
+    support = cuda_backend.device_support.__wrapped__
+    assert "does not serve cuda:1 (sm_75)" in support(device).why_not
+    assert support(torch.device("cuda", 0))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trpo_fast import Batch, FisherOperator, MLPPolicy, Penalty, kl_penalty_update, trpo_update
 from trpo_fast._base import arguments
 from trpo_fast.backends import cuda as cuda_backend
+from trpo_fast.backends.support import SERVES
 from trpo_fast.learner import advantage
 from trpo_fast.learner.actor import ActTensors
 from trpo_fast.learner.actor_cuda import CudaActor
@@ -241,7 +242,7 @@ def far_away(monkeypatch):
     monkeypatch.setattr(native, "CudaOperator", lambda *_, **__: native, raising=False)
     monkeypatch.setattr(cuda_backend, "connected", lambda: native)
     monkeypatch.setattr(cuda_backend, "_plan_of", lambda *_: None)
-    monkeypatch.setattr(cuda_backend.CudaBackend, "refuses", lambda self, problem: None)
+    monkeypatch.setattr(cuda_backend.CudaBackend, "problem_support", lambda self, problem: SERVES)
     monkeypatch.setattr(arguments, "_has_memory", lambda value: True)
     return native
 

@@ -104,7 +104,7 @@ void Problem::fill_call() {
   theta_out = std::make_unique<DeviceArray<float>>(size_t(parameters), NAN);
   stats = std::make_unique<DeviceArray<double>>(size_t(kStatCount + 4 * shape.columns), NAN);
   scratch_ = std::make_unique<DeviceArray<unsigned char>>(size_t(call.plan.scratch.total), 0xff);
-  call.in = in->data();
+  call.v = in->data();
   call.out = out->data();
   call.theta_out = theta_out->data();
   call.stats = stats->data();

@@ -12,16 +12,15 @@ from act_cases import Outputs, assert_equal, check_follows, make, room
 from cases import HEADS, HIDDEN
 from torch import Tensor
 
-from trpo_fast import Gaussian, MLPPolicy, MultiCategorical
+from trpo_fast import BackendUnavailable, Gaussian, MLPPolicy, MultiCategorical
+from trpo_fast.backends.support import family_support
 from trpo_fast.learner import actor_cpu as act
 from trpo_fast.learner.actor import ActTensors, ModuleActor
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.normalise import ObservationNormaliser
 from trpo_fast.policy.net import ACTIVATIONS
 
-pytestmark = pytest.mark.skipif(
-    bool(act.unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
-)
+pytestmark = pytest.mark.skipif(not family_support("act"), reason="no native code in this checkout")
 
 
 def both(
@@ -83,6 +82,23 @@ def test_normalises_on_the_way_in() -> None:
         torch.testing.assert_close(seen, normaliser(obs))
         assert_equal(out, both(policy, critic, normaliser(obs))[1])
         torch.testing.assert_close(actor.values(obs), critic.values(normaliser(obs)))
+
+
+def test_nets_see_the_same_bits_whoever_normalises() -> None:
+    """By the kernels, by the module actor's collector (arrays) and by torch: clipped, NaN kept."""
+    policy, critic = make("gaussian")
+    normaliser = ObservationNormaliser(5, clip=1.5)
+    normaliser.update(torch.randn(50, 5) * 3.0 + 2.0)
+    obs, seen = torch.randn(33, 5) * 4.0, torch.zeros(33, 5)
+    obs[0], obs[1, 0], obs[2, 1] = 1e30, -1e30, torch.nan
+    actor = act.NativeActor(policy, critic, normaliser=normaliser)
+    assert actor.normaliser is normaliser
+    assert ModuleActor(policy, critic, torch.Generator()).normaliser is None
+    actor.act(ActTensors(obs, None, *room(policy, 33), seen=seen))
+    wanted = normaliser(obs)
+    assert float(wanted[0].min()) == 1.5 == -float(wanted[1, 0]) and bool(wanted[2, 1].isnan())
+    for got in (seen, torch.from_numpy(normaliser.on_host(obs.numpy()))):
+        assert torch.equal(got.view(torch.int32), wanted.view(torch.int32))
 
 
 def test_threads_change_no_bit() -> None:
@@ -192,18 +208,18 @@ def test_tensors_that_do_not_fit(name: str) -> None:
 @pytest.mark.parametrize(
     ("head", "hidden", "reason"),
     [
-        (Gaussian(1), (3,) * 8, "at most 7 hidden layers, it has 8"),
-        (MultiCategorical([2] * 65), (3,), "at most 64 factors, its head has 65"),
+        (Gaussian(1), (3,) * 8, "at most 7 hidden layers, got 8"),
+        (MultiCategorical([2] * 65), (3,), "at most 64 factors, got a head of 65"),
     ],
     ids=["deep", "factors"],
 )
 def test_nets_beyond_the_kernels_sizes_are_left_to_the_modules(head, hidden, reason) -> None:
-    assert reason in act.unavailable(MLPPolicy(4, head, hidden), Critic(4))
+    assert reason in act.act_support(MLPPolicy(4, head, hidden), Critic(4)).why_not
 
 
 def test_says_why_not() -> None:
     policy, critic = make("gaussian")
-    assert "float32" in act.unavailable(policy.double(), critic)
-    assert "MLPPolicy" in act.unavailable(torch.nn.Linear(2, 2))
-    with pytest.raises(RuntimeError, match="float32 parameters on the CPU"):
+    assert "float32" in act.act_support(policy.double(), critic).why_not
+    assert "MLPPolicy" in act.act_support(torch.nn.Linear(2, 2), critic).why_not
+    with pytest.raises(BackendUnavailable, match="float32 parameters on the CPU"):
         act.NativeActor(policy, critic)

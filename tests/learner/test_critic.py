@@ -12,16 +12,16 @@ from cases import HIDDEN
 from critic_cases import nets, problem
 from torch import Tensor
 
-from trpo_fast import BackendUnavailable, Gaussian, MLPPolicy
+from trpo_fast import BackendUnavailable
 from trpo_fast._base import extension
-from trpo_fast.learner.actor_cpu import unavailable
+from trpo_fast.backends.support import family_support
 from trpo_fast.learner.critic import Critic
 from trpo_fast.learner.fits import NativeFit, ReferenceFit, Targets
 from trpo_fast.policy.flat import flat_params
 from trpo_fast.policy.net import ACTIVATIONS
 
 native_only = pytest.mark.skipif(
-    bool(unavailable(MLPPolicy(1, Gaussian(1)))), reason="no native code in this checkout"
+    not family_support("critic"), reason="no native code in this checkout"
 )
 BACKENDS = ["reference", pytest.param("cpu", marks=native_only)]
 
@@ -257,7 +257,7 @@ def test_foreign_states_and_backends_are_refused() -> None:
 def test_nets_too_deep_for_the_kernels_fit_by_the_reference(method: str) -> None:
     critic = Critic(4, (5,) * 8, method=method)
     assert critic.fit(torch.randn(20, 4), torch.randn(20)).backend == "reference"
-    with pytest.raises(BackendUnavailable, match="at most 7 hidden layers, it has 8"):
+    with pytest.raises(BackendUnavailable, match="at most 7 hidden layers, got 8"):
         Critic(4, (5,) * 8, method=method, backend="cpu").fit(torch.randn(2, 4), torch.randn(2))
 
 

@@ -29,8 +29,8 @@ from trpo_fast import (
     kl_penalty_update,
     trpo_update,
 )
+from trpo_fast.backends.native import net_support
 from trpo_fast.learner.actor import ModuleActor
-from trpo_fast.learner.actor_cpu import unavailable
 from trpo_fast.learner.critic import Critic
 from trpo_fast.policy.flat import every_parameter
 
@@ -191,7 +191,8 @@ def test_no_kernel_takes_it_and_one_warning_says_why(name: str) -> None:
     for backend in ("cpu", "cuda"):
         with pytest.raises(BackendUnavailable):
             FisherOperator(policy, obs, backend=backend)
-    assert unavailable(policy).startswith("policy: expected an MLPPolicy as it comes, got one")
+    why_not = net_support("policy", policy).why_not
+    assert why_not.startswith("policy: expected an MLPPolicy as it comes, got one")
     with pytest.warns(UserWarning, match=r"policy: backend='reference', .* as it comes") as told:
         assert FisherOperator(policy, obs).backend == "reference"
     assert told[0].filename == __file__
@@ -209,7 +210,8 @@ def test_what_changes_nothing_stays_with_the_kernels() -> None:
     for p in policy.parameters():
         p.register_hook(lambda g: g)  # runs in backward() alone
     for same in (policy.eval(), copy.deepcopy(MLPPolicy(OBS, Gaussian(ACTIONS), (WIDTH,)))):
-        assert FisherOperator(same, torch.randn(3, OBS)).backend == "cpu" and not unavailable(same)
+        assert FisherOperator(same, torch.randn(3, OBS)).backend == "cpu"
+        assert net_support("policy", same)
 
 
 @contextmanager
@@ -231,11 +233,11 @@ def test_hooks_for_all_modules_count() -> None:
     with hook_for_all():
         F = FisherOperator(policy, obs)
         assert relative_error(F @ v, product(policy, obs, v)) < 1e-8
-        assert "registered for all modules" in unavailable(policy.float())
+        assert "registered for all modules" in net_support("policy", policy.float()).why_not
         spec, theta, rows = policy.spec, flat_params(policy), obs.float()
         net = (list(spec.widths), spec.activation, spec.head, list(spec.nvec))
         found = torch.ops.trpo_fast.fvp(theta, rows, v.float(), *net)
-    assert not unavailable(policy)
+    assert net_support("policy", policy)
     # The operators have no modules: arguments say all.
     assert torch.equal(found, FisherOperator(policy, rows) @ v.float())
 

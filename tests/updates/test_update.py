@@ -171,7 +171,7 @@ TOO_FAR = [
 ]
 
 
-@pytest.mark.parametrize("backend", [n for n, b in registry().items() if b.unavailable() is None])
+@pytest.mark.parametrize("backend", [n for n, b in registry().items() if b.machine_support()])
 @pytest.mark.parametrize("hidden", [(8, 5), ()], ids=str)
 @pytest.mark.parametrize(
     "update, options, reason", TOO_FAR, ids=lambda value: getattr(value, "__name__", str(value))

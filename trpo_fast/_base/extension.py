@@ -1,6 +1,5 @@
 """The native half, `trpo_fast._C`: loaded at first use, and if it is absent, the sentence why.
-
-Also answers which backends can serve here. Nothing in this file raises for a missing half.
+Nothing in this file raises for a missing half.
 """
 
 from __future__ import annotations
@@ -69,89 +68,3 @@ def emulating() -> bool:
 def asynchronous(device: torch.device) -> bool:
     """Whether the host runs ahead of work on this device, as emulated kernels pretend."""
     return device.type != "cpu" or emulating()
-
-
-def _runs(arch: str, number: int) -> bool:
-    name = arch.removesuffix("+PTX")
-    base = int(name.rstrip("af"))
-    if name.endswith("a"):
-        return number == base
-    if number // 10 == base // 10 and number >= base:
-        return True
-    return arch.endswith("+PTX") and not name.endswith("f") and number >= base
-
-
-def serves(archs: str, capability: tuple[int, int]) -> bool:
-    """Whether kernels built for archs ("80;90a;100+PTX") run on a device of this capability.
-
-    sm_XY runs on its own major version from minor Y on; PTX also on everything newer; an `a`
-    architecture on its own alone.
-    """
-    number = capability[0] * 10 + capability[1]
-    return any(_runs(arch, number) for arch in archs.split(";") if arch)
-
-
-def _cpu() -> str:
-    native, why = _load()
-    if native is None:
-        return why
-    if "cpu" not in native.families:
-        return "this build contains no CPU kernels"
-    try:
-        native.selected_isa()
-    except ValueError as error:
-        return str(error)
-    return "ok"
-
-
-def _cuda() -> str:
-    native, why = _load()
-    if native is None:
-        return why
-    if "cuda" not in native.families:
-        return "this build contains no CUDA kernels"
-    if emulating():
-        return "ok"
-    archs = native.build_info()["cuda_archs"]
-    if not archs:
-        return (
-            "built without CUDA: no working nvcc at install time; "
-            "reinstall with TRPO_FAST_CUDA=1 to see what is missing"
-        )
-    probe = native.cuda_probe()
-    if probe["problem"]:
-        return str(probe["problem"])
-    if not any(serves(archs, device["capability"]) for device in probe["devices"]):
-        found = ", ".join(describe_device(device) for device in probe["devices"])
-        return f"built for {archs}, which serves none of: {found}; set TRPO_FAST_CUDA_ARCHS"
-    return _torch_cuda()
-
-
-def _torch_cuda() -> str:
-    import torch
-
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA; install a CUDA build of torch"
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable device"
-    return "ok"
-
-
-def describe_device(device: dict) -> str:
-    """NVIDIA H200 (sm_90)."""
-    major, minor = device["capability"]
-    return f"{device['name']} (sm_{major}{minor})"
-
-
-_ANSWERS = {"reference": lambda: "ok", "autograd": lambda: "ok", "cpu": _cpu, "cuda": _cuda}
-
-
-def missing(backend: str) -> str | None:
-    """The sentence why a backend cannot serve on this machine; None if it can."""
-    answer = _ANSWERS[backend]()
-    return None if answer == "ok" else answer
-
-
-def availability() -> dict[str, str]:
-    """Backend name -> "ok", or the sentence why it cannot serve on this machine."""
-    return {backend: missing(backend) or "ok" for backend in _ANSWERS}

@@ -16,6 +16,7 @@ from ..core.problem import Problem
 from ..core.surrogate import Evaluation, surrogate
 from .base import Backend
 from .reference import ReferenceOperator
+from .support import SERVES, Support
 
 
 class AutogradOperator(ReferenceOperator):
@@ -63,14 +64,16 @@ class AutogradBackend(Backend):
 
     name = "autograd"
 
-    def refuses(self, problem: Problem) -> str | None:
+    def problem_support(self, problem: Problem) -> Support:
         if problem.fisher != "analytic":
-            return "fisher='empirical' exists in backend='reference' only"
+            return Support("fisher='empirical' exists in backend='reference' only")
         if torch.is_inference_mode_enabled():
-            return "it differentiates, which torch.inference_mode() forbids; leave that block"
+            return Support(
+                "it differentiates, which torch.inference_mode() forbids; leave that block"
+            )
         if problem.chunk_rows is not None:
-            return "chunk_rows needs a forward per chunk; use backend='reference'"
-        return None
+            return Support("chunk_rows needs a forward per chunk; use backend='reference'")
+        return SERVES
 
     def operator(self, problem: Problem) -> AutogradOperator:
         return AutogradOperator(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 
 from ..core.problem import Operator, Problem
+from .support import SERVES, Support
 
 
 class Backend(abc.ABC):
@@ -13,19 +14,27 @@ class Backend(abc.ABC):
     name: str
     precisions: tuple[str, ...] = ("fp32",)
 
-    def unavailable(self) -> str | None:
-        """Why this backend cannot run on this machine, as a sentence; None if it can."""
-        return None
+    def machine_support(self) -> Support:
+        """Whether it runs on this machine."""
+        return SERVES
 
-    def refuses_precision(self, precision: str) -> str | None:
-        """Why this backend cannot compute so on this machine, as a sentence; None if it can."""
+    def precision_support(self, precision: str) -> Support:
+        """Whether it computes in this precision on this machine."""
         if precision not in self.precisions:
-            return f"precision={precision!r} is not among its {self.precisions}"
-        return None
+            return Support(f"precision={precision!r} is not among its {self.precisions}")
+        return SERVES
 
     @abc.abstractmethod
-    def refuses(self, problem: Problem) -> str | None:
-        """Why this backend cannot serve the problem, as a sentence; None if it can."""
+    def problem_support(self, problem: Problem) -> Support:
+        """Whether it takes the problem, wherever it would run."""
+
+    def support(self, problem: Problem) -> Support:
+        """Whether it computes the problem here."""
+        return (
+            self.precision_support(problem.precision)
+            and self.machine_support()
+            and self.problem_support(problem)
+        )
 
     @abc.abstractmethod
     def operator(self, problem: Problem) -> Operator: ...

@@ -16,15 +16,25 @@ from ..core.reference import Solution
 from ..core.surrogate import Evaluation
 from ..policy.net import MLPPolicy
 from .base import Backend
-from .native import NativeProblem, address, readable, refusal
+from .native import NativeProblem, address, problem_support, readable
+from .support import SERVES, Support, family_support
 
-# The bfloat16 numbers that a float is split into, for the products with directions.
+# The bfloat16 numbers that a float is split into, for the products with v.
 PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
 
 
 def _instruction_set() -> str:
     native = extension.module()
     return "none" if native is None else str(native.selected_isa())
+
+
+def _isa_support() -> Support:
+    """Whether TRPO_FAST_ISA, where it is set, names an instruction set of this processor."""
+    try:
+        _instruction_set()
+    except ValueError as error:
+        return Support(str(error))
+    return SERVES
 
 
 class CpuOperator(Operator):
@@ -36,7 +46,7 @@ class CpuOperator(Operator):
         assert native is not None
         self._inputs = NativeProblem(problem, self.theta)
         self._native = native.CpuOperator(
-            self._inputs.fields,
+            params=self._inputs.params,
             reverse_kl=problem.reverse_kl,
             bf16_planes=PLANES[problem.precision],
         )
@@ -142,16 +152,16 @@ class CpuBackend(Backend):
     name = "cpu"
     precisions = tuple(PLANES)
 
-    def unavailable(self) -> str | None:
-        return extension.missing("cpu")
+    def machine_support(self) -> Support:
+        return family_support("cpu") and _isa_support()
 
-    def refuses_precision(self, precision: str) -> str | None:
+    def precision_support(self, precision: str) -> Support:
         if PLANES.get(precision) and (isa := _instruction_set()) != "amx":
-            return f"precision={precision!r} needs a CPU with AMX tiles; in use is {isa}"
-        return super().refuses_precision(precision)
+            return Support(f"precision={precision!r} needs a CPU with AMX tiles; in use is {isa}")
+        return super().precision_support(precision)
 
-    def refuses(self, problem: Problem) -> str | None:
-        return refusal(problem, "cpu")
+    def problem_support(self, problem: Problem) -> Support:
+        return problem_support(problem, "cpu")
 
     def operator(self, problem: Problem) -> CpuOperator:
         return CpuOperator(problem)

@@ -24,7 +24,9 @@ from ..core.surrogate import Evaluation
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
-from .native import NativeProblem, net_arguments, readable, refusal
+from .cuda_machine import machine_support, serves
+from .native import NativeProblem, native_shape, problem_support, readable
+from .support import SERVES, Support
 
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
 _SOLVE = 4  # quad, residual norm, iterations, first curvature
@@ -96,7 +98,7 @@ def _plan(
     if native is None:
         raise BackendUnavailable(extension.problem())
     return native.cuda_plan(
-        **net_arguments(spec),
+        net=native_shape(spec),
         rows=rows,
         fvp_count=fvp_count,
         chunk_rows=chunk_rows,
@@ -119,6 +121,11 @@ def _plan_of(problem: Problem, grid: int = 0) -> Any:
         precision=problem.precision,
         grid=grid,
     )
+
+
+def place() -> str:
+    """The type of device whose tensors the kernels read."""
+    return "cpu" if extension.emulating() else "cuda"
 
 
 def device_index(device: torch.device) -> int:
@@ -151,7 +158,7 @@ class CudaOperator(Operator):
             self._inputs = NativeProblem(problem, self.theta)
             self._plan = _plan_of(problem, grid)
             self._op = connected().CudaOperator(
-                self._inputs.fields,
+                params=self._inputs.params,
                 plan=self._plan,
                 reverse_kl=problem.reverse_kl,
                 device=device_index(self._device),
@@ -243,25 +250,16 @@ class CudaOperator(Operator):
 
 
 @functools.cache
-def _missing(emulating: bool) -> str | None:
-    """Why there are no kernels to run; asked once, the probe takes a tenth of a millisecond."""
-    return extension.missing("cuda")
-
-
-def missing() -> str | None:
-    """Why no CUDA kernel can run on this machine, as a sentence; None if they can."""
-    return _missing(extension.emulating())
-
-
-@functools.cache
-def wrong_arch(device: torch.device) -> str | None:
-    """Why the kernels of this build do not run on a device, where another one may be served."""
+def device_support(device: torch.device) -> Support:
+    """Whether the kernels of this build run on a device, where another one may be served."""
     native = connected()
     archs = native.build_info()["cuda_archs"]
     arch = native.cuda_limits(device_index(device))["arch"]
-    if extension.serves(archs, divmod(arch, 10)):
-        return None
-    return f"built for {archs}, which does not serve {device} (sm_{arch}); set TRPO_FAST_CUDA_ARCHS"
+    if serves(archs, divmod(arch, 10)):
+        return SERVES
+    return Support(
+        f"built for {archs}, which does not serve {device} (sm_{arch}); set TRPO_FAST_CUDA_ARCHS"
+    )
 
 
 class CudaBackend(Backend):
@@ -270,18 +268,25 @@ class CudaBackend(Backend):
     name = "cuda"
     precisions = ("fp32", "fp16x3")
 
-    def unavailable(self) -> str | None:
-        return missing()
+    def machine_support(self) -> Support:
+        return machine_support()
 
-    def refuses(self, problem: Problem) -> str | None:
-        why = refusal(problem, "cpu" if extension.emulating() else "cuda")
-        if why is None:
+    def problem_support(self, problem: Problem) -> Support:
+        answer = problem_support(problem, place())
+        if answer:
             with explained():
-                why = None if extension.emulating() else wrong_arch(problem.theta.device)
-                why = why or _plan_of(problem).refusal
-        if why is None or "; " in why:  # the sentence already says what to do
-            return why
-        return f"{why}; use backend='reference'"
+                answer = self._shape_support(problem)
+        if answer or "; " in answer.why_not:  # the sentence already says what to do
+            return answer
+        return Support(f"{answer.why_not}; use backend='reference'")
+
+    @staticmethod
+    def _shape_support(problem: Problem) -> Support:
+        if not extension.emulating():
+            answer = device_support(problem.theta.device)
+            if not answer:
+                return answer
+        return Support(_plan_of(problem).refusal or "")
 
     def operator(self, problem: Problem) -> CudaOperator:
         return CudaOperator(problem, atomics=not problem.deterministic)

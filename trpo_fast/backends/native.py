@@ -1,50 +1,55 @@
-"""A problem as both native cores take it: sizes, numbers and addresses under the names that
-csrc/bindings/problem.cpp reads.
+"""A problem as both native cores take it: ``FvpParams`` of csrc/shared/params.h, filled in from
+sizes, numbers and addresses.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._base import extension
 from ..core.problem import Problem
 from ..policy.heads import KINDS
 from ..policy.net import ACTIVATIONS, MLPPolicy
 from ..policy.spec import NetSpec
+from .support import SERVES, Support
 
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/shared/params.h
 MAX_FACTORS = 64
 
 
-def too_large(spec: NetSpec) -> str:
-    """What of a net exceeds the kernels' fixed sizes; empty if nothing does."""
+def net_support(argument: str, net: Any) -> Support:
+    """Whether the kernels compute what this net does, wherever its parameters lie."""
+    if not isinstance(net, MLPPolicy):
+        return Support(f"{argument}: expected an MLPPolicy, got {type(net).__name__}")
+    if reason := net.departure():
+        return Support(f"{argument}: expected an MLPPolicy as it comes, got one where {reason}")
+    spec = net.spec
     if spec.maps > MAX_MAPS:
-        return f"at most {MAX_MAPS - 1} hidden layers, it has {spec.maps - 1}"
+        limit = f"at most {MAX_MAPS - 1} hidden layers, got {spec.maps - 1}"
+        return Support(f"{argument}: expected {limit}")
     if len(spec.nvec) > MAX_FACTORS:
-        return f"at most {MAX_FACTORS} factors, its head has {len(spec.nvec)}"
-    return ""
+        limit = f"at most {MAX_FACTORS} factors, got a head of {len(spec.nvec)}"
+        return Support(f"{argument}: expected {limit}")
+    return SERVES
 
 
-def refusal(problem: Problem, place: str) -> str | None:
-    """What of a problem neither core takes, as a sentence; ``place`` is the device it has to be
-    on.
-    """
-    policy, theta = problem.policy, problem.theta
-    if not isinstance(policy, MLPPolicy):
-        return f"its kernels are for MLPPolicy, not {type(policy).__name__}"
-    if reason := policy.departure():
-        return f"its kernels are for an MLPPolicy as it comes, and {reason}"
+def problem_support(problem: Problem, place: str) -> Support:
+    """Whether the cores take a problem; ``place`` is the type of device it has to be on."""
+    theta = problem.theta
+    answer = net_support("policy", problem.policy)
+    if not answer:
+        return answer
     if theta.device.type != place:
-        return f"the policy is on {theta.device}; move it with policy.to({place!r})"
+        return Support(f"the policy is on {theta.device}; move it with policy.to({place!r})")
     if theta.dtype != torch.float32:
-        return f"its kernels are float32, the policy is {theta.dtype}"
+        return Support(f"its kernels are float32, the policy is {theta.dtype}")
     if problem.fisher != "analytic":
-        return f"fisher={problem.fisher!r} is in the reference backend only"
-    if limit := too_large(policy.spec):
-        return f"policy: expected {limit}"
-    return None
+        return Support(f"fisher={problem.fisher!r} is in the reference backend only")
+    return SERVES
 
 
 def readable(tensor: Tensor) -> Tensor:
@@ -60,43 +65,55 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def net_arguments(spec: NetSpec) -> dict[str, Any]:
-    """How the binding wants a net's shape."""
-    return {
-        "widths": list(spec.widths),
-        "activation": ACTIVATIONS.index(spec.activation),
-        "head": KINDS.index(spec.head),
-        "nvec": list(spec.nvec),
-    }
+@functools.lru_cache(maxsize=256)
+def native_shape(spec: NetSpec) -> Any:
+    """The cores' description of a net."""
+    native = extension.module()
+    assert native is not None
+    return native.NetShape(
+        widths=list(spec.widths),
+        activation=ACTIVATIONS.index(spec.activation),
+        head=KINDS.index(spec.head),
+        nvec=list(spec.nvec),
+    )
 
 
 class NativeProblem:
-    """The description of a problem at ``theta``; owns the tensors whose addresses it holds."""
+    """``params``, which the cores read, of a problem at ``theta``; owns the tensors whose addresses
+    they are.
+    """
 
     def __init__(self, problem: Problem, theta: Tensor) -> None:
         policy, batch = problem.policy, problem.batch
-        assert isinstance(policy, MLPPolicy)
+        native = extension.module()
+        assert native is not None and isinstance(policy, MLPPolicy)
+        self._tensors: list[Tensor] = []
         choices = bool(policy.head.nvec)
-        rows = {
-            "obs": batch.obs,
-            "weights": batch.weights,
-            "mask": batch.action_mask,
-            "actions": None if choices else batch.actions,
-            "choices": batch.actions if choices else None,
-            "advantages": batch.advantages,
-            "log_probs": batch.log_probs,
-            "fvp_rows": problem.fvp_rows,
-        }
-        self.tensors = {n: None if t is None else readable(t) for n, t in rows.items()}
-        self.tensors["theta"] = theta
-        self.fields: dict[str, Any] = {
-            **net_arguments(policy.spec),
-            **{name: address(tensor) for name, tensor in self.tensors.items()},
-            "parameters": theta.numel(),
-            "count": len(batch),
-            "group_size": batch.group_size or 0,
-            "fvp_count": 0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
-            "chunk_rows": problem.chunk_rows or 0,
-            "damping": problem.damping,
-            "kl_scale": problem.kl_scale,
-        }
+        fvp_rows = problem.fvp_rows
+        self.params = native.FvpParams(
+            net=native_shape(policy.spec),
+            theta=self._address(theta),
+            parameters=theta.numel(),
+            count=len(batch),
+            obs=self._address(batch.obs),
+            weights=self._address(batch.weights),
+            mask=self._address(batch.action_mask),
+            actions=0 if choices else self._address(batch.actions),
+            choices=self._address(batch.actions) if choices else 0,
+            advantages=self._address(batch.advantages),
+            log_probs=self._address(batch.log_probs),
+            group_size=batch.group_size or 0,
+            fvp_rows=self._address(fvp_rows),
+            fvp_count=0 if fvp_rows is None else fvp_rows.numel(),
+            chunk_rows=problem.chunk_rows or 0,
+            damping=problem.damping,
+            kl_scale=problem.kl_scale,
+        )
+
+    def _address(self, tensor: Tensor | None) -> int:
+        """Of the values as kernels read them, kept alive from now on; 0 where there are none."""
+        if tensor is None:
+            return 0
+        kept = readable(tensor)
+        self._tensors.append(kept)
+        return kept.data_ptr()

@@ -27,6 +27,7 @@ from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
 from .module import ModuleLinearization
+from .support import SERVES, Support
 
 
 class Linearization(Protocol):
@@ -226,8 +227,8 @@ class ReferenceBackend(Backend):
 
     name = "reference"
 
-    def refuses(self, problem: Problem) -> str | None:
-        return None
+    def problem_support(self, problem: Problem) -> Support:
+        return SERVES
 
     def operator(self, problem: Problem) -> ReferenceOperator:
         return ReferenceOperator(problem)

@@ -1,14 +1,12 @@
-"""Which backends there are, fastest first, and the one place that chooses among them."""
+"""Which backends there are, fastest first, and which one computes a problem."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import get_args
+from collections.abc import Callable
 
-from .._base import choices, extension
-from .._base.arguments import check_choice
-from ..core.problem import BackendUnavailable, Problem
+from .._base import extension
+from ..core.problem import Problem
 from ..policy.net import MLPPolicy
 from ..policy.wrappers import tell_once
 from .autograd import AutogradBackend
@@ -16,8 +14,7 @@ from .base import Backend
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 from .reference import ReferenceBackend
-
-NAMES: tuple[str, ...] = get_args(choices.Backend)  # "auto" among them
+from .support import Support, choose
 
 
 @functools.cache
@@ -27,54 +24,36 @@ def registry() -> dict[str, Backend]:
     return {backend.name: backend for backend in every}
 
 
+@functools.cache
+def _supports() -> dict[str, Callable[[Problem], Support]]:
+    return {name: backend.support for name, backend in registry().items()}
+
+
 def backends() -> dict[str, str]:
     """Each backend's name and "ok", or the sentence that says why it is not available."""
-    registered = {name: backend.unavailable() or "ok" for name, backend in registry().items()}
-    return {**extension.availability(), **registered}
+    return {name: backend.machine_support().status for name, backend in registry().items()}
 
 
 def resolve(name: str, problem: Problem) -> Backend:
     """The backend that will serve; an explicit name is never replaced by another."""
-    known = registry()
-    check_choice("backend", name, NAMES)
-    if name != "auto":
-        reason = _why_not(known[name], problem)
-        if reason:
-            raise BackendUnavailable(f"backend={name!r} cannot serve: {reason}")
-        return known[name]
-    reasons = {}
-    for backend in known.values():
-        reasons[backend.name] = _why_not(backend, problem)
-        if reasons[backend.name] is None:
-            if extension.problem() and known["cpu"].refuses(problem) is None:
-                extension.warn_of_pure_python()
-            else:
-                _tell_of_reference(backend, problem, reasons)
-            return backend
-    why = "; ".join(f"{name} cannot: {reason}" for name, reason in reasons.items())
-    raise BackendUnavailable(f"backend: expected one that can serve, got none: {why}")
+    chosen = choose(name, _supports(), problem, can="serve")
+    if name == "auto" and chosen not in ("cpu", "cuda"):
+        _tell_of_pytorch(chosen, problem)
+    return registry()[chosen]
 
 
-def _tell_of_reference(
-    chosen: Backend, problem: Problem, reasons: Mapping[str, str | None]
-) -> None:
-    """Warn once for each policy and reason where "auto" runs plain PyTorch for an MLPPolicy that
-    the kernels would have served but for what was changed of it.
+def _tell_of_pytorch(chosen: str, problem: Problem) -> None:
+    """Warn where "auto" runs plain PyTorch: once in a process that has no kernels; otherwise once
+    for each policy and reason, if it is an MLPPolicy that the kernels would have served but for
+    what was changed of it.
     """
-    policy = problem.policy
-    if chosen.name != "reference" or not isinstance(policy, MLPPolicy) or not policy.departure():
-        return
-    kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
-    tell_once(
-        problem.policy,
-        f"policy: backend='reference', plain PyTorch, serves it; backend={kernels!r} cannot: "
-        f"{reasons[kernels]}",
-    )
-
-
-def _why_not(backend: Backend, problem: Problem) -> str | None:
-    return (
-        backend.refuses_precision(problem.precision)
-        or backend.unavailable()
-        or backend.refuses(problem)
-    )
+    known, policy = registry(), problem.policy
+    if extension.problem() and known["cpu"].problem_support(problem):
+        extension.warn_of_pure_python()
+    elif chosen == "reference" and isinstance(policy, MLPPolicy) and policy.departure():
+        kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"
+        tell_once(
+            policy,
+            f"policy: backend='reference', plain PyTorch, serves it; backend={kernels!r} cannot: "
+            f"{known[kernels].support(problem).why_not}",
+        )

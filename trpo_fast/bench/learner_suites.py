@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.problem import BackendUnavailable
+from ..backends.support import family_support
 from ..learner.actor import ActTensors, ModuleActor
-from ..learner.actor_cpu import NativeActor, unavailable
+from ..learner.actor_cpu import NativeActor
 from ..learner.actor_cuda import CudaActor
 from ..learner.critic import Critic
 from ..policy.flat import write_params
-from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy
 from . import opponents
 from .cases import Case, Workload, make_workload
@@ -70,8 +69,6 @@ def _exact_act(work: Workload, actions: Tensor) -> Tensor:
 
 def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
     critic, generator = _critic(work), torch.Generator(work.obs.device)
-    if backend == "cpu" and (reason := unavailable(work.policy, critic)):
-        raise BackendUnavailable(f"backend='cpu' cannot act: {reason}")
     actor = ACTORS[backend](work.policy, critic, generator)
     assert work.batch.actions is not None
     actions = torch.empty_like(work.batch.actions)
@@ -202,8 +199,8 @@ def _value_case(case: Case) -> Case:
 
 
 def _modules() -> list[tuple[str, str]]:
-    native = not unavailable(MLPPolicy(1, Gaussian(1)))
-    return [("reference", "fp32"), *([("cpu", "fp32")] if native else []), ("cuda", "fp32")]
+    native = [("cpu", "fp32")] if family_support("act") else []
+    return [("reference", "fp32"), *native, ("cuda", "fp32")]
 
 
 def _critic_suite(minibatch: int) -> Suite:

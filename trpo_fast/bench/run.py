@@ -135,7 +135,7 @@ def _bind(function: Callable[..., Timed], *arguments: Any) -> Callable[[], Timed
 def _chosen_opponents(
     suite: Suite, options: Options, skipped: dict[str, str]
 ) -> list[tuple[str, str]]:
-    """The opponents to run; one that is missing is named in ``skipped`` with the reason."""
+    """The opponents to run; one that does not run here is named in ``skipped`` with the reason."""
     known = suite.opponents
     names = list(known) if options.opponents is None else list(options.opponents)
     chosen: list[tuple[str, str]] = []
@@ -143,7 +143,7 @@ def _chosen_opponents(
         if name not in known:
             skipped[name] = f"the suite {suite.name} knows {', '.join(known)}"
             continue
-        reason = known[name].missing(options.device)
+        reason = known[name].support(options.device).why_not
         if options.opponents is None and name == "sb3_replica" and "sb3" in dict(chosen):
             reason = "sb3_contrib itself is installed"
         if reason:

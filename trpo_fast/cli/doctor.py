@@ -13,7 +13,8 @@ import torch
 
 from .._base import extension
 from .._version import __version__
-from ..backends.registry import registry
+from ..backends.cuda_machine import describe_device
+from ..backends.registry import backends, registry
 from ..bench.cases import CASES
 from ..core.problem import BackendUnavailable
 from ..envs.workers.pool import start_method, usable_cores
@@ -74,7 +75,7 @@ def collect() -> dict[str, Any]:
         "workers": {"cores": usable_cores(), "start_method": start_method()},
         "native": _native_report(),
         "cuda": _cuda_report(),
-        "backends": extension.availability(),
+        "backends": backends(),
         "precisions": _precisions(),
         "extras": {extra: {"missing": _missing(names)} for extra, names in EXTRAS.items()},
     }
@@ -83,9 +84,9 @@ def collect() -> dict[str, Any]:
 def _precisions() -> dict[str, list[str]]:
     """What each backend that is available can compute in here."""
     return {
-        name: [p for p in backend.precisions if backend.refuses_precision(p) is None]
+        name: [p for p in backend.precisions if backend.precision_support(p)]
         for name, backend in registry().items()
-        if backend.unavailable() is None
+        if backend.machine_support()
     }
 
 
@@ -127,7 +128,7 @@ def _device_lines(cuda: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("CUDA device", f"none: {cuda['problem'].removeprefix('no CUDA device: ')}"))
     for index, device in enumerate(cuda["devices"]):
         text = (
-            f"{extension.describe_device(device)}, {device['multiprocessors']} multiprocessors, "
+            f"{describe_device(device)}, {device['multiprocessors']} multiprocessors, "
             f"{device['shared_memory_optin'] // 1024} KiB shared memory a block, "
             f"{device['memory'] / 2**30:.0f} GiB"
         )

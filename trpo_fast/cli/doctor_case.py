@@ -66,15 +66,7 @@ def _served(case: Case, precision: str) -> dict[str, str | None]:
     problem = Problem(
         policy, flat_params(policy), Batch(torch.zeros(1, case.obs_dim)), 0.1, precision=precision
     )
-    serving = [
-        name
-        for name, backend in registry().items()
-        if not (
-            backend.refuses_precision(precision)
-            or backend.unavailable()
-            or backend.refuses(problem)
-        )
-    ]
+    serving = [name for name, backend in registry().items() if backend.support(problem)]
     anywhere = [name for name in serving if name not in ("cpu", "cuda")]
     return {"cpu": serving[0] if serving else None, "elsewhere": anywhere[0] if anywhere else None}
 

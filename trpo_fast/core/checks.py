@@ -138,11 +138,11 @@ def check_actions(policy: nn.Module, theta: Tensor, actions: Any, batch: Batch) 
     return check_tensor("actions", actions, theta, shape)
 
 
-def check_vector(argument: str, value: Any, theta: Tensor, *, columns: bool) -> Tensor:
-    """A vector [P], or [P, K] where several right-hand sides make sense."""
-    if columns and isinstance(value, Tensor) and value.ndim == 2:
-        return check_tensor(argument, value, theta, (theta.numel(), None))
-    return check_tensor(argument, value, theta, (theta.numel(),))
+def check_vector(argument: str, v: Any, theta: Tensor) -> Tensor:
+    """v [P] as an operator takes it; of several right-hand sides [P, K] the rows [K, P]."""
+    if isinstance(v, Tensor) and v.ndim == 2:
+        return check_tensor(argument, v, theta, (theta.numel(), None)).T.contiguous()
+    return check_tensor(argument, v, theta, (theta.numel(),)).contiguous()
 
 
 def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True) -> Tensor | None:

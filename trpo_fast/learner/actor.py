@@ -14,6 +14,7 @@ from torch import Tensor
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
 from ..policy.net import MLPPolicy
+from .normalise import ObservationNormaliser
 
 
 class ActTensors(NamedTuple):
@@ -28,7 +29,13 @@ class ActTensors(NamedTuple):
 
 
 class Actor(abc.ABC):
-    """Chooses actions and values observations."""
+    """Chooses actions and values observations.
+
+    One with a ``normaliser`` takes raw observations and leaves what its nets saw in
+    ``ActTensors.seen``; the others take what the nets are to see.
+    """
+
+    normaliser: ObservationNormaliser | None = None
 
     @abc.abstractmethod
     def bind(self, tensors: ActTensors) -> Callable[[], None]:

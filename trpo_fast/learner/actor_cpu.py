@@ -11,29 +11,22 @@ the same actions from the same seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._base import extension
 from .._base.threads import kernel_threads
-from ..backends.native import address, net_arguments, readable, too_large
+from ..backends.native import address, native_shape, net_support, readable
+from ..backends.support import SERVES, Support, family_support
 from ..core.checks import check_acting, check_tensor
 from ..policy.flat import every_parameter, flat_params
 from ..policy.net import MLPPolicy
-from ..policy.spec import NetSpec
 from .actor import Actor, ActTensors
+from .normalise import ObservationNormaliser
 
-if TYPE_CHECKING:
-    from .normalise import ObservationNormaliser
-
-
-def native_shape(spec: NetSpec) -> Any:
-    """The kernels' description of a net."""
-    native = extension.module()
-    assert native is not None
-    return native.NetShape(**net_arguments(spec))
+ACT = "act for this policy and critic"
 
 
 def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
@@ -53,32 +46,26 @@ def _native_act(policy: MLPPolicy, critic: Any) -> Any:
     return native.Act(policy=native_shape(policy.spec), critic=native_shape(critic.net.spec))
 
 
-def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
-    """Why the native call cannot serve this policy and critic; empty if it can."""
-    native = extension.module()
-    if native is None:
-        return extension.problem()
-    if "act" not in native.families:
-        return "this build cannot act"
-    return refused(policy, critic, "cpu")
+def act_support(policy: Any, critic: Any) -> Support:
+    """Whether one native call acts for this policy and critic."""
+    return (
+        family_support("act")
+        and parameter_support("policy", policy, "cpu")
+        and parameter_support("critic", critic.net, "cpu")
+    )
 
 
-def refused(policy: Any, critic: Any, device: str) -> str:
-    """Why kernels for nets on this type of device cannot serve these; empty if they can."""
-    place = "the CPU" if device == "cpu" else "a CUDA device"
-    for name, net in (("policy", policy), ("critic", getattr(critic, "net", None))):
-        if net is None:
-            continue
-        if not isinstance(net, MLPPolicy):
-            return f"{name}: expected an MLPPolicy, got {type(net).__name__}"
-        kinds = {(p.device.type, p.dtype) for p in net.parameters()}
-        if kinds != {(device, torch.float32)}:
-            return f"{name}: expected float32 parameters on {place}, got {sorted(map(str, kinds))}"
-        if reason := net.departure():
-            return f"{name}: expected an MLPPolicy as it comes, got one where {reason}"
-        if limit := too_large(net.spec):
-            return f"{name}: expected {limit}"
-    return ""
+def parameter_support(argument: str, net: Any, device: str) -> Support:
+    """Whether kernels compute this net, with its parameters on this type of device."""
+    answer = net_support(argument, net)
+    if not answer:
+        return answer
+    kinds = {(p.device.type, p.dtype) for p in net.parameters()}
+    if kinds != {(device, torch.float32)}:
+        place = "the CPU" if device == "cpu" else "a CUDA device"
+        wanted = f"float32 parameters on {place}"
+        return Support(f"{argument}: expected {wanted}, got {sorted(map(str, kinds))}")
+    return SERVES
 
 
 class Address:
@@ -96,8 +83,9 @@ class Address:
         """Find the parameters; a ``RuntimeError`` if they are none for the kernels any more."""
         if self._parts() == self._seen and not self.net.departure():
             return
-        if reason := refused(self.net, None, self.device.type):
-            raise RuntimeError(f"the policy changed under its actor: {reason}")
+        answer = parameter_support("policy", self.net, self.device.type)
+        if not answer:
+            raise RuntimeError(f"the policy changed under its actor: {answer.why_not}")
         if (now := next(self.net.parameters()).device) != self.device:
             raise RuntimeError(
                 f"the policy changed under its actor: expected parameters on {self.device}, got "
@@ -160,8 +148,7 @@ class NativeActor(KernelActor):
         *,
         normaliser: ObservationNormaliser | None = None,
     ) -> None:
-        if reason := unavailable(policy, critic):
-            raise RuntimeError(reason)
+        act_support(policy, critic).insist("cpu", ACT)
         native = _native_act(policy, critic)
         super().__init__(native, policy, critic, generator, normaliser)
         self._act = self._native.act

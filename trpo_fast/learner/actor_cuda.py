@@ -1,38 +1,43 @@
-"""Acting on the device in one launch: what ``act.NativeActor`` is on the CPU, with noise from the
+"""Acting on the device in one launch: what ``NativeActor`` is on the CPU, with noise from the
 device's generator and nothing that waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._base import extension
-from ..backends.cuda import connected, current_stream, device_index, explained, missing
-from ..backends.native import readable
+from ..backends.cuda import connected, current_stream, device_index, explained, place
+from ..backends.cuda_machine import machine_support
+from ..backends.native import native_shape, readable
+from ..backends.support import SERVES, Support
 from ..core.checks import check_acting, check_tensor
 from ..core.problem import BackendUnavailable
 from ..policy.net import MLPPolicy
 from .actor import ActTensors
-from .actor_cpu import KernelActor, act_rows, native_shape, refused
-
-if TYPE_CHECKING:
-    from .normalise import ObservationNormaliser
+from .actor_cpu import ACT, KernelActor, act_rows, parameter_support
+from .normalise import ObservationNormaliser
 
 
-def unavailable(policy: MLPPolicy, critic: Any) -> str:
-    """Why the kernels cannot act for this policy and critic; empty if they can."""
-    reason = missing() or refused(policy, critic, "cpu" if extension.emulating() else "cuda")
-    if reason:
-        return reason
+def cuda_act_support(policy: Any, critic: Any) -> Support:
+    """Whether the kernels act for this policy and critic."""
+    return (
+        machine_support()
+        and parameter_support("policy", policy, place())
+        and parameter_support("critic", critic.net, place())
+        and _shape_support(policy, critic)
+    )
+
+
+def _shape_support(policy: MLPPolicy, critic: Any) -> Support:
     try:
         _native_act(policy, critic)
     except BackendUnavailable as error:
-        return str(error)
-    return ""
+        return Support(str(error))
+    return SERVES
 
 
 def _native_act(policy: MLPPolicy, critic: Any) -> Any:
@@ -56,8 +61,7 @@ class CudaActor(KernelActor):
         *,
         normaliser: ObservationNormaliser | None = None,
     ) -> None:
-        if reason := unavailable(policy, critic):
-            raise BackendUnavailable(f"backend='cuda' cannot act: {reason}")
+        cuda_act_support(policy, critic).insist("cuda", ACT)
         native = _native_act(policy, critic)
         super().__init__(native, policy, critic, generator, normaliser)
         self.device = next(policy.parameters()).device

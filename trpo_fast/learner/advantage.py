@@ -10,10 +10,27 @@ between episodes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .advantage_cuda import cuda_gae, gae_refused
+from ..backends.support import PYTORCH, SERVES, Support, choose
+from .advantage_cuda import cuda_gae, cuda_gae_support
+
+
+def _host_support(rewards: Tensor) -> Support:
+    """Whether PyTorch's operators are to estimate them on the CPU."""
+    if rewards.device.type != "cpu":
+        return Support(f"rewards: expected a tensor on the CPU, got one on {rewards.device}")
+    return SERVES
+
+
+SUPPORTS: dict[str, Callable[..., Support]] = {
+    "cpu": _host_support,
+    "cuda": cuda_gae_support,
+    **PYTORCH,
+}
 
 
 def next_values(
@@ -50,10 +67,10 @@ def gae(
     """Generalised advantage estimates [T, E]; all arguments [T, E], ``following`` as
     ``next_values`` gives it.
 
-    One launch for float32 tensors on a CUDA device; ``backend="cuda"`` insists on it.
+    One launch for float32 tensors on a CUDA device; ``backend="cuda"`` insists on it. The others
+    are PyTorch's operators.
     """
-    wanted = backend == "cuda" or (backend == "auto" and rewards.device.type == "cuda")
-    if wanted and not gae_refused(rewards, insist=backend == "cuda"):
+    if choose(backend, SUPPORTS, rewards, can="estimate advantages") == "cuda":
         return cuda_gae(rewards, values, following, done, gamma=gamma, lam=lam)
     delta = rewards + gamma * following - values
     decay = (~done).to(delta.dtype) * (gamma * lam)

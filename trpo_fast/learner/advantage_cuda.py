@@ -5,22 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._base import extension
-from ..backends.cuda import connected, current_stream, device_index, explained, missing
+from ..backends.cuda import connected, current_stream, device_index, explained, place
+from ..backends.cuda_machine import machine_support
 from ..backends.native import readable
-from ..core.problem import BackendUnavailable
+from ..backends.support import Support
 
 
-def gae_refused(rewards: Tensor, *, insist: bool = False) -> str:
-    """Why the kernel cannot serve these rewards, empty if it can; with ``insist``, raised."""
-    place = "cpu" if extension.emulating() else "cuda"
-    reason = missing() or ""
-    if not reason and (rewards.device.type, rewards.dtype) != (place, torch.float32):
+def cuda_gae_support(rewards: Tensor) -> Support:
+    """Whether the kernel estimates advantages from these rewards."""
+    answer = machine_support()
+    if answer and (rewards.device.type, rewards.dtype) != (place(), torch.float32):
         got = f"{rewards.dtype} on {rewards.device}"
-        reason = f"rewards: expected torch.float32 on a {place} device, got {got}"
-    if reason and insist:
-        raise BackendUnavailable(f"backend='cuda' cannot estimate advantages: {reason}")
-    return reason
+        return Support(f"rewards: expected torch.float32 on a {place()} device, got {got}")
+    return answer
 
 
 def cuda_gae(

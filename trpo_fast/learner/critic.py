@@ -17,29 +17,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._base import extension
 from .._base.choices import Backend, CriticMethod
 from .._base.guards import outside_autocast
 from .._base.options import CriticSettings, KernelSettings, PolicySettings
 from .._base.settings import declared
 from .._base.threads import OneThread
 from ..backends.cuda import capturing
+from ..backends.support import PYTORCH, Support, choose
 from ..core import checks
-from ..core.problem import BackendUnavailable
 from ..policy.flat import every_parameter, flat_params, mark_written
 from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy, drawn_for
 from ..policy.stock import output_departure
-from .actor_cpu import unavailable
-from .fits import AdamState, Fit, NativeFit, ReferenceFit, Targets, fit_adam, fit_gauss_newton
-from .fits_cuda import CudaFit
-from .fits_cuda import unavailable as cuda_unavailable
+from .fits import (
+    AdamState,
+    Fit,
+    NativeFit,
+    ReferenceFit,
+    Targets,
+    fit_adam,
+    fit_gauss_newton,
+    fit_support,
+)
+from .fits_cuda import CudaFit, cuda_fit_support
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
 FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
     "cpu": NativeFit,
     "cuda": CudaFit,
     "reference": ReferenceFit,
+    "autograd": ReferenceFit,
+}
+SUPPORTS: dict[str, Callable[..., Support]] = {
+    "cpu": fit_support,
+    "cuda": cuda_fit_support,
+    **PYTORCH,
 }
 TARGET_RATE = 0.1  # of the running mean and deviation of the targets, per fit
 SMALLEST_STD = 1e-4
@@ -53,7 +65,7 @@ class CriticInfo:
 
     loss: Tensor
     taken: int | Tensor
-    backend: str  # "cpu", "cuda": the native fits; "reference": plain PyTorch
+    backend: str  # "cpu", "cuda": the native fits; the others: plain PyTorch
 
     @property
     def steps(self) -> int:
@@ -160,8 +172,8 @@ class Critic(nn.Module):
         if reason := self.net.own_forward() or outputs:
             wanted = "a net that ends in a plain Linear, which follows the scale of the targets"
             raise checks.fail("critic", wanted, f"one where {reason}")
-        chosen = self._choose()
-        with nullcontext() if chosen == "reference" else OneThread():
+        chosen = choose(self.backend, SUPPORTS, self.net, self.method, can="fit this critic")
+        with OneThread() if chosen in ("cpu", "cuda") else nullcontext():
             return self._fit(obs, targets, weights, chosen, generator, sync)
 
     def _fit(
@@ -234,26 +246,6 @@ class Critic(nn.Module):
         steps = self.epochs * -(-len(targets.obs) // self.minibatch)
         self.adam_steps += steps
         return loss, steps
-
-    def _choose(self) -> str:
-        """The key of FITS that serves; an explicit backend's, or none."""
-        native = extension.module()
-        missing = native is not None and "critic" not in native.families
-        reasons: dict[str, Callable[[], str]] = {
-            "cpu": lambda: (
-                unavailable(self.net) or ("this build cannot fit critics" if missing else "")
-            ),
-            "cuda": lambda: cuda_unavailable(self.net, self.method),
-        }
-        for name, why_not in reasons.items():
-            if self.backend not in ("auto", name):
-                continue
-            reason = why_not()
-            if not reason:
-                return name
-            if self.backend == name:
-                raise BackendUnavailable(f"backend {name!r} cannot fit this critic: {reason}")
-        return "reference"
 
     @torch.no_grad()
     def _renormalise(self, targets: Tensor, weights: Tensor | None = None) -> None:

@@ -18,11 +18,12 @@ from torch import Tensor
 from .._base import extension
 from .._base.choices import Backend
 from .._base.threads import kernel_threads
-from ..backends.native import readable
+from ..backends.native import native_shape, readable
+from ..backends.support import Support, family_support
 from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
-from .actor_cpu import native_shape
+from .actor_cpu import parameter_support
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 BACKTRACKS = 10
@@ -113,6 +114,11 @@ class ReferenceFit:
                 weights.append(share.sum())
         mass = torch.stack(weights)
         return (torch.stack(losses) * mass).sum() / mass.sum()
+
+
+def fit_support(net: MLPPolicy, method: str) -> Support:
+    """Whether the CPU core fits this net, by either method."""
+    return family_support("critic") and parameter_support("critic", net, "cpu")
 
 
 class NativeFit:

@@ -9,30 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._base import extension
-from ..backends.cuda import connected, current_stream, device_index, explained, missing, plan
-from ..backends.native import address, readable
+from ..backends.cuda import connected, current_stream, device_index, explained, place, plan
+from ..backends.cuda_machine import machine_support
+from ..backends.native import address, native_shape, readable
+from ..backends.support import Support
 from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
-from .actor_cpu import native_shape, refused
+from .actor_cpu import parameter_support
 from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
 
 _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
 
 
-def unavailable(net: MLPPolicy, method: str) -> str:
-    """Why the kernels cannot fit this net by this method; empty if they can."""
-    reason = missing() or refused(net, None, "cpu" if extension.emulating() else "cuda")
-    if reason:
-        return reason
+def cuda_fit_support(net: MLPPolicy, method: str) -> Support:
+    """Whether the kernels fit this net by this method."""
+    return (
+        machine_support()
+        and parameter_support("critic", net, place())
+        and _shape_support(net, method)
+    )
+
+
+def _shape_support(net: MLPPolicy, method: str) -> Support:
     index = device_index(next(net.parameters()).device)
     with explained():
         native = connected()
         reason = native.cuda_critic_refusal(net=native_shape(net.spec), device=index)
         if not reason and method == "gauss_newton":
             reason = plan(net.spec, 1, native.cuda_limits(index))["refusal"]
-    return reason or ""
+    return Support(reason or "")
 
 
 class CudaFit:

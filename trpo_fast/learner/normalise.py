@@ -9,7 +9,7 @@ Merging is Chan's: with batch (m, mean_b, M2_b) into (n, mean, M2) and d = mean_
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -72,6 +72,16 @@ class RunningStatistics:
             setattr(self, name, state[name].to(self.mean.device, torch.float64, copy=True))
 
 
+Rows = TypeVar("Rows", Tensor, np.ndarray)
+
+
+def normalised(obs: Rows, shift: Rows, scale: Rows, clip: float) -> Rows:
+    """What a policy sees of observations [..., O]: (obs - shift) scale, clipped to plus and minus
+    ``clip``. The kernels' twin is csrc/shared/normalise.h.
+    """
+    return ((obs - shift) * scale).clip(-clip, clip)
+
+
 class ObservationNormaliser:
     """(obs - mean) / std, clipped. Frozen while a rollout is collected: a row must mean the same to
     the policy that chose its action and to the update that judges it.
@@ -94,7 +104,11 @@ class ObservationNormaliser:
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Normalised observations [..., O]."""
-        return ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
+        return normalised(obs, self.shift, self.scale, self.clip)
+
+    def on_host(self, obs: np.ndarray) -> np.ndarray:
+        """The same of arrays, where the statistics are on the CPU."""
+        return normalised(obs, self.host_shift, self.host_scale, self.clip)
 
     def update(self, obs: Tensor) -> None:
         """Merge a rollout's raw observations [N, O] and use the result from now on."""

@@ -45,7 +45,7 @@ class HostCollector:
             layout.envs, bool
         )  # next-step autoreset: the coming row is a reset
         # An actor with the normaliser takes raw observations and leaves what its nets saw.
-        self.fused = getattr(actor, "normaliser", None) is not None
+        self.fused = actor.normaliser is not None
         self._rows = [_Row(self.buffers, t, actor, self.fused) for t in range(layout.steps)]
 
     def start(self, seed: int | list[int] | None) -> None:
@@ -116,11 +116,7 @@ class HostCollector:
         if not math.isfinite(row.flat.dot(row.flat)):
             self._check_finite(row.raw, row.time)
         if self.normaliser is not None and not self.fused:
-            shown, clip = row.shown, self.normaliser.clip
-            np.subtract(row.raw, self.normaliser.host_shift, out=shown)
-            np.multiply(shown, self.normaliser.host_scale, out=shown)
-            np.minimum(shown, clip, out=shown)
-            np.maximum(shown, -clip, out=shown)
+            row.shown[...] = self.normaliser.on_host(row.raw)
 
     def _check_finite(self, obs: np.ndarray, time: int) -> None:
         self.envs.check_finite(

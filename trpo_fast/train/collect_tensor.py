@@ -38,7 +38,7 @@ class TensorCollector:
         self.env, self.actor, self.layout, self.action_map = env, actor, layout, action_map
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
-        self.fused = getattr(actor, "normaliser", None) is not None
+        self.fused = actor.normaliser is not None
         # Where tensors are computed while the host goes on: nothing may be asked of them here.
         self.asynchronous = layout.device.type != "cpu" or isinstance(actor, CudaActor)
         action_map.prepare(layout.device)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .._base import files
 from .._base.arguments import fail
 from .._base.seeds import derive
+from ..learner.normalise import normalised
 from .agent import Agent
 
 Program = Callable[[dict[str, Tensor]], Tensor]
@@ -54,7 +55,7 @@ class Deployed(nn.Module):
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.clip is not None:
-            obs = ((obs - self.shift) * self.scale).clamp(-self.clip, self.clip)
+            obs = normalised(obs, self.shift, self.scale, self.clip)
         stored = self.policy.head.mode(self.policy.distribution_params(obs, mask))
         return self.action_map.device(stored)
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .._base.arguments import fail
 from .._base.seeds import derive, derive_all
+from ..backends.support import PYTORCH, Support, choose
 from ..envs import tensor
 from ..envs.actions import ActionMap
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
 from ..envs.tensor.protocol import check_environment, is_tensor_env, same_place
-from ..learner import actor_cuda
 from ..learner.actor import Actor, ModuleActor
-from ..learner.actor_cpu import NativeActor, unavailable
+from ..learner.actor_cpu import ACT, NativeActor, act_support
+from ..learner.actor_cuda import CudaActor, cuda_act_support
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
 from ..policy.net import MLPPolicy, drawn_for
@@ -26,6 +28,18 @@ from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
 from .rollout import Layout
+
+ACTORS: dict[str, Callable[..., Actor]] = {
+    "cpu": NativeActor,
+    "cuda": CudaActor,
+    "reference": ModuleActor,
+    "autograd": ModuleActor,
+}
+ACTOR_SUPPORTS: dict[str, Callable[..., Support]] = {
+    "cpu": act_support,
+    "cuda": cuda_act_support,
+    **PYTORCH,
+}
 
 
 def check_tensors(env: Any) -> None:
@@ -194,9 +208,8 @@ def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
-    policy, critic, backend = agent.policy, agent.critic, agent.config.backend
-    if backend in ("auto", "cpu") and not unavailable(policy, critic):
-        return NativeActor(policy, critic, agent.generator, normaliser=normaliser)
-    if backend == "cuda" or (backend == "auto" and not actor_cuda.unavailable(policy, critic)):
-        return actor_cuda.CudaActor(policy, critic, agent.generator, normaliser=normaliser)
-    return ModuleActor(policy, critic, agent.generator)
+    nets = (agent.policy, agent.critic)
+    kind = ACTORS[choose(agent.config.backend, ACTOR_SUPPORTS, *nets, can=ACT)]
+    if kind is ModuleActor:
+        return kind(*nets, agent.generator)
+    return kind(*nets, agent.generator, normaliser=normaliser)

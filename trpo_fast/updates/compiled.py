@@ -99,11 +99,6 @@ def _fisher_operator(
     return _operator(problem, backend)
 
 
-def _rows_first(name: str, value: Tensor, theta: Tensor) -> Tensor:
-    vector = checks.check_vector(name, value, theta, columns=True)
-    return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
-
-
 def _columns_last(value: Tensor) -> Tensor:
     return value.T.contiguous() if value.ndim == 2 else value
 
@@ -140,7 +135,7 @@ def fvp(
         chunk_rows=chunk_rows,
         precision=precision,
     )
-    return _columns_last(operator.fvp(_rows_first("v", v, theta)))
+    return _columns_last(operator.fvp(checks.check_vector("v", v, theta)))
 
 
 @fvp.register_fake
@@ -186,7 +181,7 @@ def solve(
     )
     checks.UPDATE["cg_iterations"].check(iterations, "iterations")
     checks.UPDATE["cg_tol"].check(tol, "tol")
-    found = operator.solve(_rows_first("g", g, theta), iterations, tol)
+    found = operator.solve(checks.check_vector("g", g, theta), iterations, tol)
     stats = torch.stack([getattr(found, name).double() for name in SOLVE_STATS])
     return _columns_last(found.x), stats
 

@@ -159,10 +159,11 @@ class FisherOperator:
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """F v + damping v [P], or [P, K] for K right-hand sides v [P, K]."""
-        vector = self._vector("v", v)
+        self._check_fresh()
+        v = checks.check_vector("v", v, self._snapshot.theta)
         if self._sync:
-            self._check_finite("v", vector)
-        return _columns_last(self._operator.fvp(vector), v)
+            self._check_finite("v", v)
+        return _columns_last(self._operator.fvp(v))
 
     def solve(
         self,
@@ -175,13 +176,13 @@ class FisherOperator:
         """
         iterations = UPDATE["cg_iterations"].check(iterations, "iterations")
         tol = UPDATE["cg_tol"].check(tol, "tol")
-        found = self._operator.solve(self._vector("g", g), iterations, tol)
+        self._check_fresh()
+        g = checks.check_vector("g", g, self._snapshot.theta)
+        found = self._operator.solve(g, iterations, tol)
         # Bad values of g reach every residual, so that g itself need not be read before.
         if self._sync and not checks.all_finite(found.residual_norm):
             self._check_finite("g", g)
-        return Solution(
-            _columns_last(found.x, g), found.quad, found.residual_norm, found.iterations
-        )
+        return Solution(_columns_last(found.x), found.quad, found.residual_norm, found.iterations)
 
     def dense(self) -> Tensor:
         """The matrix itself, [P, P] in float64, from autograd's Jacobian of the distribution
@@ -192,13 +193,8 @@ class FisherOperator:
         self._check_fresh()
         return dense_fisher(self._operator.problem)
 
-    def _vector(self, name: str, value: Tensor) -> Tensor:
-        self._check_fresh()
-        vector = checks.check_vector(name, value, self._snapshot.theta, columns=True)
-        return vector.T.contiguous() if vector.ndim == 2 else vector.contiguous()
-
-    def _check_finite(self, name: str, value: Tensor) -> None:
-        if not checks.all_finite(value):
+    def _check_finite(self, name: str, v: Tensor) -> None:
+        if not checks.all_finite(v):
             raise checks.fail(name, "finite values", "NaN or infinity")
 
     def _check_fresh(self) -> None:
@@ -237,5 +233,6 @@ class _Rows:
         return None
 
 
-def _columns_last(result: Tensor, given: Tensor) -> Tensor:
-    return result.T if given.ndim == 2 else result
+def _columns_last(result: Tensor) -> Tensor:
+    """[P], or [K, P] as the columns [P, K]."""
+    return result.T if result.ndim == 2 else result

@@ -14,7 +14,7 @@ void replace_products(CpuKernels* kernels) {
   kernels->split = true;
   kernels->tile_rows = kSquare;
   kernels->split_weights = split_weights<kPlanes>;
-  kernels->split_direction = split_weights<PLANES>;
+  kernels->split_v = split_weights<PLANES>;
   kernels->split_back = split_back<PLANES>;
   kernels->split_inputs = split_inputs<PLANES>;
   kernels->forward = tile_forward;

@@ -16,10 +16,10 @@ struct CpuKernels {
   int vector, panel, tile_rows;
   bool split;  // the products run in split precision
 
-  // Null unless split: one of plan.split_pieces of packed parameters, or of a direction, as
+  // Null unless split: one of plan.split_pieces of packed parameters, or of a packed v, as
   // operands; a whole back pack as operands; block.input_columns from what a forward left.
   void (*split_weights)(const Plan&, const float* packed, int64_t piece, uint16_t* operands);
-  void (*split_direction)(const Plan&, const float* packed, int64_t piece, uint16_t* operands);
+  void (*split_v)(const Plan&, const float* packed, int64_t piece, uint16_t* operands);
   void (*split_back)(const Plan&, const float* back, uint16_t* operands);
   void (*split_inputs)(const Plan&, const Block&);
 

@@ -1,5 +1,5 @@
 // metric: outputs <- scale_n M outputs on one block of rows, in two halves: the factors that depend on
-// theta alone, once per theta, and the product, once per direction. Formulas: heads.h.
+// theta alone, once per theta, and the product, once per v. Formulas: heads.h.
 #pragma once
 #include "cpu/kernels/plan.h"
 #include "cpu/kernels/simd.h"

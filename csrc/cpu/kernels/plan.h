@@ -1,9 +1,9 @@
 // How the CPU core lays out parameters, for one net and one instruction set. Plain structs: the
 // isa_*.cpp units read them too.
 //
-// Packed vectors. Everything the core multiplies with or accumulates into (theta, directions,
+// Packed vectors. Everything the core multiplies with or accumulates into (theta, v,
 // gradients, all vectors of CG) is kept in one packed order, so that nothing is rearranged inside a
-// solve: a gradient comes out of the kernels exactly as the next direction has to go in. Per map:
+// solve: a gradient comes out of the kernels exactly as the next v has to go in. Per map:
 //   wide     W' cut into panels of `panel` outputs: [out_pad / panel][in][panel]
 //   narrow   W row by row, [out][in_pad]: the last map of a net with hidden layers, whose few
 //            outputs would leave most of a vector idle
@@ -65,7 +65,7 @@ struct Block {
   uint16_t* columns_split;            // deltas
 };
 
-// What the maps multiply with: theta, or a direction (which has no `back`).
+// What the maps multiply with: theta, or v (which has no `back`).
 struct Weights {
   const float* packed;
   const float* back;

@@ -1,4 +1,4 @@
-// Operands of tile products (split.h) from what the stages keep: weights and directions, observations,
+// Operands of tile products (split.h) from what the stages keep: weights and v, observations,
 // cached activations, and a square of sums on its way into the next product.
 #pragma once
 #include "cpu/kernels/kernels.h"

@@ -44,7 +44,7 @@ struct OutputEpilogue {
   }
 };
 
-// Whatever the precision of the products with directions, the net itself is evaluated in full.
+// Whatever the precision of the products with v, the net itself is evaluated in full.
 void forward_on_tiles(const Plan& plan, const Weights& theta, const Block& block) {
   split_obs(plan, block);
   const int last = plan.net.maps - 1;

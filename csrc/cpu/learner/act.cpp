@@ -6,6 +6,7 @@
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "shared/heads.h"
+#include "shared/normalise.h"
 
 namespace trpo_fast::cpu {
 namespace {
@@ -23,12 +24,7 @@ void load_columns(const ActParams& p, int64_t first, int rows, int columns, floa
     const float* obs = p.obs + row * width;
     for (int i = 0; i < width; ++i) {
       float x = obs[i];
-      if (p.shift) {
-        x = (x - p.shift[i]) * p.scale[i];
-        // Comparisons that keep a NaN, as torch.clamp does.
-        x = x > p.clip ? p.clip : x;
-        x = x < -p.clip ? -p.clip : x;
-      }
+      if (p.shift) x = normalised(x, p.shift[i], p.scale[i], p.clip);
       out[int64_t(i) * columns + c] = x;
       if (p.seen && c < rows) p.seen[row * width + i] = x;
     }

@@ -36,22 +36,22 @@ void CpuOperator::prepare(Team& team, RowSet& rows) {
 }
 
 // Columns of v as what the maps multiply with; the c-th one's operands follow the first's.
-Weights CpuOperator::split_directions(Team& team, const float* v, const int* columns, int count) {
+Weights CpuOperator::split_v(Team& team, const float* v, const int* columns, int count) {
   if (!plan_.split) return {v, nullptr, nullptr, nullptr};
-  directions_split_.reserve(count * plan_.split_size);
+  v_split_.reserve(count * plan_.split_size);
   team.lanes(count * plan_.split_pieces, [&](int64_t i, int) {
     const int64_t c = i / plan_.split_pieces, piece = i % plan_.split_pieces;
-    kernels_.split_direction(plan_, v + columns[c] * plan_.size, piece,
-                             directions_split_.data() + c * plan_.split_size);
+    kernels_.split_v(plan_, v + columns[c] * plan_.size, piece,
+                     v_split_.data() + c * plan_.split_size);
   });
-  return {v, nullptr, directions_split_.data(), nullptr};
+  return {v, nullptr, v_split_.data(), nullptr};
 }
 
 // out[c] = F v[c] + damping v[c] for the listed columns, all packed.
 void CpuOperator::product(Team& team, const float* v, float* out, const int* columns, int count) {
   RowSet& rows = fisher_rows();
   const int64_t lanes = rows.lanes().count, size = plan_.size;
-  const Weights directions = split_directions(team, v, columns, count);
+  const Weights every_v = split_v(team, v, columns, count);
   const double total = rows.total_weight();
   for_blocks(team, rows, [&](int64_t lane, int64_t b, Workspace& work, bool first) {
     const Block block = rows.block(b, work);
@@ -59,15 +59,15 @@ void CpuOperator::product(Team& team, const float* v, float* out, const int* col
     const float* factors = rows.factors(b, work);
     const float uniform = static_cast<float>(1.0 / total);
     for (int c = 0; c < count; ++c) {
-      const Weights direction{v + columns[c] * size, nullptr,
-                              directions.split + c * plan_.split_size, nullptr};
-      kernels_.jvp(plan_, theta(), direction, block);
+      const Weights v_c{v + columns[c] * size, nullptr, every_v.split + c * plan_.split_size,
+                        nullptr};
+      kernels_.jvp(plan_, theta(), v_c, block);
       kernels_.metric(plan_, factors, rows.scale(b), uniform, block);
       kernels_.vjp(plan_, theta(), block, lane_sums_.data() + (lane * count + c) * size, first);
     }
   });
   for (int c = 0; c < count; ++c) {
-    const float* direction = v + columns[c] * size;
+    const float* v_c = v + columns[c] * size;
     float* to = out + columns[c] * size;
     if (!(total > 0.0)) {  // no row has a weight, or one does not exist: bad_values says so
       std::fill_n(to, size, NAN);
@@ -76,12 +76,12 @@ void CpuOperator::product(Team& team, const float* v, float* out, const int* col
     sum_of_lanes(team, lanes, count * size, lane_sums_.data() + c * size, to);
     // log_std enters every row alike: its block of F is 2 for any weights.
     for (int i = 0; i < plan_.log_std_count; ++i) {
-      to[plan_.log_std + i] = 2.0f * direction[plan_.log_std + i];
+      to[plan_.log_std + i] = 2.0f * v_c[plan_.log_std + i];
     }
     if (params_.kl_scale != 1.0f) {
       for (int64_t i = 0; i < size; ++i) to[i] *= params_.kl_scale;
     }
-    kernels_.axpy(params_.damping, direction, to, size);
+    kernels_.axpy(params_.damping, v_c, to, size);
   }
 }
 

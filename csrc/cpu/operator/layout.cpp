@@ -21,7 +21,7 @@ int row_stride(int width, int vector) {
 constexpr int64_t kBlockBytes = 192 << 10;  // tangents and inputs of a block: a tenth of an L2
 constexpr int kFewestRows = 48, kMostRows = 96;
 
-// Tiles multiply faster than an L2 brings their operands. A large net's weights, direction and sums
+// Tiles multiply faster than an L2 brings their operands. A large net's weights, v and sums
 // do not even stay there from block to block: long blocks ask for them less often.
 constexpr int64_t kLargeNet = 32 << 10;  // weights
 constexpr int kTileRows = 96, kTileRowsOfLargeNet = 192;

@@ -51,7 +51,7 @@ int64_t CpuOperator::scratch_bytes() const {
   int64_t total = theta_.bytes() + back_.bytes() + batch_.bytes() + lane_sums_.bytes() +
                   vectors_.bytes() + candidate_.bytes() + log_ratio_.bytes() + slope_.bytes() +
                   log_old_.bytes() + partial_.bytes() + theta_split_.bytes() + back_split_.bytes() +
-                  directions_split_.bytes() + candidate_split_.bytes();
+                  v_split_.bytes() + candidate_split_.bytes();
   if (fisher_) total += fisher_->bytes();
   for (const auto& work : work_) total += work->bytes();
   return total;
@@ -79,11 +79,11 @@ void CpuOperator::jvp(const float* v, float* tangent, const CallOptions& call) {
   region(call, [&](Team& team) {
     prepare(team, batch_);
     const int column = 0;
-    const Weights direction = split_directions(team, packed.data(), &column, 1);
+    const Weights packed_v = split_v(team, packed.data(), &column, 1);
     for_blocks(team, batch_, [&](int64_t, int64_t b, Workspace& work, bool) {
       const Block block = batch_.block(b, work);
       linearize(batch_, b, work, block);
-      kernels_.jvp(plan_, theta(), direction, block);
+      kernels_.jvp(plan_, theta(), packed_v, block);
       for (int m = 0; m < block.rows; ++m) {
         float* to = tangent + batch_.row(b * plan_.block_rows + m) * d.params;
         std::copy_n(block.outputs + m * d.ld, d.outputs, to);

@@ -110,7 +110,7 @@ class CpuOperator {
   Weights theta() const {
     return {theta_.data(), back_.data(), theta_split_.data(), back_split_.data()};
   }
-  Weights split_directions(Team& team, const float* v, const int* columns, int count);
+  Weights split_v(Team& team, const float* v, const int* columns, int count);
   void linearize(RowSet& rows, int64_t b, Workspace& work, const Block& block);
   void prepare(Team& team, RowSet& rows);
   void product(Team& team, const float* v, float* out, const int* columns, int count);
@@ -146,8 +146,8 @@ class CpuOperator {
   FvpParams params_;
   bool reverse_kl_;
   Array<float> theta_, back_;  // theta, packed; its weights packed for the delta chain
-  // The same, directions and candidate_ as operands, in split precision only.
-  Array<uint16_t> theta_split_, back_split_, directions_split_, candidate_split_;
+  // The same, v and candidate_ as operands, in split precision only.
+  Array<uint16_t> theta_split_, back_split_, v_split_, candidate_split_;
   RowSet batch_;
   std::unique_ptr<RowSet> fisher_;  // only where fvp_rows picks a subset
   std::vector<std::unique_ptr<Workspace>> work_;

@@ -7,6 +7,7 @@
 #include "cuda/learner/act.h"
 #include "cuda/learner/calls.h"
 #include "cuda/resident/forward.cuh"
+#include "shared/normalise.h"
 
 namespace trpo_fast::cuda {
 
@@ -56,12 +57,9 @@ __device__ __forceinline__ void block_load_panel(const MapLayout& m, const float
   }
 }
 
-// clip((x - shift) * scale); comparisons that keep a NaN, as torch.clamp does.
-__device__ __forceinline__ float normalised(const ActCall& c, float x, int k) {
-  if (!c.shift) return x;
-  x = (x - c.shift[k]) * c.scale[k];
-  x = x > c.clip ? c.clip : x;
-  return x < -c.clip ? -c.clip : x;
+// Input k of the nets from the environment's x.
+__device__ __forceinline__ float net_input(const ActCall& c, float x, int k) {
+  return c.shift ? normalised(x, c.shift[k], c.scale[k], c.clip) : x;
 }
 
 // Observations of the tile that begins at row `first`; rows past the end are zeros. No barrier.
@@ -72,7 +70,7 @@ __device__ __forceinline__ void block_load_obs(const ActCall& c, const Layout& l
     const int64_t n = first + r;
     for (int k = lane_index(); k < stride; k += 32) {
       const bool real = k < in && n < c.count;
-      const float x = real ? normalised(c, c.obs[n * in + k], k) : k == in ? 1.0f : 0.0f;
+      const float x = real ? net_input(c, c.obs[n * in + k], k) : k == in ? 1.0f : 0.0f;
       if (real && seen) seen[n * in + k] = x;
       plane[r * stride + k] = x;
     }

@@ -8,10 +8,10 @@ namespace trpo_fast::cuda {
 struct ResidentCall {
   int device;
   void* stream;
-  Plan plan;      // of make_plan for these shapes and this device
-  FvpParams fvp;  // net, theta, rows, fvp_rows, damping, kl_scale
-  int columns;    // right-hand sides K
-  const float* in;
+  Plan plan;       // of make_plan for these shapes and this device
+  FvpParams fvp;   // net, theta, rows, fvp_rows, damping, kl_scale
+  int columns;     // right-hand sides K
+  const float* v;  // [K, P]; g of a solve; [P] parameters of an evaluation
   float* out;
   double* stats;
   void* scratch;  // plan.scratch.total bytes, 256-byte aligned, any contents

@@ -55,7 +55,7 @@ __device__ __forceinline__ float* product_sum(const KernelArgs& a, const Block& 
 // One quad of A p = (sum of the blocks) / W + damping p.
 __device__ __forceinline__ float4 finish_quad(const KernelArgs& a, const Block& b, int quad,
                                               float4 sum, float scale) {
-  const float4 p = load4(b.direction + 4 * quad);
+  const float4 p = load4(b.v + 4 * quad);
   const float4 zero = make_float4(0, 0, 0, 0);
   return axpy4(a.damping, p, axpy4(scale, sum, zero));
 }
@@ -87,7 +87,7 @@ __device__ __forceinline__ void block_complete_product(const KernelArgs& a, cons
   block_reduce_slice(a.layout, b, [&](int quad, float4 sum) {
     const float4 z = finish_quad(a, b, quad, sum, s.scale);
     store4(b.reduced + 4 * quad, z);
-    part += dot4(load4(b.direction + 4 * quad), z);
+    part += dot4(load4(b.v + 4 * quad), z);
   });
   const double total[1] = {block_sum(part, reinterpret_cast<double*>(b.reduce))};
   publish(b, kRegionDots, total);
@@ -137,7 +137,7 @@ __device__ __forceinline__ double block_curvature(const KernelArgs& a, const Blo
   }
   double sum = 0;
   each_product(a, b, s, early,
-               [&](int q, float4 product) { sum += dot4(load4(b.direction + 4 * q), product); });
+               [&](int q, float4 product) { sum += dot4(load4(b.v + 4 * q), product); });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
@@ -149,7 +149,7 @@ __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const
   const int first = slice.first + threadIdx.x;
   for (int q = first; q < slice.last; q += kThreads) {
     const float4 x = q == first ? early.solution : load4(b.solution + 4 * q);
-    store4(b.solution + 4 * q, axpy4(alpha, load4(b.direction + 4 * q), x));
+    store4(b.solution + 4 * q, axpy4(alpha, load4(b.v + 4 * q), x));
   }
   double sum = 0;
   each_product(a, b, s, early, [&](int q, float4 product) {
@@ -186,8 +186,7 @@ __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& 
     const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early);
     const float beta = static_cast<float>(next / s.rr);
     for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
-      store4(b.direction + 4 * q,
-             axpy4(beta, load4(b.direction + 4 * q), load4(b.residual + 4 * q)));
+      store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), load4(b.residual + 4 * q)));
     s.rr = next;
     ++s.iterations;
   }

@@ -44,7 +44,7 @@ struct PlanRequest {
 enum class Path : int { kNone = 0, kResident, kStreamed };
 
 struct Scratch {  // byte offsets into one allocation
-  int64_t partials, vectors, scalars, weights, directions, residuals, cache, ratios, total;
+  int64_t partials, vectors, scalars, weights, v, residuals, cache, ratios, total;
 };
 
 struct Plan {
@@ -141,7 +141,7 @@ inline Scratch make_scratch(const PlanRequest& q, const Plan& p, const Layout& l
   s.scalars = take(int64_t{8} * kScalarRegions * kScalars * p.grid);
   const bool on_chip = p.packed_on_chip >= 2;  // weights and p
   s.weights = take(on_chip ? 0 : vector);
-  s.directions = take(on_chip ? 0 : p.grid * vector);
+  s.v = take(on_chip ? 0 : p.grid * vector);
   s.residuals = take(p.residual_on_chip ? 0 : p.grid * vector);
   const int64_t off_chip = p.fvp_tiles - int64_t{p.grid} * p.resident_tiles;
   s.cache = take(p.cached ? off_chip * 4 * l.tile : 0);

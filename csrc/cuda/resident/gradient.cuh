@@ -99,7 +99,7 @@ __device__ __forceinline__ Totals block_finish_gradient(const KernelArgs& a, con
   each_loaded<8>(
       threadIdx.x, l.packed / 4, kThreads, [&](int q) { return load4_global(b.gradient + 4 * q); },
       [&](int q, float4 g) {
-        store4(b.direction + 4 * q, g);
+        store4(b.v + 4 * q, g);
         store4(b.residual + 4 * q, g);
       });
   return totals;

@@ -7,12 +7,12 @@ namespace {
 
 // Tangents of every map's outputs, into the work planes. Opens and closes with a barrier.
 template <class V>
-__device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
-                                          const float* direction, const float* tile, float* work) {
+__device__ __forceinline__ void block_jvp(const Layout& l, const float* weights, const float* v,
+                                          const float* tile, float* work) {
   for (int i = 0; i < l.maps; ++i) {
     const MapLayout& m = l.map[i];
     const int quads = row_quads(m.in);
-    const Product moved = {tile + m.input, direction + m.weights, m.stride_in, m.stride_in, quads};
+    const Product moved = {tile + m.input, v + m.weights, m.stride_in, m.stride_in, quads};
     const float* carried_plane = i == 0 ? nullptr : work + l.map[i - 1].tangent;
     const Product carried = {carried_plane, weights + m.weights, m.stride_in, m.stride_in, quads};
     float* out = on_chip(work + m.tangent);

@@ -14,7 +14,7 @@ struct Evaluation {
 enum CandidateScalar : int { kKl, kMaxKl, kGain, kCandidateEntropy, kCandidateScalars };
 static_assert(kMaxSearchBatch * kCandidateScalars <= kScalars);
 
-// Sums of this block's rows under the packed parameters in b.direction, published as candidate c.
+// Sums of this block's rows under the packed parameters in b.v, published as candidate c.
 // `taint` joins the KL: NaN where a parameter is not finite.
 template <class V>
 __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block& b, int region,
@@ -23,7 +23,7 @@ __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block&
   const RowSet set = batch_set(a);
   RowSums sums = {taint, 0, 0, 0, 0};
   int bad = 0;
-  block_split_direction<V>(l, b);
+  block_split_v<V>(l, b);
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     float* tile = block_fetch<V>(a, b, set, number, place, &bad);
     block_forward_candidate<V>(l, b, tile);
@@ -31,7 +31,7 @@ __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block&
   });
   double parts[3] = {sums.kl, sums.surrogate, sums.entropy}, most[1] = {sums.max_kl};
   double* scratch = reinterpret_cast<double*>(b.reduce);
-  block_reduce(parts, scratch);  // its barriers are behind the last reader of b.direction, too
+  block_reduce(parts, scratch);  // its barriers are behind the last reader of b.v, too
   block_reduce(most, scratch, Max{});
   if (threadIdx.x != 0) return;
   double* to = published(b, region) + b.index * kScalars + c * kCandidateScalars;
@@ -85,7 +85,7 @@ __device__ __forceinline__ bool acceptable(const KernelArgs& a, const Evaluation
 // Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
 __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
   if (a.program == kProgramEvaluate) {
-    pack(a.layout, a.in, b.direction, block_party());
+    pack(a.layout, a.v, b.v, block_party());
     return 0;
   }
   float taint = 0;
@@ -94,7 +94,7 @@ __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Bloc
       [&](int q) { return load4_global(b.solution + 4 * q); },
       [&](int q, float4 x) {
         const float4 quad = candidate_quad(b, q, static_cast<float>(step), x);
-        store4(b.direction + 4 * q, quad);
+        store4(b.v + 4 * q, quad);
         taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
       });
   return taint;

@@ -50,7 +50,7 @@ __device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& 
       const int64_t n = row_number(set, number * l.rows + r);
       const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
       DistVector tangent = dist_vector(l, row);
-      if (l.log_std >= 0) tangent.second = {b.direction + l.log_std, 1};
+      if (l.log_std >= 0) tangent.second = {b.v + l.log_std, 1};
       head_metric(a.net, dist, tangent, dist_vector(l, row));
       scale_row(row, l.parameters, w * a.kl_scale);
     } else {
@@ -129,7 +129,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
 }
 
 // Sums of the rows of a tile under a candidate: its outputs are in the last work plane, its packed
-// parameters in b.direction. With groups, w rho of each row goes to `ratios` [N] instead.
+// parameters in b.v. With groups, w rho of each row goes to `ratios` [N] instead.
 __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t number, const Block& b,
                                               const float* tile, float* ratios, RowSums& sums) {
   const Layout& l = a.layout;
@@ -142,18 +142,16 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   if (!(w > 0.0f)) return;
   const float* outputs = tile + m.output + r * m.stride_out;
   const float* candidate = b.work + m.tangent + r * m.stride_tangent;
-  const DistRow now = dist_row(a, candidate, b.direction, n);
+  const DistRow now = dist_row(a, candidate, b.v, n);
   const bool reverse = a.search.reverse_kl;
-  const DistRow first =
-      dist_row(a, reverse ? candidate : outputs, reverse ? b.direction : b.weights, n);
-  const DistRow second =
-      dist_row(a, reverse ? outputs : candidate, reverse ? b.weights : b.direction, n);
+  const DistRow first = dist_row(a, reverse ? candidate : outputs, reverse ? b.v : b.weights, n);
+  const DistRow second = dist_row(a, reverse ? outputs : candidate, reverse ? b.weights : b.v, n);
   const float kl = a.kl_scale * head_kl(a.net, first, second);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
   sums.entropy += double{w} * head_entropy(a.net, now);
   if (!a.rows.advantages) return;
-  const float mass = w * row_ratio(a, n, outputs, b.weights, candidate, b.direction);
+  const float mass = w * row_ratio(a, n, outputs, b.weights, candidate, b.v);
   if (ratios)
     ratios[n] = mass;
   else

@@ -69,11 +69,11 @@ enum EvaluateStat : int {
 // Right-hand side run.column into p (and r, g). True if it needs a product.
 __device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Block& b, Run& run) {
   const Layout& l = a.layout;
-  pack(l, a.in + int64_t{run.column} * l.flat, b.direction, block_party());
+  pack(l, a.v + int64_t{run.column} * l.flat, b.v, block_party());
   __syncthreads();  // it is packed
   if (a.program == kProgramFvp) return true;
   for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
-    const float4 g = load4(b.direction + 4 * q);
+    const float4 g = load4(b.v + 4 * q);
     store4(b.residual + 4 * q, g);
     if (b.index == 0) store4(b.gradient + 4 * q, g);
   }

@@ -100,10 +100,9 @@ __device__ __forceinline__ void block_split_weights(const Layout& l, const Block
     block_split<typename V::Half>(l, b.weights, b.weight_words, plane_peaks(b, kWeightPeaks, 0));
 }
 template <class V>
-__device__ __forceinline__ void block_split_direction(const Layout& l, const Block& b) {
+__device__ __forceinline__ void block_split_v(const Layout& l, const Block& b) {
   if constexpr (V::kSplit)
-    block_split<typename V::Half>(l, b.direction, b.direction_words,
-                                  plane_peaks(b, kDirectionPeaks, 0));
+    block_split<typename V::Half>(l, b.v, b.v_words, plane_peaks(b, kVPeaks, 0));
 }
 
 }  // namespace

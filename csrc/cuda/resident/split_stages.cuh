@@ -16,8 +16,8 @@ struct Words {
 __device__ __forceinline__ Words weight_words(const Block& b) {
   return {b.weight_words, plane_peaks(b, kWeightPeaks, 0)};
 }
-__device__ __forceinline__ Words direction_words(const Block& b) {
-  return {b.direction_words, plane_peaks(b, kDirectionPeaks, 0)};
+__device__ __forceinline__ Words v_words(const Block& b) {
+  return {b.v_words, plane_peaks(b, kVPeaks, 0)};
 }
 
 __device__ __forceinline__ SplitProduct split_product(const MapLayout& m, int i, const float* plane,
@@ -77,7 +77,7 @@ __device__ __forceinline__ void block_split_jvp(const Layout& l, const Block& b,
     uint32_t peak = 0;
     __syncthreads();  // tangents of the inputs are written; the last tile's readers are done
     const SplitProduct moved =
-        split_product(m, i, tile + m.input, tile_peaks(l, tile, i), direction_words(b), m.in + 1);
+        split_product(m, i, tile + m.input, tile_peaks(l, tile, i), v_words(b), m.in + 1);
     SplitProduct carried = {};
     if (i > 0)
       carried = split_product(m, i, b.work + l.map[i - 1].tangent,

@@ -45,7 +45,7 @@ struct KernelArgs {
   int columns;          // right-hand sides K
   const float* theta;   // [P]
   float* theta_out;     // [P], written only if the update is accepted
-  const float* in;      // [K, P] v or g; [P] candidate parameters
+  const float* v;       // [K, P]; g of a solve; [P] parameters of an evaluation
   float* out;           // [K, P] F v or x; [P] gradient
   double* stats;        // what the program reports
   unsigned char* scratch;
@@ -62,27 +62,27 @@ struct RowSet {
 
 // A block's view of memory, the same in every thread.
 struct Block {
-  float* weights;             // packed theta
-  float* direction;           // packed p (or v, or a candidate's theta)
-  float* residual;            // packed r
-  float* work;                // planes of tangents and deltas
-  float* tiles;               // resident tiles, then the work tile
-  float* reduce;              // [kReduceFloats]
-  uint32_t* weight_words;     // split precision only: packed theta and p in halves,
-  uint32_t* direction_words;  // and the peaks, see split.cuh
-  uint32_t* peaks;            // [kPeakSets, kMaxMaps, kWarps]
-  float* partials;            // [grid, packed] in global memory
-  float* reduced;             // packed A p; three of them for atomics
-  float* gradient;            // packed g
-  float* solution;            // packed x
-  double* published;          // [kScalarRegions, grid, kScalars]
-  int index, grid;            // of this block
+  float* weights;          // packed theta
+  float* v;                // packed v: of a product, CG's p, or a candidate's theta
+  float* residual;         // packed r
+  float* work;             // planes of tangents and deltas
+  float* tiles;            // resident tiles, then the work tile
+  float* reduce;           // [kReduceFloats]
+  uint32_t* weight_words;  // split precision only: packed theta and p in halves,
+  uint32_t* v_words;       // and the peaks, see split.cuh
+  uint32_t* peaks;         // [kPeakSets, kMaxMaps, kWarps]
+  float* partials;         // [grid, packed] in global memory
+  float* reduced;          // packed A p; three of them for atomics
+  float* gradient;         // packed g
+  float* solution;         // packed x
+  double* published;       // [kScalarRegions, grid, kScalars]
+  int index, grid;         // of this block
 };
 
 enum Region : int { kRegionSetup, kRegionDots, kRegionSearch };  // the last twice
 
-enum PeakSet : int { kWorkPeaks, kWeightPeaks, kDirectionPeaks };
-static_assert(kDirectionPeaks + 1 == kPeakSets);
+enum PeakSet : int { kWorkPeaks, kWeightPeaks, kVPeaks };
+static_assert(kVPeaks + 1 == kPeakSets);
 
 // What one compiled kernel is fixed to in fp32, one for each of config.h's variants.
 template <int kRowStep, int kSlotCount, bool kStreamedPath>
@@ -94,7 +94,7 @@ struct Variation {
 };
 
 // The same in split precision, one for each type of half (Fp16 or Bf16 of prims/mma.cuh). Weights and
-// direction are in shared memory as words, two halves to a word; the floats they come from lie in
+// v are in shared memory as words, two halves to a word; the floats they come from lie in
 // global memory, as in a streamed kernel.
 template <class HalfType>
 struct SplitVariation {
@@ -115,7 +115,7 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   b.tiles = carve.take<float>((a.plan.resident_tiles + a.plan.work_tile) * l.tile);
   if constexpr (V::kSplit) {
     b.weight_words = carve.take<uint32_t>(l.packed);
-    b.direction_words = carve.take<uint32_t>(l.packed);
+    b.v_words = carve.take<uint32_t>(l.packed);
     b.peaks = carve.take<uint32_t>(kPeaks);
   }
   const Scratch& s = a.plan.scratch;
@@ -123,10 +123,10 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   const int64_t own = int64_t{b.index} * l.packed;
   if constexpr (V::kStreamed) {
     b.weights = at(s.weights);
-    b.direction = at(s.directions) + own;
+    b.v = at(s.v) + own;
   } else {
     b.weights = carve.take<float>(l.packed);
-    b.direction = carve.take<float>(l.packed);
+    b.v = carve.take<float>(l.packed);
   }
   b.residual = a.plan.residual_on_chip ? carve.take<float>(l.packed) : at(s.residuals) + own;
   b.partials = at(s.partials);
@@ -164,7 +164,7 @@ __device__ __forceinline__ T* on_chip(T* pointer) {
 #endif
 }
 
-// Packed weights or a packed direction: on chip unless this variation streams them.
+// Packed weights or a packed v: on chip unless this variation streams them.
 template <class V, class T>
 __device__ __forceinline__ T* packed_at(T* pointer) {
   if constexpr (V::kStreamed) return pointer;

@@ -57,16 +57,16 @@ __device__ __forceinline__ void block_forward_tile(const Layout& l, const Block&
   }
 }
 
-// The same under the candidate in b.direction: outputs in the last work plane.
+// The same under the candidate in b.v: outputs in the last work plane.
 template <class V>
 __device__ __forceinline__ void block_forward_candidate(const Layout& l, const Block& b,
                                                         float* tile) {
   if constexpr (V::kSplit) {
-    const Words candidate = direction_words(b);
+    const Words candidate = v_words(b);
     block_split_forward<typename V::Half>(l, candidate.words, candidate.peaks, tile, b.work,
                                           plane_peaks(b, kWorkPeaks, 0));
   } else {
-    block_forward<V>(l, b.direction, tile, b.work);
+    block_forward<V>(l, b.v, tile, b.work);
   }
 }
 
@@ -133,7 +133,7 @@ struct PassStages {
   Gradients<V::kSlots> gradients;
 
   __device__ __forceinline__ void jvp(const Layout& l, const Block& b, const float* tile) {
-    block_jvp<V>(l, b.weights, b.direction, tile, b.work);
+    block_jvp<V>(l, b.weights, b.v, tile, b.work);
   }
   __device__ __forceinline__ void vjp(const Layout& l, const Block& b, const float* tile, int rows,
                                       const Destination& to) {
@@ -164,7 +164,7 @@ struct PassStages<SplitVariation<Half>> {
 };
 
 // One pass over the rows of a set: deltas of the outputs, back through the net, weight gradients. The
-// cotangent is M J v for v = b.direction or, when scoring, the surrogate's slope (block_score). The
+// cotangent is M J v for v = b.v or, when scoring, the surrogate's slope (block_score). The
 // result goes to the block's partial vector, or is added into `sum` by atomics where that is given.
 template <class V>
 __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, const RowSet& set,
@@ -174,7 +174,7 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
   int bad = 0;
   PassStages<V> stages;
   stages.gradients.clear();
-  if (!scoring) block_split_direction<V>(l, b);
+  if (!scoring) block_split_v<V>(l, b);
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     const float* tile = block_fetch<V>(a, b, set, number, place, &bad);
     if (scoring) {

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...backends.support import SERVES, Support
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -63,9 +65,9 @@ class Opponent:
         self.setup, self.precision = setup, precision
 
     @staticmethod
-    def missing(device: str) -> str | None:
-        """Why it cannot run here, or None."""
-        return None
+    def support(device: str) -> Support:
+        """Whether it runs here."""
+        return SERVES
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:

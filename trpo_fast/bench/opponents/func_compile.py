@@ -7,6 +7,7 @@ import shutil
 import torch
 from torch import Tensor
 
+from ...backends.support import SERVES, Support
 from .base import Opponent, Product, cg
 
 
@@ -23,10 +24,10 @@ class FuncCompile(Opponent):
         self._solve = torch.compile(self._plain_solve, mode=mode, dynamic=False)
 
     @staticmethod
-    def missing(device: str) -> str | None:
+    def support(device: str) -> Support:
         if device == "cpu" and not (shutil.which("c++") or shutil.which("g++")):
-            return "torch.compile needs a C++ compiler on a CPU"
-        return None
+            return Support("torch.compile needs a C++ compiler on a CPU")
+        return SERVES
 
     def _outputs(self, theta: Tensor) -> tuple[Tensor, ...]:
         """Means and log_std, or logits: what the metric is taken of."""

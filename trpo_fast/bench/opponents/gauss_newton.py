@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...backends.support import SERVES, Support
 from .base import Opponent, Product, cg, flat, tf32
 
 
@@ -65,8 +66,9 @@ class GaussNewtonCompile(GaussNewton):
         self._solve = torch.compile(super().solve, mode=mode, dynamic=False)
 
     @staticmethod
-    def missing(device: str) -> str | None:
-        return None if device == "cuda" else "timed on CUDA devices; func_compile is on every one"
+    def support(device: str) -> Support:
+        elsewhere = Support("timed on CUDA devices; func_compile is on every one")
+        return SERVES if device == "cuda" else elsewhere
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:
@@ -87,8 +89,8 @@ class GaussNewtonGraph(GaussNewton):
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @staticmethod
-    def missing(device: str) -> str | None:
-        return None if device == "cuda" else "needs a CUDA device"
+    def support(device: str) -> Support:
+        return SERVES if device == "cuda" else Support("needs a CUDA device")
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:

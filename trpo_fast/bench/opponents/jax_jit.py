@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...backends.support import SERVES, Support
 from .base import Opponent, Product
 
 
@@ -35,15 +36,15 @@ class JaxJit(Opponent):
         self._product = jax.jit(lambda theta, v: self._product_traced(theta)(v))
 
     @staticmethod
-    def missing(device: str) -> str | None:
+    def support(device: str) -> Support:
         if importlib.util.find_spec("jax") is None:
-            return "jax is not installed"
+            return Support("jax is not installed")
         if device == "cuda":
             import jax
 
             if jax.default_backend() != "gpu":
-                return "this jax has no CUDA support"
-        return None
+                return Support("this jax has no CUDA support")
+        return SERVES
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:

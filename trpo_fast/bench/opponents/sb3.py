@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...backends.support import SERVES, Support
 from .base import Opponent, Product, Setup, flat
 
 
@@ -62,11 +63,11 @@ class Sb3(Opponent):
         self.theirs = [order[id(p)] for p in named]
 
     @staticmethod
-    def missing(device: str) -> str | None:
+    def support(device: str) -> Support:
         for package in ("sb3_contrib", "stable_baselines3", "gymnasium"):
             if importlib.util.find_spec(package) is None:
-                return f"{package} is not installed"
-        return None
+                return Support(f"{package} is not installed")
+        return SERVES
 
     def _permute(self, v: Tensor) -> Tensor:
         parts = v.split(self.setup.sizes)

@@ -30,7 +30,7 @@ class Sb3Act:
     """policy.forward, as collect_rollouts calls it."""
 
     name = "sb3"
-    missing = staticmethod(Sb3.missing)
+    support = staticmethod(Sb3.support)
     precisions = staticmethod(Sb3.precisions)
 
     def __init__(self, setup: Setup, critic: list[Tensor]) -> None:
@@ -49,7 +49,7 @@ class Sb3Critic:
     """The loop of TRPO.train() over minibatches: Adam at 1e-3 on the mean squared error."""
 
     name = "sb3"
-    missing = staticmethod(Sb3.missing)
+    support = staticmethod(Sb3.support)
     precisions = staticmethod(Sb3.precisions)
 
     def __init__(

@@ -34,7 +34,7 @@ class UpdateOpponent:
     """``reset`` puts the starting parameters back and is not timed; ``theta`` reads the result."""
 
     name = ""
-    missing = staticmethod(Sb3Replica.missing)
+    support = staticmethod(Sb3Replica.support)
     precisions = staticmethod(Sb3Replica.precisions)
 
     def __init__(self, setup: UpdateSetup, precision: str) -> None:
@@ -55,7 +55,7 @@ class Sb3Update(UpdateOpponent):
     """The installed sb3_contrib: TRPO.train() without critic updates."""
 
     name = "sb3"
-    missing = staticmethod(Sb3.missing)
+    support = staticmethod(Sb3.support)
 
     def __init__(self, setup: UpdateSetup, precision: str) -> None:
         super().__init__(setup, precision)
