@@ -70,7 +70,7 @@ class HostCollector:
             for t, row in enumerate(self._rows):
                 if self.before_step is not None:
                     self.before_step(t)
-                self._observe(row, obs)
+                self._store_obs(row, obs)
                 if mask is not None:
                     row.mask[...] = mask
                 row.act()
@@ -106,7 +106,7 @@ class HostCollector:
         counted = None if valid is None else valid[:rows]
         return self.episodes.add(b.rewards.numpy()[:rows], done[:rows], counted)
 
-    def _observe(self, row: _Row, obs: np.ndarray) -> None:
+    def _store_obs(self, row: _Row, obs: np.ndarray) -> None:
         """Store the observation, raw and as the policy sees it, and stop at the first
         non-finite one.
         """
