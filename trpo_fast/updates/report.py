@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ..core.problem import REASONS, STATS, Operator
-from ..core.surrogate import Evaluation
+from ..core.surrogate import Measures
 
 
 class Report:
     """Statistics of an update composed from stages; writes theta once a proposal is accepted."""
 
-    def __init__(self, operator: Operator, g: Tensor, before: Evaluation) -> None:
+    def __init__(self, operator: Operator, g: Tensor, before: Measures) -> None:
         self.operator, self.g, self.before = operator, g, before
         self.after = before
         zero = torch.zeros((), dtype=torch.float64, device=g.device)
