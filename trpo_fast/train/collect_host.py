@@ -59,7 +59,7 @@ class HostCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
-        self.actor.look()
+        self.actor.recheck_nets()
         self.env_seconds = 0.0
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask

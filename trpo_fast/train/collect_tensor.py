@@ -65,7 +65,7 @@ class TensorCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
-        self.actor.look()
+        self.actor.recheck_nets()
         b, self.env_seconds = self.buffers, 0.0
         self._settle()
         taken, stepping = 0, False
