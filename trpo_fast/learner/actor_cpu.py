@@ -101,8 +101,8 @@ class Address:
             raise RuntimeError(f"the policy changed after its actor was made: {reason}")
         if (now := next(self.net.parameters()).device) != self.device:
             raise RuntimeError(
-                f"the policy changed after its actor was made: expected parameters on {self.device}, got "
-                f"{now}; make another actor"
+                "the policy changed after its actor was made: expected parameters on "
+                f"{self.device}, got {now}; make another actor"
             )
         self.flat = flat_params(self.net)
         self.first = next(self.net.parameters())

@@ -171,7 +171,7 @@ def _penalised_natural(report: Report, multiplier: float, search: UpdateConfig) 
             break
     report.fail("line_search_failed", ~found)
     report.values["backtracks"] = used
-    report.settle(chosen, ratio ** used.double() / multiplier)
+    report.write(chosen, ratio ** used.double() / multiplier)
 
 
 @outside_autocast
