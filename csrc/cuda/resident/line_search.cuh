@@ -56,7 +56,7 @@ __device__ __forceinline__ void block_complete_candidates(const KernelArgs& a, c
 }
 
 __device__ __forceinline__ Measures collect_candidate(const Block& b, int region, int c,
-                                                        double weight) {
+                                                      double weight) {
   const double* first = published(b, region) + c * kCandidateScalars;
   const auto combine = [](int i, double x, double y) { return i == kMaxKl ? Max{}(x, y) : x + y; };
   const auto [t] = warp_totals<kCandidateScalars>(first, b.grid, combine);
@@ -75,8 +75,7 @@ struct Search {
   Measures after;
 };
 
-__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& e,
-                                           double before) {
+__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& e, double before) {
   if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
   return !a.search.search || (e.kl <= a.search.max_kl && e.surrogate > before);
 }
