@@ -14,7 +14,7 @@ from typing import Annotated, TypedDict
 from torch import Tensor
 from typing_extensions import Doc
 
-from .arguments import MOST
+from .arguments import MAX_INT
 from .choices import (
     ActionMode,
     Activation,
@@ -30,7 +30,7 @@ from .choices import (
 )
 from .settings import Above, AtLeast, AtMost, Below
 
-COUNT = AtMost(MOST)
+COUNT = AtMost(MAX_INT)
 LONG = AtMost(2**63 - 1)  # an int64
 
 

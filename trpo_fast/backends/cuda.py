@@ -94,7 +94,7 @@ def _plan(
     """
     native = extension.module()
     if native is None:
-        raise BackendUnavailable(extension.problem())
+        raise BackendUnavailable(extension.why_missing())
     return native.cuda_plan(
         **net_arguments(spec),
         rows=rows,

@@ -46,7 +46,7 @@ def resolve(name: str, problem: Problem) -> Backend:
     for backend in known.values():
         reasons[backend.name] = _why_not(backend, problem)
         if reasons[backend.name] is None:
-            if extension.problem() and known["cpu"].refuses(problem) is None:
+            if extension.why_missing() and known["cpu"].refuses(problem) is None:
                 extension.warn_of_pure_python()
             else:
                 _tell_of_reference(backend, problem, reasons)

@@ -57,7 +57,7 @@ def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
     """Why the native call cannot serve this policy and critic; empty if it can."""
     native = extension.module()
     if native is None:
-        return extension.problem()
+        return extension.why_missing()
     if "act" not in native.families:
         return "this build cannot act"
     return refused(policy, critic, "cpu")
