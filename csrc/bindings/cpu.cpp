@@ -91,7 +91,7 @@ std::unique_ptr<Operator> make_operator(const FvpParams& params, bool reverse_kl
   return std::make_unique<Operator>(params, reverse_kl, kernels_for(selected_isa(), bf16_planes));
 }
 
-py::tuple as_tuple(const Evaluated& e) {
+py::tuple as_tuple(const Measures& e) {
   return py::make_tuple(e.kl, e.max_kl, e.surrogate, e.entropy);
 }
 
@@ -175,7 +175,7 @@ void bind_fused(py::class_<Operator>& type) {
   type.def(
       "gradient",
       [](Operator& op, uintptr_t g, int threads) {
-        Evaluated at;
+        Measures at;
         op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
           at = core.gradient(pointer<float>(g), call);
         });
@@ -185,7 +185,7 @@ void bind_fused(py::class_<Operator>& type) {
   type.def(
       "evaluate",
       [](Operator& op, uintptr_t theta, int threads) {
-        Evaluated at;
+        Measures at;
         op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
           at = core.evaluate(pointer<const float>(theta), call);
         });

@@ -222,7 +222,7 @@ def test_doctor_counts_workers(cores: int, words: str) -> None:
 def test_unknown_isa_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     native = extension.module()
     if native is None:
-        pytest.skip(extension.problem())
+        pytest.skip(extension.why_missing())
     monkeypatch.setenv("TRPO_FAST_ISA", "neon")
     with pytest.raises(ValueError, match=r"expected base, avx2, avx512 or amx.*got 'neon'"):
         native.selected_isa()

@@ -132,8 +132,8 @@ REFUSED = [
     ("--cg-tol 1", "cg_tol: expected a number of at least 0 and below 1, got 1.0"),
     ("--steps 1.5", "--steps: expected an integer such as 100000 or 1e5, got 1.5"),
     (
-        "--penalty-least 2 --penalty-most 1",
-        "penalty_most: expected at least penalty_least 2",
+        "--penalty-min 2 --penalty-max 1",
+        "penalty_max: expected at least penalty_min 2",
     ),
 ]
 

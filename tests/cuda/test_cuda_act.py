@@ -128,7 +128,7 @@ def test_an_actor_does_not_follow_to_another_device() -> None:
     actor._policy.device = elsewhere  # as if the policy had been there
     policy.load_state_dict({k: v.clone() for k, v in policy.state_dict().items()}, assign=True)
     with pytest.raises(RuntimeError, match=f"expected parameters on {elsewhere}.*make another"):
-        actor.look()
+        actor.recheck_nets()
 
 
 def test_tensors_of_another_device_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_a_replayed_update_is_a_fresh_one(name):
     for seed in (5, 6):
         fill(case, policy, batch, seed)
         graph.replay()
-        info.forget()
+        info.refresh()
         found = [info.stats.clone(), flat_params(policy).clone()]
         fill(case, policy, batch, seed)
         assert same(found, [call().stats, flat_params(policy)]), info.reason

@@ -24,7 +24,7 @@ from gymnasium import spaces
 from trpo_fast.envs.engines import make_host
 from trpo_fast.envs.errors import EnvError
 from trpo_fast.envs.workers import worker
-from trpo_fast.envs.workers.shared import SPINS, Bell
+from trpo_fast.envs.workers.shared import SPINS, SpinSemaphore
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
@@ -44,26 +44,26 @@ def gone(pids: list[int], seconds: float = 10.0) -> bool:
 
 
 class Silent:
-    """A context whose semaphore counts looks, and rings only when told."""
+    """A context whose semaphore counts tries, and is released only when told."""
 
     def __init__(self) -> None:
-        self.looks, self.rung = 0, False
+        self.tries, self.released = 0, False
 
     def Semaphore(self, value: int) -> Silent:
         return self
 
     def acquire(self, block: bool, patience: float | None = None) -> bool:
-        self.looks += not block
-        return self.rung
+        self.tries += not block
+        return self.released
 
 
-def test_whoever_waits_in_vain_spins_ever_less_often() -> None:
+def test_waits_in_vain_spin_ever_less_often() -> None:
     silent = Silent()
-    bell, spins = Bell(silent), []
+    semaphore, spins = SpinSemaphore(silent), []
     for _ in range(400):
-        before = silent.looks
-        assert not bell.wait(0.0)
-        spins.append(silent.looks - before)
+        before = silent.tries
+        assert not semaphore.acquire(0.0)
+        spins.append(silent.tries - before)
     assert [i for i, n in enumerate(spins) if n] == [
         0,
         1,
@@ -78,11 +78,11 @@ def test_whoever_waits_in_vain_spins_ever_less_often() -> None:
         319,
         383,
     ]
-    silent.rung = True
+    silent.released = True
     for _ in range(70):
-        assert bell.wait(0.0)
-    silent.looks, silent.rung = 0, False
-    assert not bell.wait(0.0) and silent.looks == SPINS
+        assert semaphore.acquire(0.0)
+    silent.tries, silent.released = 0, False
+    assert not semaphore.acquire(0.0) and silent.tries == SPINS
 
 
 class OtherSpaces(Counting):
@@ -187,18 +187,18 @@ def test_a_fork_of_the_main_process_leaves_the_workers_alone() -> None:
     envs[0].close()
 
 
-def test_a_worker_steps_aside_when_it_shares_a_core_with_the_main_process() -> None:
+def test_a_worker_leaves_the_core_that_it_shares_with_the_main_process() -> None:
     cores = worker._usable()
     if len(cores) < 2:
         pytest.skip("one usable core")
     aside = os.fork()
     if aside == 0:  # its own main process: certainly on the same core
         try:
-            worker._step_aside(os.getpid(), cores)
+            worker._leave_core_of(os.getpid(), cores)
         finally:
             os._exit(len(worker._usable()))
     assert os.waitstatus_to_exitcode(os.waitpid(aside, 0)[1]) == len(cores) - 1
-    worker._step_aside(2**22 + 1, cores)  # no such process
+    worker._leave_core_of(2**22 + 1, cores)  # no such process
     assert worker._usable() == cores
 
 
@@ -237,7 +237,7 @@ def test_no_worker_outlives_the_process_it_works_for(how: str, tmp_path: Path) -
     assert gone(pids)
 
 
-@pytest.mark.parametrize(("at", "taken"), [("here", [0, 1, 1]), ("ring", [0, 1, 0])])
+@pytest.mark.parametrize(("at", "taken"), [("here", [0, 1, 1]), ("release", [0, 1, 0])])
 def test_an_interrupted_steps_answers_are_not_taken_for_the_next_ones(
     at: str, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +247,8 @@ def test_an_interrupted_steps_answers_are_not_taken_for_the_next_ones(
     envs = make_host(Masked, 3, engine="workers", workers=2)
     envs.reset(0)
     venv = envs.venv
-    owner, name = (venv._here, "step") if at == "here" else (venv._workers[0].wire.go, "ring")
+    ordered = venv._workers[0].channel.ordered
+    owner, name = (venv._here, "step") if at == "here" else (ordered, "release")
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -268,7 +269,7 @@ def test_an_interrupted_message_is_said(monkeypatch: pytest.MonkeyPatch) -> None
         envs.state()
     pids = [process.pid for process in envs.venv.processes]
     for _ in range(2):
-        with pytest.raises(EnvError, match="interrupted in the midst of a message; make it anew"):
+        with pytest.raises(EnvError, match="interrupted in the middle of a message; make it anew"):
             envs.step(np.zeros(2, np.int64))
     envs.close()
     assert gone(pids)

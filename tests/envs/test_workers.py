@@ -58,11 +58,11 @@ def test_any_number_of_workers_gives_the_bits_of_sync(name: str, workers: int) -
 
 
 def test_copies_are_cut_evenly_and_this_process_gets_no_more_than_others() -> None:
-    assert module._cut(8, 2) == [range(0, 4), range(4, 8)]
-    assert module._cut(8, 3) == [range(0, 2), range(2, 5), range(5, 8)]
+    assert module._split_copies(8, 2) == [range(0, 4), range(4, 8)]
+    assert module._split_copies(8, 3) == [range(0, 2), range(2, 5), range(5, 8)]
     for copies in range(1, 20):
         for parts in range(1, copies + 1):
-            cut = module._cut(copies, parts)
+            cut = module._split_copies(copies, parts)
             assert [i for chunk in cut for i in chunk] == list(range(copies))
             assert len(cut) == parts and len(cut[0]) == copies // parts
 

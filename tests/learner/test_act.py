@@ -128,7 +128,9 @@ def test_refuses_parts_it_was_not_made_for(change: Callable[[Any], Any], words: 
     actor = act.NativeActor(policy, critic)
     obs, out = torch.randn(4, 5), room(policy, 4)
     change(policy.net)
-    wanted = f"changed under its actor: policy: expected an MLPPolicy as it comes, .* {words}"
+    wanted = (
+        f"changed after its actor was made: policy: expected an MLPPolicy as it comes, .* {words}"
+    )
     with pytest.raises(RuntimeError, match=wanted):
         actor.act(ActTensors(obs, None, *out))
 

@@ -299,7 +299,7 @@ def test_acting_refuses_a_distribution_that_only_updates_would_see() -> None:
         actor = ModuleActor(policy, critic, torch.Generator())
         change(policy)
         with pytest.raises(ValueError, match=r"policy: expected one that acts by distribution_"):
-            actor.look()
+            actor.recheck_nets()
     with pytest.raises(ValueError, match=r"policy: expected one that acts by distribution_params"):
         ModuleActor(Wide(OBS, Gaussian(ACTIONS)), critic, torch.Generator())
 

@@ -256,7 +256,7 @@ def test_make_help_lists_every_target() -> None:
 def test_native_half_links_nothing_it_should_not() -> None:
     native = extension.module()
     if native is None:
-        pytest.skip(extension.problem())
+        pytest.skip(extension.why_missing())
     assert native.__file__
     said = subprocess.run(["readelf", "-d", native.__file__], capture_output=True, text=True)
     needed = re.findall(r"NEEDED.*\[(.*?)\.so", said.stdout)

@@ -32,7 +32,7 @@ def instruction_sets() -> list[str]:
     return list(LEVELS[: min(LEVELS.index(native.detected_isa()), 2) + 1])
 
 
-needs_native = pytest.mark.skipif(extension.module() is None, reason=extension.problem() or "-")
+needs_native = pytest.mark.skipif(extension.module() is None, reason=extension.why_missing() or "-")
 every_isa = pytest.mark.parametrize("isa", instruction_sets())
 
 

@@ -29,7 +29,7 @@ DEVICE = torch.device("cpu") if EMULATED else torch.device("cuda", 0)
 def why_not() -> str | None:
     native = extension.module()
     if native is None:
-        return extension.problem()
+        return extension.why_missing()
     return None if "cuda" in native.families else "this build contains no CUDA kernels"
 
 

@@ -22,7 +22,7 @@ def rows(deviation: float, mean: float = 3.0) -> torch.Tensor:
 def test_without_settings_it_is_max_kl_to_the_last_bit() -> None:
     region = TrustRegion(Config(max_kl=0.037))
     for steps in (0, 12_345, 10**9):
-        region.observe(rows(1e-3))
+        region.update_share(rows(1e-3))
         assert region.limit(steps) == 0.037
 
 
@@ -52,7 +52,7 @@ def test_the_share_is_the_variance_over_its_mean_so_far() -> None:
     deviations = [2.0, 4.0, 1.0, 0.1]
     limits = []
     for deviation in deviations:
-        region.observe(rows(deviation))
+        region.update_share(rows(deviation))
         limits.append(region.limit(0))
     variances = [deviation**2 for deviation in deviations]
     means = [sum(variances[: i + 1]) / (i + 1) for i in range(4)]
@@ -64,18 +64,18 @@ def test_the_share_is_the_variance_over_its_mean_so_far() -> None:
 @pytest.mark.parametrize("deviation", [0.0, 1e-6])
 def test_a_batch_that_says_nothing_has_a_limit_above_zero(deviation: float) -> None:
     region = TrustRegion(Config(max_kl=0.01, scale_kl=True))
-    region.observe(rows(deviation))
+    region.update_share(rows(deviation))
     assert region.limit(0) == 0.01  # the first one is its own mean
-    region.observe(rows(10.0))
-    region.observe(rows(deviation))
+    region.update_share(rows(10.0))
+    region.update_share(rows(deviation))
     assert region.limit(0) == 0.01 * SMALLEST_SHARE
 
 
 def test_advantages_that_are_not_finite_leave_no_trace() -> None:
     region = TrustRegion(Config(scale_kl=True))
-    region.observe(rows(1.0))
+    region.update_share(rows(1.0))
     before = region.state_dict()
-    region.observe(torch.tensor([1.0, math.nan]))
+    region.update_share(torch.tensor([1.0, math.nan]))
     assert region.state_dict() == before
 
 
@@ -83,11 +83,11 @@ def test_a_saved_one_goes_on() -> None:
     config = Config(max_kl_final=0.002, max_kl_steps=100, scale_kl=True)
     whole, part = TrustRegion(config), TrustRegion(config)
     for region in (whole, part):
-        region.observe(rows(3.0))
+        region.update_share(rows(3.0))
     resumed = TrustRegion(config)
     resumed.load_state_dict(part.state_dict())
     for region in (whole, resumed):
-        region.observe(rows(0.7))
+        region.update_share(rows(0.7))
     assert whole.limit(50) == resumed.limit(50) < part.limit(50)
 
 

@@ -59,7 +59,10 @@ RENAMED = {
     ("kl_penalty_update", "learning_rate"): "penalty_learning_rate",
     ("Penalty", "value"): "penalty",
     ("Penalty", "target_kl"): "max_kl",
-    **{("Penalty", name): f"penalty_{name}" for name in ("rule", "rate", "least", "most")},
+    ("Penalty", "rule"): "penalty_rule",
+    ("Penalty", "rate"): "penalty_rate",
+    ("Penalty", "min_value"): "penalty_min",
+    ("Penalty", "max_value"): "penalty_max",
     ("Critic", "method"): "critic",
     **{
         ("Critic", name): f"critic_{name}"
@@ -136,7 +139,7 @@ def refused(call: Any, argument: str) -> bool:
         call()
     except ValueError as error:
         name, _, sentence = str(error).partition(": expected ")
-        assert sentence and name in (argument, argument.replace("least", "most"))
+        assert sentence and name in (argument, argument.replace("min", "max"))
         return True
     return False
 
@@ -228,16 +231,18 @@ def test_an_infinite_max_kl_is_blamed_on_max_kl() -> None:
 def test_a_penalty_that_was_spoiled_moves_nothing() -> None:
     policy = CASE.policy()
     before = policy.state_dict()["net.0.weight"].clone()
-    for name in ("value", "target_kl", "least"):
+    for name in ("value", "target_kl", "min_value"):
         penalty = Penalty()
         setattr(penalty, name, -1.0)
         with pytest.raises(ValueError, match=f"^{name}: expected a finite number above 0, got -1"):
             kl_penalty_update(policy, CASE.batch(policy), penalty)
     assert torch.equal(before, policy.state_dict()["net.0.weight"])
-    with pytest.raises(ValueError, match="most: expected a finite number of at least 2, got 1"):
-        Penalty(least=2.0, most=1.0)
-    with pytest.raises(ValueError, match="penalty_most: expected at least penalty_least 2, got 1"):
-        Config(penalty_least=2.0, penalty_most=1.0)
+    with pytest.raises(
+        ValueError, match="max_value: expected a finite number of at least 2, got 1"
+    ):
+        Penalty(min_value=2.0, max_value=1.0)
+    with pytest.raises(ValueError, match="penalty_max: expected at least penalty_min 2, got 1"):
+        Config(penalty_min=2.0, penalty_max=1.0)
 
 
 def test_solves_take_no_number_past_an_int() -> None:

@@ -79,15 +79,15 @@ def test_the_dual_comes_down_by_its_rate_and_goes_up_by_the_kl():
 
 def test_penalty_rules_by_hand():
     adaptive = Penalty(4.0, target_kl=0.01)
-    adaptive.observe(0.02)
+    adaptive.adjust(0.02)
     assert adaptive.value == 8.0
-    adaptive.observe(0.005)
-    adaptive.observe(0.01)
+    adaptive.adjust(0.005)
+    adaptive.adjust(0.01)
     assert adaptive.value == 4.0
     dual = Penalty(1.0, rule="dual", target_kl=0.01, rate=0.5)
-    dual.observe(0.03)
+    dual.adjust(0.03)
     assert dual.value == pytest.approx(2.0)
-    dual.observe(float("nan"))
+    dual.adjust(float("nan"))
     fresh = Penalty(rule="dual")
     fresh.load_state_dict(dual.state_dict())
     assert fresh.value == dual.value
@@ -98,8 +98,8 @@ BAD_PENALTIES = [
     {"rule": "greedy"},
     {"target_kl": -1.0},
     {"rate": float("nan")},
-    {"least": 0.0},
-    {"most": 0.5, "least": 1.0},
+    {"min_value": 0.0},
+    {"max_value": 0.5, "min_value": 1.0},
 ]
 
 

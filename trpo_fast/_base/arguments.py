@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MOST = 2**31 - 1  # an int of the kernels, which is how they take iterations, steps and sizes
+MAX_INT = 2**31 - 1  # an int of the kernels, which is how they take iterations, steps and sizes
 DIGITS = 40  # of an integer on a command line: more are in no range
 
 
@@ -56,7 +56,7 @@ def _wanted(above: float, least: float, below: float, most: float) -> str:
     return f"a number{low} and{high}" if low and high else f"a finite number{low}{high}"
 
 
-def check_count(argument: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+def check_count(argument: str, value: Any, *, least: int = 1, most: int = MAX_INT) -> int:
     """An integer from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise fail(argument, f"an integer of at least {least}", _shown(value))
@@ -73,7 +73,7 @@ def _shown(value: Any) -> str:
 
 def check_counts(argument: str, values: Any, *, least_length: int = 0) -> tuple[int, ...]:
     """Positive integers in a sequence; NumPy's count."""
-    wanted = f"a sequence of integers from 1 to {MOST}"
+    wanted = f"a sequence of integers from 1 to {MAX_INT}"
     if least_length:
         wanted = f"at least {least_length} in {wanted}"
     try:
@@ -81,7 +81,7 @@ def check_counts(argument: str, values: Any, *, least_length: int = 0) -> tuple[
     except TypeError:
         raise fail(argument, wanted, _shown(values)) from None
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in found)
-    if not whole or len(found) < least_length or not all(1 <= int(n) <= MOST for n in found):
+    if not whole or len(found) < least_length or not all(1 <= int(n) <= MAX_INT for n in found):
         raise fail(argument, wanted, "[" + ", ".join(map(_shown, found)) + "]")
     return tuple(int(n) for n in found)
 

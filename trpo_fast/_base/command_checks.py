@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import check_count, fail
-
-LARGEST = 2**31 - 1  # of what the kernels and torch count in C++ ints
+from .arguments import MAX_INT, check_count, fail
 
 
 def check_size(option: str, value: int, *, least: int = 1) -> int:
-    """An integer from ``least`` to LARGEST."""
-    if isinstance(value, int) and value > LARGEST:
-        raise fail(option, f"an integer from {least} to {LARGEST}", value)
+    """An integer from ``least`` to MAX_INT."""
+    if isinstance(value, int) and value > MAX_INT:
+        raise fail(option, f"an integer from {least} to {MAX_INT}", value)
     return check_count(option, value, least=least)
 
 

@@ -40,11 +40,11 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 def module() -> ModuleType | None:
-    """The extension module, or None; then `problem()` says why."""
+    """The extension module, or None; then `why_missing()` says why."""
     return _load()[0]
 
 
-def problem() -> str:
+def why_missing() -> str:
     """Why there is no extension module, as a sentence; empty when there is one."""
     return _load()[1]
 
@@ -54,7 +54,7 @@ def warn_of_pure_python() -> None:
     """Say once in a process that PyTorch's operators compute what the kernels would have."""
     warnings.warn(
         f"backend='auto' takes PyTorch's operators, which are slower than the C++ kernels: "
-        f"{problem()}; backend='reference' asks for them without this warning",
+        f"{why_missing()}; backend='reference' asks for them without this warning",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -14,7 +14,7 @@ from typing import Annotated, TypedDict
 from torch import Tensor
 from typing_extensions import Doc
 
-from .arguments import MOST
+from .arguments import MAX_INT
 from .choices import (
     ActionMode,
     Activation,
@@ -30,7 +30,7 @@ from .choices import (
 )
 from .settings import Above, AtLeast, AtMost, Below
 
-COUNT = AtMost(MOST)
+COUNT = AtMost(MAX_INT)
 LONG = AtMost(2**63 - 1)  # an int64
 
 
@@ -170,8 +170,8 @@ class PenaltySettings:
         Doc("lambda stays; doubles or halves as the KL leaves max_kl; or ascends the dual problem"),
     ] = "adaptive"
     penalty_rate: Annotated[float, Above(0.0), Doc("dual: the rate of ascent on lambda")] = 0.1
-    penalty_least: Annotated[float, Above(0.0), Doc("lambda is never less")] = 1e-6
-    penalty_most: Annotated[float, Above(0.0), Doc("lambda is never more")] = 1e6
+    penalty_min: Annotated[float, Above(0.0), Doc("lambda is never less")] = 1e-6
+    penalty_max: Annotated[float, Above(0.0), Doc("lambda is never more")] = 1e6
     penalty_inner: Annotated[
         PenaltyInner, Doc("one step on the natural gradient, or Adam on all rows")
     ] = "natural"

@@ -75,7 +75,7 @@ class Setting:
     """One field of a dataclass of settings."""
 
     name: str
-    kind: Any  # bool, int, float, str, or tuple for integers from 1 to MOST
+    kind: Any  # bool, int, float, str, or tuple for integers from 1 to MAX_INT
     optional: bool  # whether it may be None
     choices: tuple[str, ...]  # of a string; () where any will do
     bounds: dict[str, Any]  # by the arguments of check_number and check_count

@@ -13,7 +13,7 @@ from .._base.guards import outside_autocast
 from ..core.batch import normalised_weights
 from ..core.modules import ModuleFunction
 from ..core.problem import Problem
-from ..core.surrogate import Evaluation, surrogate
+from ..core.surrogate import Measures, surrogate
 from .base import Backend
 from .reference import ReferenceOperator
 from .support import SERVES, Support
@@ -50,7 +50,7 @@ class AutogradOperator(ReferenceOperator):
 
     @outside_autocast
     @torch.enable_grad()
-    def gradient(self) -> tuple[Tensor, Evaluation]:
+    def gradient(self) -> tuple[Tensor, Measures]:
         leaf = self.theta.detach().requires_grad_()
         head, params = self._function.on(self.batch)(leaf)
         value, _ = surrogate(head, self.batch, params.detach(), params, self.total)

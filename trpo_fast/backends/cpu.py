@@ -12,8 +12,8 @@ from torch import Tensor
 from .._base import extension
 from .._base.threads import kernel_threads
 from ..core.problem import STATS, Operator, Problem, UpdateConfig
-from ..core.reference import Solution
-from ..core.surrogate import Evaluation
+from ..core.reference import CgResult
+from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from .base import Backend
 from .native import NativeProblem, address, problem_support, readable
@@ -91,7 +91,7 @@ class CpuOperator(Operator):
         self._native.fvp(v=address(v), columns=columns, out=address(out), threads=kernel_threads())
         return out
 
-    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+    def solve(self, g: Tensor, iterations: int, tol: float) -> CgResult:
         g = readable(g)
         x = torch.empty_like(g)
         columns = g.shape[0] if g.ndim == 2 else 1
@@ -106,15 +106,15 @@ class CpuOperator(Operator):
             threads=kernel_threads(),
         )
         quad, residual, used, curvature = solved.unbind(-1)
-        return Solution(x, quad, residual, used.long(), curvature)
+        return CgResult(x, quad, residual, used.long(), curvature)
 
-    def gradient(self) -> tuple[Tensor, Evaluation]:
+    def gradient(self) -> tuple[Tensor, Measures]:
         g = torch.empty_like(self.theta)
-        return g, _evaluation(self._native.gradient(g=address(g), threads=kernel_threads()))
+        return g, _measures(self._native.gradient(g=address(g), threads=kernel_threads()))
 
-    def evaluate(self, theta: Tensor) -> Evaluation:
+    def evaluate(self, theta: Tensor) -> Measures:
         theta = readable(theta)
-        return _evaluation(self._native.evaluate(theta=address(theta), threads=kernel_threads()))
+        return _measures(self._native.evaluate(theta=address(theta), threads=kernel_threads()))
 
     def bad_values(self) -> Tensor:
         bad = self._native.bad_values(threads=kernel_threads())
@@ -141,9 +141,9 @@ class CpuOperator(Operator):
         return stats
 
 
-def _evaluation(values: tuple[float, float, float, float]) -> Evaluation:
+def _measures(values: tuple[float, float, float, float]) -> Measures:
     tensors = (torch.tensor(value, dtype=torch.float64, device="cpu") for value in values)
-    return Evaluation(*tensors)
+    return Measures(*tensors)
 
 
 class CpuBackend(Backend):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .._base import extension
 from ..core.problem import STATS, BackendUnavailable, Operator, Problem, UpdateConfig
-from ..core.reference import Solution
-from ..core.surrogate import Evaluation
+from ..core.reference import CgResult
+from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
@@ -96,7 +96,7 @@ def _plan(
     """
     native = extension.module()
     if native is None:
-        raise BackendUnavailable(extension.problem())
+        raise BackendUnavailable(extension.why_missing())
     return native.cuda_plan(
         net=native_shape(spec),
         rows=rows,
@@ -190,7 +190,7 @@ class CudaOperator(Operator):
         self._launch("fvp", v=v.data_ptr(), out=out.data_ptr(), columns=columns)
         return out
 
-    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+    def solve(self, g: Tensor, iterations: int, tol: float) -> CgResult:
         g = readable(g)
         x = torch.empty_like(g)
         columns = 1 if g.ndim == 1 else g.shape[0]
@@ -205,25 +205,25 @@ class CudaOperator(Operator):
             tol=tol,
         )
         quad, residual, used, curvature = stats.reshape(*g.shape[:-1], _SOLVE).unbind(-1)
-        return Solution(x, quad, residual, used.long(), curvature)
+        return CgResult(x, quad, residual, used.long(), curvature)
 
-    def gradient(self) -> tuple[Tensor, Evaluation]:
+    def gradient(self) -> tuple[Tensor, Measures]:
         g, stats = self._gradient()
-        return g, self._evaluation(stats)
+        return g, self._measures(stats)
 
     def _gradient(self) -> tuple[Tensor, Tensor]:
         g, stats = torch.empty_like(self.theta), self._doubles(_EVALUATION)
         self._launch("gradient", g=g.data_ptr(), stats=stats.data_ptr())
         return g, stats
 
-    def evaluate(self, theta: Tensor) -> Evaluation:
+    def evaluate(self, theta: Tensor) -> Measures:
         theta, stats = readable(theta), self._doubles(_EVALUATION)
         self._launch("evaluate", theta=theta.data_ptr(), stats=stats.data_ptr())
-        return self._evaluation(stats)
+        return self._measures(stats)
 
-    def _evaluation(self, stats: Tensor) -> Evaluation:
+    def _measures(self, stats: Tensor) -> Measures:
         kl, max_kl, surrogate, entropy, _ = stats.to(self.theta.dtype).unbind()
-        return Evaluation(kl, max_kl, surrogate, entropy)
+        return Measures(kl, max_kl, surrogate, entropy)
 
     def update(self, config: UpdateConfig) -> Tensor:
         stats = self._doubles(len(STATS))

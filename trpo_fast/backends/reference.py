@@ -21,7 +21,7 @@ from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.modules import InvalidDistribution, ModuleFunction
 from ..core.problem import Operator, Problem
 from ..core.reference import Activations, forward, jvp, metric, vjp
-from ..core.surrogate import Evaluation, evaluate_rows, surrogate
+from ..core.surrogate import Measures, evaluate_rows, surrogate
 from ..policy.heads import Head
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
@@ -171,7 +171,7 @@ class ReferenceOperator(Operator):
         return score * (score * tangent).sum(-1, keepdim=True)
 
     @outside_autocast
-    def gradient(self) -> tuple[Tensor, Evaluation]:
+    def gradient(self) -> tuple[Tensor, Measures]:
         g = torch.zeros_like(self.theta)
         parts = []
         for batch, lin in self._chunks():
@@ -182,7 +182,7 @@ class ReferenceOperator(Operator):
         return g, _combine(parts)
 
     @outside_autocast
-    def evaluate(self, theta: Tensor) -> Evaluation:
+    def evaluate(self, theta: Tensor) -> Measures:
         parts = []
         for batch, lin in self._chunks():
             try:
@@ -192,7 +192,7 @@ class ReferenceOperator(Operator):
             parts.append(self._evaluate_rows(lin.head, batch, lin.params, params))
         return _combine(parts)
 
-    def _evaluate_rows(self, head: Head, batch: Batch, old: Tensor, new: Tensor) -> Evaluation:
+    def _evaluate_rows(self, head: Head, batch: Batch, old: Tensor, new: Tensor) -> Measures:
         kl_scale, reverse = self.problem.kl_scale, self.problem.reverse_kl
         return evaluate_rows(
             head, batch, old, new, self.total, kl_scale=kl_scale, reverse_kl=reverse
@@ -209,11 +209,11 @@ class ReferenceOperator(Operator):
         return sum(lin.nbytes() for lin in held)
 
 
-def _combine(parts: list[Evaluation]) -> Evaluation:
+def _combine(parts: list[Measures]) -> Measures:
     """The chunks' shares of one evaluation."""
     first, *rest = parts
     for part in rest:
-        first = Evaluation(
+        first = Measures(
             first.kl + part.kl,
             torch.maximum(first.max_kl, part.max_kl),
             first.surrogate + part.surrogate,

@@ -48,7 +48,7 @@ def _tell_of_pytorch(chosen: str, problem: Problem) -> None:
     what was changed of it.
     """
     known, policy = registry(), problem.policy
-    if extension.problem() and known["cpu"].problem_support(problem):
+    if extension.why_missing() and known["cpu"].problem_support(problem):
         extension.warn_of_pure_python()
     elif chosen == "reference" and isinstance(policy, MLPPolicy) and policy.departure():
         kernels = "cuda" if problem.theta.device.type == "cuda" else "cpu"

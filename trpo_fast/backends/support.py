@@ -82,7 +82,7 @@ def family_support(family: str) -> Support:
     """Whether this build contains a family of kernels."""
     native = extension.module()
     if native is None:
-        return Support(extension.problem())
+        return Support(extension.why_missing())
     if family not in native.families:
         return Support(f"this build contains no {FAMILIES[family]}")
     return SERVES

@@ -38,7 +38,7 @@ EXTRAS = {
 def _native_report() -> dict[str, Any]:
     native = extension.module()
     if native is None:
-        return {"problem": extension.problem()}
+        return {"problem": extension.why_missing()}
     report = {"problem": "", "file": native.__file__, **native.build_info()}
     report["families"] = list(native.families)
     report["detected_isa"] = native.detected_isa()
@@ -53,7 +53,7 @@ def _native_report() -> dict[str, Any]:
 
 def _cuda_report() -> dict[str, Any]:
     native = extension.module()
-    probe = native.cuda_probe() if native else {"problem": extension.problem(), "devices": []}
+    probe = native.cuda_probe() if native else {"problem": extension.why_missing(), "devices": []}
     return {**probe, "emulated": extension.emulating()}
 
 
@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.case is not None:
-        if problem := extension.problem():
+        if problem := extension.why_missing():
             raise BackendUnavailable(f"--case needs the native code: {problem}")
         found = case_report(arguments.case, arguments.precision)
         print(json.dumps(found, indent=2) if arguments.json else render_case(found))

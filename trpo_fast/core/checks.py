@@ -145,9 +145,11 @@ def check_vector(argument: str, v: Any, theta: Tensor) -> Tensor:
     return check_tensor(argument, v, theta, (theta.numel(),)).contiguous()
 
 
-def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True) -> Tensor | None:
+def check_fvp_rows(
+    fvp_rows: Any, theta: Tensor, rows: int, *, check_values: bool = True
+) -> Tensor | None:
     """Row indices for the Fisher-vector products: an int asks for that many, evenly strided.
-    Without ``look`` the values of given indices are left to the kernels, which flag what is none.
+    Without ``check_values`` those of given indices are left to the kernels, which flag bad ones.
     """
     if fvp_rows is None:
         return None
@@ -155,7 +157,7 @@ def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True
         index = check_tensor("fvp_rows", fvp_rows, theta, (None,), dtypes=(torch.int64,))
         if index.numel() == 0:
             raise fail("fvp_rows", "at least one row index", "none")
-        if not look:
+        if not check_values:
             return index
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= rows:

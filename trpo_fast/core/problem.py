@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .._base.options import UpdateSettings
 from .batch import Batch
-from .reference import Solution, cg, line_search, step
-from .surrogate import Evaluation
+from .reference import CgResult, cg, line_search, step
+from .surrogate import Measures
 
 # Names of what an update reports and why it stopped: the orders of enum Stat and enum Reason in
 # csrc/shared/params.h.
@@ -105,11 +105,11 @@ class Operator(abc.ABC):
         """F v + damping v."""
 
     @abc.abstractmethod
-    def gradient(self) -> tuple[Tensor, Evaluation]:
+    def gradient(self) -> tuple[Tensor, Measures]:
         """Gradient of the surrogate at theta [P], and the evaluation there."""
 
     @abc.abstractmethod
-    def evaluate(self, theta: Tensor) -> Evaluation:
+    def evaluate(self, theta: Tensor) -> Measures:
         """KL, surrogate and entropy of the policy with parameters theta [P]."""
 
     @abc.abstractmethod
@@ -123,7 +123,7 @@ class Operator(abc.ABC):
     def scratch_bytes(self) -> int:
         """Memory held for the products, inputs not counted."""
 
-    def solve(self, g: Tensor, iterations: int, tol: float) -> Solution:
+    def solve(self, g: Tensor, iterations: int, tol: float) -> CgResult:
         return cg(self.fvp, g, iterations, tol)
 
     def update(self, config: UpdateConfig) -> Tensor:
@@ -175,7 +175,7 @@ class Operator(abc.ABC):
         }
         return torch.stack([values[name].double() for name in STATS])
 
-    def _reason(self, g: Tensor, solution: Solution, failed: str, no_step: Tensor) -> Tensor:
+    def _reason(self, g: Tensor, solution: CgResult, failed: str, no_step: Tensor) -> Tensor:
         """Index into REASONS; the first that applies, worst first."""
         curvature = solution.first_curvature
         finite = (

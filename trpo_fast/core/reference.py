@@ -41,7 +41,7 @@ class Layers(NamedTuple):
     log_std: Tensor | None  # [..., A]
 
 
-class Solution(NamedTuple):
+class CgResult(NamedTuple):
     """Conjugate gradient's answer to A x = g, one entry per right-hand side."""
 
     x: Tensor  # [..., P]
@@ -133,7 +133,7 @@ def vjp(theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor) -> Tenso
     return torch.cat([*gradients, *free_std], dim=-1)
 
 
-def cg(product: Callable[[Tensor], Tensor], g: Tensor, iterations: int, tol: float) -> Solution:
+def cg(product: Callable[[Tensor], Tensor], g: Tensor, iterations: int, tol: float) -> CgResult:
     """Plain conjugate gradient from x = 0 on A x = g, g [..., P]; no step depends on a value read
     by the host.
 
@@ -165,7 +165,7 @@ def cg(product: Callable[[Tensor], Tensor], g: Tensor, iterations: int, tol: flo
         p = torch.where(move, r + beta * p, p)
         rr = rr_next
         used = used + active
-    return Solution(x, dot(x, g - r), rr.sqrt(), used, first_curvature)
+    return CgResult(x, dot(x, g - r), rr.sqrt(), used, first_curvature)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .batch import Batch, normalised_weights
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Measures:
     """The policy at some parameters, 0-d tensors. KL is that between it and the policy at the
     parameters of the call, which sampled the batch only if nothing has moved them since; the
     surrogate's ratios are to the batch's log_probs where it has them.
@@ -68,7 +68,7 @@ def evaluate_rows(
     *,
     kl_scale: float,
     reverse_kl: bool,
-) -> Evaluation:
+) -> Measures:
     """KL, largest KL of a state, surrogate and entropy of these rows' share of the batch."""
     first, second = (params, old_params) if reverse_kl else (old_params, params)
     kl = kl_scale * head.kl(first, second)
@@ -78,6 +78,6 @@ def evaluate_rows(
         value = torch.zeros_like(total)
     else:
         value, _ = surrogate(head, batch, old_params, params, total)
-    return Evaluation(
+    return Measures(
         (weights * kl).sum(), counted.amax(), value, (weights * head.entropy(params)).sum()
     )

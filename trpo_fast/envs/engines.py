@@ -20,7 +20,7 @@ from .gym.access import Access, Copies, NoAccess, Processes, Stateful
 from .gym.host import HostEnvs
 from .workers.pool import WorkerEnvs
 
-MOST = 65_536  # copies of an environment on the host
+MAX_COPIES = 65_536  # copies of an environment on the host
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **wanted:
         return _of_the_user(env)
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {tuple(ENGINES)}, got {engine!r}")
-    if num_envs > MOST:
+    if num_envs > MAX_COPIES:
         raise ValueError(
-            f"num_envs: expected at most {MOST} copies with engine={engine!r}, got {num_envs}; "
-            "engine='tensor' has room for more"
+            f"num_envs: expected at most {MAX_COPIES} copies with engine={engine!r}, got "
+            f"{num_envs}; engine='tensor' has room for more"
         )
     return ENGINES[engine](Wanted(env, num_envs, **wanted))
 

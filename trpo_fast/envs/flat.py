@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 4096  # numbers in an array that is still taken for a matrix
+MAX_MATRIX_SIZE = 4096  # numbers in an array that is still taken for a matrix
 
 
 def refuse_images(space: Any) -> None:
     """Raise for an observation space that is an image, or has one among its parts."""
     for part in _boxes(space):
         size, rank = math.prod(part.shape), len(part.shape)
-        if (rank >= 3 and part.dtype == np.uint8) or (rank >= 2 and size > LARGEST):
+        if (rank >= 3 and part.dtype == np.uint8) or (rank >= 2 and size > MAX_MATRIX_SIZE):
             raise ValueError(
                 f"observation_space: expected numbers for an MLP, got an image of shape "
                 f"{list(part.shape)} and type {part.dtype}, for which there is no policy; if an "

@@ -47,9 +47,10 @@ class Actor(abc.ABC):
     def values(self, obs: Tensor) -> Tensor:
         """Values [N] of observations [N, O], on the device the observations came from."""
 
-    def look(self) -> None:  # noqa: B027 - modules are asked by name every time
-        """Notice parameters or modules of the nets that were replaced since. Collectors ask once a
-        rollout; ``bind`` and ``values`` do as well, what ``bind`` returned does not.
+    def recheck_nets(self) -> None:  # noqa: B027 - modules need nothing
+        """Follow parameters or modules of the nets that were replaced since the last call.
+        Collectors call this once a rollout; ``bind`` and ``values`` do so themselves, what ``bind``
+        returned does not.
         """
 
     def act(self, tensors: ActTensors) -> None:
@@ -65,9 +66,9 @@ class ModuleActor(Actor):
     def __init__(self, policy: MLPPolicy, critic: Any, generator: torch.Generator) -> None:
         self.policy, self.critic, self.generator = policy, critic, generator
         self.device = next(policy.parameters()).device
-        self.look()
+        self.recheck_nets()
 
-    def look(self) -> None:
+    def recheck_nets(self) -> None:
         """Refuse a policy whose distribution, which updates follow, is not the one acted by."""
         if reason := self.policy.own_forward():
             raise fail(
@@ -77,7 +78,7 @@ class ModuleActor(Actor):
             )
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
-        self.look()
+        self.recheck_nets()
 
         @outside_autocast
         @torch.no_grad()

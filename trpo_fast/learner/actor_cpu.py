@@ -69,27 +69,28 @@ def parameter_support(argument: str, net: Any, device: str) -> Support:
 
 
 class Address:
-    """Where a net's flat parameters lie. ``pointer`` notices that all have moved, as in
-    ``module.to``; ``look``, that a part was replaced, which takes too long for every step.
+    """Where a net's flat parameters lie. ``pointer`` follows a move of all of them, as by
+    ``module.to``; ``locate`` follows the replacement of a part as well, which takes too long for
+    every step.
     """
 
     def __init__(self, net: MLPPolicy) -> None:
         self.net = net
         self.device = next(net.parameters()).device
         self._seen: tuple[Any, ...] = ()
-        self.look()
+        self.locate()
 
-    def look(self) -> None:
+    def locate(self) -> None:
         """Find the parameters; a ``RuntimeError`` if they are none for the kernels any more."""
         if self._parts() == self._seen and not self.net.departure():
             return
         answer = parameter_support("policy", self.net, self.device.type)
         if not answer:
-            raise RuntimeError(f"the policy changed under its actor: {answer.why_not}")
+            raise RuntimeError(f"the policy changed after its actor was made: {answer.why_not}")
         if (now := next(self.net.parameters()).device) != self.device:
             raise RuntimeError(
-                f"the policy changed under its actor: expected parameters on {self.device}, got "
-                f"{now}; make another actor"
+                "the policy changed after its actor was made: expected parameters on "
+                f"{self.device}, got {now}; make another actor"
             )
         self.flat = flat_params(self.net)
         self.first = next(self.net.parameters())
@@ -103,7 +104,7 @@ class Address:
 
     def pointer(self) -> int:
         if self.first.data_ptr() != self.address:
-            self.look()
+            self.locate()
         return self.address
 
 
@@ -127,9 +128,9 @@ class KernelActor(Actor):
         self.noise_width = policy.head.action_shape[0] if self.normal else outputs
         self._shift: Tensor | None = None
 
-    def look(self) -> None:
-        self._policy.look()
-        self._critic.look()
+    def recheck_nets(self) -> None:
+        self._policy.locate()
+        self._critic.locate()
 
     def room_for_noise(self, rows: int) -> Tensor:
         """[rows, ...] of what the kernels read, whatever torch's default dtype is by now."""
@@ -154,12 +155,12 @@ class NativeActor(KernelActor):
         self._act = self._native.act
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
-        self.look()
+        self.recheck_nets()
         check_acting(self._policy.net, self._policy.first, *tensors)
         return _BoundAct(self, tensors)
 
     def values(self, obs: Tensor) -> Tensor:
-        self._critic.look()
+        self._critic.locate()
         obs = readable(check_tensor("obs", obs, self._policy.first, (None, self._inputs)))
         out = obs.new_empty(obs.shape[0])
         if self.normaliser is not None:

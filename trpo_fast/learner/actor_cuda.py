@@ -1,5 +1,5 @@
-"""Acting on the device in one launch: what ``NativeActor`` is on the CPU, with noise from the
-device's generator and nothing that waits.
+"""Acting on the device in one launch: what ``actor_cpu.NativeActor`` does on the CPU, with noise
+from the device's generator and nothing that waits.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class CudaActor(KernelActor):
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         given = [None if tensor is None else tensor.detach() for tensor in tensors]
         here = [None if tensor is None else self._beside(tensor) for tensor in given]
-        self.look()
+        self.recheck_nets()
         check_acting(self.policy, self._policy.first, *here)  # type: ignore[arg-type]
         return _BoundLaunch(self, given, here)
 
     def values(self, obs: Tensor) -> Tensor:
-        self._critic.look()
+        self._critic.locate()
         rows = obs.to(self.device)
         rows = readable(check_tensor("obs", rows, self._policy.first, (None, self._inputs)))
         out = rows.new_empty(len(rows))

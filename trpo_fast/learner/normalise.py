@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST = 1e45  # sums of a million float32 rewards
+MAX_SUM = 1e45  # sums of a million float32 rewards
 
 
 class RunningStatistics:
@@ -63,8 +63,8 @@ class RunningStatistics:
         same = mean.shape == spread.shape and number.ndim == 0
         fine = same and {value.dtype for value in (number, mean, spread)} == {torch.float64}
         # What float32 rows may have: anything larger would end as NaN.
-        fine = fine and 0.0 <= float(number) < math.inf and bool((mean.abs() < LARGEST).all())
-        fine = fine and bool(((spread >= 0.0) & (spread <= number * LARGEST**2)).all())
+        fine = fine and 0.0 <= float(number) < math.inf and bool((mean.abs() < MAX_SUM).all())
+        fine = fine and bool(((spread >= 0.0) & (spread <= number * MAX_SUM**2)).all())
         if not fine:
             kinds = "float64 statistics: a count, means, squared deviations of at least 0, finite"
             raise ValueError(f"state: expected {kinds}, got others")
@@ -164,6 +164,6 @@ class RewardScaler:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.statistics.load_state_dict(state)
         running = state["running"]
-        if running.shape != self.running.shape or not bool((running.abs() < LARGEST).all()):
+        if running.shape != self.running.shape or not bool((running.abs() < MAX_SUM).all()):
             raise ValueError(f"state: expected {len(self.running)} finite returns, got others")
         self.running = state["running"].to(self.running.device, torch.float64, copy=True)

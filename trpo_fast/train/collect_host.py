@@ -59,7 +59,7 @@ class HostCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
-        self.actor.look()
+        self.actor.recheck_nets()
         self.env_seconds = 0.0
         finals: list[tuple[int, int, np.ndarray]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
@@ -70,7 +70,7 @@ class HostCollector:
             for t, row in enumerate(self._rows):
                 if self.before_step is not None:
                     self.before_step(t)
-                self._observe(row, obs)
+                self._store_obs(row, obs)
                 if mask is not None:
                     row.mask[...] = mask
                 row.act()
@@ -95,8 +95,8 @@ class HostCollector:
         except BaseException:  # the rollout is gone, but its steps were taken
             if self.episodes.is_open and not stepping:
                 self._count(taken, valid)
-            # Otherwise they are counted, or copies before the one that failed went on unseen.
-            self.episodes.settle()
+            # Otherwise they are counted, or some copies took a step that was not recorded.
+            self.episodes.drop_uncounted()
             raise
 
     def _count(self, rows: int, valid: np.ndarray | None) -> tuple[list[float], list[int]]:
@@ -106,7 +106,7 @@ class HostCollector:
         counted = None if valid is None else valid[:rows]
         return self.episodes.add(b.rewards.numpy()[:rows], done[:rows], counted)
 
-    def _observe(self, row: _Row, obs: np.ndarray) -> None:
+    def _store_obs(self, row: _Row, obs: np.ndarray) -> None:
         """Store the observation, raw and as the policy sees it, and stop at the first
         non-finite one.
         """
@@ -172,7 +172,7 @@ class HostCollector:
         return self.envs.masks(infos, self.layout.mask_width)
 
     def _refuse_masks(self, infos: dict[str, Any], call: str) -> None:
-        """Masks that nobody would look at."""
+        """Refuse masks that this policy would not use."""
         if not self.layout.mask_width and "action_mask" in infos:
             space = self.envs.action_space
             why = f"a policy for {space} takes none"
@@ -185,7 +185,7 @@ class HostCollector:
     def state(self) -> dict[str, Any]:
         """What collecting goes on from, the environments' own states apart."""
         assert self.obs is not None
-        self.episodes.settle()
+        self.episodes.drop_uncounted()
         return {
             "obs": np.array(self.obs),
             "mask": None if self.mask is None else np.array(self.mask),
@@ -204,7 +204,7 @@ class HostCollector:
             raise fail("state: mask", "none", "one")
         one = (layout.envs,)
         self.just_ended = check_array("state: just_ended", state["just_ended"], one, bool)
-        log = self.episodes  # returns that nobody knows are NaN
+        log = self.episodes  # unknown returns are NaN
         log.returns = check_array("state: returns", state["returns"], one, np.float64, nan=True)
         log.lengths = check_array("state: lengths", state["lengths"], one, np.int64)
         if (log.lengths < 0).any():

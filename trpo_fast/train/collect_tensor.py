@@ -39,7 +39,7 @@ class TensorCollector:
         self.normaliser = normaliser
         self.buffers = Buffers(layout, normaliser is not None)
         self.fused = actor.normaliser is not None
-        # Where tensors are computed while the host goes on: nothing may be asked of them here.
+        # Whether tensors are computed while the host goes on: reading them here would wait.
         self.asynchronous = layout.device.type != "cpu" or isinstance(actor, CudaActor)
         action_map.prepare(layout.device)
         self._act = [self._bound(t) for t in range(layout.steps)]
@@ -48,7 +48,7 @@ class TensorCollector:
         self.obs: Tensor | None = None
         self.env_seconds = 0.0
         self.log = EpisodeLog(layout.envs)
-        self._known = False  # whether a step was seen to be one
+        self._checked = False  # whether a step was checked
         self._unread = False  # whether the last rollout still has to be counted
 
     def _bound(self, t: int) -> Callable[[], None]:
@@ -65,9 +65,9 @@ class TensorCollector:
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
-        self.actor.look()
+        self.actor.recheck_nets()
         b, self.env_seconds = self.buffers, 0.0
-        self._settle()
+        self._count_previous()
         taken, stepping = 0, False
         self.log.open()
         try:
@@ -82,9 +82,9 @@ class TensorCollector:
                 begin, stepping = perf_counter(), True
                 step = self.env.step(actions)
                 self.env_seconds += perf_counter() - begin  # on a GPU: the time to launch it
-                if not self._known:
+                if not self._checked:
                     check_step(self.env, step)
-                    self._known = True
+                    self._checked = True
                 self.obs = step.obs
                 b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
                 b.terminated[t], b.truncated[t] = step.terminated, step.truncated
@@ -95,15 +95,15 @@ class TensorCollector:
             self._unread = False
             if self.log.is_open and not stepping:
                 self._count(taken)
-            # Otherwise they are counted, or some copies went on unseen.
-            self.log.settle()
+            # Otherwise they are counted, or some copies took a step that was not recorded.
+            self.log.drop_uncounted()
             raise
 
-    def _settle(self) -> None:
-        """Count a rollout whose update was interrupted, and forget one that was itself."""
+    def _count_previous(self) -> None:
+        """Count a rollout whose update was interrupted, leave out one that itself was."""
         if self._unread:
             self.episodes()
-        self.log.settle()
+        self.log.drop_uncounted()
 
     def _finish(self) -> Rollout:
         b = self.buffers
@@ -144,7 +144,7 @@ class TensorCollector:
 
     def state(self) -> dict[str, Any]:
         """What collecting goes on from, the environment's own state apart."""
-        self._settle()
+        self._count_previous()
         returns, lengths = torch.from_numpy(self.log.returns), torch.from_numpy(self.log.lengths)
         return {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
 
@@ -154,7 +154,7 @@ class TensorCollector:
         self.obs = check_array("state: obs", obs, (layout.envs, layout.obs_dim), dtype).to(device)
         counts = {}
         for name in ("returns", "lengths"):
-            nan, one = name == "returns", (layout.envs,)  # returns that nobody knows are NaN
+            nan, one = name == "returns", (layout.envs,)  # unknown returns are NaN
             counts[name] = check_array(f"state: {name}", state[name], one, torch.float64, nan=nan)
         if bool((counts["lengths"] < 0.0).any()):
             raise fail("state: lengths", "numbers of at least 0", "some below")

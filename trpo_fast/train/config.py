@@ -175,10 +175,10 @@ class Config(
                 f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
                 f"got {self.max_kl_hold}"
             )
-        if self.penalty_least > self.penalty_most:
+        if self.penalty_min > self.penalty_max:
             raise ValueError(
-                f"penalty_most: expected at least penalty_least {self.penalty_least:g}, "
-                f"got {self.penalty_most:g}"
+                f"penalty_max: expected at least penalty_min {self.penalty_min:g}, "
+                f"got {self.penalty_max:g}"
             )
 
     @property

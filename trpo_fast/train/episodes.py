@@ -32,7 +32,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationRequest:
     """What an evaluation is asked for."""
 
     episodes: int

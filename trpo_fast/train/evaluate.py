@@ -17,7 +17,7 @@ from .._base.seeds import derive, derive_all
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
 from .agent import Agent
-from .episodes import Evaluation, Plan
+from .episodes import Evaluation, EvaluationRequest
 from .evaluate_tensors import evaluate_tensors
 from .parts import is_tensor_env
 from .predict import sampler
@@ -48,8 +48,8 @@ def evaluate(
     check_count("seed", seed, least=0)
     kept, agent.sampler = agent.sampler, sampler(seed, agent.device, "evaluation actions")
     try:
-        plan = Plan(episodes, deterministic, seed, max_steps)
-        found, cut = _evaluate(agent, plan, env)
+        request = EvaluationRequest(episodes, deterministic, seed, max_steps)
+        found, cut = _evaluate(agent, request, env)
     finally:
         agent.sampler = kept
     if cut:
@@ -61,11 +61,11 @@ def evaluate(
     return found
 
 
-def _evaluate(agent: Agent, plan: Plan, env: Any) -> tuple[Evaluation, int]:
+def _evaluate(agent: Agent, request: EvaluationRequest, env: Any) -> tuple[Evaluation, int]:
     """The episodes, and how many of them were cut."""
     source = agent.env_source if env is None else env
     if is_tensor_env(source) or (agent.config.engine == "tensor" and env is None):
-        return evaluate_tensors(agent, source, plan)
+        return evaluate_tensors(agent, source, request)
     if hasattr(source, "num_envs"):
         raise ValueError(
             "env: expected a gymnasium id or a function that makes one environment, "
@@ -76,26 +76,28 @@ def _evaluate(agent: Agent, plan: Plan, env: Any) -> tuple[Evaluation, int]:
         source = (
             name  # gymnasium's twin of EnvPool's environment: one episode per copy is simpler there
         )
-    envs = make_host(source, min(plan.episodes, 10), options=agent.env_options)
+    envs = make_host(source, min(request.episodes, 10), options=agent.env_options)
     try:
-        return _host_episodes(agent, envs, plan)
+        return _host_episodes(agent, envs, request)
     finally:
         envs.close()
 
 
-def _host_episodes(agent: Agent, envs: HostEnvs, plan: Plan) -> tuple[Evaluation, int]:
-    share, cuts = plan.share(envs.num_envs), 0
+def _host_episodes(
+    agent: Agent, envs: HostEnvs, request: EvaluationRequest
+) -> tuple[Evaluation, int]:
+    share, cuts = request.share(envs.num_envs), 0
     done: list[list[tuple[float, int]]] = [[] for _ in share]
     total, steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
-    obs, infos = envs.reset(derive_all(plan.seed, "evaluation", envs.num_envs))
+    obs, infos = envs.reset(derive_all(request.seed, "evaluation", envs.num_envs))
     width = agent.collector.layout.mask_width
     while any(len(ended) < wanted for ended, wanted in zip(done, share, strict=True)):
         mask = envs.masks(infos, width) if width else None
-        actions = agent.predict(obs.copy(), deterministic=plan.deterministic, action_mask=mask)
+        actions = agent.predict(obs.copy(), deterministic=request.deterministic, action_mask=mask)
         obs, rewards, terminated, truncated, infos = envs.step(np.asarray(actions))
         total, steps = total + rewards, steps + 1
         over = terminated | truncated
-        for i in np.flatnonzero(over | (steps >= plan.max_steps)):
+        for i in np.flatnonzero(over | (steps >= request.max_steps)):
             if len(done[i]) < share[i]:
                 done[i].append((float(total[i]), int(steps[i])))
                 cuts += not over[i]

@@ -1,5 +1,5 @@
 """Evaluating on tensor environments: every copy plays its share, and nothing waits for the device
-but a look, now and then, at whether all are done.
+except a check, every ``CHECK_STEPS`` steps, whether all are done.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from .._base.seeds import derive
 from ..envs import tensor
 from ..envs.tensor.protocol import check_environment, check_obs, check_step
 from .agent import Agent
-from .episodes import Evaluation, Plan
+from .episodes import Evaluation, EvaluationRequest
 from .parts import start_seed
 
-LOOK = 50  # steps on a device between looks at whether all are done
+CHECK_STEPS = 50  # steps on a device between checks whether all are done
 
 
-def evaluate_tensors(agent: Agent, source: Any, plan: Plan) -> tuple[Evaluation, int]:
+def evaluate_tensors(
+    agent: Agent, source: Any, request: EvaluationRequest
+) -> tuple[Evaluation, int]:
     """The episodes of a tensor environment or of one by its name, and how many were cut."""
     if isinstance(source, str):
-        env = tensor.make(source, plan.episodes, device=agent.device, **agent.env_options)
-        return _play(agent, env, plan)
+        env = tensor.make(source, request.episodes, device=agent.device, **agent.env_options)
+        return _play(agent, env, request)
     check_environment(source)
     if isinstance(source, tensor.TensorEnv):
-        return _play(agent, source.sized(plan.episodes), plan)
+        return _play(agent, source.sized(request.episodes), request)
     with _borrowed(agent, source):
-        return _play(agent, source, plan)
+        return _play(agent, source, request)
 
 
 @contextmanager
@@ -58,17 +60,17 @@ def _borrowed(agent: Agent, env: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _play(agent: Agent, env: Any, plan: Plan) -> tuple[Evaluation, int]:
-    share = torch.tensor(plan.share(env.num_envs), device=env.device)
+def _play(agent: Agent, env: Any, request: EvaluationRequest) -> tuple[Evaluation, int]:
+    share = torch.tensor(request.share(env.num_envs), device=env.device)
     slots = int(share.max())
     returns = torch.zeros(env.num_envs, slots, device=env.device)
     lengths = torch.zeros_like(returns)
     total, steps = returns[:, 0].clone(), lengths[:, 0].clone()
     played, cuts = torch.zeros_like(share), torch.zeros_like(share)
-    obs = check_obs(env, env.reset(derive(plan.seed, "evaluation")))
-    every = 1 if torch.device(env.device).type == "cpu" else LOOK
-    for number in range(slots * plan.max_steps):
-        actions: Any = agent.predict(obs, deterministic=plan.deterministic)
+    obs = check_obs(env, env.reset(derive(request.seed, "evaluation")))
+    every = 1 if torch.device(env.device).type == "cpu" else CHECK_STEPS
+    for number in range(slots * request.max_steps):
+        actions: Any = agent.predict(obs, deterministic=request.deterministic)
         step = env.step(actions)
         if number == 0:
             check_step(env, step)
@@ -76,7 +78,7 @@ def _play(agent: Agent, env: Any, plan: Plan) -> tuple[Evaluation, int]:
         total += step.rewards
         steps += 1
         over = step.terminated | step.truncated
-        ended = over | (steps >= plan.max_steps)
+        ended = over | (steps >= request.max_steps)
         counts = ended & (played < share)
         at = torch.arange(slots, device=env.device) == played[:, None]
         here = at & counts[:, None]

@@ -36,9 +36,9 @@ class TrustRegion:
         self.scaled = config.scale_kl
         self.updates, self.mean_variance, self.share = 0, 0.0, 1.0
 
-    def observe(self, advantages: Tensor) -> None:
-        """Take the advantages [N] of an update before they are normalised. Waits for their device,
-        and does nothing unless ``scale_kl`` is set.
+    def update_share(self, advantages: Tensor) -> None:
+        """Set ``share`` from an update's advantages [N], before they are normalised. Waits for
+        their device, and does nothing unless ``scale_kl`` is set.
         """
         if not self.scaled:
             return

@@ -120,24 +120,24 @@ class EpisodeLog:
     """
 
     def __init__(self, envs: int) -> None:
-        self.returns = np.zeros(envs)  # so far, of the episodes under way; NaN if nobody knows
+        self.returns = np.zeros(envs)  # so far, of the episodes under way; NaN if unknown
         self.lengths = np.zeros(envs, np.int64)
         self.is_open = False  # steps are being taken, and none of them is counted yet
-        self._sure = True  # what stands above is what was added, and all of it
+        self._complete = True  # whether every step of the episodes under way was added
 
     def open(self) -> None:
         """Steps will be taken; those of an earlier rollout that was never added are left out."""
-        self.settle()
-        self._sure, self.is_open = False, True
+        self.drop_uncounted()
+        self._complete, self.is_open = False, True
 
-    def settle(self) -> None:
+    def drop_uncounted(self) -> None:
         """Leave out the episodes under way if some of their steps may not have been counted."""
-        if not self._sure:
-            self.lose()
-            self._sure, self.is_open = True, False
+        if not self._complete:
+            self.drop_unfinished()
+            self._complete, self.is_open = True, False
 
-    def lose(self) -> None:
-        """Leave out the episodes under way: something happened in them that was not seen."""
+    def drop_unfinished(self) -> None:
+        """Leave out the episodes under way: their returns are unknown."""
         self.returns[:] = np.nan
 
     def add(
@@ -147,9 +147,9 @@ class EpisodeLog:
         it, in time order. Rewards that are not finite count as none: nothing learns from their
         rollout, and the sums would never recover.
         """
-        self._sure, self.is_open = False, False
+        self._complete, self.is_open = False, False
         ended = self._add(rewards, done, valid) if len(rewards) else ([], [])
-        self._sure = True
+        self._complete = True
         return ended
 
     def _add(
@@ -157,8 +157,8 @@ class EpisodeLog:
     ) -> tuple[list[float], list[int]]:
         rewards = np.where(np.isfinite(rewards), rewards, 0.0)
         counted = np.ones(rewards.shape, np.int64) if valid is None else valid.astype(np.int64)
-        lost = np.isnan(self.returns)
-        total = np.where(lost, 0.0, self.returns) + np.cumsum(rewards, axis=0, dtype=np.float64)
+        unknown = np.isnan(self.returns)
+        total = np.where(unknown, 0.0, self.returns) + np.cumsum(rewards, axis=0, dtype=np.float64)
         steps = self.lengths + np.cumsum(counted, axis=0)
         env, time = np.nonzero(done.T)
         ended_return, ended_length = total[time, env], steps[time, env]
@@ -174,9 +174,9 @@ class EpisodeLog:
         last = np.append(first[1:], True)[: len(env)]
         self.returns[env[last]] -= ended_return[last]
         self.lengths[env[last]] -= ended_length[last]
-        left_out = lost[env] & first
-        lost[env] = False
-        self.returns[lost] = np.nan
+        left_out = unknown[env] & first
+        unknown[env] = False
+        self.returns[unknown] = np.nan
         order = np.argsort(time, kind="stable")
         order = order[~left_out[order]]
         return (ended_return - before)[order].tolist(), (ended_length - before_steps)[

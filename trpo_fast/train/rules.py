@@ -21,7 +21,7 @@ def make_penalty(config: Config) -> Penalty:
     """The multiplier of ``algorithm="kl-penalty"``."""
     c = config
     return Penalty(
-        c.penalty, c.penalty_rule, c.max_kl, c.penalty_rate, c.penalty_least, c.penalty_most
+        c.penalty, c.penalty_rule, c.max_kl, c.penalty_rate, c.penalty_min, c.penalty_max
     )
 
 

@@ -20,12 +20,12 @@ from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
 from .agent import Agent
 
-MOST = 2**53  # of anything that is counted: a float64 holds each number up to it
+MAX_COUNTER = 2**53  # of anything that is counted: a float64 holds each number up to it
 
 
 def check_counter(name: str, value: Any, *, least: int = 0) -> int:
-    if check_count(name, value, least=least) > MOST:
-        raise fail(name, f"at most {MOST}", value)
+    if check_count(name, value, least=least) > MAX_COUNTER:
+        raise fail(name, f"at most {MAX_COUNTER}", value)
     return int(value)
 
 

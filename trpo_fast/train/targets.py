@@ -41,7 +41,7 @@ def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     if not agent.asynchronous:
         check_size(rewards, returns)
     advantages = flat(advantages)
-    agent.trust_region.observe(advantages)
+    agent.trust_region.update_share(advantages)
     if config.normalize_advantages:
         advantages = advantage.normalise(advantages)
     mask = None if rollout.mask is None else flat(rollout.mask)

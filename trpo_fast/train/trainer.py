@@ -28,6 +28,7 @@ from ..policy.net import MLPPolicy
 from ..updates.info import UpdateInfo
 from . import checkpoint, parts
 from .agent import Agent
+from .agent_config import agent_config
 from .config import Config
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
@@ -36,7 +37,6 @@ from .predict import predict, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
 from .rules import apply_rule, is_limited, make_penalty
-from .settle import settle
 from .state import pack, restore
 from .targets import estimate
 from .vine import Vine
@@ -66,7 +66,7 @@ class TRPO(Agent):
         check_agent(env, more)
         parts.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
-        self.config = config = settle(env, config, policy, settings)
+        self.config = config = agent_config(env, config, policy, settings)
         self.device = parts.pick_device(config, env)
         torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
         exploration = derive(config.seed, "exploration")

@@ -105,9 +105,9 @@ class UpdateInfo:
         numbers = ", ".join(f"{name}={self._read(name):.6g}" for name in STATS[1:])
         return f"UpdateInfo({self.reason}, backend={self.backend!r}, {numbers})"
 
-    def forget(self) -> None:
-        """Have the next number read from the device again: after the replay of a CUDA graph that
-        captured the update.
+    def refresh(self) -> None:
+        """Have the numbers read from the device again at the next access: after the replay of a
+        CUDA graph that captured the update.
         """
         self._values = None
 

@@ -69,7 +69,10 @@ def make_problem(
         reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
         fisher=fisher,
         fvp_rows=checks.check_fvp_rows(
-            fvp_rows, theta, len(batch), look=sync or not extension.asynchronous(theta.device)
+            fvp_rows,
+            theta,
+            len(batch),
+            check_values=sync or not extension.asynchronous(theta.device),
         ),
         chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
         precision=KERNELS["precision"].check(precision),

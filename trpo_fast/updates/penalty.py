@@ -48,15 +48,15 @@ class Penalty:
 
     Both move lambda once an update, not to the solution of that batch's dual: the first updates' KL
     may be far from target_kl. ``dual`` goes down by at most ``rate`` and up by rate KL / target_kl:
-    choose a fraction of the lambda that is expected. lambda stays within [least, most].
+    choose a fraction of the lambda that is expected. lambda stays within [min_value, max_value].
     """
 
     value: float = PenaltySettings.penalty
     rule: PenaltyRule = PenaltySettings.penalty_rule
     target_kl: float = UpdateSettings.max_kl
     rate: float = PenaltySettings.penalty_rate
-    least: float = PenaltySettings.penalty_least
-    most: float = PenaltySettings.penalty_most
+    min_value: float = PenaltySettings.penalty_min
+    max_value: float = PenaltySettings.penalty_max
 
     def __post_init__(self) -> None:
         self.check()
@@ -67,11 +67,11 @@ class Penalty:
         self.rule = PENALTY["penalty_rule"].check(self.rule, "rule")
         self.target_kl = checks.UPDATE["max_kl"].check(self.target_kl, "target_kl")
         self.rate = PENALTY["penalty_rate"].check(self.rate, "rate")
-        self.least = PENALTY["penalty_least"].check(self.least, "least")
-        self.most = PENALTY["penalty_most"].check(self.most, "most")
-        checks.check_number("most", self.most, least=self.least)
+        self.min_value = PENALTY["penalty_min"].check(self.min_value, "min_value")
+        self.max_value = PENALTY["penalty_max"].check(self.max_value, "max_value")
+        checks.check_number("max_value", self.max_value, least=self.min_value)
 
-    def observe(self, kl: float) -> None:
+    def adjust(self, kl: float) -> None:
         """Move lambda after an update that reached this KL."""
         if not math.isfinite(kl):
             return
@@ -81,7 +81,7 @@ class Penalty:
             self.value /= 2.0
         elif self.rule == "dual":
             self.value += self.rate * (kl - self.target_kl) / self.target_kl
-        self.value = min(max(self.value, self.least), self.most)
+        self.value = min(max(self.value, self.min_value), self.max_value)
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps: lambda."""
@@ -143,9 +143,9 @@ def kl_penalty_update(
     mark_written(problem.policy)
     info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
     if penalty.rule != "fixed" and info.accepted:
-        penalty.observe(info.kl)
+        penalty.adjust(info.kl)
     elif penalty.rule != "fixed" and info.reason == "line_search_failed":
-        penalty.observe(2.0 * penalty.target_kl)  # every step was too long
+        penalty.adjust(2.0 * penalty.target_kl)  # every step was too long
     return info
 
 
@@ -171,7 +171,7 @@ def _penalised_natural(report: Report, multiplier: float, search: UpdateConfig) 
             break
     report.fail("line_search_failed", ~found)
     report.values["backtracks"] = used
-    report.settle(chosen, ratio ** used.double() / multiplier)
+    report.write(chosen, ratio ** used.double() / multiplier)
 
 
 @outside_autocast

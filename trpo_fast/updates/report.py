@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ..core.problem import REASONS, STATS, Operator
-from ..core.surrogate import Evaluation
+from ..core.surrogate import Measures
 
 
 class Report:
     """Statistics of an update composed from stages; writes theta once a proposal is accepted."""
 
-    def __init__(self, operator: Operator, g: Tensor, before: Evaluation) -> None:
+    def __init__(self, operator: Operator, g: Tensor, before: Measures) -> None:
         self.operator, self.g, self.before = operator, g, before
         self.after = before
         zero = torch.zeros((), dtype=torch.float64, device=g.device)
@@ -33,9 +33,10 @@ class Report:
             torch.isfinite(theta).all() & torch.isfinite(after.kl) & torch.isfinite(after.surrogate)
         )
         self.fail("non_finite", ~finite)
-        self.settle(theta, step_size)
+        self.write(theta, step_size)
 
-    def settle(self, theta: Tensor, step_size: float | Tensor) -> None:
+    def write(self, theta: Tensor, step_size: float | Tensor) -> None:
+        """Write theta to the policy if nothing has failed, and measure what the policy is then."""
         accepted = self.reason == 0
         theta = torch.where(accepted, theta, self.operator.theta)
         self.after = self.operator.evaluate(theta)
@@ -45,6 +46,7 @@ class Report:
         self.values["step_size"] = torch.where(accepted, step_size.double(), 0.0)
 
     def stats(self) -> Tensor:
+        """Every number of STATS, [len(STATS)] float64."""
         values = dict(self.values)
         values["reason"] = self.reason
         values["kl"], values["max_state_kl"] = self.after.kl, self.after.max_kl

@@ -3,6 +3,7 @@
 #pragma once
 #include "cpu/kernels/activation.h"
 #include "cpu/kernels/gemm.inc"
+#include "cpu/kernels/narrow.inc"
 
 namespace trpo_fast::cpu {
 namespace {

@@ -27,7 +27,7 @@ void block_jvp(const Plan& plan, const Weights& weights, const Weights& v, const
     if (l > 0) job.product[1] = {block.tangent[l], ld, panels_of(map, theta), map.in};
     job.bias = v_packed + map.bias;
     job.ldc = job.ldslope = plan.ld[l + 1];
-    job.ahead = block.ahead;
+    job.prefetch = block.prefetch;
     if (l == maps - 1) {
       job.c = block.outputs;
       rows_product<NoEpilogue>(job);

@@ -12,7 +12,7 @@
 #pragma once
 #include <cstdint>
 
-#include "cpu/kernels/ahead.h"
+#include "cpu/kernels/prefetch.h"
 #include "shared/params.h"
 
 namespace trpo_fast::cpu {
@@ -30,6 +30,8 @@ struct MapPlan {
   int64_t back;               // offset in the back pack; wide maps above the first
   int64_t split, back_split;  // offsets of the same as operands in split precision (split.h)
 };
+
+constexpr int kMaxProducts = 2;  // that add up to one output: the jvp's W dh and V h
 
 struct Plan {
   NetShape net;
@@ -56,7 +58,7 @@ struct Block {
   float* slope[kMaxMaps];    // act'(z_l) likewise, for silu and gelu
   float* tangent[kMaxMaps];  // dh_l of the jvp, then the deltas of the vjp
   float* outputs;            // [padded_rows, ld[L]]: z, J v, M J v in turn
-  Ahead* ahead;              // or null: what the next block reads
+  Prefetch* prefetch;        // or null: what the next block reads
 
   // Operands in split precision, with rows or with columns as lines.
   uint16_t* input_rows[kMaxMaps];     // inputs of map l

@@ -32,7 +32,7 @@ template <int PLANES>
 constexpr int kProducts = PLANES * (PLANES + 1) / 2;  // of planes
 
 // The compiler does not know what memory the tile instructions read: it must have been written.
-TRPO_INLINE void settle() { asm volatile("" ::: "memory"); }
+TRPO_INLINE void compiler_barrier() { asm volatile("" ::: "memory"); }
 
 // Runs f with all eight tiles 16 rows of 64 bytes, and gives them up: a thread that holds tiles has
 // 8 KiB more to save at every switch.
@@ -43,7 +43,7 @@ TRPO_INLINE void with_tiles(const F& f) {
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
-  settle();
+  compiler_barrier();
   _tile_loadconfig(&config);
   f();
   _tile_release();
@@ -114,7 +114,7 @@ TRPO_INLINE void accumulate(const TileProduct& product, const F& meanwhile) {
     multiply<LINES, COLUMNS>();
     meanwhile();
   };
-  settle();
+  compiler_barrier();
   for (int step = 0; step < product.steps; ++step) {
     a(step, 0);
     if constexpr (PLANES == 3) {
@@ -152,7 +152,7 @@ TRPO_INLINE void zero_square() {
 template <int LINES, int COLUMNS>
 TRPO_INLINE void load_square(const float* c, int64_t ld) {
   const int64_t bytes = ld * 4;
-  settle();
+  compiler_barrier();
   _tile_loadd(0, c, bytes);
   if constexpr (COLUMNS > 1) _tile_loadd(1, c + kTileLines, bytes);
   if constexpr (LINES > 1) _tile_loadd(2, c + kTileLines * ld, bytes);
@@ -168,7 +168,7 @@ TRPO_INLINE void store_square(float* c, int64_t ld) {
   if constexpr (LINES > 1 && COLUMNS > 1) {
     _tile_stored(3, c + kTileLines * ld + kTileLines, bytes);
   }
-  settle();
+  compiler_barrier();
 }
 
 TRPO_INLINE TileProduct at(const TileProduct& product, int a_group, int b_group) {

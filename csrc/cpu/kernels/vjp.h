@@ -51,7 +51,7 @@ void delta_below(const Plan& plan, int l, const Weights& weights, const Block& b
   job.ldc = job.ldslope = plan.ld[l];
   job.slope = slope_source(plan, block, l);
   job.column_sums = gradient + plan.map[l - 1].bias;
-  job.ahead = block.ahead;
+  job.prefetch = block.prefetch;
   with_activation(plan.net.activation,
                   [&]<Activation A>() { rows_product<SlopeEpilogue<A>>(job); });
 }

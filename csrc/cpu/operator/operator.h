@@ -39,7 +39,7 @@ struct Solved {
   int64_t iterations = 0;
 };
 
-struct Evaluated {
+struct Measures {
   double kl = 0.0, max_kl = 0.0, surrogate = 0.0, entropy = 0.0;
 };
 
@@ -70,8 +70,8 @@ class CpuOperator {
            const CallOptions& call);  // [K, P] -> [K, P]
   void solve(const float* g, int64_t columns, const CgParams& cg, float* x, Solved* solved,
              const CallOptions& call);
-  Evaluated gradient(float* g, const CallOptions& call);  // [P], and the evaluation at theta
-  Evaluated evaluate(const float* theta, const CallOptions& call);  // [P]
+  Measures gradient(float* g, const CallOptions& call);  // [P], and the evaluation at theta
+  Measures evaluate(const float* theta, const CallOptions& call);  // [P]
   bool bad_values(const CallOptions& call);
   // Writes theta in place if the step is accepted. stats [kStatCount].
   void update(const UpdateParams& params, float* theta, double* stats, const CallOptions& call);
@@ -123,23 +123,23 @@ class CpuOperator {
 
   // surrogate.cpp
   void reserve_surrogate();
-  Evaluated evaluate_theta(Team& team) { return evaluate_weights(team, theta()); }
-  Evaluated evaluate_candidate(Team& team);
-  Evaluated evaluate_weights(Team& team, const Weights& weights);
+  Measures evaluate_theta(Team& team) { return evaluate_weights(team, theta()); }
+  Measures evaluate_candidate(Team& team);
+  Measures evaluate_weights(Team& team, const Weights& weights);
   void gradient_packed(Team& team, float* g);
   void score_block(int64_t b, const Block& block, Workspace& work);
   void measure_block(int64_t b, const Block& now, const Block& old, const float* packed,
                      double* sums) const;
   void log_ratios(const RowSet& rows, int64_t b, const Block& block, const float* packed);
-  Evaluated total_of_measures() const;
+  Measures total_of_measures() const;
   double surrogate();
   double grouped_surrogate();
 
   // update.cpp
   bool bad_rows(Team& team);
   Reason direction(Team& team, const CgParams& cg, const float* g, Solved* solved);
-  Reason line_search(Team& team, const UpdateParams& params, double scale, const Evaluated& before,
-                     Evaluated* after, int* backtracks);
+  Reason line_search(Team& team, const UpdateParams& params, double scale, const Measures& before,
+                     Measures* after, int* backtracks);
 
   const CpuKernels& kernels_;
   Plan plan_;

@@ -182,22 +182,22 @@ Block RowSet::block(int64_t b, Workspace& work, bool fresh) const {
   block.outputs = work.outputs.data();
   if (plan_.split) set_operands(b, own, work, &block);
   if (filled && !own && !plan_.split && b + 1 < lanes_.blocks) {
-    set_ahead(b + 1, &work.ahead);
-    block.ahead = &work.ahead;
+    set_prefetch(b + 1, &work.prefetch);
+    block.prefetch = &work.prefetch;
   }
   return block;
 }
 
 // What block b reads, in the order it does. On tiles it lost: 5 % at width 256, 20 % at 64.
-void RowSet::set_ahead(int64_t b, Ahead* ahead) const {
-  *ahead = {};
+void RowSet::set_prefetch(int64_t b, Prefetch* prefetch) const {
+  *prefetch = {};
   for (int l = 0; l < plan_.net.maps; ++l) {
     const int64_t floats = block_rows_ * plan_.ld[l], at = b * floats;
     if (l == 0 && index_.size() == 0) {
-      ahead->add(rows_.obs + at, std::min(floats, count_ * plan_.ld[0] - at));
+      prefetch->add(rows_.obs + at, std::min(floats, count_ * plan_.ld[0] - at));
     }
-    if (l > 0) ahead->add(hidden_[l].data() + at, floats);
-    if (slope_[l].size() > 0) ahead->add(slope_[l].data() + at, floats);
+    if (l > 0) prefetch->add(hidden_[l].data() + at, floats);
+    if (slope_[l].size() > 0) prefetch->add(slope_[l].data() + at, floats);
   }
 }
 

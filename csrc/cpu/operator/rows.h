@@ -18,7 +18,7 @@ struct Workspace {
   Array<float> second;  // [2, A] of a free log_std: one row's score and the block's sum
   Array<float> hidden[kMaxMaps], slope[kMaxMaps], tangent[kMaxMaps];
   Array<uint16_t> input_rows[kMaxMaps], input_columns[kMaxMaps], rows[2], columns;
-  Ahead ahead;
+  Prefetch prefetch;
   int64_t bytes() const;
 };
 
@@ -69,7 +69,7 @@ class RowSet {
  private:
   void select(const int64_t* subset, int64_t subset_count);
   void set_operands(int64_t b, bool own, Workspace& work, Block* block) const;
-  void set_ahead(int64_t b, Ahead* ahead) const;
+  void set_prefetch(int64_t b, Prefetch* prefetch) const;
   const float* block_obs(int64_t b, int rows, Workspace& work) const;
 
   const Plan& plan_;

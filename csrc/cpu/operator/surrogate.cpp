@@ -91,8 +91,8 @@ void CpuOperator::measure_block(int64_t b, const Block& now, const Block& old, c
   }
 }
 
-Evaluated CpuOperator::total_of_measures() const {
-  Evaluated result;
+Measures CpuOperator::total_of_measures() const {
+  Measures result;
   for (int64_t lane = 0; lane < batch_.lanes().count; ++lane) {
     const double* sums = partial_.data() + lane * kMeasures;
     result.kl += sums[kSumKl];
@@ -102,7 +102,7 @@ Evaluated CpuOperator::total_of_measures() const {
   return result;
 }
 
-Evaluated CpuOperator::evaluate_candidate(Team& team) {
+Measures CpuOperator::evaluate_candidate(Team& team) {
   if (plan_.split) {
     candidate_split_.reserve(plan_.split_size);
     team.lanes(plan_.split_pieces, [&](int64_t piece, int) {
@@ -113,7 +113,7 @@ Evaluated CpuOperator::evaluate_candidate(Team& team) {
 }
 
 // One forward of `weights` over all rows, measured against theta.
-Evaluated CpuOperator::evaluate_weights(Team& team, const Weights& weights) {
+Measures CpuOperator::evaluate_weights(Team& team, const Weights& weights) {
   const float* packed = weights.packed;
   const bool at_theta = packed == theta_.data(), actions = has_actions(batch_.rows());
   for_blocks(team, batch_, [&](int64_t lane, int64_t b, Workspace& work, bool first) {
@@ -131,7 +131,7 @@ Evaluated CpuOperator::evaluate_weights(Team& team, const Weights& weights) {
     if (actions) log_ratios(batch_, b, now, packed);
   });
   has_old_ = has_old_ || at_theta;
-  Evaluated result = total_of_measures();
+  Measures result = total_of_measures();
   result.surrogate = surrogate();
   return result;
 }
@@ -169,8 +169,8 @@ void CpuOperator::gradient_packed(Team& team, float* g) {
   sum_of_lanes(team, batch_.lanes().count, plan_.size, lane_sums_.data(), g);
 }
 
-Evaluated CpuOperator::gradient(float* g, const CallOptions& call) {
-  Evaluated at;
+Measures CpuOperator::gradient(float* g, const CallOptions& call) {
+  Measures at;
   Array<float> packed(plan_.size);
   region(call, [&](Team& team) {
     reserve_surrogate();
@@ -182,8 +182,8 @@ Evaluated CpuOperator::gradient(float* g, const CallOptions& call) {
   return at;
 }
 
-Evaluated CpuOperator::evaluate(const float* theta, const CallOptions& call) {
-  Evaluated at;
+Measures CpuOperator::evaluate(const float* theta, const CallOptions& call) {
+  Measures at;
   region(call, [&](Team& team) {
     reserve_surrogate();
     prepare(team, batch_);

@@ -63,7 +63,7 @@ Reason CpuOperator::direction(Team& team, const CgParams& cg, const float* g, So
 
 // line_search: theta + c^j scale x for the first acceptable j; the accepted one is in candidate_.
 Reason CpuOperator::line_search(Team& team, const UpdateParams& params, double scale,
-                                const Evaluated& before, Evaluated* after, int* backtracks) {
+                                const Measures& before, Measures* after, int* backtracks) {
   const SearchParams& search = params.search;
   const int64_t size = plan_.size;
   const float* x = packed_vector(0, 0, 1);
@@ -89,7 +89,7 @@ void CpuOperator::update(const UpdateParams& params, float* theta, double* stats
                          const CallOptions& call) {
   const int64_t size = plan_.size;
   Array<float> g(size);
-  Evaluated before, after;
+  Measures before, after;
   Solved solved;
   Reason reason = kBadValues;
   double scale = 0.0;

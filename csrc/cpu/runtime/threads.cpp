@@ -1,14 +1,12 @@
 #include "cpu/runtime/threads.h"
 
-#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+
+#include "cpu/runtime/wait.h"
 
 namespace trpo_fast::cpu {
 namespace {
@@ -17,7 +15,6 @@ namespace {
 // environments); inside one it waits through the caller's serial parts, which take microseconds.
 constexpr int64_t kIdleSpinNs = 20'000;
 constexpr int64_t kPhaseSpinNs = 60'000;
-constexpr int kPausesPerClockRead = 16;
 
 // The state of the current phase in one word, so that a claim is one compare-and-swap that fails
 // whenever the phase it was meant for is over:
@@ -35,40 +32,6 @@ uint64_t make_ticket(uint64_t generation, int threads, uint64_t units) {
 uint64_t ticket_units(uint64_t ticket) { return ticket & kMaxUnits; }
 int ticket_threads(uint64_t ticket) { return static_cast<int>(ticket >> kUnitBits) & kMaxThreads; }
 
-void futex_wait(std::atomic<uint32_t>* word, uint32_t expected) {
-  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
-}
-void futex_wake(std::atomic<uint32_t>* word) {
-  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
-}
-
-int64_t now_ns() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
-}
-
-void cpu_pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Pauses until ready() or until limit_ns have passed; true if ready.
-template <typename Ready>
-bool spin_until(int64_t limit_ns, Ready ready) {
-  const int64_t end = now_ns() + limit_ns;
-  do {
-    for (int i = 0; i < kPausesPerClockRead; ++i) {
-      if (ready()) return true;
-      cpu_pause();
-    }
-  } while (now_ns() < end);
-  return false;
-}
-
 // True on workers, and on a caller inside its region: regions opened there run serially.
 thread_local bool inside_region = false;
 
@@ -77,7 +40,7 @@ thread_local bool inside_region = false;
 class Pool {
  public:
   static Pool& get();
-  static void forget_after_fork();
+  static void drop_after_fork();
 
   bool enter() { return !taken_.exchange(true, std::memory_order_acquire); }
   void leave();
@@ -120,7 +83,7 @@ class Pool {
 
 std::atomic<Pool*> Pool::instance_{nullptr};
 
-// Never freed: workers are detached and may look at it until the process ends.
+// Never freed: workers are detached and may read it until the process ends.
 Pool& Pool::get() {
   Pool* pool = instance_.load(std::memory_order_acquire);
   if (pool) return *pool;
@@ -131,13 +94,13 @@ Pool& Pool::get() {
 }
 
 // The child has one thread, the one that forked; the parent's pool is left to the parent.
-void Pool::forget_after_fork() {
+void Pool::drop_after_fork() {
   instance_.store(nullptr, std::memory_order_release);
   inside_region = false;
 }
 
 __attribute__((constructor)) static void register_fork_handler() {
-  pthread_atfork(nullptr, nullptr, &Pool::forget_after_fork);
+  pthread_atfork(nullptr, nullptr, &Pool::drop_after_fork);
 }
 
 // ---- the worker's side
@@ -162,8 +125,8 @@ void Pool::serve(Worker& worker) {
   }
 }
 
-// The store to parked and the look at the ticket, here, and the caller's store of the ticket and
-// its look at parked are all sequentially consistent: one of the two sees the other.
+// The store to parked and the load of the ticket, here, and the caller's store of the ticket and
+// its load of parked are all sequentially consistent: one of the two sees the other.
 void Pool::park(Worker& worker) {
   worker.parked.store(1, std::memory_order_seq_cst);
   const uint64_t ticket = ticket_.load(std::memory_order_seq_cst);
@@ -204,7 +167,7 @@ void Pool::run_phase(int threads, int64_t count, LaneFn lane, void* context) {
   lanes_per_unit_ = (count + static_cast<int64_t>(kMaxUnits) - 1) / static_cast<int64_t>(kMaxUnits);
   units_ = static_cast<uint64_t>((count + lanes_per_unit_ - 1) / lanes_per_unit_);
   unfinished_.store(static_cast<uint32_t>(units_), std::memory_order_relaxed);
-  // Publishes the fields above, and is the caller's half of the agreement in park().
+  // Publishes the fields above, and pairs with park()'s load of the ticket.
   ticket_.store(make_ticket(++generation_, threads, units_), std::memory_order_seq_cst);
   wake_workers(threads, units_);
   while (claim_and_run(0)) {
@@ -227,7 +190,7 @@ void Pool::wake_workers(int threads, uint64_t units) {
 void Pool::wait_for_lanes() {
   const auto done = [&] { return unfinished_.load(std::memory_order_acquire) == 0; };
   if (spin_until(kPhaseSpinNs, done)) return;
-  // Sleeping gives the core to whom the unfinished lanes may be waiting for.
+  // Sleeping frees the core, which the threads with the unfinished lanes may need.
   caller_sleeps_.store(true, std::memory_order_seq_cst);
   while (const uint32_t left = unfinished_.load(std::memory_order_seq_cst)) {
     futex_wait(&unfinished_, left);

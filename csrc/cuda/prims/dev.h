@@ -1,7 +1,8 @@
-// The one place where nvcc and g++ differ. Kernels include this (and prims/) and nothing of CUDA:
-// launch() instead of <<<>>>, DYN_SMEM and Carve instead of static __shared__, the functions below
-// instead of inline PTX. g++ takes the same names from tests/emulation/emulate.h, which runs every
-// CUDA thread as a fiber.
+// Where nvcc and g++ differ in code of the kernels. Kernels include this (and prims/) and nothing of
+// CUDA: launch() instead of <<<>>>, DYN_SMEM and Carve instead of static __shared__, the functions
+// below instead of inline PTX. g++ takes the same names from tests/emulation/emulate.h, which runs
+// every CUDA thread as a fiber. Elsewhere __CUDACC__ only chooses a function's qualifiers: in
+// shared/heads.h and resident/layout.h, which code without CUDA reads as well, and in api.h.
 //
 //   launch(kernel, grid, block, shared_bytes, cooperative, stream, params) -> cudaError_t
 //   grid_barrier()                       all threads of a cooperative launch
@@ -12,6 +13,8 @@
 //   ldmatrix<count, transposed>(out, row address)
 //   as_shared(pointer)                   tells nvcc that it points to shared memory: through structs and
 //                                        branches it forgets, and then loads are slow generic ones
+//   on_chip(pointer)                     the same by a conversion of the address, which holds through
+//                                        lambdas as well
 //   to_tf32, pack_fp16, pack_bf16, unpack_fp16, unpack_bf16
 //   TRPO_SITE_PARAM, TRPO_SITE_ARG       last parameter / argument of a wrapper around a barrier or
 //   TRPO_SITE_ONLY, TRPO_SITE_PASS       collective (the only one): the emulator then reports the
@@ -22,6 +25,16 @@
 
 #if !defined(__CUDACC__)
 #include "emulate.h"
+
+#define TRPO_NOINLINE __attribute__((noinline))
+
+namespace trpo_fast::cuda {
+template <class T>
+T* on_chip(T* pointer) {
+  return pointer;
+}
+}  // namespace trpo_fast::cuda
+
 #else
 
 #include <cooperative_groups.h>
@@ -32,6 +45,7 @@
 #define TRPO_SITE_PARAM
 #define TRPO_SITE_ARG
 #define TRPO_LAUNCH inline
+#define TRPO_NOINLINE __noinline__
 #define DYN_SMEM(name) extern __shared__ __align__(128) unsigned char name[]
 
 namespace trpo_fast::cuda {
@@ -43,6 +57,12 @@ template <class T>
 __device__ __forceinline__ T* as_shared(T* pointer) {
   __builtin_assume(__isShared(pointer));
   return pointer;
+}
+template <class T>
+__device__ __forceinline__ T* on_chip(T* pointer) {
+  size_t address;
+  asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(pointer));
+  return static_cast<T*>(__cvta_shared_to_generic(address));
 }
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* flag) {

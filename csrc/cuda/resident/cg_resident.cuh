@@ -194,12 +194,12 @@ __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& 
   return positive && s.iterations < a.cg.iterations && s.rr > s.threshold;
 }
 
-struct Solution {
+struct SolutionNorms {
   double quad, norm2;  // x'Ax and x'x
 };
 
 // x'Ax = x'(g - r) by CG's own vectors. Opens with a grid barrier.
-__device__ __forceinline__ Solution block_cg_finish(const KernelArgs& a, const Block& b) {
+__device__ __forceinline__ SolutionNorms block_cg_finish(const KernelArgs& a, const Block& b) {
   const Layout& l = a.layout;
   grid_sync();  // every slice of x is complete
   struct Pair {

@@ -6,7 +6,7 @@
 namespace trpo_fast::cuda {
 namespace {
 
-struct Evaluation {
+struct Measures {
   double kl, max_kl, surrogate, entropy;
 };
 
@@ -55,8 +55,8 @@ __device__ __forceinline__ void block_complete_candidates(const KernelArgs& a, c
   grid_sync();  // every block's sums are published
 }
 
-__device__ __forceinline__ Evaluation collect_candidate(const Block& b, int region, int c,
-                                                        double weight) {
+__device__ __forceinline__ Measures collect_candidate(const Block& b, int region, int c,
+                                                      double weight) {
   const double* first = published(b, region) + c * kCandidateScalars;
   const auto combine = [](int i, double x, double y) { return i == kMaxKl ? Max{}(x, y) : x + y; };
   const auto [t] = warp_totals<kCandidateScalars>(first, b.grid, combine);
@@ -72,11 +72,10 @@ struct Search {
   int backtracks;  // the j accepted, or the number of candidates
   bool found;
   double step;  // factor on x of the accepted candidate
-  Evaluation after;
+  Measures after;
 };
 
-__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Evaluation& e,
-                                           double before) {
+__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& e, double before) {
   if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
   return !a.search.search || (e.kl <= a.search.max_kl && e.surrogate > before);
 }

@@ -51,7 +51,7 @@ __device__ __forceinline__ void block_reduce_to_flat(const Layout& l, const Bloc
 struct Run {
   Totals totals;
   Cg cg;
-  Solution solution;
+  SolutionNorms solution;
   int column;  // right-hand side at work
 };
 
@@ -124,7 +124,7 @@ __device__ __forceinline__ bool has_bad_values(const Totals& t) {
   return t.bad != 0 || !(t.weight > 0) || !(t.fvp_weight > 0);
 }
 
-__device__ __forceinline__ void report_evaluation(const KernelArgs& a, const Evaluation& e,
+__device__ __forceinline__ void report_evaluation(const KernelArgs& a, const Measures& e,
                                                   bool bad) {
   a.stats[kEvaluateKl] = e.kl;
   a.stats[kEvaluateMaxKl] = e.max_kl;

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..._base.threads import OneThread
 
-MANY = 32768  # copies from which an operator on them is worth several threads
+THREADED_COPIES = 32768  # copies from which an operator on them is worth several threads
 CONTIGUOUS = torch.contiguous_format
 
 
@@ -133,7 +133,7 @@ class TensorEnv:
         """Move every copy by its action [E, ...]; copies that finish start a new episode in the
         same call.
         """
-        if self.device.type != "cpu" or self.num_envs > MANY:
+        if self.device.type != "cpu" or self.num_envs > THREADED_COPIES:
             return self._step(actions)
         with OneThread():
             return self._step(actions)

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..errors import WorkerError, describe_step, shape_error
 from ..gym.access import Copies
-from .shared import Board
+from .shared import SharedArrays
 
 
 class Chunk(Copies):
-    """Neighbouring copies that one process steps; what comes of it is written to the board.
+    """Neighbouring copies that one process steps; results go to the shared arrays.
 
     A copy sees the same calls with the same arguments as in one large vector environment.
     """
@@ -25,24 +25,24 @@ class Chunk(Copies):
         super().__init__(self.venv.envs)
         self.spaces = self.venv.single_observation_space, self.venv.single_action_space
 
-    def join(self, board: Board, first: int) -> None:
-        """Take the rows from ``first`` on of a board."""
+    def attach(self, arrays: SharedArrays, first: int) -> None:
+        """Use the rows from ``first`` on of the shared arrays."""
         self.first, rows = first, slice(first, first + self.venv.num_envs)
         self.actions, self.obs, self.final_obs, self.rewards, self.terminated, self.truncated = (
             array[rows]
             for array in (
-                board.actions,
-                board.obs,
-                board.final_obs,
-                board.rewards,
-                board.terminated,
-                board.truncated,
+                arrays.actions,
+                arrays.obs,
+                arrays.final_obs,
+                arrays.rewards,
+                arrays.terminated,
+                arrays.truncated,
             )
         )
 
     def step(self) -> Any:
-        """Take the board's actions; the action masks, or None where there are none."""
-        actions = self.actions.copy()  # environments may keep theirs; the board's change
+        """Take the actions of the shared arrays; the action masks, or None where there are none."""
+        actions = self.actions.copy()  # environments may keep theirs; the shared ones change
         try:
             obs, rewards, terminated, truncated, infos = self.venv.step(actions)
         except ValueError as error:

@@ -3,12 +3,12 @@
     copies    0 1 2 | 3 4 5 | 6 7        cut into neighbours, a ``SyncVectorEnv`` each
     stepped   here    worker  worker     at once
 
-Actions, observations, rewards and endings lie on a board in shared memory, so a step sends no
-message; only action masks and errors go through pipes. Every copy sees the calls that it would see
-in one ``SyncVectorEnv``: the numbers are the same for any number of workers.
+Actions, observations, rewards and endings lie in shared memory, so a step sends no message; only
+action masks and errors go through pipes. Every copy sees the calls that it would see in one
+``SyncVectorEnv``: the numbers are the same for any number of workers.
 
 A worker ends with ``close``, when the environments are collected as garbage, when this process
-ends, and half a second after it was killed. Ctrl-C leaves orders and answers in step; in the midst
+ends, and half a second after it was killed. Ctrl-C leaves orders and answers matched; in the middle
 of a message (states, masks) it cannot, and the next call says so.
 """
 
@@ -28,10 +28,10 @@ import torch
 
 from ..errors import WorkerError
 from .chunk import Chunk
-from .shared import CALL, CLOSE, STEP, Board
+from .shared import CALL, CLOSE, STEP, SharedArrays
 from .worker import Worker
 
-FAREWELL = 2.0  # seconds that workers have to close their environments
+CLOSE_SECONDS = 2.0  # that workers have to close their environments
 
 
 def usable_cores() -> int:
@@ -67,29 +67,29 @@ class WorkerEnvs:
     ) -> None:
         self.num_envs = len(makers)
         wanted = usable_cores() - 1 if workers is None else workers
-        self._chunks = _cut(self.num_envs, 1 + min(wanted, self.num_envs - 1))
+        self._chunks = _split_copies(self.num_envs, 1 + min(wanted, self.num_envs - 1))
         # Ours come first: what goes wrong in all copies is then said as without workers.
         self._here = Chunk([makers[i] for i in self._chunks[0]])
         self.single_observation_space, self.single_action_space = self._here.spaces
         method = method or start_method()
         context: Any = multiprocessing.get_context(method)
         obs_dim = int(np.prod(self.single_observation_space.shape or ()))
-        self._board = Board(context, self.num_envs, obs_dim, self.single_action_space)
-        self._here.join(self._board, 0)
+        self._arrays = SharedArrays(context, self.num_envs, obs_dim, self.single_action_space)
+        self._here.attach(self._arrays, 0)
         self._workers: list[Worker] = []
-        self._end = weakref.finalize(self, _shut, os.getpid(), self._workers)
+        self._finalizer = weakref.finalize(self, _end_workers, os.getpid(), self._workers)
         try:
             for copies in self._chunks[1:]:
-                chosen = [_portable(makers[i], method) for i in copies]
-                arguments = (self._board, copies[0], chosen, seed)
+                chosen = [_sendable(makers[i], method) for i in copies]
+                arguments = (self._arrays, copies[0], chosen, seed)
                 self._workers.append(Worker(context, copies, arguments))
             for worker in self._workers:
-                self._welcome(worker, method)
+                self._wait_until_made(worker, method)
         except BaseException:
             self.close()
             raise
 
-    def _welcome(self, worker: Worker, method: str) -> None:
+    def _wait_until_made(self, worker: Worker, method: str) -> None:
         """Wait until a worker has made its copies, and compare them with ours."""
         try:
             spaces = worker.answer()
@@ -114,24 +114,24 @@ class WorkerEnvs:
         """Observations [E, O], rewards, terminated, truncated [E], infos (``final_obs`` of what
         ended, ``action_mask`` where there is one).
         """
-        workers, board = self._workers, self._board
+        workers, arrays = self._workers, self._arrays
         for worker in workers:
-            worker.settle()
-        board.actions[...] = actions
+            worker.finish_interrupted()
+        arrays.actions[...] = actions
         for worker in workers:
             worker.ask(STEP)
-        masks = self._together(self._here.step)
-        infos: dict[str, Any] = {"final_obs": board.final_obs}
+        masks = self._gather(self._here.step)
+        infos: dict[str, Any] = {"final_obs": arrays.final_obs}
         if masks[0] is not None:
-            infos["action_mask"] = _merge(masks)
-        return board.obs, board.rewards, board.terminated, board.truncated, infos
+            infos["action_mask"] = _merge_masks(masks)
+        return arrays.obs, arrays.rewards, arrays.terminated, arrays.truncated, infos
 
     def reset(self, *, seed: int | list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """First observations [E, O], and infos with ``action_mask`` where there is one."""
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         parts = [None if seeds is None else seeds[c.start : c.stop] for c in self._chunks]
         masks = self._call("reset", [(part,) for part in parts])
-        return self._board.obs, {} if masks[0] is None else {"action_mask": _merge(masks)}
+        return self._arrays.obs, {} if masks[0] is None else {"action_mask": _merge_masks(masks)}
 
     def unsupported(self) -> str | None:
         """Why exact states cannot be saved, or None where they can."""
@@ -151,19 +151,19 @@ class WorkerEnvs:
 
     def close(self) -> None:
         """Close every environment and end the workers."""
-        if self._end() is not None:
+        if self._finalizer() is not None:
             self._here.close()
 
     def _call(self, name: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
         """A method of every chunk, each with arguments of its own, at once."""
         for worker in self._workers:
-            worker.settle()
+            worker.finish_interrupted()
         for worker, given in zip(self._workers, arguments[1:], strict=True):
             worker.ask(CALL, (name, given))
-        return self._together(lambda: getattr(self._here, name)(*arguments[0]))
+        return self._gather(lambda: getattr(self._here, name)(*arguments[0]))
 
-    def _together(self, here: Callable[[], Any]) -> list[Any]:
-        """This process's share, then the workers' answers; the first error once all are in."""
+    def _gather(self, here: Callable[[], Any]) -> list[Any]:
+        """This process's result, then the workers' answers; the first error once all are in."""
         results: list[Any] = []
         failure: Exception | None = None
         try:
@@ -180,7 +180,7 @@ class WorkerEnvs:
         return results
 
 
-def _cut(copies: int, parts: int) -> list[range]:
+def _split_copies(copies: int, parts: int) -> list[range]:
     """Neighbouring copies for each process; the first, which has more to do, never gets more."""
     least, more = divmod(copies, parts)
     ends = [0]
@@ -189,7 +189,7 @@ def _cut(copies: int, parts: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(ends)]
 
 
-def _portable(maker: Callable[[], Any], method: str) -> Callable[[], Any]:
+def _sendable(maker: Callable[[], Any], method: str) -> Callable[[], Any]:
     """A maker that a spawned process can be sent, closures included; a fork sends nothing."""
     if method == "fork":
         return maker
@@ -198,12 +198,12 @@ def _portable(maker: Callable[[], Any], method: str) -> Callable[[], Any]:
     return CloudpickleWrapper(maker)
 
 
-def _merge(masks: list[Any]) -> list[Any]:
+def _merge_masks(masks: list[Any]) -> list[Any]:
     """The masks of all copies from those of the chunks."""
     return [mask for part in masks if part is not None for mask in part]
 
 
-def _shut(owner: int, workers: list[Worker]) -> bool:
+def _end_workers(owner: int, workers: list[Worker]) -> bool:
     """End the workers: by asking, then by signals. Only in the process that started them: a fork
     has the same objects.
     """
@@ -212,7 +212,7 @@ def _shut(owner: int, workers: list[Worker]) -> bool:
     for worker in workers:
         worker.ask(CLOSE)
         worker.pipe.close()
-    deadline = time.monotonic() + FAREWELL
+    deadline = time.monotonic() + CLOSE_SECONDS
     for worker in workers:
         for end in (None, worker.process.terminate, worker.process.kill):
             if end is not None:

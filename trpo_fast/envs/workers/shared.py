@@ -1,10 +1,10 @@
-"""What the processes that step environments share: a board of arrays and, for each worker, a wire.
+"""What the processes that step environments share: arrays and, for each worker, a channel.
 
-The board lies in anonymous shared memory: it has no name that could outlive its processes. A wire
-is two bells and four numbers. Whoever waits looks for a while whether it is its turn (an answer
-comes within microseconds, waking a process takes tens of them) and then sleeps, so a worker costs
-nothing while the learner works. Bells are semaphores, which order memory as well: what was written
-before one rang is there once the other side has heard it.
+The arrays lie in anonymous shared memory: it has no name that could outlive its processes. A
+channel is two semaphores and four numbers. A process that waits first spins (an answer comes within
+microseconds, waking a process takes tens of them) and then sleeps, so a worker costs nothing while
+the learner works. Semaphores order memory as well: what was written before a release is there after
+the acquire that it ended.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from typing import Any
 
 import numpy as np
 
-# Looks at a bell before going to sleep, 42 ns each. With 40 us of work and a bell every 70 us the
+# Tries before going to sleep, 42 ns each. With 40 us of work and a release every 70 us the
 # handshake costs 7 us; 63 asleep. Hopper, whose steps last longer: 550 us a step; 580 with 3000.
 SPINS = 10_000
-# Two busy processes on the two cores: 19 800 CartPole steps/s, 14 100 without naps.
-NAPS = 63
+# Waits in a row that sleep without spinning, at most. Beside two busy processes on the two cores:
+# 19 800 CartPole steps/s; 14 100 where every wait spins.
+MAX_SPINLESS = 63
 
-ASKED, ANSWERED, COMMAND, STATUS = range(4)  # Wire.numbers; an order is its count, ASKED
-STEP, CALL, CLOSE = range(3)  # commands: on the board; (method, arguments) in the pipe; the end
-SILENT, SPOKE, FAILED = range(3)  # status of an answer: nothing, a result or an error in the pipe
+# Channel.numbers: orders given, orders followed, the last one's command, its answer's status.
+ASKED, ANSWERED, COMMAND, STATUS = range(4)
+STEP, CALL, CLOSE = range(3)  # commands: one step; (method, arguments) in the pipe; end
+NOTHING, RESULT, FAILED = range(3)  # status of an answer: what is in the pipe
 
 
-class Board:
+class SharedArrays:
     """Arrays with a row per copy, in memory that every process sees."""
 
     actions: np.ndarray  # [E, ...] in the environment's units
@@ -63,40 +65,41 @@ class Board:
         self._map()
 
 
-class Bell:
-    """Rung by one process, waited for by another: awake at first, then asleep.
+class SpinSemaphore:
+    """Released by one process, acquired by another, which spins at first and then sleeps.
 
-    A miss is a wait that was not over in time. One is nothing, the learner may be at work; more in
-    a row let the next waits sleep at once, up to ``NAPS``, until a hit ends that. So spinning costs
-    little where other programs hold the cores.
+    A miss is a wait that spinning did not end. One is nothing, the learner may be at work; after
+    more in a row the next waits sleep without spinning, up to ``MAX_SPINLESS`` of them, until
+    spinning succeeds again. So it costs little where other programs hold the cores.
     """
 
     def __init__(self, context: Any) -> None:
         self._semaphore = context.Semaphore(0)
         self.misses = 0  # in a row
-        self._naps = 0  # waits to come that sleep at once
+        self._spinless = 0  # waits to come that do not spin
 
-    def ring(self) -> None:
+    def release(self) -> None:
+        """End a wait: the one under way, or the next."""
         self._semaphore.release()
 
-    def wait(self, patience: float | None = None) -> bool:
-        """Until it rings; False after ``patience`` seconds asleep."""
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Wait for a release; False after ``timeout`` seconds asleep."""
         acquire = self._semaphore.acquire
-        if self._naps:
-            self._naps -= 1
+        if self._spinless:
+            self._spinless -= 1
         else:
             for _ in range(SPINS):
                 if acquire(False):
                     self.misses = 0
                     return True
             self.misses += 1
-            self._naps = min(2 ** (self.misses - 1) - 1, NAPS)
-        return bool(acquire(True, patience))
+            self._spinless = min(2 ** (self.misses - 1) - 1, MAX_SPINLESS)
+        return bool(acquire(True, timeout))
 
 
-class Wire:
+class Channel:
     """Orders to one worker and its answers."""
 
     def __init__(self, context: Any) -> None:
-        self.go, self.done = Bell(context), Bell(context)
+        self.ordered, self.answered = SpinSemaphore(context), SpinSemaphore(context)
         self.numbers = context.RawArray("q", 4)

@@ -34,96 +34,96 @@ from .shared import (
     CLOSE,
     COMMAND,
     FAILED,
-    SILENT,
-    SPOKE,
+    NOTHING,
+    RESULT,
     STATUS,
     STEP,
-    Board,
-    Wire,
+    Channel,
+    SharedArrays,
 )
 
-PATIENCE = 0.2  # seconds asleep between looks at whether a worker lives
-CROWDED = 3  # misses in a row that make a worker look where it runs
-WATCH = 0.5  # seconds between looks at whether the main process lives
+LIVENESS_SECONDS = 0.2  # asleep between checks whether a worker lives
+MISSES_TO_MOVE = 3  # in a row; after more a worker checks which core it runs on
+PARENT_SECONDS = 0.5  # between checks whether the main process lives
 
 
 class Worker:
     """A worker process as this one sees it."""
 
     def __init__(self, context: Any, copies: range, arguments: tuple[Any, ...]) -> None:
-        self.copies, self.wire = copies, Wire(context)
+        self.copies, self.channel = copies, Channel(context)
         self.pipe, theirs = context.Pipe()
-        self.wire.numbers[ASKED] = 1  # to make its copies
-        self.heard = 0  # orders whose answers were read
-        self.torn = False  # interrupted in the midst of a message
+        self.channel.numbers[ASKED] = 1  # to make its copies
+        self.answers_read = 0  # orders whose answers were read
+        self.message_cut = False  # interrupted in the middle of a message
         self.process = context.Process(
-            target=serve, args=(self.wire, theirs, *arguments, os.getpid()), daemon=True
+            target=serve, args=(self.channel, theirs, *arguments, os.getpid()), daemon=True
         )
         with warnings.catch_warnings():  # of threads beside a fork; see start_method
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
-        theirs.close()  # or nobody would notice that the worker's end is closed
+        theirs.close()  # otherwise a worker that closes its end would go unnoticed
 
     def ask(self, command: int, message: Any = None) -> None:
-        """Give an order. What is interrupted after any of these lines, ``settle`` sets right."""
-        self.torn = message is not None
-        numbers = self.wire.numbers
+        """Give an order. An interruption after any of these lines is for ``finish_interrupted``."""
+        self.message_cut = message is not None
+        numbers = self.channel.numbers
         numbers[COMMAND] = command
         numbers[ASKED] += 1
-        self.wire.go.ring()
+        self.channel.ordered.release()
         if message is not None:
             try:
                 self.pipe.send(message)
             except OSError:
-                self._mourn()
-            self.torn = False
+                self._raise_dead()
+            self.message_cut = False
 
     def answer(self) -> Any:
         """Wait for the answer to the last order."""
-        self._take()
-        return self._hear()
+        self._wait_for_answer()
+        return self._read_answer()
 
-    def settle(self) -> None:
-        """After an interruption: wait for an order's end, and forget what came of it."""
-        if self.torn:
+    def finish_interrupted(self) -> None:
+        """After an interruption: wait for the end of the order, and drop its answer."""
+        if self.message_cut:
             raise WorkerError(
-                "its workers were interrupted in the midst of a message; make it anew"
+                "its workers were interrupted in the middle of a message; make it anew"
             )
-        if self.heard != self.wire.numbers[ASKED]:
-            self.wire.go.ring()  # once too often does no harm
+        if self.answers_read != self.channel.numbers[ASKED]:
+            self.channel.ordered.release()  # once too often does no harm
             try:
-                self._hear()
+                self._read_answer()
             except WorkerError:
                 if self.process.exitcode is not None:
                     raise
 
-    def _hear(self) -> Any:
-        numbers = self.wire.numbers
+    def _read_answer(self) -> Any:
+        numbers = self.channel.numbers
         while numbers[ANSWERED] != numbers[ASKED]:
-            self._take()
+            self._wait_for_answer()
         status = numbers[STATUS]
-        if status == SILENT:
-            self.heard = numbers[ASKED]
+        if status == NOTHING:
+            self.answers_read = numbers[ASKED]
             return None
-        self.torn = True
+        self.message_cut = True
         try:
             said = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
-            self._mourn()
-        self.heard, self.torn = numbers[ASKED], False
+            self._raise_dead()
+        self.answers_read, self.message_cut = numbers[ASKED], False
         if status == FAILED:
             text, trace = said
             raise WorkerError(text) from WorkerError(f"in a worker process:\n{trace}")
         return said
 
-    def _take(self) -> None:
-        while not self.wire.done.wait(PATIENCE):
+    def _wait_for_answer(self) -> None:
+        while not self.channel.answered.acquire(LIVENESS_SECONDS):
             if not self.process.is_alive():
-                self._mourn()
+                self._raise_dead()
 
-    def _mourn(self) -> NoReturn:
-        self.torn = False
-        self.process.join(PATIENCE)
+    def _raise_dead(self) -> NoReturn:
+        self.message_cut = False
+        self.process.join(LIVENESS_SECONDS)
         code = self.process.exitcode
         how = (
             f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
@@ -133,19 +133,19 @@ class Worker:
 
 
 def serve(
-    wire: Wire,
+    channel: Channel,
     pipe: Any,
-    board: Board,
+    arrays: SharedArrays,
     first: int,
     makers: Sequence[Callable[[], Any]],
     seed: int,
     parent: int,
 ) -> None:
-    """The life of a worker with the copies from ``first`` on. Its first order is to make them."""
-    gc.freeze()  # what a fork brought along is the main process's to end
+    """What a worker does, with the copies from ``first`` on. Its first order is to make them."""
+    gc.freeze()  # objects that a fork copied are left to the main process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's as well
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)  # one core each, and OpenMP's threads do not survive a fork
     # For environments that draw from global generators: not the same numbers in every process.
     own = derive(seed, "worker", first)
@@ -156,53 +156,53 @@ def serve(
 
     def make() -> Any:
         chunks.append(Chunk(makers))
-        chunks[0].join(board, first)
+        chunks[0].attach(arrays, first)
         return chunks[0].spaces
 
-    with contextlib.suppress(EOFError, OSError):  # the main process does not listen any more
-        _answer(wire, pipe, make)
+    with contextlib.suppress(EOFError, OSError):  # the main process has closed its end
+        _answer(channel, pipe, make)
         if chunks:
-            _work(wire, pipe, chunks[0], parent)
+            _follow_orders(channel, pipe, chunks[0], parent)
     for chunk in chunks:
         chunk.close()
 
 
-def _work(wire: Wire, pipe: Any, chunk: Chunk, parent: int) -> None:
-    """Follow orders to the last."""
-    numbers, go = wire.numbers, wire.go
+def _follow_orders(channel: Channel, pipe: Any, chunk: Chunk, parent: int) -> None:
+    """Follow orders until the last, which is to end."""
+    numbers, ordered = channel.numbers, channel.ordered
     cores = _usable()
     while True:
-        misses = go.misses
-        go.wait()
-        if go.misses > max(misses, CROWDED):
-            _step_aside(parent, cores)
+        misses = ordered.misses
+        ordered.acquire()
+        if ordered.misses > max(misses, MISSES_TO_MOVE):
+            _leave_core_of(parent, cores)
         if numbers[ASKED] == numbers[ANSWERED]:
-            continue  # told twice, because the main process was interrupted
+            continue  # released twice, because the main process was interrupted
         if numbers[COMMAND] == STEP:
-            _answer(wire, pipe, chunk.step)
+            _answer(channel, pipe, chunk.step)
         elif numbers[COMMAND] == CLOSE:
             return
         else:
             name, arguments = pipe.recv()
-            _answer(wire, pipe, functools.partial(getattr(chunk, name), *arguments))
+            _answer(channel, pipe, functools.partial(getattr(chunk, name), *arguments))
 
 
-def _answer(wire: Wire, pipe: Any, call: Callable[[], Any]) -> None:
+def _answer(channel: Channel, pipe: Any, call: Callable[[], Any]) -> None:
     """Say that an order was followed, then what came of it: a pipe holds little until it is
     read.
     """
-    numbers, status, said = wire.numbers, SILENT, b""
+    numbers, status, said = channel.numbers, NOTHING, b""
     asked = numbers[ASKED]
     try:
         result = call()
         if result is not None:
-            status, said = SPOKE, pickle.dumps(result)
+            status, said = RESULT, pickle.dumps(result)
     except Exception as error:
         status, said = FAILED, pickle.dumps((describe(error), traceback.format_exc()))
     numbers[STATUS] = status
     numbers[ANSWERED] = asked
-    wire.done.ring()
-    if status != SILENT:
+    channel.answered.release()
+    if status != NOTHING:
         pipe.send_bytes(said)
 
 
@@ -211,10 +211,10 @@ def _usable() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
-def _step_aside(parent: int, cores: set[int]) -> None:
-    """Keep off the main process's core. Where every core has something to do, however little, a
-    process wakes on the core of the one that woke it: the two then step in turns, and spinning
-    keeps the other from working.
+def _leave_core_of(parent: int, cores: set[int]) -> None:
+    """Run on other cores than the main process does. Where every core has something to do, however
+    little, a process wakes on the core of the one that woke it: the two then step in turns, and
+    spinning keeps the other from working.
     """
 
     def core(pid: int) -> int:
@@ -226,8 +226,8 @@ def _step_aside(parent: int, cores: set[int]) -> None:
             os.sched_setaffinity(0, cores - {here})
 
 
-def _watch(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """End the process, whatever it is doing, when its parent is gone."""
     while os.getppid() == parent:
-        time.sleep(WATCH)
+        time.sleep(PARENT_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,5 +1,5 @@
-// What the next block of rows will read, asked for some lines at a time while this one is at work:
-// rows come from memory in pieces too short for the processor to see them coming.
+// What the next block of rows will read, prefetched some lines at a time while this one is computed:
+// rows come from memory in pieces too short for the processor's own prefetching.
 #pragma once
 #include <cstdint>
 
@@ -7,12 +7,12 @@
 
 namespace trpo_fast::cpu {
 
-struct Ahead {
+struct Prefetch {
   struct Range {
     const char *begin, *end;
   };
-  static constexpr int kMostRanges = 2 * kMaxMaps;
-  Range range[kMostRanges];
+  static constexpr int kMaxRanges = 2 * kMaxMaps;
+  Range range[kMaxRanges];
   int ranges, current;
 
   void add(const float* begin, int64_t floats) {
@@ -23,10 +23,10 @@ struct Ahead {
 
 namespace {
 
-// Asks for the next 16 lines.
-inline __attribute__((always_inline)) void look_ahead(Ahead& a) {
+// Prefetches the next 16 cache lines.
+inline __attribute__((always_inline)) void prefetch_lines(Prefetch& a) {
   if (a.current == a.ranges) return;
-  Ahead::Range& range = a.range[a.current];
+  Prefetch::Range& range = a.range[a.current];
   for (int i = 0; i < 16; ++i) __builtin_prefetch(range.begin + 64 * i, 0, 2);
   range.begin += 1024;
   a.current += range.begin >= range.end;

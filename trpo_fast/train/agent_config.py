@@ -17,7 +17,7 @@ from .config import Config, make_config
 from .parts import env_name
 
 
-def settle(
+def agent_config(
     env: Any, config: Config | None, policy: MLPPolicy | None, settings: dict[str, Any]
 ) -> Config:
     """The config of an agent: the given one, or the settings over the environment's preset."""
