@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -71,6 +72,8 @@ ABSENT = {
 def test_absent_native_half_is_explained(native, result: object, sentence: str, capsys) -> None:
     native(result)
     assert extension.module() is None
+    with pytest.raises(RuntimeError, match=re.escape(sentence)):
+        _ = extension.native
     status = extension.availability()
     assert status["reference"] == status["autograd"] == "ok"
     assert sentence in status["cpu"] and sentence in status["cuda"]

@@ -166,7 +166,7 @@ def test_wheel_with_a_compiler(tree: Path) -> None:
     done, names = wheel(tree, TRPO_FAST_REQUIRE_NATIVE="1")
     assert done.returncode == 0, done.stdout
     assert any(re.fullmatch(r"trpo_fast/_C\..*so", name) for name in names)
-    assert "trpo_fast/py.typed" in names
+    assert {"trpo_fast/py.typed", "trpo_fast/_C.pyi"} <= set(names)
     packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {"trpo_fast"}
     metadata = member(next(tree.glob("wheels/*.whl")), "METADATA")
@@ -235,7 +235,7 @@ def test_sdist_is_complete(tree: Path) -> None:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {path.relative_to(tree).as_posix() for path in (tree / "csrc").rglob("*.*")}
     wanted |= {path.relative_to(tree).as_posix() for path in (tree / "trpo_fast").rglob("*.py")}
-    wanted |= {"setup.py", "pyproject.toml", "trpo_fast/py.typed", *PAPERS}
+    wanted |= {"setup.py", "pyproject.toml", "trpo_fast/py.typed", "trpo_fast/_C.pyi", *PAPERS}
     assert wanted - packed == set()
 
 

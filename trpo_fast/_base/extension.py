@@ -1,6 +1,7 @@
-"""The native half, `trpo_fast._C`: loaded at first use, and if it is absent, the sentence why.
+"""The native half, ``trpo_fast._C``: loaded at first use, and if it is absent, the sentence why.
 
-Also answers which backends can serve here. Nothing in this file raises for a missing half.
+``native`` is the module, for whoever knows that it is there; nothing else in this file raises where
+it is not. Also answers which backends can serve here.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import importlib
 import os
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from .. import _C
+
+    native = _C  # for type checkers; below is how it comes to be
 
 _REBUILD = (
     "install g++ or clang++ and reinstall trpo-fast, with TRPO_FAST_REQUIRE_NATIVE=1 to see what "
@@ -43,6 +48,18 @@ def _load() -> tuple[ModuleType | None, str]:
 def module() -> ModuleType | None:
     """The extension module, or None; then `problem()` says why."""
     return _load()[0]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """``native``: the extension module, looked up at every use."""
+        if name != "native":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        loaded, why = _load()
+        if loaded is None:
+            raise RuntimeError(why)
+        return loaded
 
 
 def problem() -> str:

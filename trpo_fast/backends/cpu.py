@@ -23,8 +23,7 @@ PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
 
 
 def _instruction_set() -> str:
-    native = extension.module()
-    return "none" if native is None else str(native.selected_isa())
+    return "none" if extension.problem() else extension.native.selected_isa()
 
 
 class CpuOperator(Operator):
@@ -32,10 +31,8 @@ class CpuOperator(Operator):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        native = extension.module()
-        assert native is not None
         self._inputs = NativeProblem(problem, self.theta)
-        self._native = native.CpuOperator(
+        self._native = extension.native.CpuOperator(
             self._inputs.fields,
             reverse_kl=problem.reverse_kl,
             bf16_planes=PLANES[problem.precision],
@@ -112,7 +109,7 @@ class CpuOperator(Operator):
 
     @property
     def scratch_bytes(self) -> int:
-        return int(self._native.scratch_bytes)
+        return self._native.scratch_bytes
 
     def update(self, config: UpdateConfig) -> Tensor:
         stats = torch.zeros(len(STATS), dtype=torch.float64, device="cpu")

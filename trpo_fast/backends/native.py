@@ -4,7 +4,7 @@ csrc/bindings/problem.cpp reads.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -60,8 +60,17 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def net_arguments(spec: NetSpec) -> dict[str, Any]:
-    """How the binding wants a net's shape."""
+class NetArguments(TypedDict):
+    """A net's shape as the binding takes it."""
+
+    widths: list[int]
+    activation: int
+    head: int
+    nvec: list[int]
+
+
+def net_arguments(spec: NetSpec) -> NetArguments:
+    """The arguments of ``NetShape`` and ``cuda_plan`` for a net."""
     return {
         "widths": list(spec.widths),
         "activation": ACTIVATIONS.index(spec.activation),

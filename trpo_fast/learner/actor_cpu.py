@@ -26,39 +26,34 @@ from ..policy.spec import NetSpec
 from .actor import Actor, ActTensors
 
 if TYPE_CHECKING:
+    from .. import _C
     from .normalise import ObservationNormaliser
 
 
-def native_shape(spec: NetSpec) -> Any:
+def native_shape(spec: NetSpec) -> _C.NetShape:
     """The kernels' description of a net."""
-    native = extension.module()
-    assert native is not None
-    return native.NetShape(**net_arguments(spec))
+    return extension.native.NetShape(**net_arguments(spec))
 
 
-def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
+def act_rows(tensors: Mapping[str, Tensor | None]) -> _C.ActRows:
     """What the kernels read and write of rows: tensors by the names of ``ActTensors``,
     and ``noise``. The caller keeps them alive.
     """
-    native = extension.module()
-    assert native is not None
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     addresses = {name: tensor.data_ptr() for name, tensor in given.items()}
-    return native.ActRows(count=len(given["obs"]), **addresses)
+    return extension.native.ActRows(count=len(given["obs"]), **addresses)
 
 
-def _native_act(policy: MLPPolicy, critic: Any) -> Any:
-    native = extension.module()
-    assert native is not None
-    return native.Act(policy=native_shape(policy.spec), critic=native_shape(critic.net.spec))
+def _native_act(policy: MLPPolicy, critic: Any) -> _C.Act:
+    shapes = native_shape(policy.spec), native_shape(critic.net.spec)
+    return extension.native.Act(policy=shapes[0], critic=shapes[1])
 
 
 def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
     """Why the native call cannot serve this policy and critic; empty if it can."""
-    native = extension.module()
-    if native is None:
-        return extension.problem()
-    if "act" not in native.families:
+    if why := extension.problem():
+        return why
+    if "act" not in extension.native.families:
         return "this build cannot act"
     return refused(policy, critic, "cpu")
 
@@ -124,7 +119,7 @@ class KernelActor(Actor):
 
     def __init__(
         self,
-        native: Any,
+        native: _C.Act | _C.CudaAct,
         policy: MLPPolicy,
         critic: Any,
         generator: torch.Generator | None,
@@ -164,7 +159,7 @@ class NativeActor(KernelActor):
             raise RuntimeError(reason)
         native = _native_act(policy, critic)
         super().__init__(native, policy, critic, generator, normaliser)
-        self._act = self._native.act
+        self._act = native.act
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         self.look()

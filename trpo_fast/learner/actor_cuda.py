@@ -20,6 +20,7 @@ from .actor import ActTensors
 from .actor_cpu import KernelActor, act_rows, native_shape, refused
 
 if TYPE_CHECKING:
+    from .. import _C
     from .normalise import ObservationNormaliser
 
 
@@ -35,12 +36,13 @@ def unavailable(policy: MLPPolicy, critic: Any) -> str:
     return ""
 
 
-def _native_act(policy: MLPPolicy, critic: Any) -> Any:
+def _native_act(policy: MLPPolicy, critic: Any) -> _C.CudaAct:
     index = device_index(next(policy.parameters()).device)
     with explained():
-        return connected().CudaAct(
+        made: _C.CudaAct = connected().CudaAct(
             policy=native_shape(policy.spec), critic=native_shape(critic.net.spec), device=index
         )
+    return made
 
 
 class CudaActor(KernelActor):
@@ -60,6 +62,7 @@ class CudaActor(KernelActor):
             raise BackendUnavailable(f"backend='cuda' cannot act: {reason}")
         native = _native_act(policy, critic)
         super().__init__(native, policy, critic, generator, normaliser)
+        self._act = native.act
         self.device = next(policy.parameters()).device
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
@@ -83,12 +86,12 @@ class CudaActor(KernelActor):
             return tensor
         return torch.empty_like(tensor, device=self.device)
 
-    def launch(self, theta: int, rows: Any) -> None:
+    def launch(self, theta: int, rows: _C.ActRows) -> None:
         """On what ``act_rows`` made; theta 0: values alone."""
         if self.normaliser is not None:
             self._follow_normaliser()
         with explained():
-            self._native.act(
+            self._act(
                 theta=theta,
                 critic_theta=self._critic.pointer(),
                 value_shift=self.critic.mean.data_ptr(),
@@ -97,7 +100,7 @@ class CudaActor(KernelActor):
                 stream=current_stream(self.device),
             )
 
-    def launch_policy(self, rows: Any) -> None:
+    def launch_policy(self, rows: _C.ActRows) -> None:
         self.launch(self._policy.pointer(), rows)
 
     def _follow_normaliser(self) -> None:

@@ -4,7 +4,7 @@ by the policy's resident solver between two launches of its own. Nothing waits f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import native_shape, refused
 from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
+
+if TYPE_CHECKING:
+    from .. import _C
 
 _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
 
@@ -50,7 +53,7 @@ class CudaFit:
         self._theta = flat_params(net)
         with explained():
             self._state = torch.zeros(_STATES, dtype=torch.float64, device=obs.device)
-            self._native = connected().CudaCritic(
+            self._native: _C.CudaCritic = connected().CudaCritic(
                 net=native_shape(net.spec),
                 device=device_index(obs.device),
                 theta=self._theta.data_ptr(),
