@@ -6,6 +6,7 @@ What stands in backticks and looks like a path is one: ``folder/file.ext``, ``fo
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_a_name_that_is_gone_is_found(tmp_path: Path) -> None:
         "a/b",
         "gone/",
     ]
+
+
+def test_docstrings_name_files_that_exist() -> None:
+    """What looks like a source file in a docstring of the package is the end of a path."""
+    folders = [ROOT / name for name in ("trpo_fast", "csrc", "tests", "benchmarks")]
+    files = {f"/{path.relative_to(ROOT)}" for folder in folders for path in folder.rglob("*.*")}
+    for path in folders[0].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
+                for named in re.findall(r"[\w/]+\.(?:py|h|cpp|cu|cuh)\b", text):
+                    assert any(file.endswith(f"/{named}") for file in files), f"{path}: {named}"
 
 
 def test_the_walk_of_a_vector_is_short() -> None:

@@ -113,7 +113,7 @@ class CudaFit:
         fraction: float,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """``critic_fit.fit_gauss_newton`` without a question to the device: after a search that
+        """``fits.fit_gauss_newton`` without a question to the device: after a search that
         found nothing the remaining steps still solve, but nothing moves. Returns the loss and the
         steps taken.
         """

@@ -1,4 +1,4 @@
-"""A multilayer perceptron with an action head, its parameters in one flat vector."""
+"""``MLPPolicy``: a multilayer perceptron with an action head, its parameters in one flat vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: collect a rollout, estimate advantages, update the policy, fit the critic, repeat.
+"""``TRPO``: collect a rollout, estimate advantages, update the policy, fit the critic, repeat.
 
 >>> agent = TRPO("Hopper-v5", num_envs=8, rows_per_update=2048, seed=0)
 >>> agent.learn(1_000_000)
