@@ -1,7 +1,6 @@
-"""The native half, ``trpo_fast._C``: loaded at first use, and if it is absent, the sentence why.
+"""The native half, `trpo_fast._C`: loaded at first use, and if it is absent, the sentence why.
 
-``native`` is the module, for whoever knows that it is there; nothing else in this file raises where
-it is not. Also answers which backends can serve here.
+Also answers which backends can serve here. Nothing in this file but ``native`` raises for a missing half.
 """
 
 from __future__ import annotations
@@ -45,21 +44,21 @@ def _load() -> tuple[ModuleType | None, str]:
     return native, ""
 
 
-def module() -> ModuleType | None:
-    """The extension module, or None; then `problem()` says why."""
-    return _load()[0]
-
-
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """``native``: the extension module, looked up at every use."""
+        """``native``: the extension module; where there is none, a RuntimeError says why."""
         if name != "native":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         loaded, why = _load()
         if loaded is None:
             raise RuntimeError(why)
         return loaded
+
+
+def module() -> ModuleType | None:
+    """The extension module, or None; then `problem()` says why."""
+    return _load()[0]
 
 
 def problem() -> str:

@@ -23,7 +23,8 @@ PLANES = {"fp32": 0, "bf16x3": 2, "bf16x6": 3}
 
 
 def _instruction_set() -> str:
-    return "none" if extension.problem() else extension.native.selected_isa()
+    native = extension.module()
+    return "none" if native is None else str(native.selected_isa())
 
 
 class CpuOperator(Operator):

@@ -94,8 +94,9 @@ def _plan(
     """The native plan, made once for a shape however often it is asked for. ``fvp_count`` 0: every
     row.
     """
-    if why := extension.problem():
-        raise BackendUnavailable(why)
+    native = extension.module()
+    if native is None:
+        raise BackendUnavailable(extension.problem())
     return extension.native.cuda_plan(
         **net_arguments(spec),
         rows=rows,

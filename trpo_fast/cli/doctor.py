@@ -35,10 +35,10 @@ EXTRAS = {
 
 
 def _native_report() -> dict[str, Any]:
-    if why := extension.problem():
-        return {"problem": why}
-    native = extension.native
-    report: dict[str, Any] = {"problem": "", "file": native.__file__, **native.build_info()}
+    native = extension.module()
+    if native is None:
+        return {"problem": extension.problem()}
+    report = {"problem": "", "file": native.__file__, **native.build_info()}
     report["families"] = list(native.families)
     report["detected_isa"] = native.detected_isa()
     report["isa_override"] = os.environ.get("TRPO_FAST_ISA") or None
@@ -51,9 +51,9 @@ def _native_report() -> dict[str, Any]:
 
 
 def _cuda_report() -> dict[str, Any]:
-    if why := extension.problem():
-        return {"problem": why, "devices": [], "emulated": extension.emulating()}
-    return {**extension.native.cuda_probe(), "emulated": extension.emulating()}
+    native = extension.module()
+    probe = native.cuda_probe() if native else {"problem": extension.problem(), "devices": []}
+    return {**probe, "emulated": extension.emulating()}
 
 
 def _missing(modules: tuple[str, ...]) -> list[str]:

@@ -47,7 +47,8 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
 
 def _limits() -> dict[str, int] | None:
     """What a plan wants to know of the first CUDA device; None without one."""
-    devices = [] if extension.problem() else extension.native.cuda_probe()["devices"]
+    native = extension.module()
+    devices = native.cuda_probe()["devices"] if native else []
     if not devices:
         return None
     major, minor = devices[0]["capability"]

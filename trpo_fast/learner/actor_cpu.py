@@ -51,9 +51,10 @@ def _native_act(policy: MLPPolicy, critic: Any) -> _C.Act:
 
 def unavailable(policy: MLPPolicy, critic: Any = None) -> str:
     """Why the native call cannot serve this policy and critic; empty if it can."""
-    if why := extension.problem():
-        return why
-    if "act" not in extension.native.families:
+    native = extension.module()
+    if native is None:
+        return extension.problem()
+    if "act" not in native.families:
         return "this build cannot act"
     return refused(policy, critic, "cpu")
 

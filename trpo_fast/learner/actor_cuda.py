@@ -1,5 +1,5 @@
-"""Acting on the device in one launch, as actor_cpu.py does on the CPU, with noise from the device's
-generator and nothing that waits.
+"""Acting on the device in one launch: what ``NativeActor`` is on the CPU, with noise from the
+device's generator and nothing that waits.
 """
 
 from __future__ import annotations

@@ -241,7 +241,8 @@ class Critic(nn.Module):
 
     def _choose(self) -> str:
         """The key of FITS that serves; an explicit backend's, or none."""
-        missing = not extension.problem() and "critic" not in extension.native.families
+        native = extension.module()
+        missing = native is not None and "critic" not in native.families
         reasons: dict[str, Callable[[], str]] = {
             "cpu": lambda: (
                 unavailable(self.net) or ("this build cannot fit critics" if missing else "")
