@@ -1,6 +1,7 @@
 """The native half, `trpo_fast._C`: loaded at first use, and if it is absent, the sentence why.
 
-Also answers which backends can serve here. Nothing in this file but ``native`` raises for a missing half.
+Also answers which backends can serve here. Nothing in this file but ``native`` raises for a missing
+half.
 """
 
 from __future__ import annotations
