@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -80,6 +81,8 @@ def test_absent_native_half_is_explained(native, result: object, sentence: str, 
     assert sentence in status["cpu"] and sentence in status["cuda"]
     assert cli.main(["doctor"]) == 0
     assert sentence in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match=re.escape(sentence)):
+        _ = extension.native
 
 
 def test_a_pure_python_install_says_so(native, capsys) -> None:

@@ -1,1 +1,1 @@
-"""What every other folder uses: arguments and their sentences, the extension module, threads."""
+"""What every other folder uses: options, checks, files, seeds, threads, the native half."""

@@ -1,7 +1,7 @@
 """Checks of arguments that need no knowledge of policies: numbers, counts, choices, tensors.
 
 A sentence reads "argument: expected ..., got ...". What a policy and its batch must be to each
-other is in checks.py, which has these names as well.
+other is in core/checks.py, which has these names as well.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The native half, `trpo_fast._C`: loaded at first use, and if it is absent, the sentence why.
-Nothing in this file raises for a missing half.
+
+Nothing in this file but ``native`` raises for a missing half.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import importlib
 import os
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from .. import _C
+
+    native = _C  # for type checkers; below is how it comes to be
 
 _REBUILD = (
     "install g++ or clang++ and reinstall trpo-fast, with TRPO_FAST_REQUIRE_NATIVE=1 to see what "
@@ -37,6 +42,18 @@ def _load() -> tuple[ModuleType | None, str]:
     if built != __version__:
         return None, f"the native code is of version {built}, the package of {__version__}; rebuild"
     return native, ""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """``native``: the extension module; where there is none, a RuntimeError says why."""
+        if name != "native":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        loaded, why = _load()
+        if loaded is None:
+            raise RuntimeError(why)
+        return loaded
 
 
 def module() -> ModuleType | None:

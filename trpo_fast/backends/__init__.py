@@ -1,1 +1,1 @@
-"""Who computes: reference, any module, the CPU core, the CUDA core, and the choice among them."""
+"""Who computes: plain PyTorch, the CPU kernels, the CUDA kernels, and the choice among them."""

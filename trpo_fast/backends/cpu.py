@@ -42,10 +42,8 @@ class CpuOperator(Operator):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        native = extension.module()
-        assert native is not None
         self._inputs = NativeProblem(problem, self.theta)
-        self._native = native.CpuOperator(
+        self._native = extension.native.CpuOperator(
             params=self._inputs.params,
             reverse_kl=problem.reverse_kl,
             bf16_planes=PLANES[problem.precision],
@@ -122,7 +120,7 @@ class CpuOperator(Operator):
 
     @property
     def scratch_bytes(self) -> int:
-        return int(self._native.scratch_bytes)
+        return self._native.scratch_bytes
 
     def update(self, config: UpdateConfig) -> Tensor:
         stats = torch.zeros(len(STATS), dtype=torch.float64, device="cpu")

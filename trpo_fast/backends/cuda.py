@@ -12,7 +12,8 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from .base import Backend
 from .cuda_machine import machine_support, serves
 from .native import NativeProblem, native_shape, problem_support, readable
 from .support import SERVES, Support
+
+if TYPE_CHECKING:
+    from .. import _C
 
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
 _SOLVE = 4  # quad, residual norm, iterations, first curvature
@@ -51,13 +55,11 @@ def emulation_library() -> str:
 
 
 @functools.cache
-def connected() -> Any:
+def connected() -> ModuleType:
     """The native module with the kernels' table connected."""
-    native = extension.module()
-    assert native is not None
     with explained():
-        native.cuda_connect(emulation_library() if extension.emulating() else "")
-    return native
+        extension.native.cuda_connect(emulation_library() if extension.emulating() else "")
+    return extension.native
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> di
 
     ``limits``: multiprocessors, shared_bytes (one block may ask for) and arch (such as 90).
     """
-    return dict(_plan(spec, tuple(limits.items()), rows=rows, **options).describe())
+    return _plan(spec, tuple(limits.items()), rows=rows, **options).describe()
 
 
 @functools.lru_cache(maxsize=256)
@@ -90,14 +92,14 @@ def _plan(
     group_size: int = 0,
     precision: str = "fp32",
     grid: int = 0,
-) -> Any:
+) -> _C.CudaPlan:
     """The native plan, made once for a shape however often it is asked for. ``fvp_count`` 0: every
     row.
     """
     native = extension.module()
     if native is None:
         raise BackendUnavailable(extension.why_missing())
-    return native.cuda_plan(
+    return extension.native.cuda_plan(
         net=native_shape(spec),
         rows=rows,
         fvp_count=fvp_count,
@@ -109,7 +111,7 @@ def _plan(
     )
 
 
-def _plan_of(problem: Problem, grid: int = 0) -> Any:
+def _plan_of(problem: Problem, grid: int = 0) -> _C.CudaPlan:
     assert isinstance(problem.policy, MLPPolicy)
     return _plan(
         problem.policy.spec,
@@ -157,7 +159,7 @@ class CudaOperator(Operator):
         with explained():
             self._inputs = NativeProblem(problem, self.theta)
             self._plan = _plan_of(problem, grid)
-            self._op = connected().CudaOperator(
+            self._op: _C.CudaOperator = connected().CudaOperator(
                 params=self._inputs.params,
                 plan=self._plan,
                 reverse_kl=problem.reverse_kl,
@@ -166,7 +168,7 @@ class CudaOperator(Operator):
             )
 
     def plan(self) -> dict[str, Any]:
-        return dict(self._plan.describe())
+        return self._plan.describe()
 
     def _launch(self, entry: str, **arguments: Any) -> None:
         """One launch on the current stream; the scratch goes back to torch's allocator, which hands
@@ -246,7 +248,7 @@ class CudaOperator(Operator):
 
     @property
     def scratch_bytes(self) -> int:
-        return int(self._op.scratch_bytes)
+        return self._op.scratch_bytes
 
 
 @functools.cache

@@ -5,7 +5,7 @@ sizes, numbers and addresses.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from ..policy.heads import KINDS
 from ..policy.net import ACTIVATIONS, MLPPolicy
 from ..policy.spec import NetSpec
 from .support import SERVES, Support
+
+if TYPE_CHECKING:
+    from .. import _C
 
 MAX_MAPS = 8  # kMaxMaps and kMaxFactors of csrc/shared/params.h
 MAX_FACTORS = 64
@@ -66,11 +69,9 @@ def address(tensor: Tensor | None) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def native_shape(spec: NetSpec) -> Any:
+def native_shape(spec: NetSpec) -> _C.NetShape:
     """The cores' description of a net."""
-    native = extension.module()
-    assert native is not None
-    return native.NetShape(
+    return extension.native.NetShape(
         widths=list(spec.widths),
         activation=ACTIVATIONS.index(spec.activation),
         head=KINDS.index(spec.head),

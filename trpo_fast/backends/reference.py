@@ -1,8 +1,8 @@
-"""``backend="reference"``: the stages of reference.py over the rows of a problem, whole or chunk by
-chunk.
+"""``backend="reference"``: the stages of core/reference.py over the rows of a problem, whole or
+chunk by chunk.
 
 ``MLPPolicy`` goes through the hand-written stages; any other module that returns a distribution
-goes through torch.func's jvp and vjp (module_backend.py) with the same metrics, so the two share
+goes through torch.func's jvp and vjp (module.py) with the same metrics, so the two share
 everything in this file.
 """
 

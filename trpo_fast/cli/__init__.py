@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line ``trpo-fast``: train, resume, eval, plot, bench and doctor."""

@@ -24,7 +24,14 @@ from .._base.options import LONG
 from .._base.settings import AtLeast, check_all
 from ..train.checkpoint import NAME as CHECKPOINT
 from ..train.config import write_toml
-from ..train.loggers import ConsoleLogger, CsvLogger, JsonLogger, Loggers, TensorBoardLogger
+from ..train.loggers import (
+    ConsoleLogger,
+    CsvLogger,
+    JsonLogger,
+    Logger,
+    Loggers,
+    TensorBoardLogger,
+)
 from ..train.presets import describe
 from ..train.rules import check_serves
 from ..train.trainer import TRPO
@@ -75,7 +82,7 @@ def begin(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
 def go_on(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
     """Train until the run has so many steps in all, and keep everything in its directory."""
     left = until - agent.steps
-    loggers: list[Any] = [ConsoleLogger(left, every=options.print_every)]
+    loggers: list[Logger] = [ConsoleLogger(left, every=options.print_every)]
     loggers += [CsvLogger(out), JsonLogger(out)]
     if options.tensorboard:
         loggers.append(TensorBoardLogger(out))

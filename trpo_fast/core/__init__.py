@@ -1,1 +1,1 @@
-"""The update as maths: batches, every stage in plain PyTorch, problems, dense oracle, checks."""
+"""The update as maths: batches, every stage in plain PyTorch, problems, checks, a dense oracle."""

@@ -1,4 +1,4 @@
-"""Rows of experience, and their weights."""
+"""``Batch``: rows of experience [N], and the weights that every mean over them uses."""
 
 from __future__ import annotations
 

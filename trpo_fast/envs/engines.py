@@ -1,7 +1,7 @@
 """Who steps the copies of an environment on the host: an engine is a function that makes them.
 
-A new one goes into ``choices.HostEngine`` and into ``ENGINES``; how its states can be had, into
-``access``.
+A new one goes into ``HostEngine`` of _base/choices.py and into ``ENGINES``; how its states can be
+had, into gym/access.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong with environments, in words."""
+"""``EnvError``: what goes wrong with environments, in words."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What training needs beside the update: acting, advantages, normalisation, the critic."""
+"""What training needs beside the update: acting, advantages, running normalisation, the critic."""

@@ -1,5 +1,5 @@
-"""One call from observations to actions, log-probabilities and values: what a collector asks
-for.
+"""One call from observations to actions, log-probabilities and values, as a collector asks for it:
+what every actor is, and the one that runs the modules.
 """
 
 from __future__ import annotations

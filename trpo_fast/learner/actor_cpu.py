@@ -11,7 +11,7 @@ the same actions from the same seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,22 +28,22 @@ from .normalise import ObservationNormaliser
 
 ACT = "act for this policy and critic"
 
+if TYPE_CHECKING:
+    from .. import _C
 
-def act_rows(tensors: Mapping[str, Tensor | None]) -> Any:
+
+def act_rows(tensors: Mapping[str, Tensor | None]) -> _C.ActRows:
     """What the kernels read and write of rows: tensors by the names of ``ActTensors``,
     and ``noise``. The caller keeps them alive.
     """
-    native = extension.module()
-    assert native is not None
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     addresses = {name: tensor.data_ptr() for name, tensor in given.items()}
-    return native.ActRows(count=len(given["obs"]), **addresses)
+    return extension.native.ActRows(count=len(given["obs"]), **addresses)
 
 
-def _native_act(policy: MLPPolicy, critic: Any) -> Any:
-    native = extension.module()
-    assert native is not None
-    return native.Act(policy=native_shape(policy.spec), critic=native_shape(critic.net.spec))
+def _native_act(policy: MLPPolicy, critic: Any) -> _C.Act:
+    shapes = native_shape(policy.spec), native_shape(critic.net.spec)
+    return extension.native.Act(policy=shapes[0], critic=shapes[1])
 
 
 def act_support(policy: Any, critic: Any) -> Support:
@@ -113,7 +113,7 @@ class KernelActor(Actor):
 
     def __init__(
         self,
-        native: Any,
+        native: _C.Act | _C.CudaAct,
         policy: MLPPolicy,
         critic: Any,
         generator: torch.Generator | None,
@@ -152,7 +152,7 @@ class NativeActor(KernelActor):
         act_support(policy, critic).insist("cpu", ACT)
         native = _native_act(policy, critic)
         super().__init__(native, policy, critic, generator, normaliser)
-        self._act = self._native.act
+        self._act = native.act
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         self.recheck_nets()

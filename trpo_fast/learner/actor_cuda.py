@@ -5,7 +5,7 @@ from the device's generator and nothing that waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from ..policy.net import MLPPolicy
 from .actor import ActTensors
 from .actor_cpu import ACT, KernelActor, act_rows, parameter_support
 from .normalise import ObservationNormaliser
+
+if TYPE_CHECKING:
+    from .. import _C
 
 
 def cuda_act_support(policy: Any, critic: Any) -> Support:
@@ -40,12 +43,13 @@ def _shape_support(policy: MLPPolicy, critic: Any) -> Support:
     return SERVES
 
 
-def _native_act(policy: MLPPolicy, critic: Any) -> Any:
+def _native_act(policy: MLPPolicy, critic: Any) -> _C.CudaAct:
     index = device_index(next(policy.parameters()).device)
     with explained():
-        return connected().CudaAct(
+        made: _C.CudaAct = connected().CudaAct(
             policy=native_shape(policy.spec), critic=native_shape(critic.net.spec), device=index
         )
+    return made
 
 
 class CudaActor(KernelActor):
@@ -64,6 +68,7 @@ class CudaActor(KernelActor):
         cuda_act_support(policy, critic).insist("cuda", ACT)
         native = _native_act(policy, critic)
         super().__init__(native, policy, critic, generator, normaliser)
+        self._act = native.act
         self.device = next(policy.parameters()).device
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
@@ -87,12 +92,12 @@ class CudaActor(KernelActor):
             return tensor
         return torch.empty_like(tensor, device=self.device)
 
-    def launch(self, theta: int, rows: Any) -> None:
+    def launch(self, theta: int, rows: _C.ActRows) -> None:
         """On what ``act_rows`` made; theta 0: values alone."""
         if self.normaliser is not None:
             self._follow_normaliser()
         with explained():
-            self._native.act(
+            self._act(
                 theta=theta,
                 critic_theta=self._critic.pointer(),
                 value_shift=self.critic.mean.data_ptr(),
@@ -101,7 +106,7 @@ class CudaActor(KernelActor):
                 stream=current_stream(self.device),
             )
 
-    def launch_policy(self, rows: Any) -> None:
+    def launch_policy(self, rows: _C.ActRows) -> None:
         self.launch(self._policy.pointer(), rows)
 
     def _follow_normaliser(self) -> None:

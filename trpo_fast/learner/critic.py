@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .._base.choices import Backend, CriticMethod
+from .._base.choices import Activation, Backend, CriticMethod
 from .._base.guards import outside_autocast
 from .._base.options import CriticSettings, KernelSettings, PolicySettings
 from .._base.settings import declared
@@ -95,7 +95,7 @@ class Critic(nn.Module):
         self,
         obs_dim: int,
         hidden: Sequence[int] = CriticSettings.critic_hidden,
-        activation: str = PolicySettings.activation,
+        activation: Activation = PolicySettings.activation,
         *,
         method: CriticMethod = CriticSettings.critic,
         learning_rate: float = CriticSettings.critic_learning_rate,
@@ -141,6 +141,10 @@ class Critic(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Predicted returns [N] for observations [N, O], with gradients."""
         return torch.addcmul(self.mean, self.net.net(obs)[:, 0], self.std)
+
+    if TYPE_CHECKING:  # torch calls forward, and says Any
+
+        def __call__(self, obs: Tensor) -> Tensor: ...
 
     @outside_autocast
     @torch.no_grad()

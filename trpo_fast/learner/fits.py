@@ -10,7 +10,7 @@ every path, so the paths differ by rounding only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import parameter_support
+
+if TYPE_CHECKING:
+    from .. import _C
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 BACKTRACKS = 10
@@ -121,6 +124,16 @@ def fit_support(net: MLPPolicy, method: str) -> Support:
     return family_support("critic") and parameter_support("critic", net, "cpu")
 
 
+class _Rows(TypedDict):
+    """What the binding takes of a net and the rows it is fitted to."""
+
+    net: _C.NetShape
+    obs: int
+    targets: int
+    weights: int
+    count: int
+
+
 class NativeFit:
     """The kernels of the CPU core: float32 on the CPU."""
 
@@ -129,7 +142,7 @@ class NativeFit:
         obs, values = readable(targets.obs), readable(targets.values)
         weights = None if targets.weights is None else readable(targets.weights)
         self._kept = (obs, values, weights)  # the addresses below are theirs
-        self._rows = {
+        self._rows: _Rows = {
             "net": native_shape(net.spec),
             "obs": obs.data_ptr(),
             "targets": values.data_ptr(),
@@ -145,9 +158,7 @@ class NativeFit:
         return self._evaluate(g), g
 
     def _evaluate(self, g: Tensor | None) -> Tensor:
-        native = extension.module()
-        assert native is not None
-        loss = native.critic_loss(
+        loss = extension.native.critic_loss(
             **self._rows,
             theta=flat_params(self.net).data_ptr(),
             gradient=0 if g is None else g.data_ptr(),
@@ -156,9 +167,7 @@ class NativeFit:
         return _loss(loss)
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
-        native = extension.module()
-        assert native is not None
-        loss = native.critic_adam(
+        loss = extension.native.critic_adam(
             **self._rows,
             theta=flat_params(self.net).data_ptr(),
             first=state.first.data_ptr(),

@@ -4,7 +4,7 @@ by the policy's resident solver between two launches of its own. Nothing waits f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import parameter_support
 from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
+
+if TYPE_CHECKING:
+    from .. import _C
 
 _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
 
@@ -56,7 +59,7 @@ class CudaFit:
         self._theta = flat_params(net)
         with explained():
             self._state = torch.zeros(_STATES, dtype=torch.float64, device=obs.device)
-            self._native = connected().CudaCritic(
+            self._native: _C.CudaCritic = connected().CudaCritic(
                 net=native_shape(net.spec),
                 device=device_index(obs.device),
                 theta=self._theta.data_ptr(),
@@ -116,7 +119,7 @@ class CudaFit:
         fraction: float,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
-        """``critic_fit.fit_gauss_newton`` without a question to the device: after a search that
+        """``fits.fit_gauss_newton`` without a question to the device: after a search that
         found nothing the remaining steps still solve, but nothing moves. Returns the loss and the
         steps taken.
         """

@@ -1,4 +1,4 @@
-"""Policies: the net, its flat parameters, heads and their distributions."""
+"""Policies: the net, its flat parameters, the heads, and in what a policy departs from its spec."""
 
 from .flat import flat_params as flat_params
 from .net import MLPPolicy as MLPPolicy

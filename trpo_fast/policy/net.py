@@ -1,4 +1,4 @@
-"""A multilayer perceptron with an action head, its parameters in one flat vector."""
+"""``MLPPolicy``: a multilayer perceptron with an action head, its parameters in one flat vector."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .._base.arguments import (
     check_number,
     fail,
 )
-from .._base.choices import Activation
+from .._base.choices import Activation, Std
 from .._base.options import PolicySettings
 from .flat import flat_params
 from .heads import Head
@@ -75,7 +75,7 @@ class MLPPolicy(nn.Module):
         obs_dim: int,
         head: Head,
         hidden: Sequence[int] = PolicySettings.hidden,
-        activation: str = PolicySettings.activation,
+        activation: Activation = PolicySettings.activation,
         *,
         output_gain: float = 0.01,
         dtype: torch.dtype | None = None,
@@ -104,9 +104,9 @@ class MLPPolicy(nn.Module):
         observation_space: Any,
         action_space: Any,
         hidden: Sequence[int] = PolicySettings.hidden,
-        activation: str = PolicySettings.activation,
+        activation: Activation = PolicySettings.activation,
         *,
-        std: str = "free",
+        std: Std = "free",
         squash: bool = False,
         **options: Any,
     ) -> MLPPolicy:
@@ -147,6 +147,10 @@ class MLPPolicy(nn.Module):
         allowed.
         """
         return self.head.distribution(self.distribution_params(obs, action_mask))
+
+    if TYPE_CHECKING:  # torch calls forward, and says Any
+
+        def __call__(self, obs: Tensor, action_mask: Tensor | None = None) -> Distribution: ...
 
 
 # Methods as they are defined here and by torch; a policy that has others departs from its spec.

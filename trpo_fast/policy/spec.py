@@ -1,4 +1,4 @@
-"""What a kernel must know about a policy."""
+"""``NetSpec``: all that a kernel must know of a policy, as numbers and names."""
 
 from __future__ import annotations
 

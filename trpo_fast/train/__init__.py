@@ -1,1 +1,1 @@
-"""Training: configuration, rollouts, the loop, checkpoints, evaluation, export."""
+"""Training: settings, rollouts, the loop, checkpoints, logs, evaluation, export."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import abc
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,11 +27,20 @@ from .config import Config
 from .kl_schedule import TrustRegion
 from .rollout import Rollout
 
+if TYPE_CHECKING:  # the package is imported where gymnasium is not
+    from gymnasium import Env
+    from gymnasium.vector import VectorEnv
+
+# A gymnasium id, a function that makes an environment, or an object that holds copies of one.
+EnvSource: TypeAlias = (
+    "str | Callable[..., Env[Any, Any]] | VectorEnv[Any, Any, Any] | TensorEnvironment"
+)
+
 
 class Agent(abc.ABC):
     """A policy, a critic, environments, and everything a checkpoint holds."""
 
-    env_source: Any  # what the environments were made from: an id, a function, an object
+    env_source: EnvSource
     env_options: dict[str, Any]
     config: Config
     device: torch.device  # of policy and critic

@@ -1,8 +1,8 @@
 """Every setting of a training run in one typed dataclass: defaults, presets by environment, TOML
 files, checks.
 
-Precedence, lowest first: defaults below and in ``options``, the preset of the environment's family,
-a TOML file, arguments or flags.
+Precedence, lowest first: defaults, here and in _base/options.py; the preset of the environment's
+family; a TOML file; arguments or flags.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, and what it finds."""
+"""``Plan``: what an evaluation is asked for; ``Evaluation``: what it finds."""
 
 from __future__ import annotations
 

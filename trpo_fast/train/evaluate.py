@@ -16,7 +16,7 @@ from .._base.extras import require
 from .._base.seeds import derive, derive_all
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
-from .agent import Agent
+from .agent import Agent, EnvSource
 from .episodes import Evaluation, EvaluationRequest
 from .evaluate_tensors import evaluate_tensors
 from .parts import is_tensor_env
@@ -31,7 +31,7 @@ def evaluate(
     *,
     deterministic: bool = True,
     seed: int = 10_000,
-    env: Any = None,
+    env: EnvSource | None = None,
     max_steps: int = 100_000,
 ) -> Evaluation:
     """Whole episodes on environments of their own, made the way the agent's were (or from

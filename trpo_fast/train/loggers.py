@@ -25,7 +25,19 @@ from .record import Record
 TITLES = 40  # lines between the titles of the columns
 
 
-class ConsoleLogger:
+class Logger:
+    """A callback that shows or writes down what every update did."""
+
+    def __call__(self, agent: Agent, record: Record) -> None:
+        """Take an update."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the progress bar, or close the file."""
+        raise NotImplementedError
+
+
+class ConsoleLogger(Logger):
     """One line of a table per update; on a terminal, a progress bar under it."""
 
     def __init__(
@@ -46,7 +58,6 @@ class ConsoleLogger:
         self.lines = 0
 
     def __call__(self, agent: Agent, record: Record) -> None:
-        """Show an update."""
         if self.first is None:  # a resumed run starts above zero
             self.first = agent.steps - record["collected"]
         done = agent.steps - self.first
@@ -68,7 +79,6 @@ class ConsoleLogger:
             self.bar.write(text, file=self.stream)
 
     def close(self) -> None:
-        """End the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
@@ -177,7 +187,7 @@ def _whole(data: bytes) -> tuple[int, bytes]:
     return end, b"\r\n"
 
 
-class CsvLogger:
+class CsvLogger(Logger):
     """``progress.csv``: one row per update, one column per name; appends when a run is resumed."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -185,7 +195,6 @@ class CsvLogger:
         self.columns = _columns_of(self.file.path)
 
     def __call__(self, agent: Agent, record: Record) -> None:
-        """Write an update down."""
         text = io.StringIO(newline="")
         rows = csv.writer(text)
         if self.columns is None:
@@ -195,7 +204,6 @@ class CsvLogger:
         self.file.write(text.getvalue())
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 
@@ -206,18 +214,16 @@ def _columns_of(path: Path) -> list[str] | None:
         return next(csv.reader(file), None)
 
 
-class JsonLogger:
+class JsonLogger(Logger):
     """``progress.jsonl``: one object per update; numbers that are not finite become null."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.file = LogFile(Path(directory) / "progress.jsonl")
 
     def __call__(self, agent: Agent, record: Record) -> None:
-        """Write an update down."""
         self.file.write(json.dumps({name: _finite(value) for name, value in record.items()}) + "\n")
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 
@@ -225,7 +231,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(Logger):
     """Scalars for TensorBoard, against environment steps."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -234,21 +240,19 @@ class TensorBoardLogger:
         self.writer = SummaryWriter(str(directory))
 
     def __call__(self, agent: Agent, record: Record) -> None:
-        """Write an update down."""
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 self.writer.add_scalar(name, value, agent.steps)
         self.writer.flush()  # a kill must not take the updates of the last two minutes
 
     def close(self) -> None:
-        """Close the file."""
         self.writer.close()
 
 
 class Loggers:
     """Several loggers as one callback; closes them all at the end of a ``with`` block."""
 
-    def __init__(self, *loggers: Any) -> None:
+    def __init__(self, *loggers: Logger) -> None:
         self.loggers = list(loggers)
 
     def __call__(self, agent: Agent, record: Record) -> None:

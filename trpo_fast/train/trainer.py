@@ -1,4 +1,4 @@
-"""Training: collect a rollout, estimate advantages, update the policy, fit the critic, repeat.
+"""``TRPO``: collect a rollout, estimate advantages, update the policy, fit the critic, repeat.
 
 >>> agent = TRPO("Hopper-v5", num_envs=8, rows_per_update=2048, seed=0)
 >>> agent.learn(1_000_000)
@@ -12,11 +12,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+from typing_extensions import Never, Self, Unpack
 
 from .._base.arguments import check_count, check_number
 from .._base.seeds import derive
@@ -27,7 +29,7 @@ from ..learner.critic import CriticInfo
 from ..policy.net import MLPPolicy
 from ..updates.info import UpdateInfo
 from . import checkpoint, parts
-from .agent import Agent
+from .agent import Agent, EnvSource
 from .agent_config import agent_config
 from .config import Config
 from .interrupts import Postponed
@@ -37,6 +39,7 @@ from .predict import predict, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
 from .rules import apply_rule, is_limited, make_penalty
+from .setting_types import Settings
 from .state import pack, restore
 from .targets import estimate
 from .vine import Vine
@@ -56,17 +59,17 @@ class TRPO(Agent):
 
     def __init__(
         self,
-        env: Any = "CartPole-v1",
-        *more: Any,
+        env: EnvSource = "CartPole-v1",
+        *more: Never,
         config: Config | None = None,
         policy: MLPPolicy | None = None,
         env_options: dict[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> None:
         check_agent(env, more)
         parts.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
-        self.config = config = agent_config(env, config, policy, settings)
+        self.config = config = agent_config(env, config, policy, {**settings})
         self.device = parts.pick_device(config, env)
         torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
         exploration = derive(config.seed, "exploration")
@@ -103,8 +106,8 @@ class TRPO(Agent):
         target_return: float | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
-        **unknown: Any,
-    ) -> TRPO:
+        **unknown: Never,
+    ) -> Self:
         """Train for ``total_steps`` more environment steps (in whole rollouts), or until the mean
         return of the last episodes reaches ``target_return``, or until a callback returns
         False (Python's or NumPy's; whatever else it returns goes on).
@@ -244,6 +247,14 @@ class TRPO(Agent):
             return False
         return float(np.mean(self.recent_returns)) >= target_return
 
+    @overload
+    def predict(
+        self, obs: Tensor, *, deterministic: bool = ..., action_mask: Any = ...
+    ) -> Tensor: ...
+    @overload
+    def predict(
+        self, obs: ArrayLike, *, deterministic: bool = ..., action_mask: Any = ...
+    ) -> np.ndarray: ...
     def predict(
         self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
     ) -> np.ndarray | Tensor:
@@ -265,13 +276,13 @@ class TRPO(Agent):
     def load(
         cls,
         path: str | os.PathLike[str],
-        env: Any = None,
+        env: EnvSource | None = None,
         *,
         device: str | None = None,
         trust_env: bool = False,
         policy: MLPPolicy | None = None,
         env_options: dict[str, Any] | None = None,
-    ) -> TRPO:
+    ) -> Self:
         """The agent of a checkpoint, or of a run's directory. Give again: environments that a
         function made, as ``env``; without ``trust_env``, one named "module:Id", and ``env_options``
         with strings that may name a module or a file; and with any weights a ``policy`` of a class

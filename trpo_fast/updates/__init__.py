@@ -1,1 +1,1 @@
-"""What a user calls: the Fisher operator and the update functions."""
+"""What a user calls: the Fisher operator, the update functions and what they report."""

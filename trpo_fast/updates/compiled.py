@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .._base.choices import Activation
 from .._base.options import KernelSettings, UpdateSettings
 from ..backends.registry import resolve
 from ..core import checks
@@ -58,7 +59,7 @@ class _Shape(MLPPolicy):
 
 @functools.lru_cache(maxsize=64)
 def _shape_only(
-    widths: tuple[int, ...], activation: str, head: str, nvec: tuple[int, ...]
+    widths: tuple[int, ...], activation: Activation, head: str, nvec: tuple[int, ...]
 ) -> MLPPolicy:
     """A policy that has the shape and no values: what backends ask a problem's policy for."""
     if len(widths) < 2 or min(widths) < 1:
@@ -73,7 +74,8 @@ def _shape_only(
 def _policy(
     theta: Tensor, widths: Sequence[int], activation: str, head: str, nvec: Sequence[int]
 ) -> MLPPolicy:
-    policy = _shape_only(tuple(widths), activation, head, tuple(nvec))
+    named = cast(Activation, activation)  # which _shape_only checks
+    policy = _shape_only(tuple(widths), named, head, tuple(nvec))
     if theta.dtype not in (torch.float32, torch.float64):
         raise checks.fail("theta", "float32 or float64 parameters", theta.dtype)
     checks.check_tensor("theta", theta, theta, (policy.spec.size,))

@@ -1,4 +1,7 @@
-"""The plain policy gradient, by an own step or an optimiser."""
+"""``pg_update``: the plain policy gradient, as a step of its own or one of the caller's optimiser.
+
+theta <- theta + learning_rate g
+"""
 
 from __future__ import annotations
 

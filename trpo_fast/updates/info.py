@@ -1,4 +1,4 @@
-"""What an update reports."""
+"""``UpdateInfo``: what an update reports, on the device until it is read."""
 
 from __future__ import annotations
 

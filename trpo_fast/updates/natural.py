@@ -1,4 +1,4 @@
-"""The trust-region and natural-gradient updates, and what every update reports.
+"""``trpo_update`` and ``npg_update``, and how every update begins and ends.
 
 Each takes a policy and a ``Batch``, moves the policy's parameters in place if the step is
 acceptable, and returns an ``UpdateInfo``. A step that is not accepted leaves every bit of the

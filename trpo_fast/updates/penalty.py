@@ -1,7 +1,8 @@
-"""The first-order and penalised updates: plain policy gradient, and surrogate - lambda KL.
+"""``kl_penalty_update``: a penalty on the KL in place of a limit; ``Penalty`` holds its lambda.
 
-They are composed from a backend's stages; ``Report`` keeps the promise that a step which is not
-accepted leaves every bit of the parameters as it was.
+    theta <- argmax S(theta) - lambda KL(old || theta),     then lambda moves by the penalty's rule
+
+It is composed from a backend's stages and settled by ``Report``.
 """
 
 from __future__ import annotations

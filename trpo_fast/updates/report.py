@@ -1,4 +1,6 @@
-"""The report of an update that is composed from a backend's stages."""
+"""The report of an update that is composed from a backend's stages: it puts the step in place if
+nothing speaks against it, else it leaves every bit of the parameters as it was and has the reason.
+"""
 
 from __future__ import annotations
 

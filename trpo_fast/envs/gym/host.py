@@ -2,11 +2,12 @@
 interface.
 
 Autoreset differs between them, and a wrong guess trains on rows that never happened:
-    same step   a finished copy is reset within the call; ``obs`` is the new episode's first
-    observation and the one
-                the action led to comes as ``final_obs``: every row is a transition
-    next step   ``obs`` is the final observation, the following call resets and ignores the action:
-    that row is none
+
+    same step   a finished copy is reset within the call: ``obs`` is the new episode's first
+                observation, ``final_obs`` the one the action led to; every row is a transition
+    next step   ``obs`` is the final observation; the following call resets and ignores the action,
+                and that row is no transition
+
 We ask gymnasium for the first, which wastes no call; EnvPool and vector environments made by the
 user may be the second.
 """

@@ -1,0 +1,92 @@
+"""The settings as arguments of ``TRPO``, for type checkers and editors: a name that is wrong, or a
+value of another type, is marked where it is written.
+
+``Config`` states each setting; a test holds this list to it.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from .._base.choices import (
+    ActionMode,
+    Activation,
+    Algorithm,
+    Backend,
+    CriticMethod,
+    Engine,
+    FisherKind,
+    KlDirection,
+    KlReduction,
+    PenaltyInner,
+    PenaltyRule,
+    Precision,
+    Sampling,
+    Std,
+)
+
+
+class Settings(TypedDict, total=False):
+    """Every field of ``Config`` but ``env``, which ``TRPO`` takes first."""
+
+    engine: Engine
+    workers: int | None
+    num_envs: int
+    seed: int
+    device: str
+    rows_per_update: int
+    sampling: Sampling
+    gamma: float
+    gae_lambda: float
+    normalize_advantages: bool
+    normalize_observations: bool
+    normalize_rewards: bool
+    observation_clip: float
+    hidden: tuple[int, ...]
+    activation: Activation
+    std: Std
+    initial_log_std: float
+    action_mode: ActionMode
+    algorithm: Algorithm
+    max_kl_final: float | None
+    max_kl_hold: int
+    max_kl_steps: int
+    scale_kl: bool
+    fvp_fraction: float
+    max_kl: float
+    damping: float
+    cg_iterations: int
+    cg_tol: float
+    backtrack_ratio: float
+    backtrack_steps: int
+    kl_reduction: KlReduction
+    kl_direction: KlDirection
+    fisher: FisherKind
+    backend: Backend
+    precision: Precision
+    deterministic: bool
+    chunk_rows: int | None
+    npg_learning_rate: float | None
+    pg_learning_rate: float
+    pg_max_grad_norm: float | None
+    penalty: float
+    penalty_rule: PenaltyRule
+    penalty_rate: float
+    penalty_least: float
+    penalty_most: float
+    penalty_inner: PenaltyInner
+    penalty_adam_steps: int
+    penalty_learning_rate: float
+    critic: CriticMethod
+    critic_hidden: tuple[int, ...]
+    critic_learning_rate: float
+    critic_epochs: int
+    critic_minibatch: int
+    critic_rows: float
+    critic_steps: int
+    critic_cg_iterations: int
+    critic_damping: float
+    critic_fraction: float
+    vine_states: int
+    vine_branches: int
+    vine_length: int
