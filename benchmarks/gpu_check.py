@@ -5,7 +5,8 @@
 Steps, each with a time limit: environment, build for this GPU alone, CUDA tests, the emulator's
 model of the hardware against the hardware, compute-sanitizer, barriers and sums, the suites `cg`
 and `update` against the opponents, and `cg` case by case against those that compile for long
-(cg_compiled.json). Results go to results/MACHINE. A step that cannot run here is skipped by name with the reason.
+(cg_compiled.json). Results go to results/MACHINE. A step that cannot run here is skipped by name
+with the reason.
 Needs torch, pybind11, ninja, pytest and pytest-benchmark, a checkout and no package registry.
 ``--rehearse`` runs the same steps on the host: emulated kernels, few rows, no timing worth keeping.
 Exit status 1 if a step failed.
