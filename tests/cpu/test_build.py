@@ -47,8 +47,10 @@ pytestmark = [
 
 def object_of(unit: str, folder: Path) -> Path:
     """What setup.py made, or if that is not there or older than the sources, a fresh one."""
-    built = ROOT / "build" / f"native-{get_config_var('SOABI')}" / "cpu" / f"{unit}.cpp.o"
-    newest = max(path.stat().st_mtime for path in ROOT.glob("csrc/**/*") if path.is_file())
+    native = ROOT / "build" / f"native-{get_config_var('SOABI')}"
+    built = native / "cpu" / "kernels" / f"{unit}.cpp.o"
+    included = [*ROOT.glob("csrc/cpu/**/*"), *ROOT.glob("csrc/shared/**/*")]
+    newest = max(path.stat().st_mtime for path in included if path.is_file())
     if built.exists() and built.stat().st_mtime > newest:
         return built
     source = f"{ROOT}/csrc/cpu/kernels/{unit}.cpp"

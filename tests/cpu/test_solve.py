@@ -150,7 +150,7 @@ def test_update_equals_the_reference(case, options):
 @every_isa
 def test_equal_bits_for_any_number_of_threads(case, hidden, isa, threads, monkeypatch):
     monkeypatch.setenv("TRPO_FAST_ISA", isa)
-    original, batch = single(replace(case, rows=2311, hidden=hidden))
+    original, batch = single(replace(case, rows=1157, hidden=hidden))
     results = []
     for count in (1, 2, 3, 1):
         threads(count)

@@ -119,10 +119,10 @@ def test_equal_bits_whatever_the_schedule(case):
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 4096])
-def test_a_million_rows(chunk_rows):
-    obs_dim, hidden = (1, (4,)) if EMULATED else (11, (64, 64))
+def test_rows_by_the_hundred_thousand(chunk_rows):
+    rows, obs_dim, hidden = (2 * 10**5, 1, (4,)) if EMULATED else (10**6, 11, (64, 64))
     policy = MLPPolicy(obs_dim, Gaussian(1), hidden).to(DEVICE)
-    obs = torch.randn(10**6, obs_dim, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    obs = torch.randn(rows, obs_dim, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     v = torch.randn(policy.spec.size, device=DEVICE)
     options = {"chunk_rows": chunk_rows, "sync": False}
     found = FisherOperator(policy, obs, backend="cuda", **options) @ v

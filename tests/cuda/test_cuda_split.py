@@ -149,7 +149,7 @@ def test_options_and_rows_beyond_the_chip(options):
 
 @pytest.mark.parametrize("atomics", [False, True])
 def test_equal_bits_columns_and_schedules(atomics):
-    t = Trio(WIDEST, grid=3, precision="fp16x3", atomics=atomics)
+    t = Trio(UNEVEN, grid=3, precision="fp16x3", atomics=atomics)
     g = t.vector(2).to(DEVICE)
     first = t.kernels.solve(g, 3, 0.0).x
     exact = t.exact.solve(g.cpu().double(), 3, 0.0).x
