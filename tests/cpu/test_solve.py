@@ -61,9 +61,7 @@ def evaluations(policy, batch, theta, options):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"kl_direction": "reverse", "kl_reduction": "mean"}, {"chunk_rows": 50}],
-    ids=str,
+    "options", [{}, {"kl_direction": "reverse", "kl_reduction": "mean"}, {"chunk_rows": 50}]
 )
 @pytest.mark.parametrize("case", [*few(), *GROUPED, *thinned(all_shapes(), 7)], ids=str)
 def test_gradient_and_evaluate(case, options):
@@ -130,7 +128,7 @@ def test_columns_equal_single_solves():
 
 
 @pytest.mark.parametrize("case", [*update_cases(), *GROUPED], ids=str)
-@pytest.mark.parametrize("options", [{}, {"fvp_rows": 20}, {"chunk_rows": 40}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"fvp_rows": 20}, {"chunk_rows": 40}])
 def test_update_equals_the_reference(case, options):
     found = {}
     for backend in ("cpu", "reference"):

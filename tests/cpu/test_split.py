@@ -73,7 +73,7 @@ def test_gradient_and_evaluate(case, precision):
 
 
 @needs_tiles
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("case", update_cases(), ids=str)
 def test_solve_is_as_exact_as_float32(case, options):
     policy, batch = single(case)

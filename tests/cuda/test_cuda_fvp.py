@@ -82,7 +82,7 @@ def test_zero_weight_rows_may_hold_anything(case):
 
 
 @pytest.mark.parametrize(
-    "options", [{"fvp_rows": 20}, {"chunk_rows": 16}, {"kl_reduction": "mean"}], ids=str
+    "options", [{"fvp_rows": 20}, {"chunk_rows": 16}, {"kl_reduction": "mean"}]
 )
 def test_options_of_the_product(options):
     with small_device(multiprocessors=2, shared_kib=40):

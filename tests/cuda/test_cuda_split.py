@@ -133,7 +133,7 @@ def test_updates_take_the_same_step(case, max_kl):
 
 
 @pytest.mark.parametrize(
-    "options", [{"fvp_rows": 40}, {"chunk_rows": 16}, {"kl_reduction": "mean"}, {}], ids=str
+    "options", [{"fvp_rows": 40}, {"chunk_rows": 16}, {"kl_reduction": "mean"}, {}]
 )
 def test_options_and_rows_beyond_the_chip(options):
     with small_device(multiprocessors=2, shared_kib=64):

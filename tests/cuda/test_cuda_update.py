@@ -71,7 +71,6 @@ def test_update_equals_reference(case):
         {"chunk_rows": 8},
         {"damping": 0.0},
     ],
-    ids=str,
 )
 def test_options(options):
     assert_same(Trio(Case("gaussian", (8, 5), rows=129, weights=True), **options), CONFIG)
