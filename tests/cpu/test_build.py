@@ -47,11 +47,11 @@ pytestmark = [
 
 def object_of(unit: str, folder: Path) -> Path:
     """What setup.py made, or if that is not there or older than the sources, a fresh one."""
-    native = ROOT / "build" / f"native-{get_config_var('SOABI')}"
-    built = native / "cpu" / "kernels" / f"{unit}.cpp.o"
-    included = [*ROOT.glob("csrc/cpu/**/*"), *ROOT.glob("csrc/shared/**/*")]
-    newest = max(path.stat().st_mtime for path in included if path.is_file())
-    if built.exists() and built.stat().st_mtime > newest:
+    name = f"native-{get_config_var('SOABI')}/cpu/kernels/{unit}.cpp.o"
+    built, linked = ROOT / "build" / name, next(ROOT.glob("trpo_fast/_C.*.so"), None)
+    sources = [*ROOT.glob("csrc/cpu/**/*.*"), *ROOT.glob("csrc/shared/*")]
+    newest = max(path.stat().st_mtime for path in sources)
+    if built.exists() and linked is not None and linked.stat().st_mtime > newest:
         return built
     source = f"{ROOT}/csrc/cpu/kernels/{unit}.cpp"
     command = [*CXX, *FLAGS, "-O3", "-fPIC", *ISA_FLAGS[unit], "-c", source]
