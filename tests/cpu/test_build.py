@@ -15,6 +15,7 @@ from sysconfig import get_config_var
 
 import pytest
 from emulation.build import available, make
+from limits import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]
@@ -79,6 +80,6 @@ def test_clean(sanitizer: str, part: str) -> None:
     sources = [*ROOT.glob("csrc/cpu/**/*.cpp"), *ROOT.glob("tests/native/sanitized*.cpp")]
     units = {source: [*flags, *ISA_FLAGS.get(source.stem, [])] for source in sorted(sources)}
     program = make(ROOT / "build" / "sanitized" / sanitizer, "sanitized", units, flags)
-    result = subprocess.run([program, part], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([program, part], capture_output=True, text=True, timeout=HANGS)
     assert result.stdout.strip() == "ok", result.stdout[-2000:] + result.stderr[-4000:]
     assert not result.stderr

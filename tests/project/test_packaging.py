@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from limits import HANGS
 
 from trpo_fast._base import extension
 
@@ -84,7 +85,7 @@ def run(arguments: list[str], folder: Path, **changes: str) -> subprocess.Comple
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=120,
+        timeout=HANGS,
     )
 
 
