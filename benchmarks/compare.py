@@ -1,4 +1,5 @@
-"""Curves of the algorithms side by side, three seeds each, as one PNG per comparison.
+"""Curves of the algorithms side by side, three seeds each: a JSON in results/learning and a picture
+in pictures/ for each comparison.
 
 python benchmarks/compare.py rules     # trpo, npg, kl-penalty and pg on one task
 python benchmarks/compare.py vine      # vine against single path at equal simulator steps
@@ -18,6 +19,8 @@ from trpo_fast import TRPO
 from trpo_fast.cli.plotting import band, group_runs, plot_runs
 from trpo_fast.train.config import make_config, write_toml
 from trpo_fast.train.loggers import CsvLogger, Loggers
+
+HERE = Path(__file__).parent
 
 # comparison -> (environment, steps, shared settings, what is compared)
 COMPARISONS: dict[str, tuple[str, int, dict[str, Any], list[dict[str, Any]]]] = {
@@ -63,7 +66,8 @@ def main() -> None:
     parser.add_argument("comparison", choices=sorted(COMPARISONS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "learning")
+    parser.add_argument("--pictures", type=Path, default=HERE / "pictures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     env, steps, shared, compared = COMPARISONS[options.comparison]
@@ -74,8 +78,9 @@ def main() -> None:
             path = options.runs / options.comparison / f"{name}-{seed}"
             train(path, env, steps, {**shared, **changes, "seed": seed})
             paths.append(path)
-    options.out.mkdir(parents=True, exist_ok=True)
-    print(plot_runs(paths, options.out / f"{options.comparison}.png"))
+    for folder in (options.out, options.pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    print(plot_runs(paths, options.pictures / f"{options.comparison}.png"))
     rows = []
     for label, runs in group_runs(paths).items():
         _, mean, half = band(runs, "return")

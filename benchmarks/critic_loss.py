@@ -6,7 +6,7 @@ fitted, training loss after, each over the variance of the batch's targets; mean
 first batches, then mean and standard error over seeds, also of the paired difference to sb3. Times
 are CPU times of one thread.
 
-    python benchmarks/critic_loss.py --out benchmarks/results/critic_loss.json
+    python benchmarks/critic_loss.py --out benchmarks/results/MACHINE/critic_loss.json
 """
 
 from __future__ import annotations
@@ -164,6 +164,7 @@ def main() -> None:
             found += (part := measure(env, rows, options.seeds))
             print("\n".join(map(line, part)), flush=True)
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         document = {"environment": environment("cpu"), "rows": found}
         options.out.write_text(json.dumps(document, indent=1) + "\n")
 

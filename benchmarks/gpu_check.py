@@ -5,7 +5,8 @@
 Steps, each with a time limit: environment, build for this GPU alone, CUDA tests, the emulator's
 model of the hardware against the hardware, compute-sanitizer, barriers and sums, the suites `cg`
 and `update` against the opponents, and `cg` case by case against those that compile for long
-(results/compiled). A step that cannot run here is skipped by name with the reason.
+(cg_compiled.json). Results go to results/MACHINE. A step that cannot run here is skipped by name
+with the reason.
 Needs torch, pybind11, ninja, pytest and pytest-benchmark, a checkout and no package registry.
 ``--rehearse`` runs the same steps on the host: emulated kernels, few rows, no timing worth keeping.
 Exit status 1 if a step failed.
@@ -28,6 +29,9 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from trpo_fast.bench.report import machine_name  # noqa: E402 (pure Python: there before the build)
+
 TAIL = 4000  # characters of a step's output that the report keeps
 CASES = ("C1", "C2", "cartpole")
 QUICK = ("sb3", "sb3_replica", "double_backward", "gauss_newton", "gauss_newton_graph")
@@ -83,6 +87,12 @@ def _said(command: list[str]) -> str:
 def architecture() -> str:
     major, minor = torch.cuda.get_device_capability()
     return f"{major}{minor}"
+
+
+def machine_folder(results: Path) -> Path:
+    """Where the suites leave what they measure on this device."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no-device"
+    return results / machine_name({"gpu": name})
 
 
 def steps(rehearse: bool, results: Path, scratch: Path) -> list[Step]:
@@ -159,7 +169,7 @@ def _compiled(python: str, case: str, missing: str | None, results: Path) -> Ste
         "cuda",
     ]
     command += ["--seconds", "0.5", "--backend", "cuda", "--opponents", *COMPILED]
-    command += ["--append", "--json", str(results / "compiled")]
+    command += ["--append", "--json", str(machine_folder(results) / "cg_compiled.json")]
     env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # otherwise JAX takes most of the memory
     return Step(f"bench cg {case}, compiled", command, 110, missing, env)
 
@@ -239,8 +249,7 @@ def main() -> int:
             report["steps"].append(asdict(result))
     target = arguments.json
     if target is None and not arguments.rehearse:
-        name = torch.cuda.get_device_name().lower().replace(" ", "-")
-        target = results / f"gpu_check-{name}.json"
+        target = machine_folder(results) / "gpu_check.json"
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(report, indent=1) + "\n")

@@ -2,8 +2,8 @@
 ones.
 
     python benchmarks/learning.py run --env Hopper-v5 --seeds 0 1 2   # one row; can be interrupted
-    python benchmarks/learning.py collect   # runs -> benchmarks/results/learning/ENV.json
-    python benchmarks/learning.py table     # the table of benchmarks/README.md, and curves.png
+    python benchmarks/learning.py collect   # runs -> results/learning/presets/ENV.json
+    python benchmarks/learning.py table     # the table of README.md, pictures/learning.png
 
 A run is the directory of ``trpo-fast train`` plus ``evaluation.csv`` (deterministic episodes at
 regular steps) and ``timing.json``. ``learning_table.py`` says what the columns of the table are.
@@ -28,7 +28,8 @@ from trpo_fast.train.config import make_config, write_toml
 from trpo_fast.train.loggers import ConsoleLogger, CsvLogger, Loggers
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "learning"
+RESULTS = HERE / "results" / "learning" / "presets"
+PICTURE = HERE / "pictures" / "learning.png"
 
 
 class Evaluator:
@@ -108,7 +109,7 @@ def main() -> None:
     else:
         text = table(options.out)
         print(text)
-        draw(options.out, options.out / "curves.png")
+        draw(options.out, PICTURE if options.out == RESULTS else options.out / "curves.png")
         if options.out == RESULTS:
             page = HERE / "README.md"
             page.write_text(fill(page.read_text(), "learning", text + "\n"))

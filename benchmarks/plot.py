@@ -85,7 +85,7 @@ def header_line(header: dict[str, Any]) -> str:
 
 
 def documents() -> dict[str, list[tuple[str, dict[str, Any], list[Row]]]]:
-    """Machine -> (file, environment, rows) of every JSON file under results/."""
+    """Machine -> (file, environment, rows) of the suites' JSON files in results/MACHINE/."""
     found: dict[str, list[tuple[str, dict[str, Any], list[Row]]]] = {}
     for path in sorted(RESULTS.glob("*/*.json")):
         if path.stem not in TITLES and path.stem != "critic":

@@ -1,5 +1,5 @@
-"""One thread for torch, since the tests are small and the machine may be shared; and the emulated
-kernels as the sources have them.
+"""One thread for torch, since the tests are small and the machine may be shared; the emulated
+kernels as the sources have them; and names for what pytest would number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ def pytest_sessionstart(session):
     native = extension.module()
     if native is not None and "cuda" in native.families and build.available():
         build.build("library")  # a moment where nothing has changed
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """64x64 for widths and shapes, fvp_rows=20 for settings; pytest names the rest."""
+    plain = (str, int, float, bool, tuple, type(None))
+    if isinstance(val, tuple) and all(type(each) is int for each in val):
+        return "x".join(map(str, val)) or "none"
+    if isinstance(val, tuple) and all(isinstance(each, int | float) for each in val):
+        return ",".join(map(str, val))
+    if isinstance(val, dict) and all(isinstance(each, plain) for each in val.values()):
+        return ",".join(f"{name}={each}" for name, each in val.items()) or "defaults"
+    return None
 
 
 @pytest.fixture(autouse=True, scope="session")

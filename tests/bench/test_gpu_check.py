@@ -95,6 +95,14 @@ def test_steps_fit_into_ten_minutes_and_name_what_exists(gpu_check, tmp_path):
             assert not word.startswith(("tests/", "benchmarks/")) or (ROOT / word).exists()
 
 
+def test_a_device_has_one_folder_for_its_report_and_its_suites(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_check.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert gpu_check.machine_folder(tmp_path) == tmp_path / "h200"
+    compiled = gpu_check.steps(True, tmp_path, tmp_path)[-1].command
+    assert compiled[-1] == str(tmp_path / "h200" / "cg_compiled.json")
+
+
 def test_needs_a_device_unless_it_rehearses():
     if torch.cuda.is_available():
         pytest.skip("there is a device")

@@ -114,7 +114,10 @@ def test_auto_without_native_code_warns_once(native) -> None:
 
 
 def test_the_gpus_that_doctor_names_are_those_with_results(capsys) -> None:
-    files = (ROOT / "benchmarks" / "results").glob("*/*.json")
+    results = ROOT / "benchmarks" / "results"
+    if not results.exists():
+        pytest.skip("recorded results need a checkout")
+    files = results.glob("*/*.json")
     read = (json.loads(file.read_text()).get("environment", {}) for file in files)
     measured = any("gpu" in environment for environment in read)
     assert bool(doctor.GPUS) is measured

@@ -16,6 +16,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
+from limits import HANGS
 from small_runs import refused, train
 
 from trpo_fast.cli import commands, failures
@@ -134,7 +135,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     # Buffered as a user's are: what fails only when the interpreter ends must be seen here.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     return subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120
+        ["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=HANGS
     )
 
 

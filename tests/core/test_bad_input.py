@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bad_input import refuses
 from cases import UPDATES, Case
+from refusals import refuses
 
 from trpo_fast import (
     Batch,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Case, few, random_vector, relative_error
+from cases import Case, few, random_vector
+from exactness import relative_error
 
 from trpo_fast import FisherOperator
 from trpo_fast.core.reference import cg

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import few, random_vector, relative_error
+from cases import few, random_vector
+from exactness import relative_error
 
 from trpo_fast import BackendUnavailable, FisherOperator
 from trpo_fast.backends.registry import registry

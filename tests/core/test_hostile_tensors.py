@@ -13,8 +13,8 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from bad_input import refuses
 from cuda_support import EMULATED, schedule, why_not
+from refusals import refuses
 from stage_runs import MOVING, ROWS, WORK, Hide, critic_of, made
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode

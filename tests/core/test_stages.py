@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Case, every_shape, few, random_vector, relative_error
+from cases import Case, every_shape, few, random_vector, thinned
+from exactness import relative_error
 
 from trpo_fast import flat_params
 from trpo_fast.core import reference
 from trpo_fast.core.modules import functional_params
 
-SHAPES = every_shape()[::3]
+SHAPES = thinned(every_shape(), 3)
 
 
 def setup(case):

@@ -15,6 +15,7 @@ from sysconfig import get_config_var
 
 import pytest
 from emulation.build import available, make
+from limits import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 CXX = shlex.split(os.environ.get("CXX", "")) or ["g++"]
@@ -47,9 +48,11 @@ pytestmark = [
 
 def object_of(unit: str, folder: Path) -> Path:
     """What setup.py made, or if that is not there or older than the sources, a fresh one."""
-    built = ROOT / "build" / f"native-{get_config_var('SOABI')}" / "cpu" / f"{unit}.cpp.o"
-    newest = max(path.stat().st_mtime for path in ROOT.glob("csrc/**/*") if path.is_file())
-    if built.exists() and built.stat().st_mtime > newest:
+    name = f"native-{get_config_var('SOABI')}/cpu/kernels/{unit}.cpp.o"
+    built, linked = ROOT / "build" / name, next(ROOT.glob("trpo_fast/_C.*.so"), None)
+    sources = [*ROOT.glob("csrc/cpu/**/*.*"), *ROOT.glob("csrc/shared/*")]
+    newest = max(path.stat().st_mtime for path in sources)
+    if built.exists() and linked is not None and linked.stat().st_mtime > newest:
         return built
     source = f"{ROOT}/csrc/cpu/kernels/{unit}.cpp"
     command = [*CXX, *FLAGS, "-O3", "-fPIC", *ISA_FLAGS[unit], "-c", source]
@@ -77,6 +80,6 @@ def test_clean(sanitizer: str, part: str) -> None:
     sources = [*ROOT.glob("csrc/cpu/**/*.cpp"), *ROOT.glob("tests/native/sanitized*.cpp")]
     units = {source: [*flags, *ISA_FLAGS.get(source.stem, [])] for source in sorted(sources)}
     program = make(ROOT / "build" / "sanitized" / sanitizer, "sanitized", units, flags)
-    result = subprocess.run([program, part], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([program, part], capture_output=True, text=True, timeout=HANGS)
     assert result.stdout.strip() == "ok", result.stdout[-2000:] + result.stderr[-4000:]
     assert not result.stderr

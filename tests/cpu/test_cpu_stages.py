@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import few, poison, random_vector
+from cases import few, poison, random_vector, weighted
 from cpu_cases import (
     activations,
     all_shapes,
@@ -14,10 +14,10 @@ from cpu_cases import (
     in_double,
     native,
     needs_native,
-    no_worse,
     operator_of,
     single,
 )
+from exactness import no_worse
 
 from trpo_fast import FisherOperator, flat_params
 from trpo_fast.core import reference
@@ -120,7 +120,7 @@ def test_chunks_and_rows_and_columns_change_nothing(case):
 
 
 def test_reduction_and_damping():
-    policy, batch = single(few()[0])
+    policy, batch = single(weighted("gaussian"))
     v = random_vector(policy)
     plain = native(policy, batch, damping=0.0).fvp(v)
     assert torch.allclose(native(policy, batch, damping=0.3).fvp(v), plain + 0.3 * v, rtol=1e-6)
@@ -129,7 +129,7 @@ def test_reduction_and_damping():
 
 
 def test_scratch_does_not_grow_with_the_rows():
-    policy, batch = single(few()[0])
+    policy, batch = single(weighted("gaussian"))
     many = batch.rows(torch.arange(5000) % len(batch))
     v = random_vector(policy)
     sizes = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from sysconfig import get_path
 
 import pytest
+from limits import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
@@ -42,7 +43,7 @@ def alone(text: str, folder: Path) -> str:
     includes = [f"-I{CSRC}", f"-I{pybind11.get_include()}", f"-I{get_path('include')}"]
     command = [*CXX, "-std=c++20", "-fsyntax-only", *includes, *EMULATION, *ISA, "-mamx-tile"]
     done = subprocess.run(
-        [*command, "-mamx-bf16", str(unit)], capture_output=True, text=True, timeout=120
+        [*command, "-mamx-bf16", str(unit)], capture_output=True, text=True, timeout=HANGS
     )
     return done.stderr
 

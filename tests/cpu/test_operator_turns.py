@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HANGS
 
 from trpo_fast.backends.registry import registry
 
@@ -44,7 +45,7 @@ pytestmark = [
 
 
 def finishes(script: str, threads: int) -> None:
-    """The script prints ok, and ends, within a minute."""
+    """The script prints ok, and ends."""
     program = START.format(threads=threads) + script
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("TRPO_FAST_EMULATE", None)
@@ -52,7 +53,7 @@ def finishes(script: str, threads: int) -> None:
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
         env=environment,
     )
     assert done.stdout.strip() == "ok", done.stdout + done.stderr[-2000:]
@@ -92,7 +93,7 @@ for _ in range(5):
         again.start()
         again.join()
         os._exit(0 if ok and torch.equal(F @ v, want) else 1)
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if time.monotonic() > limit:
             os.kill(child, signal.SIGKILL)

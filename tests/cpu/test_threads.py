@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from limits import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "tests/native/threads_driver.cpp", ROOT / "csrc/cpu/runtime/threads.cpp"]
@@ -29,7 +30,7 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def run(command: list[str]) -> str:
     # TSan follows the child of a fork only if told so, and aborts where it cannot map its shadow.
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1:die_after_fork=0"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, env=environment)
     return result.stdout.strip() + result.stderr.strip()[-4000:]
 
 

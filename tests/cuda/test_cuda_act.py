@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from act_cases import Outputs, assert_equal, check_follows, make, room
+from act_cases import AS_THE_MODULES, Outputs, assert_equal, check_follows, make, room
 from cases import HEADS
 from cuda_support import DEVICE, EMULATED, kernels, schedule, small_device  # noqa: F401
+from exactness import no_worse
 from torch import Tensor
 
 from trpo_fast import Gaussian, MLPPolicy
@@ -55,7 +56,7 @@ def test_equals_the_modules(head, hidden, activation, obs_dim, rows) -> None:
     ours = acted(CudaActor, policy, critic, obs)
     assert_equal(ours, acted(ModuleActor, policy, critic, obs))
     torch.testing.assert_close(
-        CudaActor(policy, critic).values(obs), critic.values(obs), rtol=2e-5, atol=2e-6
+        CudaActor(policy, critic).values(obs), critic.values(obs), **AS_THE_MODULES
     )
 
 
@@ -71,9 +72,7 @@ def test_log_probs_and_values_are_those_of_float64(head: str) -> None:
     exact_actions = actions if policy.head.nvec else actions.double()
     exact = policy.head.log_prob(policy.distribution_params(obs), exact_actions).detach()
     for got, theirs, wanted in zip(ours, single, (exact, critic.values(obs)), strict=True):
-        error, allowed = (got - wanted).norm(), (theirs - wanted).norm()
-        print(f"{head}: {error / wanted.norm():.1e}, modules {allowed / wanted.norm():.1e}")
-        assert error <= 2 * allowed + 1e-6 * wanted.norm()
+        no_worse(got, theirs, wanted)
 
 
 @pytest.mark.parametrize("head", ["categorical", "multicategorical"])
@@ -102,7 +101,7 @@ def test_normalises_on_the_way_in() -> None:
         torch.testing.assert_close(seen, normaliser(obs), equal_nan=True)
         wanted = acted(ModuleActor, policy, critic, normaliser(obs))
         for ours, theirs in zip(out, wanted, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6, equal_nan=True)
+            torch.testing.assert_close(ours, theirs, **AS_THE_MODULES, equal_nan=True)
             assert ours.isnan().reshape(9, -1).any(1).nonzero().flatten().tolist() == [3]
 
 

@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from critic_cases import nets, problem
-from cuda_support import DEVICE, EMULATED, Emulator, check_error, kernels, schedule, small_device  # noqa: F401
+from critic_cases import (
+    SAME_LOSS,
+    SAME_SOLVED_LOSS,
+    SAME_SOLVED_VALUES,
+    SAME_THETA,
+    assert_same_fit,
+    loss_no_worse,
+    nets,
+    problem,
+)
+from cuda_support import DEVICE, EMULATED, Emulator, kernels, schedule, small_device  # noqa: F401
+from exactness import CRITIC_GRADIENT, no_worse
 from torch import Tensor
 
 from trpo_fast import BackendUnavailable
@@ -56,9 +66,8 @@ def test_gradient(hidden, activation, rows, weighted, grid) -> None:
     loss, g = fit.gradient()
     reference_loss, reference_g = single.gradient()
     exact_loss, exact_g = ReferenceFit(net.double(), moved(targets, torch.float64)).gradient()
-    check_error(g, reference_g, exact_g, slack=5e-7)
-    allowed = 2 * (reference_loss - exact_loss).abs() + 1e-6 * exact_loss.sqrt()
-    assert (loss - exact_loss).abs() <= allowed
+    no_worse(g, reference_g, exact_g, CRITIC_GRADIENT, "gradient")
+    loss_no_worse(loss, reference_loss, exact_loss)
 
 
 def twins(**options: Any) -> tuple[Critic, Critic]:
@@ -96,9 +105,8 @@ def test_adam_equals_the_reference(hidden, activation, count, minibatch) -> None
         info = ours.fit(obs, returns, weights, generator=seeded(seed))
         wanted = theirs.fit(obs, returns, weights, generator=seeded(seed))
         assert (info.steps, info.backend) == (wanted.steps, "cuda")
-        torch.testing.assert_close(info.loss, wanted.loss, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(ours.theta, theirs.theta, rtol=1e-4, atol=2e-5)
-    torch.testing.assert_close(ours.moments, theirs.moments, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(info.loss, wanted.loss, **SAME_LOSS)
+    assert_same_fit(ours, theirs)
 
 
 def test_large_minibatches_take_large_tiles() -> None:
@@ -107,7 +115,7 @@ def test_large_minibatches_take_large_tiles() -> None:
     with small_device(multiprocessors=2):
         ours.fit(obs, returns, generator=seeded(0))
     theirs.fit(obs, returns, generator=seeded(0))
-    torch.testing.assert_close(ours.theta, theirs.theta, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(ours.theta, theirs.theta, **SAME_THETA)
 
 
 @pytest.mark.parametrize("method", ["adam", "gauss_newton"])
@@ -129,8 +137,8 @@ def test_gauss_newton_equals_the_reference() -> None:
         info = ours.fit(obs, returns, torch.ones(200, device=DEVICE), generator=seeded(seed))
         wanted = theirs.fit(obs, returns, generator=seeded(seed))
         assert info.steps == wanted.steps == 1 and info.backend == "cuda"
-        torch.testing.assert_close(info.loss, wanted.loss, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(ours.values(obs), theirs.values(obs), rtol=1e-3, atol=0.05)
+        torch.testing.assert_close(info.loss, wanted.loss, **SAME_SOLVED_LOSS)
+    torch.testing.assert_close(ours.values(obs), theirs.values(obs), **SAME_SOLVED_VALUES)
 
 
 def test_gauss_newton_stops_where_no_step_is_better() -> None:

@@ -212,21 +212,24 @@ def seeing(space: Any) -> Any:
     return Seeing
 
 
-IMAGES = [
-    spaces.Box(0, 255, (84, 84, 4), np.uint8),
-    spaces.Box(0, 255, (4, 4, 1), np.uint8),
-    spaces.Box(0, 1, (84, 84), np.float32),
-    spaces.Dict(speed=spaces.Box(-1, 1, (2,)), camera=spaces.Box(0, 255, (8, 8, 3), np.uint8)),
-    spaces.Tuple((spaces.Discrete(2), spaces.Dict(a=spaces.Box(0, 1, (96, 96, 3))))),
-]
-
-
+BOXES = {
+    "frames": spaces.Box(0, 255, (84, 84, 4), np.uint8),
+    "tiny": spaces.Box(0, 255, (4, 4, 1), np.uint8),
+    "grey": spaces.Box(0, 1, (84, 84), np.float32),
+}
+IMAGES = BOXES | {
+    "camera": spaces.Dict(
+        speed=spaces.Box(-1, 1, (2,)), camera=spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    ),
+    "nested": spaces.Tuple((spaces.Discrete(2), spaces.Dict(a=spaces.Box(0, 1, (96, 96, 3))))),
+}
 ENGINES = ["sync", "workers", "async", "vector"]
-SEEN = [(space, engine) for space in IMAGES for engine in ENGINES]
+SEEN = [(image, engine) for image in IMAGES for engine in ENGINES]
 
 
-@pytest.mark.parametrize(("space", "engine"), [*SEEN, *((image, "tensor") for image in IMAGES[:3])])
-def test_images_are_refused_with_what_to_do(space: Any, engine: str) -> None:
+@pytest.mark.parametrize(("image", "engine"), [*SEEN, *((box, "tensor") for box in BOXES)])
+def test_images_are_refused_with_what_to_do(image: str, engine: str) -> None:
+    space = IMAGES[image]
     env, options = seeing(space), {"engine": engine, "num_envs": 2}
     if engine == "vector":
         env, options = gymnasium.vector.SyncVectorEnv([env] * 2), {}
@@ -239,7 +242,7 @@ def test_images_are_refused_with_what_to_do(space: Any, engine: str) -> None:
 
 def test_an_image_that_was_flattened_on_purpose_is_taken() -> None:
     flat = gymnasium.wrappers.FlattenObservation
-    for space in (IMAGES[1], IMAGES[3]):
+    for space in (IMAGES["tiny"], IMAGES["camera"]):
         agent = TRPO(lambda space=space: flat(seeing(space)()), num_envs=2, **SETTINGS)
         assert agent.learn(32).policy.spec.widths[0] in (16, 194)
 

@@ -12,7 +12,8 @@ from trpo_fast.envs import tensor
 
 gym = pytest.importorskip("gymnasium")
 
-NAMES = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"]
+IN_FLOAT64 = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1"]
+NAMES = [*IN_FLOAT64, "MountainCarContinuous-v0"]
 # Gymnasium keeps this one's state in float32, so a float64 copy of it agrees to float32 rounding
 # only.
 TOLERANCE = {"MountainCarContinuous-v0": 1e-6}
@@ -52,7 +53,7 @@ def test_equals_gymnasium_step_by_step(name: str) -> None:
                 break
 
 
-@pytest.mark.parametrize("name", NAMES[:3])
+@pytest.mark.parametrize("name", IN_FLOAT64)
 def test_free_running_trajectory_equals_gymnasium_in_float64(name: str) -> None:
     reference = gym.make(name)
     reference.reset(seed=3)

@@ -20,6 +20,7 @@ pytest.importorskip("gymnasium")
 
 from envs_for_tests import Counting, Masked
 from gymnasium import spaces
+from limits import HANGS
 
 from trpo_fast.envs.engines import make_host
 from trpo_fast.envs.errors import EnvError
@@ -29,7 +30,7 @@ from trpo_fast.envs.workers.shared import SPINS, SpinSemaphore
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
-def gone(pids: list[int], seconds: float = 10.0) -> bool:
+def gone(pids: list[int], seconds: float = HANGS) -> bool:
     """Whether the processes end in time; zombies are ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -233,7 +234,7 @@ def test_no_worker_outlives_the_process_it_works_for(how: str, tmp_path: Path) -
         time.sleep(0.2)
         assert main.poll() is None and not gone(pids, 0.05)
         main.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
-    main.wait(20)
+    main.wait(HANGS)
     assert gone(pids)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import HEADS, Case, few, relative_error
+from cases import HEADS, Case, few
+from exactness import relative_error
 from torch.distributions import kl_divergence
 
 from trpo_fast import SquashedGaussian

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import relative_error
+from exactness import relative_error
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm

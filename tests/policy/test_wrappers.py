@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from limits import HANGS
 from module_cases import Custom
 from torch import nn
 from torch.distributions import Categorical
@@ -135,7 +136,7 @@ def test_two_ranks_with_data_of_their_own_do_not_part_silently(tmp_path: Path) -
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(60)
+        rank.join(HANGS)
         assert rank.exitcode == 0
     wanted = "policy: expected a module of one process (updates do not share rows between ranks"
     for _ in ranks:

@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from limits import HANGS
 
 from trpo_fast._base import extension
 
@@ -84,7 +85,7 @@ def run(arguments: list[str], folder: Path, **changes: str) -> subprocess.Comple
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=120,
+        timeout=HANGS,
     )
 
 
@@ -229,14 +230,18 @@ def test_bad_architecture_is_named(tree: Path) -> None:
 @needs_tools
 def test_sdist_is_complete(tree: Path) -> None:
     shutil.copytree(ROOT / "csrc", tree / "csrc", dirs_exist_ok=True)
+    measured = ("benchmarks/results/xeon/cg.json", "benchmarks/pictures/rules.png")
+    write(tree, {"benchmarks/plot.py": "", **dict.fromkeys(measured, "")})
     done = run(["setup.py", "-q", "sdist"], tree)
     assert done.returncode == 0, done.stdout
     with tarfile.open(next(tree.glob("dist/*.tar.gz"))) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {path.relative_to(tree).as_posix() for path in (tree / "csrc").rglob("*.*")}
     wanted |= {path.relative_to(tree).as_posix() for path in (tree / "trpo_fast").rglob("*.py")}
-    wanted |= {"setup.py", "pyproject.toml", "trpo_fast/py.typed", "trpo_fast/_C.pyi", *PAPERS}
+    files = ("trpo_fast/py.typed", "trpo_fast/_C.pyi", "benchmarks/plot.py", *PAPERS)
+    wanted |= {"setup.py", "pyproject.toml", *files}
     assert wanted - packed == set()
+    assert packed.isdisjoint(measured)
 
 
 def test_setup_is_short() -> None:

@@ -1,4 +1,4 @@
-"""The case table: small policies of every head with rows to match, and how errors are measured."""
+"""The case table: small policies of every head with rows to match."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ class Case:
     group_size: int | None = None
 
     def __str__(self) -> str:
-        extra = "-w" * self.weights + "-m" * self.masks
+        """What differs from the defaults beside head, net and rows: the case's name in a test's."""
+        extra = f"-obs{self.obs_dim}" * (self.obs_dim != 5) + "-w" * self.weights
+        extra += "-m" * self.masks + f"-groups{self.group_size}" * bool(self.group_size)
         shape = "x".join(map(str, self.hidden)) or "linear"
         return f"{self.head}-{shape}-{self.activation}-N{self.rows}{extra}"
 
@@ -127,16 +129,19 @@ def every_shape() -> list[Case]:
     return cases
 
 
+def weighted(head: str) -> Case:
+    """The weighted case of a head, masked where the head has choices."""
+    return Case(head, weights=True, masks="categorical" in head)
+
+
 def few() -> list[Case]:
-    """One weighted case a head, masked where the head has choices."""
-    return [Case(head, weights=True, masks="categorical" in head) for head in HEADS]
+    """One case a head."""
+    return [weighted(head) for head in HEADS]
 
 
-def relative_error(value: Tensor, truth: Tensor) -> float:
-    """Norm of the difference over the norm of the truth, in float64."""
-    value, truth = value.detach(), truth.detach()
-    difference = (value.double() - truth.double()).norm()
-    return float(difference / truth.double().norm().clamp_min(1e-300))
+def thinned(cases: list[Case], step: int, begin: int = 0) -> list[Case]:
+    """Every so many of a long list, where all would take too long."""
+    return cases[begin::step]
 
 
 def poison(batch: Batch) -> Batch:

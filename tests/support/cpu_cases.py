@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, every_shape, relative_error
+from cases import Case, every_shape, few, weighted
 
 from trpo_fast import flat_params
 from trpo_fast._base import extension
@@ -60,6 +60,15 @@ def all_shapes() -> list[Case]:
     return every_shape() + wide_shapes()
 
 
+def update_case(head: str) -> Case:
+    """The weighted case of a head with rows and layers enough for whole solves and updates."""
+    return replace(weighted(head), rows=200, hidden=(32, 16))
+
+
+def update_cases() -> list[Case]:
+    return [update_case(case.head) for case in few()]
+
+
 def single(case: Case) -> tuple[MLPPolicy, Batch]:
     """The case in float32."""
     case = replace(case, dtype=torch.float32)
@@ -98,10 +107,3 @@ def in_double(policy: MLPPolicy, batch: Batch) -> tuple[MLPPolicy, Batch]:
         if value is not None and value.is_floating_point()
     }
     return copy.deepcopy(policy).double(), replace(batch, **double)
-
-
-def no_worse(ours, theirs, truth, slack: float = 2.0, epsilon: float = 1e-6) -> None:
-    """Error against float64 at most `slack` times the float32 reference's, plus epsilon."""
-    mine, its = relative_error(ours, truth), relative_error(theirs, truth)
-    print(f"ours {mine:.2e}, float32 reference {its:.2e}")
-    assert mine <= slack * its + epsilon

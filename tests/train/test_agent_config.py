@@ -32,17 +32,18 @@ def test_an_agents_parts_are_those_of_its_config() -> None:
     assert agent.critic.net.net[0].out_features == 7
 
 
-GIVEN = [
-    ("CartPole-v1", lambda: MLPPolicy(4, Categorical(2), (64, 64), "relu")),
-    ("CartPole-v1", lambda: MLPPolicy(4, Categorical(2), (8,))),
-    ("Pendulum-v1", lambda: MLPPolicy(3, Gaussian(1, "state"), ())),
-    ("Pendulum-v1", lambda: MLPPolicy(3, SquashedGaussian(1), (8,), "gelu")),
-    ("Pendulum-v1", lambda: MLPPolicy(3, SquashedGaussian(1, "state"))),
-]
+GIVEN = {
+    "relu": ("CartPole-v1", lambda: MLPPolicy(4, Categorical(2), (64, 64), "relu")),
+    "narrow": ("CartPole-v1", lambda: MLPPolicy(4, Categorical(2), (8,))),
+    "linear": ("Pendulum-v1", lambda: MLPPolicy(3, Gaussian(1, "state"), ())),
+    "squashed": ("Pendulum-v1", lambda: MLPPolicy(3, SquashedGaussian(1), (8,), "gelu")),
+    "squashed by state": ("Pendulum-v1", lambda: MLPPolicy(3, SquashedGaussian(1, "state"))),
+}
 
 
-@pytest.mark.parametrize(("env", "make"), GIVEN)
-def test_a_given_policy_comes_back_from_its_checkpoint(env: str, make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_given_policy_comes_back_from_its_checkpoint(given: str, tmp_path: Path) -> None:
+    env, make = GIVEN[given]
     agent = TRPO(env, policy=make(), **SMALL).learn(64, checkpoint_path=tmp_path / "c")
     loaded = TRPO.load(tmp_path / "c")
     obs = 3.0 * np.random.default_rng(0).normal(size=(50, agent.policy.spec.widths[0]))
@@ -67,28 +68,28 @@ def test_a_squashed_policy_is_squashed() -> None:
 
 
 DISAGREE = [
-    (GIVEN[0], {"hidden": (32,)}, r"hidden: expected \(64, 64\) as in the policy .*, got \(32,\)"),
-    (GIVEN[0], {"activation": "tanh"}, "activation: expected 'relu' as in the policy"),
-    (GIVEN[2], {"std": "free"}, "std: expected 'state' as in the policy"),
-    (GIVEN[3], {"action_mode": "scale"}, "action_mode: expected 'squash' as in the policy"),
-    (GIVEN[2], {"action_mode": "squash"}, "action_mode: expected 'clip' or 'scale' for a policy"),
-    (GIVEN[0], {"initial_log_std": -1.0}, "initial_log_std: expected none beside a policy"),
-    (GIVEN[0], {"config": Config(activation="elu")}, "activation: expected 'relu' as in the pol"),
+    ("relu", {"hidden": (32,)}, r"hidden: expected \(64, 64\) as in the policy .*, got \(32,\)"),
+    ("relu", {"activation": "tanh"}, "activation: expected 'relu' as in the policy"),
+    ("linear", {"std": "free"}, "std: expected 'state' as in the policy"),
+    ("squashed", {"action_mode": "scale"}, "action_mode: expected 'squash' as in the policy"),
+    ("linear", {"action_mode": "squash"}, "action_mode: expected 'clip' or 'scale' for a policy"),
+    ("relu", {"initial_log_std": -1.0}, "initial_log_std: expected none beside a policy"),
+    ("relu", {"config": Config(activation="elu")}, "activation: expected 'relu' as in the pol"),
 ]
 
 
 @pytest.mark.parametrize(("given", "settings", "message"), DISAGREE)
 def test_a_setting_that_disagrees_with_the_policy_is_refused(
-    given: Any, settings: dict[str, Any], message: str
+    given: str, settings: dict[str, Any], message: str
 ) -> None:
-    env, make = given
+    env, make = GIVEN[given]
     with pytest.raises(ValueError, match=f"^{message}"):
         TRPO(env, policy=make(), **settings)
 
 
 def test_a_config_that_says_nothing_of_the_policy_follows_it() -> None:
     config = Config(num_envs=2, rows_per_update=64)
-    agent = TRPO("CartPole-v1", config=config, policy=GIVEN[0][1]())
+    agent = TRPO("CartPole-v1", config=config, policy=GIVEN["relu"][1]())
     assert agent.config.activation == "relu" and config.activation == "tanh"
 
 

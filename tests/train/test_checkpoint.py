@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from limits import HANGS
 
 from trpo_fast.train import checkpoint
 from trpo_fast.train.checkpoint import CheckpointError, load, save
@@ -156,7 +157,7 @@ def test_kill_at_a_hundred_random_moments_never_corrupts(tmp_path: Path) -> None
         ready = fork.Event()
         child = fork.Process(target=save_forever, args=(path, ready), daemon=True)
         child.start()
-        assert ready.wait(10)
+        assert ready.wait(HANGS)
         time.sleep(draw.uniform(0, 0.01))
         os.kill(child.pid, signal.SIGKILL)
         child.join()

@@ -18,6 +18,7 @@ pytest.importorskip("safetensors")
 
 import gymnasium
 from envs_for_tests import Counting
+from limits import HANGS
 from small_runs import SMALL
 
 from trpo_fast import TRPO, evaluate
@@ -102,7 +103,11 @@ def test_the_command_renders_mujoco(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trpo_fast.cli.main", *words]
     # How MuJoCo renders is settled when it is imported: in a process of its own.
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "MUJOCO_GL": "egl"}, timeout=120
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MUJOCO_GL": "egl"},
+        timeout=HANGS,
     )
     if "expected one that renders here" in done.stderr:
         pytest.skip(f"no rendering by EGL: {done.stderr.strip()[-200:]}")

@@ -21,6 +21,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 pytest.importorskip("tyro")
 
+from limits import HANGS
 from small_runs import refused, train
 
 from trpo_fast._base import files, toml
@@ -56,7 +57,7 @@ def save_forever(path: Path, started: Any) -> None:
 def test_two_writers_of_one_name_disturb_no_reader(tmp_path: Path) -> None:
     path, events = tmp_path / "a", [FORK.Event(), FORK.Event()]
     with forked(save_forever, path, events[0]), forked(save_forever, path, events[1]):
-        assert all(event.wait(20) for event in events)
+        assert all(event.wait(HANGS) for event in events)
         for _ in range(200):
             rows = load(path)["rows"]
             assert (rows == rows[0]).all()
@@ -71,7 +72,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> N
     path = tmp_path / "a"
     for _ in range(3):
         with forked(die, path) as child:
-            child.join(20)
+            child.join(HANGS)
         assert [name.endswith(".tmp") for name in os.listdir(tmp_path)] == [True]
     assert load(save(path, {"step": 1})) == {"step": 1}
     assert os.listdir(tmp_path) == ["a"]
@@ -81,11 +82,11 @@ def test_a_temporary_file_in_use_is_not_a_leftover(tmp_path: Path) -> None:
     ready = FORK.Event()
 
     def pause(path: Path) -> None:
-        os.fsync = lambda _: (ready.set(), time.sleep(60))
+        os.fsync = lambda _: (ready.set(), time.sleep(HANGS))
         save(path, {"step": 0})
 
     with forked(pause, tmp_path / "a"):
-        assert ready.wait(20)
+        assert ready.wait(HANGS)
         save(tmp_path / "a", {"step": 1})
         assert len(os.listdir(tmp_path)) == 2
 
@@ -120,7 +121,7 @@ def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:
 def hold(directory: Path, held: Any) -> None:
     with files.only_writer(directory, "out"):
         held.set()
-        time.sleep(60)
+        time.sleep(HANGS)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(
@@ -130,7 +131,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(
     capsys.readouterr()
     held = FORK.Event()
     with forked(hold, tmp_path / "run", held):
-        assert held.wait(20)
+        assert held.wait(HANGS)
         words = ["resume", str(tmp_path / "run"), "--steps", "64"]
         refused(words, "RUN: expected a run that no other process trains, got", capsys)
         assert read_progress(tmp_path / "run")["update"] == [1.0]
@@ -151,7 +152,7 @@ def test_two_new_runs_do_not_share_a_directory(
         assert train(tmp_path, 64) == 0
     before, held = sorted(os.listdir(tmp_path)), FORK.Event()
     with forked(hold, tmp_path, held) if running else contextlib.nullcontext():
-        assert not running or held.wait(20)
+        assert not running or held.wait(HANGS)
         capsys.readouterr()
         message = "trpo-fast: out: expected a " + (
             "run that no" if running else "directory without"
@@ -168,10 +169,10 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process(tmp_path: Pat
             if os.fork() == 0:
                 names.put(os.getpid())
                 alive.set()
-            time.sleep(60)
+            time.sleep(HANGS)
 
     with forked(fork_under_lock):
-        assert alive.wait(20)
+        assert alive.wait(HANGS)
     orphan = names.get()
     with files.only_writer(tmp_path, "out"):
         os.kill(orphan, signal.SIGKILL)  # it lived on
@@ -246,7 +247,7 @@ def test_a_kill_beside_a_checkpoint_leaves_no_hole_in_a_log(after: bool, tmp_pat
         train(out, 320, "--checkpoint-every", "1", "--tensorboard")
 
     with forked(die) as child:
-        child.join(60)
+        child.join(HANGS)
     assert load(out / CHECKPOINT)["counters"][1] == (3 if after else 2)
     assert main(["resume", str(out)]) == 0 and train(whole, 320) == 0
     for name in ("update", "kl", "return"):

@@ -25,6 +25,7 @@ pytest.importorskip("safetensors")
 import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import sync_vector_env
+from limits import HANGS
 from small_runs import FLAGS, SMALL, parameters
 
 from trpo_fast import TRPO
@@ -245,7 +246,7 @@ def test_the_command_saves_before_it_ends(engine: str, tmp_path: Path) -> None:
             break
     os.killpg(run.pid, signal.SIGINT)
     said = run.stderr.read()
-    assert run.wait(60) == 130 and "continue with trpo-fast resume" in said
+    assert run.wait(HANGS) == 130 and "continue with trpo-fast resume" in said
     saved = checkpoint.load(tmp_path / CHECKPOINT)["counters"][1]
     assert saved >= 3 and saved == read_progress(tmp_path)["update"][-1]
     wanted = TRPO("CartPole-v1", **SMALL, seed=5).learn(64 * saved)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, relative_error
+from cases import Case
+from exactness import relative_error
 
 from trpo_fast import FisherOperator, Penalty, flat_params, kl_penalty_update, pg_update
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, few, poison, relative_error
+from cases import Case, few, poison
+from exactness import relative_error
 
 from trpo_fast import Batch, FisherOperator, flat_params, npg_update, pg_update, trpo_update
 from trpo_fast.backends.registry import registry
