@@ -213,5 +213,8 @@ def test_help_of_train_shows_the_preset_of_the_environment_that_is_named(capsys)
         seen[words] = " ".join(capsys.readouterr().out.split())
     assert "usage: trpo-fast train ENV [--config FILE]" in seen["train --help"]
     assert "Train on ENV: a gymnasium id such as CartPole-v1" in seen["train --help"]
-    assert "Train on Swimmer-v5. Its preset: gamma 0.999," in seen["train Swimmer-v5 --help"]
-    assert "Its preset: none, so the defaults" in seen["train Nowhere-v1 --help"]
+    assert (
+        "Train on Swimmer-v5. Defaults below are those of its preset: --gamma 0.999"
+        in seen["train Swimmer-v5 --help"]
+    )
+    assert "those of its preset: nothing, it has none" in seen["train Nowhere-v1 --help"]

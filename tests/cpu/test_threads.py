@@ -50,7 +50,7 @@ def test_tsan_sees_a_race(tmp_path: Path) -> None:
     """The sanitizer works here: it must report a lane that writes what another lane writes."""
     source = tmp_path / "race.cpp"
     source.write_text(
-        '#include "cpu/threads.h"\n#include <unistd.h>\nint shared = 0;\nint main() {\n'
+        '#include "cpu/runtime/threads.h"\n#include <unistd.h>\nint shared = 0;\nint main() {\n'
         "  auto lane = [](void*, int64_t, int) { ++shared; usleep(200); };\n"
         "  trpo_fast::cpu::parallel_lanes(3, 300, lane, nullptr);\n}\n"
     )
