@@ -9,6 +9,7 @@ import functools
 import importlib
 import os
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,26 @@ def emulating() -> bool:
     return os.environ.get("TRPO_FAST_EMULATE", "0") not in ("", "0")
 
 
+def emulation_library() -> Path:
+    """What TRPO_FAST_EMULATE names; for 1, what ``make emulation`` leaves in a checkout."""
+    asked = os.environ.get("TRPO_FAST_EMULATE", "")
+    if asked != "1":
+        return Path(asked)
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / "build" / "emulation" / "library" / "libtrpo_fast_emulated.so"
+
+
+def _emulated() -> str:
+    library = emulation_library()
+    if library.is_file():
+        return "ok"
+    return (
+        f"TRPO_FAST_EMULATE={os.environ['TRPO_FAST_EMULATE']} takes the emulated kernels from "
+        f"{library}, which does not exist: make emulation builds it in a checkout; or set "
+        "TRPO_FAST_EMULATE to the path of a libtrpo_fast_emulated.so"
+    )
+
+
 def asynchronous(device: torch.device) -> bool:
     """Whether the host runs ahead of work on this device, as emulated kernels pretend."""
     return device.type != "cpu" or emulating()
@@ -111,7 +132,7 @@ def _cuda() -> str:
     if "cuda" not in native.families:
         return "this build contains no CUDA kernels"
     if emulating():
-        return "ok"
+        return _emulated()
     archs = native.build_info()["cuda_archs"]
     if not archs:
         return (

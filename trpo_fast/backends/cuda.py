@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,31 +28,13 @@ _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
 _SOLVE = 4  # quad, residual norm, iterations, first curvature
 
 
-def emulation_library() -> str:
-    """The path TRPO_FAST_EMULATE names; for 1, the library that ``make emulation`` leaves in a
-    checkout.
-    """
-    asked = os.environ.get("TRPO_FAST_EMULATE", "")
-    if asked != "1":
-        return asked
-    checkout = Path(__file__).resolve().parents[2]
-    library = checkout / "build" / "emulation" / "library" / "libtrpo_fast_emulated.so"
-    if not library.exists():
-        raise BackendUnavailable(
-            f"TRPO_FAST_EMULATE=1 takes the emulated kernels from {library}, which does not exist: "
-            "make emulation builds it in a checkout; or set TRPO_FAST_EMULATE to the path of a "
-            "libtrpo_fast_emulated.so"
-        )
-    return str(library)
-
-
 @functools.cache
 def connected() -> Any:
     """The native module with the kernels' table connected."""
     native = extension.module()
     assert native is not None
     with explained():
-        native.cuda_connect(emulation_library() if extension.emulating() else "")
+        native.cuda_connect(str(extension.emulation_library()) if extension.emulating() else "")
     return native
 
 
