@@ -145,6 +145,16 @@ def check_vector(argument: str, value: Any, theta: Tensor, *, columns: bool) -> 
     return check_tensor(argument, value, theta, (theta.numel(),))
 
 
+def in_one_place(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a fake kernel, which torch runs as well where only some tensors are on the
+    meta device: what it makes beside the others would be memory that nobody has written.
+    """
+    held = [x for x in (*given, *named.values()) if isinstance(x, Tensor)]
+    if len(places := sorted({str(x.device) for x in held})) > 1:
+        raise fail("theta", "tensors on one device", " and ".join(places))
+    return given
+
+
 def check_fvp_rows(fvp_rows: Any, theta: Tensor, rows: int, *, look: bool = True) -> Tensor | None:
     """Row indices for the Fisher-vector products: an int asks for that many, evenly strided.
     Without ``look`` the values of given indices are left to the kernels, which flag what is none.
