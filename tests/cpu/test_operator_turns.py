@@ -38,6 +38,7 @@ class Enough(Exception):
 """
 
 pytestmark = [
+    pytest.mark.attack,
     pytest.mark.skipif(extension.availability()["cpu"] != "ok", reason="no native code here"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
 ]

@@ -33,6 +33,8 @@ from trpo_fast.train.config import Config
 from trpo_fast.train.evaluate import evaluate
 from trpo_fast.train.trainer import TRPO
 
+pytestmark = pytest.mark.attack
+
 
 def test_a_killed_worker_leaves_policy_and_checkpoint_intact(tmp_path: Path) -> None:
     agent = TRPO("CartPole-v1", engine="workers", workers=1, **SMALL)

@@ -168,7 +168,7 @@ def solve(
     backend: str = KernelSettings.backend,
     precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
-    """Conjugate gradient on (F + damping I) x = g: x like g, SOLVE_STATS [3] or [3, K] (float64)."""
+    """Conjugate gradient on (F + damping I) x = g: x like g; SOLVE_STATS [3] or [3, K], float64."""
     operator = _fisher_operator(
         theta,
         obs,
