@@ -13,7 +13,7 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test lint format train check-cuda bench clean
+.PHONY: help venv install build emulation test attack lint format train check-cuda bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ emulation: install  ## build the CUDA kernels for the host, for TRPO_FAST_EMULAT
 
 test: build emulation  ## run every test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --durations=10 tests
+
+attack: build emulation  ## hostile tensors, environments, files, signals, words; n times as many with TRPO_FAST_CAMPAIGN=n
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m attack --durations=10 tests
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

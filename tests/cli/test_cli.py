@@ -172,9 +172,14 @@ def test_torch_without_cuda_is_named(native, monkeypatch: pytest.MonkeyPatch) ->
     assert "is built without CUDA; install a CUDA build" in cuda_machine._torch_support().why_not
 
 
-def test_emulation_needs_no_device(native, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_emulation_needs_no_device_but_its_library(
+    native, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys
+) -> None:
     native(fake_native(cuda_probe=lambda: probe("no CUDA device: x")))
-    monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
+    library = tmp_path / "libtrpo_fast_emulated.so"
+    monkeypatch.setenv("TRPO_FAST_EMULATE", str(library))
+    assert f"kernels from {library}, which does not exist" in trpo_fast.backends()["cuda"]
+    library.touch()
     assert trpo_fast.backends()["cuda"] == "ok"
     cli.main(["doctor"])
     assert "emulated on the host" in capsys.readouterr().out

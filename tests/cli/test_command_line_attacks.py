@@ -23,6 +23,8 @@ from trpo_fast.cli import commands, failures
 from trpo_fast.cli import main as cli
 from trpo_fast.cli.main import main
 
+pytestmark = pytest.mark.attack
+
 ROOT = Path(__file__).resolve().parents[2]
 CLI = f"{sys.executable} -m trpo_fast.cli.main"
 

@@ -25,6 +25,8 @@ from trpo_fast import (
 from trpo_fast.backends.registry import registry
 from trpo_fast.learner.critic import Critic
 
+pytestmark = pytest.mark.attack
+
 CHOOSING = Case("multicategorical", weights=True, masks=True, dtype=torch.float32)
 MOVING = Case("gaussian", weights=True, dtype=torch.float32)
 BACKENDS = [name for name, backend in registry().items() if backend.machine_support()]

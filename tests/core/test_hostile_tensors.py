@@ -32,6 +32,8 @@ from trpo_fast.backends.registry import registry
 from trpo_fast.learner.actor import ActTensors
 from trpo_fast.learner.actor_cpu import NativeActor
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.fixture(params=registry())
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

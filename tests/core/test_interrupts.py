@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from campaign import numbers
 from cases import Case
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from trpo_fast import Batch, Penalty, flat_params, kl_penalty_update, pg_update, trpo_update
+
+pytestmark = pytest.mark.attack
 
 Run = Callable[[nn.Module, Batch], Any]
 
@@ -140,7 +143,7 @@ def test_an_interrupt_at_any_bytecode(name: str) -> None:
     whole = Opcodes()
     whole.over(attempts)
     draw = random.Random(0)
-    for _ in range(80):
+    for _ in numbers(30):
         Opcodes(draw.randint(1, whole.seen)).over(attempts)
         attempts.check()
     attempts.finish()
@@ -172,7 +175,7 @@ def test_ctrl_c_at_any_moment(name: str, alarm: Callable[[float], None]) -> None
     start = time.perf_counter()
     attempts()
     seconds, draw, interrupted = time.perf_counter() - start, random.Random(0), 0
-    for _ in range(200):
+    for _ in numbers(60):
         try:
             alarm(draw.uniform(1e-5, seconds))
             attempts()

@@ -24,6 +24,8 @@ from trpo_fast import (
     trpo_update,
 )
 
+pytestmark = pytest.mark.attack
+
 
 class Masking(Custom):
     def forward(self, obs, mask):

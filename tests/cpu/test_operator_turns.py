@@ -39,6 +39,7 @@ class Enough(Exception):
 """
 
 pytestmark = [
+    pytest.mark.attack,
     pytest.mark.skipif(not registry()["cpu"].machine_support(), reason="no native code here"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
 ]

@@ -14,6 +14,8 @@ from gymnasium import spaces
 
 from trpo_fast.envs.actions import ActionMap
 
+pytestmark = pytest.mark.attack
+
 HUGE = float(np.finfo(np.float32).max)
 
 

@@ -22,6 +22,8 @@ from trpo_fast.envs.gym.host import EnvError
 from trpo_fast.train.collect_host import HostCollector
 from trpo_fast.train.rollout import Layout
 
+pytestmark = pytest.mark.attack
+
 
 class LateMask(Masked):
     """Masks in the infos of steps only."""

@@ -23,6 +23,8 @@ from small_runs import parameters
 from trpo_fast import TRPO, evaluate
 from trpo_fast.envs.tensor import TensorStep, make
 
+pytestmark = pytest.mark.attack
+
 SETTINGS: dict[str, Any] = {"rows_per_update": 32, "hidden": (4,), "critic_hidden": (4,)}
 
 

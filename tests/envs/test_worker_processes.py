@@ -27,6 +27,8 @@ from trpo_fast.envs.errors import EnvError
 from trpo_fast.envs.workers import worker
 from trpo_fast.envs.workers.shared import SPINS, SpinSemaphore
 
+pytestmark = pytest.mark.attack
+
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 

@@ -34,6 +34,8 @@ from trpo_fast.learner.actor import ModuleActor
 from trpo_fast.learner.critic import Critic
 from trpo_fast.policy.flat import every_parameter
 
+pytestmark = pytest.mark.attack
+
 ROWS, OBS, WIDTH, ACTIONS = 17, 4, 5, 2
 
 

@@ -31,6 +31,8 @@ from trpo_fast import (
     trpo_update,
 )
 
+pytestmark = pytest.mark.attack
+
 gloo = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="this torch has no gloo",

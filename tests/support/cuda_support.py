@@ -15,8 +15,8 @@ from torch import Tensor
 
 from trpo_fast import Batch, MLPPolicy
 from trpo_fast._base import extension
-from trpo_fast.backends import cuda as cuda_backend
 from trpo_fast.backends.cuda import CudaOperator
+from trpo_fast.backends.cuda_machine import emulation_library
 from trpo_fast.backends.reference import ReferenceOperator
 from trpo_fast.core import checks
 from trpo_fast.core.problem import Problem
@@ -47,7 +47,7 @@ class Emulator:
     """The emulation library's own entries."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(cuda_backend.emulation_library())
+        self._library = ctypes.CDLL(str(emulation_library()))
         self._library.trpo_emulation_schedule.argtypes = [
             ctypes.c_int,
             ctypes.c_uint64,

@@ -33,6 +33,8 @@ from trpo_fast.train.checkpoint import CheckpointError, load, save
 from trpo_fast.train.loggers import read_progress
 from trpo_fast.train.trainer import TRPO
 
+pytestmark = pytest.mark.attack
+
 FORK = multiprocessing.get_context("fork")
 
 

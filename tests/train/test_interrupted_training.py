@@ -37,6 +37,8 @@ from trpo_fast.train import checkpoint, collect_tensor, rollout, trainer
 from trpo_fast.train import collect_host as collect
 from trpo_fast.train.loggers import read_progress
 
+pytestmark = pytest.mark.attack
+
 LENGTH = 7  # of every episode, which pays one a step; rollouts are shorter
 # Where steps are taken and counted; lines of other files (such as the update's) are not numbered.
 MODULES = (collect, collect_tensor, rollout, trainer, host, base, sync_vector_env)

@@ -48,7 +48,7 @@ ALGORITHMS = {
 }
 # What is no setting: the objects themselves, and what the trainer knows.
 OBJECTS = set("policy batch penalty obs obs_dim weights action_mask actions optimizer".split())
-OBJECTS |= {"sync", "options", "device"}
+OBJECTS |= {"sync", "options", "device", "dtype"}
 # Arguments that are settings of another name; every other has its own.
 RENAMED = {
     ("npg_update", "learning_rate"): "npg_learning_rate",
@@ -176,7 +176,8 @@ def test_a_setting_says_what_it_is(setting: Setting) -> None:
         with pytest.raises(ValueError, match=rf"^{setting.name}: expected .* (most|to) \d+, got"):
             Config(**{setting.name: wrong})
     if setting.kind is float:
-        for value in (float("nan"), float("inf")):
+        wrong = {"nan", "-inf"} | (set() if "or_inf" in setting.bounds else {"inf"})
+        for value in map(float, sorted(wrong)):
             with pytest.raises(ValueError, match=f"^{setting.name}: expected .*, got {value}"):
                 Config(**{setting.name: value})
 

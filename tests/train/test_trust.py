@@ -20,6 +20,8 @@ from trpo_fast.train import checkpoint
 from trpo_fast.train.checkpoint import CheckpointError
 from trpo_fast.train.trainer import TRPO
 
+pytestmark = pytest.mark.attack
+
 RECEIVED: list[dict[str, Any]] = []
 
 

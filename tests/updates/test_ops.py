@@ -136,6 +136,21 @@ def test_bad_structure_raises(name):
         ops.fvp(*spoil([theta, batch.obs, v, *net(policy)]))
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_tensor_without_memory_beside_others_gets_no_answer(place):
+    """Torch takes the operator's shapes for such a call, and would return unwritten memory."""
+    policy, batch, theta, _ = problem(Case())
+    data = [theta, batch.obs, batch.actions, batch.advantages]
+    data[place] = data[place].to("meta")
+    for operator in (ops.gradient, ops.update):
+        with pytest.raises(ValueError, match=r"^theta: expected tensors on one device, got cpu"):
+            operator(*data, *net(policy))
+    with pytest.raises(ValueError, match=r"^theta: expected tensors on one device, got cpu"):
+        ops.fvp(theta, batch.obs, theta, *net(policy), weights=batch.advantages.to("meta"))
+    with pytest.raises(ValueError, match=r"^theta: expected tensors on one device, got cpu"):
+        ops.solve(theta, batch.obs.to("meta"), theta, *net(policy))
+
+
 def test_operators_leave_the_global_generator_alone():
     policy, batch, theta, v = problem(Case(hidden=(3, 4)))
     torch.manual_seed(0)

@@ -31,22 +31,30 @@ def check_number(
     least: float = -math.inf,
     below: float = math.inf,
     most: float = math.inf,
+    or_inf: bool = False,
 ) -> float:
-    """A finite real number with above < value, least <= value, value < below, value <= most."""
+    """A finite real number with above < value, least <= value, value < below, value <= most;
+    infinity as well with ``or_inf``.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         got = f"{value!r} ({type(value).__name__})"
-        raise fail(argument, _wanted(above, least, below, most), got)
+        raise fail(argument, _wanted(above, least, below, most, or_inf), got)
     try:
         number = float(value)
     except OverflowError:  # an integer or a fraction beyond float64
-        raise fail(argument, _wanted(above, least, below, most), _shown(value)) from None
+        wanted = _wanted(above, least, below, most, or_inf)
+        raise fail(argument, wanted, _shown(value)) from None
+    if or_inf and number == math.inf:
+        return number
     if not math.isfinite(number) or not above < number < below or not least <= number <= most:
-        raise fail(argument, _wanted(above, least, below, most), value)
+        raise fail(argument, _wanted(above, least, below, most, or_inf), value)
     return number
 
 
-def _wanted(above: float, least: float, below: float, most: float) -> str:
+def _wanted(above: float, least: float, below: float, most: float, or_inf: bool) -> str:
     """The words for a number with these bounds."""
+    if or_inf:
+        return _wanted(above, least, below, most, False) + " or inf"
     if math.isfinite(least) and math.isfinite(most):
         return f"a number from {least:g} to {most:g}"
     low = f" of at least {least:g}" if math.isfinite(least) else ""

@@ -60,6 +60,13 @@ class Below:
     bound: float
 
 
+@dataclass(frozen=True)
+class OrInfinite:
+    """The number may be infinity too."""
+
+    bound: bool = True
+
+
 CHECKS: dict[Any, Callable[..., Any]] = {
     bool: check_bool,
     int: check_count,
@@ -67,7 +74,13 @@ CHECKS: dict[Any, Callable[..., Any]] = {
     str: check_text,
     tuple: check_counts,
 }
-_BOUNDS = {AtLeast: "least", AtMost: "most", Above: "above", Below: "below"}
+_BOUNDS = {
+    AtLeast: "least",
+    AtMost: "most",
+    Above: "above",
+    Below: "below",
+    OrInfinite: "or_inf",
+}
 
 
 @dataclass(frozen=True)

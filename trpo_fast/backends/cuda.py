@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
-from .cuda_machine import machine_support, serves
+from .cuda_machine import emulation_library, machine_support, serves
 from .native import NativeProblem, native_shape, problem_support, readable
 from .support import SERVES, Support
 
@@ -36,29 +34,12 @@ _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
 _SOLVE = 4  # quad, residual norm, iterations, first curvature
 
 
-def emulation_library() -> str:
-    """The path TRPO_FAST_EMULATE names; for 1, the library that ``make emulation`` leaves in a
-    checkout.
-    """
-    asked = os.environ.get("TRPO_FAST_EMULATE", "")
-    if asked != "1":
-        return asked
-    checkout = Path(__file__).resolve().parents[2]
-    library = checkout / "build" / "emulation" / "library" / "libtrpo_fast_emulated.so"
-    if not library.exists():
-        raise BackendUnavailable(
-            f"TRPO_FAST_EMULATE=1 takes the emulated kernels from {library}, which does not exist: "
-            "make emulation builds it in a checkout; or set TRPO_FAST_EMULATE to the path of a "
-            "libtrpo_fast_emulated.so"
-        )
-    return str(library)
-
-
 @functools.cache
 def connected() -> ModuleType:
     """The native module with the kernels' table connected."""
     with explained():
-        extension.native.cuda_connect(emulation_library() if extension.emulating() else "")
+        library = str(emulation_library()) if extension.emulating() else ""
+        extension.native.cuda_connect(library)
     return extension.native
 
 

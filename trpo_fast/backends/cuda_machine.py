@@ -5,6 +5,8 @@ can use.
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 
 import torch
 
@@ -40,14 +42,34 @@ def describe_device(device: dict) -> str:
 
 def machine_support() -> Support:
     """Whether any CUDA kernel can run on this machine."""
-    return _machine_support(extension.emulating())
+    if extension.emulating():
+        return family_support("cuda") and _emulation_support()
+    return _machine_support()
+
+
+def emulation_library() -> Path:
+    """What TRPO_FAST_EMULATE names; for 1, what ``make emulation`` leaves in a checkout."""
+    asked = os.environ.get("TRPO_FAST_EMULATE", "")
+    if asked != "1":
+        return Path(asked)
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / "build" / "emulation" / "library" / "libtrpo_fast_emulated.so"
+
+
+def _emulation_support() -> Support:
+    library = emulation_library()
+    if library.is_file():
+        return SERVES
+    return Support(
+        f"TRPO_FAST_EMULATE={os.environ['TRPO_FAST_EMULATE']} takes the emulated kernels from "
+        f"{library}, which does not exist: make emulation builds it in a checkout; or set "
+        "TRPO_FAST_EMULATE to the path of a libtrpo_fast_emulated.so"
+    )
 
 
 @functools.cache
-def _machine_support(emulating: bool) -> Support:
+def _machine_support() -> Support:
     """Asked once: the probe takes a tenth of a millisecond."""
-    if emulating:
-        return family_support("cuda")
     return family_support("cuda") and _device_support() and _torch_support()
 
 

@@ -145,6 +145,16 @@ def check_vector(argument: str, v: Any, theta: Tensor) -> Tensor:
     return check_tensor(argument, v, theta, (theta.numel(),)).contiguous()
 
 
+def in_one_place(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a fake kernel, which torch runs as well where only some tensors are on the
+    meta device: what it makes beside the others would be memory that nobody has written.
+    """
+    held = [x for x in (*given, *named.values()) if isinstance(x, Tensor)]
+    if len(places := sorted({str(x.device) for x in held})) > 1:
+        raise fail("theta", "tensors on one device", " and ".join(places))
+    return given
+
+
 def check_fvp_rows(
     fvp_rows: Any, theta: Tensor, rows: int, *, check_values: bool = True
 ) -> Tensor | None:

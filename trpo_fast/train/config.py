@@ -27,7 +27,7 @@ from .._base.options import (
     PolicySettings,
     UpdateSettings,
 )
-from .._base.settings import Above, AtLeast, AtMost, check_all, declared
+from .._base.settings import Above, AtLeast, AtMost, OrInfinite, check_all, declared
 from .other_libraries import nearest
 from .presets import preset_for
 
@@ -95,7 +95,10 @@ class RolloutSettings:
         bool, Doc("divide rewards by the running deviation of the discounted return")
     ] = False
     observation_clip: Annotated[
-        float, Above(0.0), Doc("normalised observations are clipped to plus and minus this")
+        float,
+        Above(0.0),
+        OrInfinite(),
+        Doc("normalised observations are clipped to plus and minus this; inf clips nothing"),
     ] = 10.0
 
 

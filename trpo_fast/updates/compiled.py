@@ -2,9 +2,8 @@
 
 Functional, tensors in and out, statistics as a tensor, nothing mutated, so ``torch.compile`` and
 ``torch.export`` can carry them. The policy comes as its flat parameters theta [P] and the fields of
-its ``NetSpec``; everything else means what it means for ``FisherOperator`` and ``trpo_update``.
-Structure is checked and raises ``ValueError``; values are not looked at: a NaN becomes the reason
-in the statistics. The eager functions of the package do not pass through here.
+its ``NetSpec``; the rest is as in ``FisherOperator`` and ``trpo_update``. Structure is checked,
+values are not: a NaN becomes the reason in the statistics. Eager functions do not pass here.
 
 >>> spec = policy.spec
 >>> net = (spec.widths, spec.activation, spec.head, spec.nvec)
@@ -141,7 +140,8 @@ def fvp(
 
 
 @fvp.register_fake
-def _fvp_fake(theta: Tensor, obs: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+def _fvp_fake(*given: Any, **named: Any) -> Tensor:
+    v = checks.in_one_place(given, named)[2]
     return v.new_empty(v.shape)
 
 
@@ -165,9 +165,7 @@ def solve(
     backend: str = KernelSettings.backend,
     precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
-    """Conjugate gradient on (F + damping I) x = g: x like g, and SOLVE_STATS [3] or [3, K] in
-    float64.
-    """
+    """Conjugate gradient on (F + damping I) x = g: x like g; SOLVE_STATS [3] or [3, K], float64."""
     operator = _fisher_operator(
         theta,
         obs,
@@ -189,7 +187,8 @@ def solve(
 
 
 @solve.register_fake
-def _solve_fake(theta: Tensor, obs: Tensor, g: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+def _solve_fake(*given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    g = checks.in_one_place(given, named)[2]
     stats = g.new_empty((len(SOLVE_STATS), *g.shape[1:]), dtype=torch.float64)
     return g.new_empty(g.shape), stats
 
@@ -229,7 +228,8 @@ def gradient(
 
 
 @gradient.register_fake
-def _gradient_fake(theta: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+def _gradient_fake(*given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    theta = checks.in_one_place(given, named)[0]
     stats = theta.new_empty(len(GRADIENT_STATS), dtype=torch.float64)
     return theta.new_empty(theta.shape), stats
 
@@ -262,7 +262,7 @@ def update(
     precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
     """``trpo_update`` that returns the new parameters [P] (equal to theta where the step was not
-    accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``backend.STATS``.
+    accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``STATS``.
     """
     policy = _policy(theta, widths, activation, head, nvec)
     batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size)
@@ -290,5 +290,6 @@ def update(
 
 
 @update.register_fake
-def _update_fake(theta: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+def _update_fake(*given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    theta = checks.in_one_place(given, named)[0]
     return theta.new_empty(theta.shape), theta.new_empty(len(STATS), dtype=torch.float64)
