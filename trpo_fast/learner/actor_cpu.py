@@ -78,6 +78,8 @@ def refused(policy: Any, critic: Any, device: str) -> str:
             return f"{name}: expected an MLPPolicy as it comes, got one where {reason}"
         if limit := too_large(net.spec):
             return f"{name}: expected {limit}"
+        if net.head.noise == "none":
+            return f"{name}: expected a head that chooses by noise of fixed size, got {net.head}"
     return ""
 
 
@@ -134,9 +136,8 @@ class KernelActor(Actor):
         self.normaliser = normaliser
         self._native = native
         self._policy, self._critic = Address(policy), Address(critic.net)
-        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
-        self.normal = policy.spec.head.startswith("gaussian")
-        self.noise_width = policy.head.action_shape[0] if self.normal else outputs
+        self._inputs = policy.spec.widths[0]
+        self.normal, self.noise_width = policy.head.noise == "normal", policy.head.noise_width
         self._shift: Tensor | None = None
 
     def look(self) -> None:
