@@ -7,8 +7,8 @@
 //   advantages         finite
 //   log_probs          finite
 //   action_mask        allows some choice of every factor
-//   actions            the Gaussians: finite; Bernoulli: zeros and ones; the categorical heads:
-//                      choices from 0 to below nvec that action_mask allows
+//   actions            numbers that the head's block takes; the categorical heads: choices from 0
+//                      to below nvec that action_mask allows
 //
 // What is cheap for a thread of a kernel comes first and nothing is indexed with a choice before the
 // choice is known to exist.
@@ -17,9 +17,6 @@
 
 namespace trpo_fast {
 namespace {
-
-// Comparisons alone: false for NaN, and nothing that a standard library would add as a symbol.
-TRPO_HOST_DEVICE bool usable_number(float x) { return fabsf(x) < INFINITY; }
 
 TRPO_HOST_DEVICE bool usable_weight(float w) { return w >= 0.0f && w < INFINITY; }
 
@@ -54,9 +51,7 @@ TRPO_HOST_DEVICE bool usable_row(const NetShape& net, const Rows& rows, int64_t 
   if (rows.log_probs) fine = fine && usable_number(rows.log_probs[n]);
   const int actions = action_columns(net);
   for (int i = 0; rows.actions && i < actions; ++i) {
-    const float action = rows.actions[n * actions + i];
-    const bool yes_no = action == 0.0f || action == 1.0f;
-    fine = fine && (net.head == Head::kBernoulli ? yes_no : usable_number(action));
+    fine = fine && head_takes(net, rows.actions[n * actions + i]);
   }
   return fine;
 }

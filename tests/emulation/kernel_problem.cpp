@@ -40,7 +40,7 @@ void Problem::fill_net() {
 
 void Problem::fill_rows() {
   const size_t rows = size_t(shape.rows), outputs = size_t(net.width[net.maps]);
-  const int columns = action_count(net);
+  const int columns = action_columns(net);
   obs = random(rows * net.width[0], 2);
   advantages = random(rows, 1);
   Rows& r = call.fvp.rows;

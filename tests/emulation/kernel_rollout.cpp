@@ -45,7 +45,7 @@ void check_act(const ActShape& shape) {
   critic_shape.mask = false;
   Problem policy(shape.policy), critic(critic_shape);
   const int64_t rows = shape.policy.rows;
-  const int outputs = policy.net.width[policy.net.maps], columns = action_count(policy.net);
+  const int outputs = policy.net.width[policy.net.maps], columns = action_columns(policy.net);
   DeviceArray<float> actions(size_t(rows) * columns), log_probs{size_t(rows)}, values {
     size_t(rows)
   };

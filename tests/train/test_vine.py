@@ -18,7 +18,6 @@ from envs_for_tests import Counting, Masked
 from trpo_fast.envs import tensor as tensors
 from trpo_fast.envs.gym.host import EnvError
 from trpo_fast.policy.heads import Bernoulli, Categorical, Gaussian, MultiCategorical
-from trpo_fast.train.branches import choose
 from trpo_fast.train.trainer import TRPO
 from trpo_fast.train.vine import Vine
 
@@ -213,9 +212,9 @@ def test_chosen_actions_have_the_distribution_of_the_head(head: Any) -> None:
     gaussian = head.kind == "gaussian"
     width = head.action_dim if gaussian else head.outputs
     noise = torch.randn(20_000, width) if gaussian else torch.rand(20_000, width)
-    ours, theirs = choose(head, params, noise), head.sample(params)
+    ours, theirs = head.choose(params, noise), head.sample(params)
     torch.testing.assert_close(ours.float().mean(0), theirs.float().mean(0), atol=0.05, rtol=0)
-    assert torch.equal(ours, choose(head, params, noise))
+    assert torch.equal(ours, head.choose(params, noise))
 
 
 class BadBranches(Walk):

@@ -132,7 +132,7 @@ def check_actions(policy: nn.Module, theta: Tensor, actions: Any, batch: Batch) 
         actions = actions.reshape(shape)
     if head.nvec:
         return check_tensor("actions", actions, theta, shape, dtypes=CHOICE_DTYPES).long()
-    if head.kind == "bernoulli":
+    if head.integer_actions:
         dtypes = (theta.dtype, torch.bool, *CHOICE_DTYPES)
         return check_tensor("actions", actions, theta, shape, dtypes=dtypes).to(theta.dtype)
     return check_tensor("actions", actions, theta, shape)

@@ -16,19 +16,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli as BernoulliDistribution,
-)
-from torch.distributions import (
-    Categorical as CategoricalDistribution,
-)
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
-from ..policy.distributions import MultiCategoricalDistribution, SquashedNormal
 from ..policy.flat import every_parameter, trainable
-from ..policy.heads import MASKED, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
+from ..policy.heads import Head, head_of_distribution
 from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
 from .batch import Batch
@@ -54,28 +47,6 @@ def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
     except RuntimeError as error:
         takes = f"a module that takes {' and '.join(map(describe, inputs))}"
         raise _Refused(str(fail("policy", takes, f"the error: {error}"))) from error
-
-
-def head_and_params(distribution: Distribution) -> tuple[Head, Tensor]:
-    """The head whose closed forms a distribution obeys, and its distribution parameters [N, D]."""
-    if isinstance(distribution, SquashedNormal):
-        return head_and_params(distribution.base_dist)
-    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
-    if isinstance(base, Normal):
-        mean = base.loc.reshape(base.loc.shape[0], -1)
-        log_std = base.scale.log().reshape(mean.shape)
-        return Gaussian(mean.shape[-1], "state"), torch.cat([mean, log_std], dim=-1)
-    if isinstance(base, BernoulliDistribution):
-        logits = base.logits.reshape(base.logits.shape[0], -1)
-        return Bernoulli(logits.shape[-1]), logits
-    if isinstance(base, CategoricalDistribution) and base.logits.ndim == 2:
-        return Categorical(base.logits.shape[-1]), base.logits.clamp_min(MASKED)
-    if isinstance(base, MultiCategoricalDistribution):
-        return MultiCategorical(base.nvec), base.logits.clamp_min(MASKED)
-    raise ValueError(
-        "policy: expected a module that returns Normal, Independent(Normal), SquashedNormal, "
-        f"Categorical, MultiCategoricalDistribution or Bernoulli over N rows, got {distribution!r}"
-    )
 
 
 @outside_autocast
@@ -132,7 +103,7 @@ class ModuleFunction:
         inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
         try:
             with _explained(inputs):
-                return head_and_params(policy(*inputs))
+                return head_of_distribution(policy(*inputs))
         except ValueError as error:
             if not _from_validation(error):
                 raise

@@ -59,7 +59,7 @@ def unflatten(flat: Tensor, spec: NetSpec) -> Layers:
         weights.append(flat[..., offset:end].reshape(*lead, fan_out, fan_in))
         biases.append(flat[..., end : end + fan_out])
         offset = end + fan_out
-    return Layers(weights, biases, flat[..., offset:] if spec.head == "gaussian" else None)
+    return Layers(weights, biases, flat[..., offset:] if spec.free else None)
 
 
 def activate(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ def vjp(theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor) -> Tenso
     layers = unflatten(theta, spec)
     gradients: list[Tensor] = []
     free_std: list[Tensor] = []
-    if spec.head == "gaussian":
+    if spec.free:
         delta, delta_log_std = delta.chunk(2, dim=-1)
         free_std = [delta_log_std.sum(-2)]
     for i in reversed(range(spec.maps)):

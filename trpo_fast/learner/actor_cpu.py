@@ -65,6 +65,9 @@ def parameter_support(argument: str, net: Any, device: str) -> Support:
         place = "the CPU" if device == "cpu" else "a CUDA device"
         wanted = f"float32 parameters on {place}"
         return Support(f"{argument}: expected {wanted}, got {sorted(map(str, kinds))}")
+    if net.head.noise == "none":
+        wanted = "a head that chooses by noise of fixed size"
+        return Support(f"{argument}: expected {wanted}, got {net.head}")
     return SERVES
 
 
@@ -123,9 +126,8 @@ class KernelActor(Actor):
         self.normaliser = normaliser
         self._native = native
         self._policy, self._critic = Address(policy), Address(critic.net)
-        self._inputs, outputs = policy.spec.widths[0], policy.spec.widths[-1]
-        self.normal = policy.spec.head.startswith("gaussian")
-        self.noise_width = policy.head.action_shape[0] if self.normal else outputs
+        self._inputs = policy.spec.widths[0]
+        self.normal, self.noise_width = policy.head.noise == "normal", policy.head.noise_width
         self._shift: Tensor | None = None
 
     def recheck_nets(self) -> None:

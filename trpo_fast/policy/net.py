@@ -24,8 +24,7 @@ from .._base.arguments import (
 from .._base.choices import Activation, Std
 from .._base.options import PolicySettings
 from .flat import flat_params
-from .heads import Head
-from .spaces import head_for_space
+from .heads import Head, head_for_space
 from .spec import NetSpec
 from .stock import ACTIVATION_MODULES, departure, hooks_for_all_modules, own_forward
 
@@ -116,7 +115,7 @@ class MLPPolicy(nn.Module):
 
         if not isinstance(observation_space, Space):
             raise fail("observation_space", "a gymnasium space", repr(observation_space))
-        head = head_for_space(action_space, std=std, squash=squash)
+        head = head_for_space(action_space, std=std, action_mode="squash" if squash else "scale")
         return cls(flatdim(observation_space), head, hidden, activation, **options)
 
     def departure(self) -> str:

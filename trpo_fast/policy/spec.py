@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from .heads import free_of
+
 
 @dataclass(frozen=True)
 class NetSpec:
@@ -21,7 +23,11 @@ class NetSpec:
         return len(self.widths) - 1
 
     @property
+    def free(self) -> int:
+        """A for a head with a log_std of its own, which follows the net's parameters; else 0."""
+        return free_of(self.head, self.widths[-1])
+
+    @property
     def size(self) -> int:
         """P, the number of parameters."""
-        free = self.widths[-1] if self.head == "gaussian" else 0
-        return sum((i + 1) * o for i, o in pairwise(self.widths)) + free
+        return sum((i + 1) * o for i, o in pairwise(self.widths)) + self.free

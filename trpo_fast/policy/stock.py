@@ -13,10 +13,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from .heads import Bernoulli, Categorical, Gaussian, Head, MultiCategorical, SquashedGaussian
+from .heads import STOCK_HEADS, Head
 from .spec import NetSpec
-
-STOCK_HEADS = {Gaussian, SquashedGaussian, Categorical, MultiCategorical, Bernoulli}
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -144,9 +142,9 @@ def _head_departure(head: nn.Module, spec: NetSpec, held: list[nn.Parameter]) ->
     if [*head._parameters] != ["log_std"] or head._modules:
         return f"the head has the parameters {[*head._parameters]}, not log_std alone"
     log_std = head._parameters["log_std"]
-    if spec.head != "gaussian":
+    if not spec.free:
         return "" if log_std is None else "the head has a log_std of its own"
-    if type(log_std) is not nn.Parameter or log_std.shape != (head.action_dim,):
+    if type(log_std) is not nn.Parameter or log_std.shape != (spec.free,):
         return "the head's log_std is replaced"
     if not log_std.requires_grad:
         return "the head's log_std is frozen"

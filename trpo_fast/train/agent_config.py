@@ -11,7 +11,6 @@ import dataclasses
 from typing import Any
 
 from .._base.arguments import fail
-from ..policy.heads import Gaussian, SquashedGaussian
 from ..policy.net import MLPPolicy
 from .config import Config, make_config
 from .parts import env_name
@@ -46,9 +45,10 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config
         if name in given and chosen != value:
             raise fail(name, f"{value!r} as in the policy that was given", repr(chosen))
         config = dataclasses.replace(config, **{name: value})
-    squashed = isinstance(policy.head, SquashedGaussian)
-    if isinstance(policy.head, Gaussian) and not squashed and config.action_mode == "squash":
-        raise fail("action_mode", "'clip' or 'scale' for a policy with the head Gaussian", "squash")
+    head, mode = policy.head, config.action_mode
+    if mode not in head.action_modes:
+        modes = " or ".join(map(repr, head.action_modes))
+        raise fail("action_mode", f"{modes} for a policy with the head {type(head).__name__}", mode)
     return config
 
 
@@ -57,10 +57,6 @@ def settings_of(policy: MLPPolicy) -> dict[str, Any]:
     if not isinstance(policy, MLPPolicy):
         why = "trpo_update, in a loop of your own, moves any module"
         raise fail("policy", "an MLPPolicy", f"{type(policy).__name__}; {why}")
-    spec, head = policy.spec, policy.head
-    found: dict[str, Any] = {"hidden": spec.widths[1:-1], "activation": spec.activation}
-    if isinstance(head, Gaussian):
-        found["std"] = head.std
-    if isinstance(head, SquashedGaussian):
-        found["action_mode"] = "squash"
-    return found
+    spec = policy.spec
+    net = {"hidden": spec.widths[1:-1], "activation": spec.activation}
+    return {**net, **policy.head.settings()}

@@ -19,7 +19,6 @@ from ..envs.errors import EnvError, shape_error
 from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
 from ..envs.tensor.base import TensorEnv
-from ..policy.heads import Head
 from .agent import Agent
 
 STATES = 8  # whose branches gymnasium's environments run side by side
@@ -28,17 +27,6 @@ STATES = 8  # whose branches gymnasium's environments run side by side
 def check_states(why: str | None) -> None:
     if why is not None:
         raise ValueError(f"sampling: expected 'path', because {why}, got 'vine'")
-
-
-def choose(head: Head, params: Tensor, noise: Tensor) -> Tensor:
-    """An action per row from given noise: the same noise and parameters give the same action."""
-    if head.kind.startswith("gaussian"):
-        mean, log_std = params.chunk(2, dim=-1)
-        return mean + log_std.exp() * noise
-    if head.kind == "bernoulli":
-        return (noise < torch.sigmoid(params)).to(params.dtype)
-    tiny = torch.finfo(params.dtype).tiny
-    return head.mode(params - (-noise.clamp_min(tiny).log()).log())
 
 
 def _shown(agent: Agent, raw: Tensor) -> Tensor:
@@ -114,9 +102,8 @@ class TensorRunner:
             alive = alive & ~step.terminated & ~step.truncated
             if not last:
                 params = agent.policy.distribution_params(_shown(agent, step.obs))
-                chosen = choose(
-                    agent.policy.head, params, noise[length].repeat_interleave(width, 0)
-                )
+                drawn = noise[length].repeat_interleave(width, 0)
+                chosen = agent.policy.head.choose(params, drawn)
         return total.view(count, width), int(steps)
 
 
@@ -191,7 +178,7 @@ class HostRunner:
             with envs.named("the step of a branch"):
                 mask = self._mask([came[i][4] for i in going])
             params = agent.policy.distribution_params(rows[going], mask)
-            chosen = choose(agent.policy.head, params, noise[length, slots // self.width])
+            chosen = agent.policy.head.choose(params, noise[length, slots // self.width])
         return total, steps
 
     def _observations(self, came: list[Any], terminated: np.ndarray, steps: int) -> np.ndarray:

@@ -21,8 +21,8 @@ from ..learner.actor_cpu import ACT, NativeActor, act_support
 from ..learner.actor_cuda import CudaActor, cuda_act_support
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
+from ..policy.heads import head_for_space
 from ..policy.net import MLPPolicy, drawn_for
-from ..policy.spaces import head_for_space
 from .agent import Agent
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
@@ -117,9 +117,8 @@ def make_policy(
     envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
 ) -> MLPPolicy:
     observations, actions = spaces_of(envs)
-    squash = config.action_mode == "squash" and hasattr(actions, "low")
     with drawn_for(device):
-        head = head_for_space(actions, std=config.std, squash=squash)
+        head = head_for_space(actions, std=config.std, action_mode=config.action_mode)
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
     size = int(torch.Size(observations.shape).numel())
@@ -138,7 +137,7 @@ def check_fits(
     observations, actions = spaces_of(envs)
     size = int(torch.Size(observations.shape).numel())
     with drawn_for("cpu"):
-        head = head_for_space(actions)
+        head = head_for_space(actions, action_mode=config.action_mode)
     got = (policy.spec.widths[0], policy.head.action_shape, policy.head.nvec)
     fits = got == (size, head.action_shape, head.nvec)
     if not fits or not isinstance(policy.head, type(head)):

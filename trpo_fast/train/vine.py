@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._base.arguments import fail
 from ..core.batch import Batch
 from ..learner.advantage import normalise
 from .agent import Agent
@@ -56,8 +57,11 @@ class Vine:
         if agent.config.normalize_rewards:
             raise ValueError("normalize_rewards: expected false with sampling='vine', got true")
         self.agent, self.head = agent, agent.policy.head
-        self.exact = self.head.kind == "categorical" and self.head.outputs <= EXACT
-        self.branches = self.head.outputs if self.exact else agent.config.vine_branches
+        if self.head.noise == "none":
+            wanted = f"'path' for the head {type(self.head).__name__}, which draws from no noise"
+            raise fail("sampling", wanted, "'vine'")
+        self.exact = 0 < self.head.alternatives <= EXACT
+        self.branches = self.head.alternatives if self.exact else agent.config.vine_branches
         host = isinstance(agent.collector, HostCollector)
         self.runner: Any = HostRunner(agent, self.branches) if host else TensorRunner(agent)
 
@@ -130,11 +134,6 @@ class Vine:
 
     def _noise(self, count: int) -> Tensor:
         """[L - 1, N, Z or A]: what every later action of a branch is drawn with."""
-        gaussian = self.head.kind.startswith("gaussian")
-        width = self.head.action_dim if gaussian else self.head.outputs
         length = max(0, self.agent.config.vine_length - 1)
-        shape = (length, count, width)
-        noise = torch.empty(shape, dtype=torch.float32, device=self.agent.device)
-        if gaussian:
-            return noise.normal_(generator=self.agent.generator)
-        return noise.uniform_(generator=self.agent.generator)
+        like = torch.empty(0, dtype=torch.float32, device=self.agent.device)
+        return self.head.draw_noise(length, count, like=like, generator=self.agent.generator)

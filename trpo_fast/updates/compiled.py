@@ -25,28 +25,13 @@ from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
 from ..core.problem import STATS, Operator, Problem
-from ..policy.heads import KINDS, Bernoulli, Categorical, Gaussian, Head, MultiCategorical
+from ..policy.heads import head_of_kind
 from ..policy.net import ACTIVATIONS, MLPPolicy
 from .operator import make_problem
 
 # Rows of the statistics of ``solve`` and entries of those of ``gradient``.
 SOLVE_STATS = ("quad", "residual_norm", "iterations")
 GRADIENT_STATS = ("surrogate", "entropy")
-
-
-def _head(kind: str, outputs: int, nvec: tuple[int, ...]) -> Head:
-    checks.check_choice("head", kind, KINDS)
-    if kind == "gaussian":
-        return Gaussian(outputs)
-    if kind == "gaussian_state":
-        if outputs % 2:
-            raise checks.fail("widths", "an even number of outputs for gaussian_state", outputs)
-        return Gaussian(outputs // 2, "state")
-    if kind == "bernoulli":
-        return Bernoulli(outputs)
-    if sum(nvec) != outputs or (kind == "categorical" and len(nvec) != 1):
-        raise checks.fail("nvec", f"numbers of choices that add up to {outputs}", list(nvec))
-    return Categorical(outputs) if kind == "categorical" else MultiCategorical(nvec)
 
 
 class _Shape(MLPPolicy):
@@ -66,7 +51,7 @@ def _shape_only(
     checks.check_choice("activation", activation, ACTIVATIONS)
     with torch.random.fork_rng(devices=[]):  # initial weights that nobody reads
         return _Shape(
-            widths[0], _head(head, widths[-1], nvec), widths[1:-1], activation, device="meta"
+            widths[0], head_of_kind(head, widths[-1], nvec), widths[1:-1], activation, device="meta"
         )
 
 

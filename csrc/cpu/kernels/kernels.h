@@ -27,8 +27,8 @@ struct CpuKernels {
   void (*forward)(const Plan&, const Weights& theta, const Block&);
   // dh_l = act' (W_l dh_{l-1} + V_l h_{l-1} + v_l) into block.tangent; J v into block.outputs.
   void (*jvp)(const Plan&, const Weights& theta, const Weights& v, const Block&);
-  // outputs <- scale_n M outputs, with the factors of heads.h [padded_rows, ld[L]] (one row of them
-  // for kGaussian). scale [rows], or null for `uniform` everywhere; rows past the end become zero.
+  // outputs <- scale_n M outputs, with the factors of heads.h [padded_rows, factors_ld] (one row of
+  // them for kGaussian). scale [rows], or null for `uniform` everywhere; rows past the end become zero.
   void (*metric)(const Plan&, const float* factors, const float* scale, float uniform,
                  const Block&);
   // Factors of the metric from the outputs z of a block.

@@ -38,6 +38,7 @@ struct Plan {
   int vector, panel, tile_rows;  // floats a vector, columns a panel, rows a tile
   int block_rows;                // a multiple of tile_rows
   int ld[kMaxMaps + 1];          // row stride of the inputs of map l, l > 0; of the outputs at L
+  int factors_ld;                // row stride of the factors of the metric
   MapPlan map[kMaxMaps];
   int64_t log_std;  // offset in a packed vector
   int log_std_count;

@@ -34,7 +34,7 @@ void load_columns(const ActParams& p, int64_t first, int rows, int columns, floa
 void choose(const ActParams& p, const float* z, int64_t first, int rows, int columns) {
   const NetShape& net = p.policy.shape;
   const int outputs = net.width[net.maps], actions = action_columns(net);
-  const int noise_width = is_gaussian(net.head) ? actions : outputs;
+  const int noise_width = noise_columns(net);
   for (int c = 0; c < rows; ++c) {
     const int64_t row = first + c;
     Strided<const float> second = {z + int64_t(actions) * columns + c, columns};

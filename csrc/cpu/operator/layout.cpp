@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu/kernels/split.h"
+#include "shared/heads.h"
 
 namespace trpo_fast::cpu {
 namespace {
@@ -102,6 +103,7 @@ Plan make_plan(const NetShape& net, const CpuKernels& kernels) {
     }
     if (plan.split) add_operands(map, l, &plan);
   }
+  plan.factors_ld = row_stride(metric_width(net), plan.vector);
   plan.log_std = plan.size;
   plan.log_std_count = net.head == Head::kGaussian ? net.width[net.maps] : 0;
   plan.size += round_up(plan.log_std_count, plan.vector);

@@ -73,7 +73,7 @@ Workspace::Workspace(const Plan& plan) {
   mask = Array<uint8_t>(plan.net.factors ? rows * plan.net.width[maps] : 0);
   outputs = Array<float>::zeros(rows * plan.ld[maps]);
   before = Array<float>::zeros(rows * plan.ld[maps]);
-  factors = Array<float>(rows * plan.ld[maps]);
+  factors = Array<float>(rows * plan.factors_ld);
   second = Array<float>(2 * plan.log_std_count);
   for (int l = 1; l < maps; ++l) {
     hidden[l] = Array<float>(rows * plan.ld[l]);
@@ -147,7 +147,7 @@ void RowSet::allocate_cache() {
   }
   outputs_ = Array<float>::zeros(rows * plan_.ld[net.maps]);
   const bool one_row = net.head == Head::kGaussian;
-  factors_ = Array<float>((one_row ? 1 : rows) * plan_.ld[net.maps]);
+  factors_ = Array<float>((one_row ? 1 : rows) * plan_.factors_ld);
   for (int l = 0; plan_.split && l < net.maps; ++l) {
     input_rows_[l] = Array<uint16_t>(lanes_.blocks * rows_operand(plan_, l));
     input_columns_[l] = Array<uint16_t>(lanes_.blocks * columns_operand(plan_, l));
@@ -220,7 +220,7 @@ float* RowSet::outputs(int64_t b, Workspace& work) const {
 float* RowSet::factors(int64_t b, Workspace& work) const {
   if (!cached_) return work.factors.data();
   const bool one_row = plan_.net.head == Head::kGaussian;
-  return factors_.data() + (one_row ? 0 : b * block_rows_ * plan_.ld[plan_.net.maps]);
+  return factors_.data() + (one_row ? 0 : b * block_rows_ * plan_.factors_ld);
 }
 
 const uint8_t* RowSet::mask(int64_t b, Workspace& work) const {

@@ -119,7 +119,7 @@ __device__ __forceinline__ void block_choose(const ActCall& c, const Layout& l, 
   const float* outputs = on_chip(plane) + r * l.map[l.maps - 1].stride_out;
   const float* second = l.head == Head::kGaussian ? on_chip(b.log_std) : outputs + l.actions;
   const DistRow dist = {{outputs, 1}, {second, 1}, c.mask ? c.mask + n * l.outputs : nullptr};
-  const int width = is_gaussian(l.head) ? l.actions : l.outputs;
+  const int width = noise_columns(c.policy);
   float* values = c.actions ? c.actions + n * l.actions : nullptr;
   int64_t* choices = c.choices ? c.choices + n * l.actions : nullptr;
   head_sample(c.policy, dist, c.noise + n * width, values, choices);

@@ -10,7 +10,7 @@
 // A stride is an odd number of quads (16 bytes): the same quad of eight consecutive rows covers
 // all 32 banks once, whichever quad it is.
 #pragma once
-#include "shared/params.h"
+#include "shared/heads.h"
 
 #if defined(__CUDACC__)
 #define TRPO_BOTH __host__ __device__ inline
@@ -71,33 +71,14 @@ TRPO_BOTH bool keeps_slope(Activation a) {
   return a == Activation::kSilu || a == Activation::kGelu;
 }
 
-inline int parameter_width(const NetShape& net) {
-  const int z = net.width[net.maps];
-  return net.head == Head::kGaussian ? 2 * z : z;
-}
-
-inline int action_count(const NetShape& net) {
-  const int z = net.width[net.maps];
-  switch (net.head) {
-    case Head::kGaussianState:
-      return z / 2;
-    case Head::kCategorical:
-      return 1;
-    case Head::kMultiCategorical:
-      return net.factors;
-    default:
-      return z;
-  }
-}
-
 inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
   Layout l{};
   l.maps = net.maps;
   l.activation = net.activation;
   l.head = net.head;
   l.outputs = net.width[net.maps];
-  l.parameters = parameter_width(net);
-  l.actions = action_count(net);
+  l.parameters = dist_params(net);
+  l.actions = action_columns(net);
   l.rows = rows;
   for (int i = 0; i < l.maps; ++i) {
     MapLayout& m = l.map[i];

@@ -1,0 +1,128 @@
+"""Several choices, each among a number of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..._base.arguments import check_counts, fail
+from ..distributions import MultiCategoricalDistribution
+from .base import Head, within
+
+# A masked logit: exp() of it is exactly 0 in float32 and float64, yet 0 * it is 0, not NaN.
+MASKED = -1e30
+
+
+class MultiCategorical(Head):
+    """Independent categoricals over concatenated logits; metric diag(p) - p p' for each factor."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("multicategorical",)
+    distributions: ClassVar[tuple[str, ...]] = ("MultiCategoricalDistribution",)
+    noise = "uniform"
+
+    def __init__(self, nvec: Sequence[int]) -> None:
+        super().__init__()
+        self.kind = "multicategorical"
+        self.nvec = check_counts("nvec", nvec, least_length=1)
+        self.action_dim = len(self.nvec)
+        self.outputs = self.parameters_per_row = sum(self.nvec)
+
+    @classmethod
+    def of_kind(cls, kind: str, outputs: int, nvec: tuple[int, ...]) -> MultiCategorical:
+        if sum(nvec) != outputs:
+            raise fail("nvec", f"numbers of choices that add up to {outputs}", list(nvec))
+        return cls(nvec)
+
+    @classmethod
+    def for_space(cls, space: Any, std: str) -> MultiCategorical | None:
+        from gymnasium.spaces import MultiDiscrete
+
+        if not isinstance(space, MultiDiscrete):
+            return None
+        return cls([int(n) for n in space.nvec.reshape(-1)])
+
+    @classmethod
+    def of_distribution(cls, distribution: Distribution) -> tuple[Head, Tensor] | None:
+        base = within(distribution)
+        if not isinstance(base, MultiCategoricalDistribution):
+            return None
+        return cls(base.nvec), base.logits.clamp_min(MASKED)
+
+    def mean_scale(self) -> float:
+        return 1.0
+
+    def _parts(self, params: Tensor) -> tuple[Tensor, ...]:
+        return params.split(list(self.nvec), dim=-1)
+
+    def _log_softmax(self, params: Tensor) -> Tensor:
+        return torch.cat([F.log_softmax(part, dim=-1) for part in self._parts(params)], dim=-1)
+
+    def _chosen(self, actions: Tensor) -> Tensor:
+        """Columns of the chosen logits [N, factors]; a choice out of range counts as the nearest,
+        so that it reads no other memory before ``unusable`` is looked at.
+        """
+        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
+        choices = actions.reshape(-1, len(self.nvec)).long().clamp_min(0)
+        return torch.minimum(choices, limits - 1) + limits.cumsum(0) - limits
+
+    @property
+    def expected_actions(self) -> str:
+        return f"choices from 0 to below {self.nvec}"
+
+    def unusable(self, actions: Tensor) -> Tensor:
+        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
+        choices = actions.reshape(-1, len(self.nvec))
+        return ((choices < 0) | (choices >= limits)).view_as(actions)
+
+    def without_choice(self, mask: Tensor) -> Tensor:
+        return ~torch.stack([part.any(-1) for part in self._parts(mask)]).all(0)
+
+    def forbidden(self, actions: Tensor, mask: Tensor) -> Tensor:
+        return ~mask.gather(-1, self._chosen(actions))
+
+    def distribution_params(
+        self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        return z if mask is None else torch.where(mask, z, MASKED)
+
+    def distribution(self, params: Tensor) -> Distribution:
+        return MultiCategoricalDistribution(params, self.nvec)
+
+    def metric(self, params: Tensor, tangent: Tensor) -> Tensor:
+        probs = self._log_softmax(params).exp()
+        rows = [p * t for p, t in zip(self._parts(probs), self._parts(tangent), strict=True)]
+        return torch.cat(
+            [
+                pt - p * pt.sum(-1, keepdim=True)
+                for p, pt in zip(self._parts(probs), rows, strict=True)
+            ],
+            dim=-1,
+        )
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        log_old, log_new = self._log_softmax(old), self._log_softmax(new)
+        return (log_old.exp() * (log_old - log_new)).sum(-1)
+
+    def log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
+        return self._log_softmax(params).gather(-1, self._chosen(actions)).sum(-1)
+
+    def score(self, params: Tensor, actions: Tensor) -> Tensor:
+        probs = self._log_softmax(params).exp()
+        chosen = torch.zeros_like(probs).scatter_(-1, self._chosen(actions), 1.0)
+        return chosen - probs
+
+    def entropy(self, params: Tensor) -> Tensor:
+        log_probs = self._log_softmax(params)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def choose(self, params: Tensor, noise: Tensor) -> Tensor:
+        gumbel = -(-noise.clamp_min(torch.finfo(params.dtype).tiny).log()).log()
+        return self.mode(params + gumbel)
+
+    def mode(self, params: Tensor) -> Tensor:
+        return torch.stack([part.argmax(-1) for part in self._parts(params)], dim=-1)

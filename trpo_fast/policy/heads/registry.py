@@ -1,0 +1,62 @@
+"""The package's own heads, in one list: what a kind, a space or a module's distribution is served
+by.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..._base.arguments import check_choice, fail
+from .base import Head
+from .bernoulli import Bernoulli
+from .categorical import Categorical
+from .gaussian import Gaussian, SquashedGaussian
+from .multicategorical import MultiCategorical
+
+# Their kinds in the order of enum Head in csrc/shared/params.h.
+STOCK_HEADS: tuple[type[Head], ...] = (
+    Gaussian,
+    SquashedGaussian,
+    Categorical,
+    MultiCategorical,
+    Bernoulli,
+)
+_OF_KIND = {kind: head for head in STOCK_HEADS for kind in head.kinds}
+KINDS = tuple(_OF_KIND)
+
+
+def head_of_kind(kind: str, outputs: int, nvec: tuple[int, ...]) -> Head:
+    """The head that the fields of a ``NetSpec`` describe."""
+    check_choice("head", kind, KINDS)
+    return _OF_KIND[kind].of_kind(kind, outputs, nvec)
+
+
+def free_of(kind: str, outputs: int) -> int:
+    """Parameters (log_std) of a head of this kind, which follow the net's in the flat vector."""
+    head = _OF_KIND.get(kind)
+    return 0 if head is None else head.free_of(kind, outputs)
+
+
+def head_for_space(action_space: Any, *, std: str = "free", action_mode: str = "scale") -> Head:
+    """The head for a gymnasium action space: Box, Discrete, MultiDiscrete or MultiBinary. What a
+    Box gets depends on how actions are mapped to it.
+    """
+    for kind in STOCK_HEADS:
+        if action_mode in kind.action_modes and (head := kind.for_space(action_space, std)):
+            return head
+    wanted = "gymnasium's Box, Discrete, MultiDiscrete or MultiBinary"
+    kind_of_space = type(action_space)
+    raise fail("action_space", wanted, f"{kind_of_space.__module__}.{kind_of_space.__name__}")
+
+
+def head_of_distribution(distribution: Distribution) -> tuple[Head, Tensor]:
+    """The head whose closed forms a distribution obeys, and its distribution parameters [N, D]."""
+    for kind in STOCK_HEADS:
+        if found := kind.of_distribution(distribution):
+            return found
+    *names, last = (name for kind in STOCK_HEADS for name in kind.distributions)
+    wanted = f"a module that returns {', '.join(names)} or {last} over N rows"
+    raise fail("policy", wanted, repr(distribution))
