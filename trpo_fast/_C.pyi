@@ -88,19 +88,9 @@ class CpuOperator:
     def evaluate(self, *, theta: int, threads: int) -> tuple[float, float, float, float]: ...
     def bad_values(self, *, threads: int) -> bool: ...
     def update(
-        self,
-        *,
-        theta: int,
-        stats: int,
-        iterations: int,
-        tol: float,
-        max_kl: float,
-        ratio: float,
-        steps: int,
-        search: bool,
-        learning_rate: float,
-        threads: int,
-    ) -> None: ...
+        self, *, theta: int, stats: int, iterations: int, tol: float, max_kl: float, ratio: float,
+        steps: int, search: bool, learning_rate: float, threads: int
+    ) -> None: ...  # fmt: skip
     @property
     def scratch_bytes(self) -> int: ...
 
@@ -111,17 +101,9 @@ class ActRows:
     """The tensors of the rows that an actor reads and writes."""
 
     def __init__(
-        self,
-        *,
-        count: int,
-        obs: int,
-        seen: int = 0,
-        mask: int = 0,
-        noise: int = 0,
-        actions: int = 0,
-        log_probs: int = 0,
-        values: int,
-    ) -> None: ...
+        self, *, count: int, obs: int, seen: int = 0, mask: int = 0, noise: int = 0, actions: int =
+        0, log_probs: int = 0, values: int
+    ) -> None: ...  # fmt: skip
 
 @final
 class Act:
@@ -154,25 +136,10 @@ def critic_loss(
     threads: int,
 ) -> float: ...
 def critic_adam(
-    *,
-    net: NetShape,
-    theta: int,
-    first: int,
-    second: int,
-    order: int,
-    epochs: int,
-    minibatch: int,
-    steps: int,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    obs: int,
-    targets: int,
-    weights: int,
-    count: int,
-    threads: int,
-) -> float: ...
+    *, net: NetShape, theta: int, first: int, second: int, order: int, epochs: int, minibatch: int,
+    steps: int, learning_rate: float, beta1: float, beta2: float, eps: float, obs: int, targets:
+    int, weights: int, count: int, threads: int
+) -> float: ...  # fmt: skip
 
 # ---- products, solves and updates on a CUDA device: csrc/bindings/cuda.cpp
 
@@ -184,18 +151,9 @@ class _Limits(TypedDict):
 def cuda_connect(path: str) -> None: ...
 def cuda_limits(device: int) -> _Limits: ...
 def cuda_plan(
-    *,
-    net: NetShape,
-    rows: int,
-    fvp_count: int,
-    chunk_rows: int,
-    group_size: int,
-    precision: str,
-    grid: int,
-    multiprocessors: int,
-    shared_bytes: int,
-    arch: int,
-) -> CudaPlan: ...
+    *, net: NetShape, rows: int, fvp_count: int, chunk_rows: int, group_size: int, precision: str,
+    grid: int, multiprocessors: int, shared_bytes: int, arch: int
+) -> CudaPlan: ...  # fmt: skip
 
 @final
 class CudaPlan:
@@ -220,34 +178,15 @@ class CudaOperator:
     ) -> None: ...
     def fvp(self, *, v: int, out: int, columns: int, scratch: int, stream: int) -> None: ...
     def solve(
-        self,
-        *,
-        g: int,
-        x: int,
-        stats: int,
-        columns: int,
-        iterations: int,
-        tol: float,
-        scratch: int,
-        stream: int,
-    ) -> None: ...
+        self, *, g: int, x: int, stats: int, columns: int, iterations: int, tol: float, scratch:
+        int, stream: int
+    ) -> None: ...  # fmt: skip
     def gradient(self, *, g: int, stats: int, scratch: int, stream: int) -> None: ...
     def evaluate(self, *, theta: int, stats: int, scratch: int, stream: int) -> None: ...
     def update(
-        self,
-        *,
-        theta: int,
-        stats: int,
-        iterations: int,
-        tol: float,
-        max_kl: float,
-        ratio: float,
-        steps: int,
-        search: bool,
-        learning_rate: float,
-        scratch: int,
-        stream: int,
-    ) -> None: ...
+        self, *, theta: int, stats: int, iterations: int, tol: float, max_kl: float, ratio: float,
+        steps: int, search: bool, learning_rate: float, scratch: int, stream: int
+    ) -> None: ...  # fmt: skip
     @property
     def scratch_bytes(self) -> int: ...
 
@@ -272,19 +211,9 @@ class CudaAct:
     ) -> None: ...
 
 def cuda_gae(
-    *,
-    rewards: int,
-    values: int,
-    following: int,
-    done: int,
-    advantages: int,
-    steps: int,
-    envs: int,
-    gamma: float,
-    decay: float,
-    device: int,
-    stream: int,
-) -> None: ...
+    *, rewards: int, values: int, following: int, done: int, advantages: int, steps: int, envs: int,
+    gamma: float, decay: float, device: int, stream: int
+) -> None: ...  # fmt: skip
 def cuda_critic_refusal(*, net: NetShape, device: int) -> str | None: ...
 
 @final
@@ -292,34 +221,13 @@ class CudaCritic:
     """A critic on its rows, on one device."""
 
     def __init__(
-        self,
-        *,
-        net: NetShape,
-        device: int,
-        theta: int,
-        obs: int,
-        targets: int,
-        weights: int,
-        count: int,
-        state: int,
-        grid: int,
-    ) -> None: ...
+        self, *, net: NetShape, device: int, theta: int, obs: int, targets: int, weights: int,
+        count: int, state: int, grid: int
+    ) -> None: ...  # fmt: skip
     def scratch_bytes(self, *, pass_rows: int) -> int: ...
     def adam(
-        self,
-        *,
-        order: int,
-        epochs: int,
-        minibatch: int,
-        taken: int,
-        learning_rate: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        first: int,
-        second: int,
-        scratch: int,
-        stream: int,
-    ) -> None: ...
+        self, *, order: int, epochs: int, minibatch: int, taken: int, learning_rate: float, beta1:
+        float, beta2: float, eps: float, first: int, second: int, scratch: int, stream: int
+    ) -> None: ...  # fmt: skip
     def gradient(self, *, out: int, scratch: int, stream: int) -> None: ...
     def search(self, *, direction: int, backtracks: int, scratch: int, stream: int) -> None: ...

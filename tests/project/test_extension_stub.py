@@ -120,7 +120,7 @@ def test_the_stub_is_the_module() -> None:
         (("def selected_isa() -> str: ...", ""), "selected_isa is in one"),
         (("seen: int = 0", "seen: int"), "ActRows.__init__"),
         (("tol: float", "tol: int"), "solve"),
-        (("problem: dict[str, Any], *, rev", "*, problem: dict[str, Any], rev"), "CpuOperator.__i"),
+        (("cuda_limits(device: int)", "cuda_limits(*, device: int)"), "cuda_limits"),
         (("threads: int) -> bool", "threads: int) -> int"), "CpuOperator.bad_values: returns"),
     ],
     ids=["renamed", "absent", "no default", "another type", "by keyword", "another answer"],
