@@ -125,7 +125,7 @@ class TRPO(Agent):
             fresh = self.updates == 0 or not os.path.exists(checkpoint_path or "")
             if checkpoint_path is not None and fresh:
                 self.save(checkpoint_path)
-            while self.steps < goal and not ctrl_c.came:
+            while self.steps < goal and not ctrl_c.pressed:
                 record = self.train_once()
                 # First the logs: a kill in between has the update done and logged again.
                 answers = [callback(self, record) for callback in callbacks]
