@@ -232,12 +232,6 @@ class TRPO(Agent):
         sync = not self.asynchronous
         return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
 
-    def start(self) -> None:
-        """Reset the environments, once."""
-        if not self.started:
-            self.collector.start(parts.start_seed(self))
-            self.started = True
-
     def reached(self, target_return: float | None) -> bool:
         """Whether the last episodes are enough to tell, and their mean return is that much."""
         if target_return is None or len(self.recent_returns) < min(WINDOW, 20):
