@@ -110,7 +110,7 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
         except BackendUnavailable as reason:
             outcome.skipped[label] = str(reason)
             return
-        except Exception as failure:  # out of memory, a compiler that gives up: theirs to have
+        except Exception as failure:  # such as out of memory: an opponent may fail, ours must not
             if ours:
                 raise
             outcome.skipped[label] = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"

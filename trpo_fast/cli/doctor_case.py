@@ -46,7 +46,7 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
 
 
 def _limits() -> dict[str, int] | None:
-    """What a plan wants to know of the first CUDA device; None without one."""
+    """The limits of the first CUDA device that a plan depends on; None without one."""
     native = extension.module()
     devices = native.cuda_probe()["devices"] if native else []
     if not devices:

@@ -101,7 +101,7 @@ def continue_run(agent: TRPO, options: RunOptions, until: int, out: Path) -> int
 
 
 def write_options(out: Path, goal: int, options: RunOptions) -> None:
-    """Keep what ``read_options`` gives to whoever resumes the run."""
+    """Write what ``read_options`` reads when the run is resumed."""
     names = [field.name for field in dataclasses.fields(RunOptions)]
     toml.write(out / OPTIONS, {"steps": goal, **{name: getattr(options, name) for name in names}})
 

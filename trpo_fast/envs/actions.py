@@ -1,4 +1,4 @@
-"""From what a policy's head samples to what an environment's action space wants.
+"""From what a policy's head samples to what an environment's action space takes.
 
 clip     a -> min(max(a, low), high)
 scale    a -> box(min(max(a, -1), 1))

@@ -49,8 +49,8 @@ def _shown(agent: Agent, raw: Tensor) -> Tensor:
 def _save_on_path(
     agent: Agent, times: Tensor, copies: Tensor, save: Callable[[Tensor], list[Any]]
 ) -> list[Any]:
-    """Save states as the path passes them: ``save`` those of the copies [M] that are wanted at a
-    time. The list fills while the path is collected.
+    """Save states of the path: at each time ``save`` gets the copies [M] that are wanted then. The
+    list fills while the path is collected.
     """
     saved: list[Any] = []
     wanted = {int(t): copies[times == t] for t in times.unique()}

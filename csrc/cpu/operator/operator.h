@@ -57,7 +57,7 @@ class CpuOperator {
   const Plan& plan() const { return plan_; }
   int64_t scratch_bytes() const;
 
-  // ---- stages, for all rows of the batch; D columns as trpo_fast/policy/heads.py has them
+  // ---- stages, for all rows of the batch; D columns as the heads of trpo_fast/policy have them
   // (rows without weight are skipped: zero)
   void forward(float* params, const CallOptions& call);                    // [N, D]
   void jvp(const float* v, float* tangent, const CallOptions& call);       // [P] -> [N, D]
