@@ -1,4 +1,4 @@
-// The families of kernels that bindings.cpp assembles into trpo_fast._C.
+// The families of kernels that module.cpp assembles into trpo_fast._C.
 #pragma once
 #include <pybind11/pybind11.h>
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trpo_fast import BackendUnavailable, FisherOperator
 from trpo_fast.bench import CASES, Contender, make_workload, measure, opponents
 from trpo_fast.bench import cli as bench_cli
-from trpo_fast.bench.harness import busy_neighbours
+from trpo_fast.bench.harness import busy_processes
 from trpo_fast.bench.report import Row, machine_name, read_json, table
 from trpo_fast.bench.suite import relative_error
 from trpo_fast.bench.suites import GROUPS, SUITES
@@ -190,7 +190,7 @@ def test_wrong_options_are_one_line(words, message, capsys):
 
 
 def test_neighbours_are_ended():
-    with busy_neighbours(2) as pids:
+    with busy_processes(2) as pids:
         assert len(pids) == 2 and all(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 

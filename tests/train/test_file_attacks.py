@@ -149,7 +149,7 @@ def test_two_new_runs_do_not_share_a_directory(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Both find it empty; the other one's run is under way, or has already ended."""
-    monkeypatch.setattr(commands, "claim", lambda out: None)
+    monkeypatch.setattr(commands, "refuse_used", lambda out: None)
     if not running:
         assert train(tmp_path, 64) == 0
     before, held = sorted(os.listdir(tmp_path)), FORK.Event()

@@ -39,7 +39,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    _sweep(path)
+    _remove_leftovers(path)
     temporary, handle = _create(path)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -65,7 +65,7 @@ def _create(path: Path) -> tuple[Path, int]:
         os.close(handle)  # another writer took it for a leftover before it was locked
 
 
-def _sweep(path: Path) -> None:
+def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files for ``path`` that no process has locked."""
     begin, end = f".{path.name}.", ".tmp"
     size = len(begin) + 16 + len(end)
@@ -134,11 +134,11 @@ def only_writer(directory: Path, argument: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _forget() -> None:
+def _close_locks() -> None:
     """Close the locks in a forked child, which would keep them beyond this process."""
     while _held:
         with contextlib.suppress(OSError):
             os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_close_locks)

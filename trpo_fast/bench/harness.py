@@ -1,5 +1,5 @@
-"""Timing: contenders take turns in one process, so that a clock that drifts or a neighbour that
-wakes up hurts all of them alike.
+"""Timing: contenders take turns in one process, so that a clock that drifts or another
+program that starts slows all of them alike.
 
 A turn of a fast call is a short burst whose first call is not counted: it pays for waking the
 thread pool that the previous contender's turn put to sleep. A call that takes longer than a burst
@@ -101,7 +101,7 @@ while os.getppid() == parent:
 
 
 @contextmanager
-def busy_neighbours(count: int) -> Iterator[list[int]]:
+def busy_processes(count: int) -> Iterator[list[int]]:
     """``count`` processes that do nothing but use a core; yields their process ids."""
     processes = [subprocess.Popen([sys.executable, "-c", _SPINNER]) for _ in range(count)]
     try:

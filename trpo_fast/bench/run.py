@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.problem import BackendUnavailable
 from .cases import CASES, DEFAULT_CASES, Workload, make_workload
-from .harness import Contender, busy_neighbours, copy_rate, measure, sgemm, thread_count
+from .harness import Contender, busy_processes, copy_rate, measure, sgemm, thread_count
 from .report import Row, environment, sgemm_range
 from .suite import Suite, Timed
 from .suites import GROUPS, SUITES
@@ -81,9 +81,9 @@ def _run_case(
         alone = peak.median
         for contender in contenders:
             contender.times.clear()
-        with busy_neighbours(options.busy):
+        with busy_processes(options.busy):
             _measure(contenders, options, warm_up=1)
-        peak.times[:] = [alone]  # the roofline is the machine's, not what the neighbours left
+        peak.times[:] = [alone]  # the roofline is the machine's, not its share beside others
         name = f"{suite.name}_busy"
         outcome.rows += _rows(name, suite, workload, options, threads, entries, peak, peak_flops)
 
@@ -110,7 +110,7 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
         except BackendUnavailable as reason:
             outcome.skipped[label] = str(reason)
             return
-        except Exception as failure:  # out of memory, a compiler that gives up: theirs to have
+        except Exception as failure:  # such as out of memory: an opponent may fail, ours must not
             if ours:
                 raise
             outcome.skipped[label] = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"

@@ -29,10 +29,10 @@ from .runs import (
     OPTIONS,
     STEPS,
     RunOptions,
-    begin,
-    claim,
-    go_on,
+    continue_run,
     read_options,
+    refuse_used,
+    start_run,
     write_options,
 )
 
@@ -78,7 +78,7 @@ def train(argv: list[str]) -> int:
     env = named if name is None else name
     if env is None and file is not None:
         env = read_toml(file).get("env")
-    if env in (None, "") and not _helped(argv):
+    if env in (None, "") and not _asks_for_help(argv):
         got = "nothing" if env is None else repr(env)
         raise UsageError(
             f"ENV: expected an environment, as in trpo-fast train CartPole-v1, got {got}"
@@ -89,8 +89,8 @@ def train(argv: list[str]) -> int:
     env = config.env
     moment = time.strftime("%Y%m%d-%H%M%S")
     out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
-    claim(out)
-    return begin(TRPO(env, config=config), run, run.steps, out)
+    refuse_used(out)
+    return start_run(TRPO(env, config=config), run, run.steps, out)
 
 
 def _parse(
@@ -120,7 +120,7 @@ def resume(argv: list[str]) -> int:
     exactly as if never interrupted; with the options the run had, unless told otherwise.
     """
     words, found = flags.split(argv, ResumeOptions)
-    if _helped(words):
+    if _asks_for_help(words):
         tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
     out = _checkpoint(found, "trpo-fast resume").parent
     with files.only_writer(out, "RUN"):
@@ -149,7 +149,7 @@ def _resume_in(out: Path, words: list[str]) -> int:
     if done and run.target_return == options.get("target_return"):
         print("its target return is reached and counts no longer", file=sys.stderr)
         run.target_return = None
-    return go_on(agent, run, until, out)
+    return continue_run(agent, run, until, out)
 
 
 @dataclass
@@ -197,7 +197,7 @@ def plot(argv: list[str]) -> int:
     from . import plotting
 
     usage = "trpo-fast plot RUN... [--out curves.png]"
-    if _helped(argv):
+    if _asks_for_help(argv):
         print(f"usage: {usage}\n\n{plotting.__doc__}".rstrip())
         return 0
     runs, out = flags.take(argv, "--out")
@@ -213,7 +213,7 @@ def plot(argv: list[str]) -> int:
     return 0
 
 
-def _helped(words: list[str]) -> bool:
+def _asks_for_help(words: list[str]) -> bool:
     return any(word in flags.HELP for word in words)
 
 

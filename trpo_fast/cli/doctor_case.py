@@ -23,7 +23,7 @@ H200 = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
 
 def case_report(name: str, precision: str) -> dict[str, Any]:
     """The case, the device it is planned for (here, or else an H200), the plan, and for a policy on
-    a CUDA device and on the CPU the backend that ``auto`` takes (None: nobody computes so).
+    a CUDA device and on the CPU the backend that ``auto`` takes (None: no backend does).
     """
     from ..backends.cuda import plan
 
@@ -46,7 +46,7 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
 
 
 def _limits() -> dict[str, int] | None:
-    """What a plan wants to know of the first CUDA device; None without one."""
+    """The limits of the first CUDA device that a plan depends on; None without one."""
     native = extension.module()
     devices = native.cuda_probe()["devices"] if native else []
     if not devices:

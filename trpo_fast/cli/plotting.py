@@ -77,7 +77,7 @@ def _grouped(
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """The groups, and a sentence about every seed that was there several times."""
     settings = [_settings(Path(path)) for path in paths]
-    varying = _telling(settings)
+    varying = _distinguishing(settings)
     found: dict[str, dict[Any, list[dict[str, Any]]]] = {}
     for i, (path, setting) in enumerate(zip(paths, settings, strict=True)):
         label = ", ".join(f"{n}={setting.get(n)}" for n in varying) or str(setting.get("env", path))
@@ -107,7 +107,7 @@ def _progress(path: str | os.PathLike[str]) -> dict[str, Any]:
     return run
 
 
-def _telling(settings: list[dict[str, Any]]) -> list[str]:
+def _distinguishing(settings: list[dict[str, Any]]) -> list[str]:
     """Names of the settings that tell the runs apart, one alone where one is enough."""
     names = sorted(set().union(*settings) - {"seed"})
     values = {name: [repr(setting.get(name)) for setting in settings] for name in names}

@@ -57,7 +57,7 @@ class RunOptions:
         check_all(self)
 
 
-def claim(out: Path) -> None:
+def refuse_used(out: Path) -> None:
     """Refuse a directory that holds a run: its logs and the new one's would mix."""
     for name in (CHECKPOINT, PROGRESS):
         if (out / name).exists():
@@ -67,19 +67,19 @@ def claim(out: Path) -> None:
             )
 
 
-def begin(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
+def start_run(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
     """Make the directory of a new run, and train in it."""
     check_serves(agent.policy, agent.config)  # before there is anything to clean up
     out.mkdir(parents=True, exist_ok=True)
     with files.only_writer(out, "out"):
-        claim(out)  # again: somebody may have come in between
+        refuse_used(out)  # again: another process may have been faster
         write_toml(agent.config, out / "config.toml")
         print(describe(agent.config.as_dict()), file=sys.stderr)
         write_options(out, steps, options)
-        return go_on(agent, options, steps, out)
+        return continue_run(agent, options, steps, out)
 
 
-def go_on(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
+def continue_run(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
     """Train until the run has so many steps in all, and keep everything in its directory."""
     left = until - agent.steps
     loggers: list[Logger] = [ConsoleLogger(left, every=options.print_every)]
@@ -108,7 +108,7 @@ def go_on(agent: TRPO, options: RunOptions, until: int, out: Path) -> int:
 
 
 def write_options(out: Path, goal: int, options: RunOptions) -> None:
-    """Keep what ``read_options`` gives to whoever resumes the run."""
+    """Write what ``read_options`` reads when the run is resumed."""
     names = [field.name for field in dataclasses.fields(RunOptions)]
     toml.write(out / OPTIONS, {"steps": goal, **{name: getattr(options, name) for name in names}})
 

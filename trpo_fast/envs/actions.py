@@ -1,4 +1,4 @@
-"""From what a policy's head samples to what an environment's action space wants.
+"""From what a policy's head samples to what an environment's action space takes.
 
 clip     a -> min(max(a, low), high)
 scale    a -> box(min(max(a, -1), 1))
@@ -51,7 +51,7 @@ class ActionMap:
             if not self.bounded:
                 self.mode = "clip"  # nothing to scale to; infinite bounds clip nothing
             half = np.float32(0.5)
-            with np.errstate(invalid="ignore", over="ignore"):  # no bounds: nobody asks for these
+            with np.errstate(invalid="ignore", over="ignore"):  # without bounds these are unused
                 wide = ~np.isfinite(self.high - self.low)
                 self.base = np.where(wide, half * self.high + half * self.low, self.low)
                 self.shift = np.where(wide, np.float32(0.0), np.float32(1.0))

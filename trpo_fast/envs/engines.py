@@ -24,7 +24,7 @@ MAX_COPIES = 65_536  # copies of an environment on the host
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EnvRequest:
     """What an engine is asked for."""
 
     env: Any  # a gymnasium id or a function that makes one environment
@@ -40,7 +40,7 @@ class Wanted:
     def maker(self) -> Callable[[], Any]:
         """A function that makes one copy with flat observations."""
         if isinstance(self.env, str):
-            return _Flattened(_Maker(self.env, self.options))
+            return _Flattened(_GymnasiumMaker(self.env, self.options))
         if callable(self.env):
             return _Flattened(self.env)
         raise ValueError(
@@ -49,14 +49,14 @@ class Wanted:
         )
 
 
-def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **wanted: Any) -> HostEnvs:
+def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **request: Any) -> HostEnvs:
     """Host environments from a gymnasium id, a function that makes one environment, or a vector
-    environment, which brings an engine of its own; ``wanted`` are the fields of ``Wanted``.
+    environment, which brings an engine of its own; ``request`` are the fields of ``EnvRequest``.
     """
     import gymnasium
 
     if isinstance(env, gymnasium.vector.VectorEnv):
-        return _of_the_user(env)
+        return _from_vector_env(env)
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {tuple(ENGINES)}, got {engine!r}")
     if num_envs > MAX_COPIES:
@@ -64,36 +64,36 @@ def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **wanted:
             f"num_envs: expected at most {MAX_COPIES} copies with engine={engine!r}, got "
             f"{num_envs}; engine='tensor' has room for more"
         )
-    return ENGINES[engine](Wanted(env, num_envs, **wanted))
+    return ENGINES[engine](EnvRequest(env, num_envs, **request))
 
 
-def _sync(wanted: Wanted) -> HostEnvs:
+def _sync(request: EnvRequest) -> HostEnvs:
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-    makers = [wanted.maker()] * wanted.num_envs
+    makers = [request.maker()] * request.num_envs
     venv = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-    return HostEnvs(venv, Copies(venv.envs), name=wanted.name, same_step=True)
+    return HostEnvs(venv, Copies(venv.envs), name=request.name, same_step=True)
 
 
-def _workers(wanted: Wanted) -> HostEnvs:
-    makers = [wanted.maker()] * wanted.num_envs
+def _workers(request: EnvRequest) -> HostEnvs:
+    makers = [request.maker()] * request.num_envs
     try:
-        venv = WorkerEnvs(makers, wanted.workers, seed=wanted.seed)
+        venv = WorkerEnvs(makers, request.workers, seed=request.seed)
     except WorkerError as error:
-        raise EnvError(f"environment {wanted.name} failed to start: {error}") from error
-    return HostEnvs(venv, venv, name=wanted.name, same_step=True)
+        raise EnvError(f"environment {request.name} failed to start: {error}") from error
+    return HostEnvs(venv, venv, name=request.name, same_step=True)
 
 
-def _async(wanted: Wanted) -> HostEnvs:
+def _async(request: EnvRequest) -> HostEnvs:
     from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-    makers = [Stateful(wanted.maker(), index) for index in range(wanted.num_envs)]
+    makers = [Stateful(request.maker(), index) for index in range(request.num_envs)]
     venv = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-    return HostEnvs(venv, Processes(venv), name=wanted.name, same_step=True)
+    return HostEnvs(venv, Processes(venv), name=request.name, same_step=True)
 
 
-def _envpool(wanted: Wanted) -> HostEnvs:
-    env = wanted.env
+def _envpool(request: EnvRequest) -> HostEnvs:
+    env = request.env
     if not isinstance(env, str):
         raise ValueError(
             f"env: expected the name of an environment for EnvPool, got {type(env).__name__}"
@@ -106,16 +106,16 @@ def _envpool(wanted: Wanted) -> HostEnvs:
         ) from error
     if env not in envpool.list_all_envs():
         raise EnvError(f"EnvPool has no environment {env}; engine='sync' takes gymnasium's")
-    options = {"num_envs": wanted.num_envs, **wanted.options}
-    venv = _Pool(
+    options = {"num_envs": request.num_envs, **request.options}
+    venv = _SeededPool(
         lambda seed: envpool.make_gymnasium(env, seed=seed, **options),
-        derive(wanted.seed, "batch", 0),
+        derive(request.seed, "batch", 0),
     )
     access = NoAccess("EnvPool keeps its states to itself")
     return HostEnvs(venv, access, name=env, same_step=False, takes_seeds=False)
 
 
-ENGINES: dict[HostEngine, Callable[[Wanted], HostEnvs]] = {
+ENGINES: dict[HostEngine, Callable[[EnvRequest], HostEnvs]] = {
     "sync": _sync,
     "workers": _workers,
     "async": _async,
@@ -123,7 +123,7 @@ ENGINES: dict[HostEngine, Callable[[Wanted], HostEnvs]] = {
 }
 
 
-class _Pool:
+class _SeededPool:
     """An EnvPool as a vector environment of gymnasium's. A pool takes its seed when it is made and
     none afterwards, so it is made anew for another one; the same one goes on.
     """
@@ -150,7 +150,7 @@ class _Pool:
         self._pool.close()
 
 
-def _of_the_user(venv: Any) -> HostEnvs:
+def _from_vector_env(venv: Any) -> HostEnvs:
     """A vector environment that the user made."""
     import gymnasium
     from gymnasium.vector import AutoresetMode
@@ -176,7 +176,7 @@ def _of_the_user(venv: Any) -> HostEnvs:
     return HostEnvs(venv, access, same_step=same_step, takes_seeds=takes_seeds)
 
 
-class _Maker:
+class _GymnasiumMaker:
     """gymnasium.make as a function that a worker process can be sent."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:

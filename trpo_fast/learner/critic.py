@@ -165,7 +165,7 @@ class Critic(nn.Module):
         """Move the values at obs [N, O] towards targets [N], rows counted with weights [N] >= 0.
 
         Values that are not finite leave the critic as it was and raise ``ValueError``; with
-        ``sync=False``, which asks a device nothing (weights apart), they become a loss of NaN.
+        ``sync=False``, which reads nothing from a device (except weights), the loss is NaN.
 
         With ``sync=False`` and without weights a CUDA graph can capture a fit, any but the first.
         Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.

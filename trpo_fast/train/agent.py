@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._base.seeds import derive, derive_all
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
 from ..learner.critic import Critic
@@ -71,6 +72,25 @@ class Agent(abc.ABC):
     def asynchronous(self) -> bool:
         """Whether rollouts are computed on a device while the host goes on."""
         return self.collector.asynchronous and self.config.sampling != "vine"
+
+    def start_seed(self) -> Any:
+        """What the environments are reset with, another after every restart: a seed for each copy,
+        or one for all where they share a generator.
+        """
+        if isinstance(self.envs, HostEnvs) and self.envs.takes_seeds:
+            return derive_all(self.config.seed, "copies", self.envs.num_envs, self.restarts)
+        return derive(self.config.seed, "batch", self.restarts)
+
+    def start(self) -> None:
+        """Reset the environments, once."""
+        if not self.started:
+            self.collector.start(self.start_seed())
+            self.started = True
+
+    def restart(self) -> None:
+        """Start every episode anew, where those under way cannot be continued."""
+        self.restarts += 1
+        self.collector.start(self.start_seed())
 
     @abc.abstractmethod
     def collect(self, *, wait: bool = True) -> Rollout:

@@ -33,7 +33,7 @@ def agent_config(
 
 
 def _changed(config: Config) -> set[str]:
-    """Names of the settings that are not the default: those somebody has chosen."""
+    """Names of the settings that are not the default, which were chosen then."""
     fields = dataclasses.fields(config)
     return {field.name for field in fields if getattr(config, field.name) != field.default}
 

@@ -34,20 +34,20 @@ def _shown(agent: Agent, raw: Tensor) -> Tensor:
     return raw.to(agent.device)
 
 
-def _watch(
+def _save_on_path(
     agent: Agent, times: Tensor, copies: Tensor, save: Callable[[Tensor], list[Any]]
 ) -> list[Any]:
-    """Save states as the path passes them: ``save`` those of the copies [M] that are wanted at a
-    time. The list fills while the path is collected.
+    """Save states of the path: at each time ``save`` gets the copies [M] that are wanted then. The
+    list fills while the path is collected.
     """
     saved: list[Any] = []
     wanted = {int(t): copies[times == t] for t in times.unique()}
 
-    def look(t: int) -> None:
+    def save_here(t: int) -> None:
         if t in wanted:
             saved.extend(save(wanted[t]))
 
-    agent.collector.before_step = look
+    agent.collector.before_step = save_here
     return saved
 
 
@@ -62,9 +62,9 @@ class TensorRunner:
                 f"{type(agent.envs).__name__} is no TensorEnv, whose physics branches are copies of"
             )
 
-    def watch(self, times: Tensor, copies: Tensor) -> list[Any]:
+    def save_on_path(self, times: Tensor, copies: Tensor) -> list[Any]:
         env: Any = self.agent.envs
-        return _watch(
+        return _save_on_path(
             self.agent, times, copies, lambda i: [(env.physics[i].clone(), env.elapsed[i].clone())]
         )
 
@@ -124,8 +124,8 @@ class HostRunner:
         check_states(copies.unsupported())  # some attributes come with the first reset
         self.envs: list[Any] = copies.venv.envs
 
-    def watch(self, times: Tensor, copies: Tensor) -> list[Any]:
-        return _watch(self.agent, times, copies, lambda i: self._path.state(i.tolist()))
+    def save_on_path(self, times: Tensor, copies: Tensor) -> list[Any]:
+        return _save_on_path(self.agent, times, copies, lambda i: self._path.state(i.tolist()))
 
     @torch.no_grad()
     def follow(
@@ -159,13 +159,13 @@ class HostRunner:
             moves = agent.collector.action_map.host(chosen.cpu().numpy())
             begin = perf_counter()
             with envs.named("the step of a branch"):
-                came = [self.envs[i].step(move) for i, move in zip(slots, moves, strict=True)]
+                results = [self.envs[i].step(move) for i, move in zip(slots, moves, strict=True)]
             self.env_seconds += perf_counter() - begin
-            rewards = np.array([float(c[1]) for c in came], np.float32)
+            rewards = np.array([float(c[1]) for c in results], np.float32)
             total[slots] += discount * torch.from_numpy(rewards)
-            terminated, truncated = (np.array([bool(c[j]) for c in came]) for j in (2, 3))
+            terminated, truncated = (np.array([bool(c[j]) for c in results]) for j in (2, 3))
             steps, discount = steps + len(slots), discount * agent.config.gamma
-            obs = self._observations(came, terminated, length + 1)
+            obs = self._observations(results, terminated, length + 1)
             rows = _shown(agent, torch.from_numpy(obs))
             last = length == len(noise)
             cut = np.flatnonzero(~terminated & (truncated | last))
@@ -176,20 +176,20 @@ class HostRunner:
                 break
             slots = slots[going]
             with envs.named("the step of a branch"):
-                mask = self._mask([came[i][4] for i in going])
+                mask = self._mask([results[i][4] for i in going])
             params = agent.policy.distribution_params(rows[going], mask)
             chosen = agent.policy.head.choose(params, noise[length, slots // self.width])
         return total, steps
 
-    def _observations(self, came: list[Any], terminated: np.ndarray, steps: int) -> np.ndarray:
+    def _observations(self, results: list[Any], terminated: np.ndarray, steps: int) -> np.ndarray:
         """Observations [N, O] of what the N copies returned, which has to be numbers in shape."""
         envs, where = self._path, f"a branch, {steps} steps after the state that it began in"
-        for obs, reward, *_ in came:
+        for obs, reward, *_ in results:
             if not math.isfinite(float(reward)):
                 raise EnvError(f"{envs.label()} returned reward {reward} from {where}")
             if why := shape_error(obs, envs.observation_space.shape, f" from {where}"):
                 raise EnvError(f"{envs.label()} failed in step: {why}")
-        rows = np.stack([np.asarray(c[0], np.float32).reshape(-1) for c in came])
+        rows = np.stack([np.asarray(c[0], np.float32).reshape(-1) for c in results])
         envs.check_finite(rows[~terminated], lambda row: f"observation of {where}")
         return rows
 

@@ -16,7 +16,6 @@ from ..envs import tensor
 from ..envs.tensor.protocol import check_environment, check_obs, check_step
 from .agent import Agent
 from .episodes import Evaluation, EvaluationRequest
-from .parts import start_seed
 
 CHECK_STEPS = 50  # steps on a device between checks whether all are done
 
@@ -50,8 +49,7 @@ def _borrowed(agent: Agent, env: Any) -> Iterator[None]:
         if why is None:
             own.load_state(saved)
         else:
-            agent.restarts += 1
-            agent.collector.start(start_seed(agent))
+            agent.restart()
             warnings.warn(
                 f"training's episodes under way start anew, because they were evaluated in its own "
                 f"environment and {why}",

@@ -147,7 +147,7 @@ class LogFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            _mend(path)
+            _end_cut_line(path)
         self.file = open(path, "a", newline="")  # noqa: SIM115 (closed by close)
 
     def write(self, text: str) -> None:
@@ -162,13 +162,13 @@ class LogFile:
             self.file.close()
 
 
-def _mend(path: Path) -> None:
+def _end_cut_line(path: Path) -> None:
     """Keep the whole lines of a file, and of a CSV row without an end its whole cells. What is kept
     is not written anew: nothing that happens on the way can lose it.
     """
     with open(path, "rb+") as file:
         data = file.read()
-        kept, end = _whole(data) if path.suffix == ".csv" else (data.rfind(b"\n") + 1, b"")
+        kept, end = _complete_part(data) if path.suffix == ".csv" else (data.rfind(b"\n") + 1, b"")
         if kept != len(data):
             file.truncate(kept)
         if end:
@@ -176,7 +176,7 @@ def _mend(path: Path) -> None:
             file.write(end)
 
 
-def _whole(data: bytes) -> tuple[int, bytes]:
+def _complete_part(data: bytes) -> tuple[int, bytes]:
     """How much of a CSV to keep, and what to end it by: a last row without an end ends after its
     last whole cell.
     """
@@ -280,7 +280,7 @@ def read_progress(path: str | os.PathLike[str]) -> dict[str, list[float]]:
     if not file.is_file():
         raise ValueError(f"run: expected a run directory with progress.csv, got {path}")
     data = file.read_bytes()
-    kept, end = _whole(data)
+    kept, end = _complete_part(data)
     text = io.StringIO((data[:kept] + end).decode(), newline="")
     rows = {row["update"]: row for row in csv.DictReader(text) if row.get("update")}
     if not rows:

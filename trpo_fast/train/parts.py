@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .._base.arguments import fail
-from .._base.seeds import derive, derive_all
+from .._base.seeds import derive
 from ..backends.support import PYTORCH, Support, choose
 from ..envs import tensor
 from ..envs.actions import ActionMap
@@ -70,16 +70,6 @@ def pick_device(config: Config, env: Any) -> torch.device:
         return env.device
     cuda = config.engine == "tensor" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-
-
-def start_seed(agent: Agent) -> Any:
-    """What the environments are reset with, anew in every restart: a seed for each copy, or one
-    for all where they share a generator.
-    """
-    seed, restarts, envs = agent.config.seed, agent.restarts, agent.envs
-    if isinstance(envs, HostEnvs) and envs.takes_seeds:
-        return derive_all(seed, "copies", envs.num_envs, restarts)
-    return derive(seed, "batch", restarts)
 
 
 def make_envs(
@@ -178,7 +168,7 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     host = isinstance(envs, HostEnvs)
     device = torch.device("cpu") if host else agent.device
     obs_dim = int(torch.Size(observations.shape).numel())
-    masked = host and policy.head.maskable and "action_mask" in envs.reset(start_seed(agent))[1]
+    masked = host and policy.head.maskable and "action_mask" in envs.reset(agent.start_seed())[1]
     layout = Layout(
         config.steps_per_update,
         config.num_envs,

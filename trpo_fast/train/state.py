@@ -12,7 +12,7 @@ from ..policy.net import MLPPolicy
 from . import checkpoint
 from .agent import Agent
 from .config import from_dict
-from .parts import env_name, start_seed
+from .parts import env_name
 from .state_checks import (
     check_counter,
     check_critic,
@@ -76,13 +76,12 @@ def unpack(agent: Agent, tree: dict[str, Any]) -> None:
         agent.collector.load_state(tree["collector"])
         check_trial(agent)
         return
-    agent.restarts += 1
     warnings.warn(
         f"the episodes under way start anew, because {why or 'their states were not saved'}; "
         "everything else continues",
         stacklevel=4,
     )
-    agent.collector.start(start_seed(agent))
+    agent.restart()
     check_trial(agent)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.arguments import check_array, check_count, check_number, fail
-from ..envs.engines import Wanted
+from ..envs.engines import EnvRequest
 from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
 from .agent import Agent
@@ -102,7 +102,7 @@ def check_env_states(agent: Agent, states: Any) -> None:
     masked = getattr(agent.collector, "mask", None) is not None
     if masked or not isinstance(agent.envs, HostEnvs) or not isinstance(agent.env_source, str):
         return
-    env = Wanted(agent.env_source, 1, options=agent.env_options).maker()()
+    env = EnvRequest(agent.env_source, 1, options=agent.env_options).maker()()
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")

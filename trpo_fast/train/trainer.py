@@ -128,7 +128,7 @@ class TRPO(Agent):
             fresh = self.updates == 0 or not os.path.exists(checkpoint_path or "")
             if checkpoint_path is not None and fresh:
                 self.save(checkpoint_path)
-            while self.steps < goal and not ctrl_c.came:
+            while self.steps < goal and not ctrl_c.pressed:
                 record = self.train_once()
                 # First the logs: a kill in between has the update done and logged again.
                 answers = [callback(self, record) for callback in callbacks]
@@ -234,12 +234,6 @@ class TRPO(Agent):
                 obs, returns = obs[order[:count]], returns[order[:count]]
         sync = not self.asynchronous
         return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
-
-    def start(self) -> None:
-        """Reset the environments, once."""
-        if not self.started:
-            self.collector.start(parts.start_seed(self))
-            self.started = True
 
     def reached(self, target_return: float | None) -> bool:
         """Whether the last episodes are enough to tell, and their mean return is that much."""

@@ -79,7 +79,7 @@ class Vine:
         order = torch.randperm(rows, generator=self.agent.generator, device=device)
         chosen = order[:count].sort().values
         times, copies = chosen // layout.envs, chosen % layout.envs
-        saved = self.runner.watch(times, copies)
+        saved = self.runner.save_on_path(times, copies)
         rollout = self.agent.collect()
         return rollout, RolloutSet(times, copies, saved)
 

@@ -49,7 +49,7 @@ def _shape_only(
     if len(widths) < 2 or min(widths) < 1:
         raise checks.fail("widths", "at least an input and an output width", list(widths))
     checks.check_choice("activation", activation, ACTIVATIONS)
-    with torch.random.fork_rng(devices=[]):  # initial weights that nobody reads
+    with torch.random.fork_rng(devices=[]):  # initial weights that are never read
         return _Shape(
             widths[0], head_of_kind(head, widths[-1], nvec), widths[1:-1], activation, device="meta"
         )

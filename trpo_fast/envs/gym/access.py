@@ -64,7 +64,7 @@ class Processes:
 
 
 class NoAccess:
-    """States that nobody can have, and why."""
+    """Environments whose states cannot be read, and why."""
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -82,7 +82,7 @@ class NoAccess:
 class Stateful:
     """A maker of environments whose states ``Processes`` can ask for; ``index`` is the copy's.
     gymnasium's processes copy an observation into place whatever its shape, repeating numbers
-    where some are missing: these environments look at it first.
+    where some are missing: these environments check it first.
     """
 
     def __init__(self, build: Callable[[], Any], index: int) -> None:
@@ -95,7 +95,7 @@ class Stateful:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         index = self.index
 
-        class Asked(gymnasium.Wrapper):
+        class Checked(gymnasium.Wrapper):
             def reset(self, **options: Any) -> Any:
                 obs, info = self.env.reset(**options)
                 return self._checked(obs), info
@@ -119,4 +119,4 @@ class Stateful:
             def unsupported(self) -> str | None:
                 return unsupported(self.env)
 
-        return Asked(self.build())
+        return Checked(self.build())

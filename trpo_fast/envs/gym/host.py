@@ -150,7 +150,7 @@ class HostEnvs:
             self.access.restore(states)
 
     def close(self) -> None:
-        """End the environments, and processes whose neighbours have died before."""
+        """End the environments; where a worker process has died, kill the others."""
         try:
             self.venv.close()
         except (EOFError, BrokenPipeError, ConnectionResetError):

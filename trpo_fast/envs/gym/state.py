@@ -29,9 +29,9 @@ _SKIPPED = set(
     "_action_space _observation_space _metadata".split()
 )
 # What gymnasium gives its MuJoCo environments besides: neither changes the simulation.
-_ASIDE = set("mujoco_renderer _ezpickle_args _ezpickle_kwargs".split())
-# What gymnasium's own environments draw with: a file has no say in it.
-_DRAWING = set("render_mode screen screen_width screen_height clock surf isopen window".split())
+_UNUSED = set("mujoco_renderer _ezpickle_args _ezpickle_kwargs".split())
+# What gymnasium's own environments render with: a file must not change it.
+_RENDERING = set("render_mode screen screen_width screen_height clock surf isopen window".split())
 
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
 
@@ -39,12 +39,16 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
 def unsupported(env: Any) -> str | None:
     """Why the environment's state cannot be saved, as a sentence, or None where it can."""
     core = env.unwrapped
-    if not _own(core) and not is_mujoco(core) and not type(core).__module__.startswith(_SIMPLE):
+    if (
+        not _saves_itself(core)
+        and not is_mujoco(core)
+        and not type(core).__module__.startswith(_SIMPLE)
+    ):
         return (
             f"{type(core).__name__} has no state adapter: classic control, toy text and MuJoCo do, "
             "and any environment with save_state() and load_state(state)"
         )
-    if not _own(core) and not type(core).__module__.startswith("gymnasium.envs."):
+    if not _saves_itself(core) and not type(core).__module__.startswith("gymnasium.envs."):
         for name in _opaque(core):
             return (
                 f"{type(core).__name__} keeps {name}, which cannot be saved: numbers, strings, "
@@ -63,7 +67,7 @@ def snapshot(env: Any) -> dict[str, Any]:
     core = env.unwrapped
     generator = core.np_random.bit_generator.state
     saved: dict[str, Any] = {"generator": _copy(generator)}
-    if _own(core):
+    if _saves_itself(core):
         saved["own"] = core.save_state()
     else:
         saved["core"] = _attributes(core)
@@ -83,7 +87,7 @@ def restore(env: Any, saved: dict[str, Any]) -> None:
             f"got one with {len(saved['wrappers'])}"
         )
     core.np_random.bit_generator.state = _copy(saved["generator"])
-    if _own(core):
+    if _saves_itself(core):
         core.load_state(saved["own"])
     else:
         _assign(core, saved["core"])
@@ -93,7 +97,7 @@ def restore(env: Any, saved: dict[str, Any]) -> None:
         _assign(wrapper, attributes)
 
 
-def _own(core: Any) -> bool:
+def _saves_itself(core: Any) -> bool:
     return callable(getattr(core, "save_state", None)) and callable(
         getattr(core, "load_state", None)
     )
@@ -117,9 +121,9 @@ def _plain(value: Any) -> bool:
 
 
 def _opaque(owner: Any) -> Iterator[str]:
-    """Names of attributes that may be state and that nobody can save."""
+    """Names of attributes that may be state and that cannot be saved."""
     for name, value in vars(owner).items():
-        if name in _SKIPPED or name in _ASIDE or _plain(value) or _is_generator(value):
+        if name in _SKIPPED or name in _UNUSED or _plain(value) or _is_generator(value):
             continue
         if not _is_space(value) and not _describes(value):
             yield name
@@ -161,11 +165,11 @@ def _space_generators(space: Any) -> list[Any]:
     return [_copy(part.np_random.bit_generator.state) for part in _spaces(space)]
 
 
-def _draws(owner: Any, name: str) -> bool:
-    return name in _DRAWING and _gymnasiums(owner)
+def _renders(owner: Any, name: str) -> bool:
+    return name in _RENDERING and _from_gymnasium(owner)
 
 
-def _gymnasiums(owner: Any) -> bool:
+def _from_gymnasium(owner: Any) -> bool:
     return type(owner).__module__.startswith("gymnasium.")
 
 
@@ -183,7 +187,7 @@ def _attributes(owner: Any) -> dict[str, Any]:
     """
     saved: dict[str, Any] = {}
     for name, value in vars(owner).items():
-        if name in _SKIPPED or _draws(owner, name):
+        if name in _SKIPPED or _renders(owner, name):
             continue
         if _is_moments(value):
             saved[name] = _attributes(value)
@@ -202,7 +206,7 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
     """
     listed = _attributes(owner)
     for name, value in saved.items():
-        if _draws(owner, name):  # in the states of earlier versions
+        if _renders(owner, name):  # in the states of earlier versions
             continue
         if name not in listed:
             raise ValueError(
@@ -210,7 +214,7 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
                 f"saved ({', '.join(sorted(listed))}), got {name!r}"
             )
         present = vars(owner)[name]
-        if type(present) is bool and type(value) is not bool and _gymnasiums(owner):
+        if type(present) is bool and type(value) is not bool and _from_gymnasium(owner):
             raise ValueError(f"state: expected {name} to be true or false, got {value!r:.60}")
         if _is_moments(present):
             _assign(present, value)
@@ -219,7 +223,7 @@ def _assign(owner: Any, saved: dict[str, Any]) -> None:
         elif _is_space(present):
             for part, state in zip(_spaces(present), value, strict=True):
                 part.np_random.bit_generator.state = _copy(state)
-        elif isinstance(present, np.ndarray) and _foreign(present) and _like(present, value):
+        elif isinstance(present, np.ndarray) and _borrows_memory(present) and _fits(present, value):
             present[...] = value  # perhaps the simulator's memory: it has to stay a view of it
         else:
             setattr(owner, name, _retyped(value, present))
@@ -241,7 +245,7 @@ def _retyped(value: Any, present: Any) -> Any:
     return tuple(items) if isinstance(value, tuple) or isinstance(present, tuple) else items
 
 
-def _foreign(array: np.ndarray) -> bool:
+def _borrows_memory(array: np.ndarray) -> bool:
     """Whether numpy does not own an array's memory. What it owns may be anybody's, such as a table
     that the array is a row of, and is not written to.
     """
@@ -250,7 +254,7 @@ def _foreign(array: np.ndarray) -> bool:
     return not array.flags.owndata
 
 
-def _like(present: np.ndarray, value: Any) -> bool:
+def _fits(present: np.ndarray, value: Any) -> bool:
     """Whether a saved array can be written over the present one."""
     same = isinstance(value, np.ndarray) and (present.shape, present.dtype) == (
         value.shape,

@@ -1,4 +1,4 @@
-"""What a tensor environment must have and give, looked at once: before training, after its first
+"""What a tensor environment must have and give, checked once: before training, after its first
 reset and after its first step.
 """
 

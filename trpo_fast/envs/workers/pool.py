@@ -42,10 +42,11 @@ def usable_cores() -> int:
 
 
 def start_method() -> str:
-    """How workers come to be: a fork where that is safe, as it is quick, takes any function for a
-    maker and asks nothing of the user's script. Not after CUDA was used, which no child can go on
-    with, nor beside JAX, whose threads may hold locks; elsewhere than on Linux system libraries do
-    not survive it. torch's threads do: workers use one each, and the native half's pool notices.
+    """How workers are started: by a fork where that is safe, as it is quick, takes any function for
+    a maker and needs no ``if __name__ == "__main__"`` in the user's script. Not after CUDA was
+    used, which fails in a child, nor beside JAX, whose threads may hold locks, nor elsewhere than
+    on Linux, where system libraries do not survive it. torch's threads are no obstacle: workers use
+    one each, and the native half makes its pool anew in a child.
     """
     if sys.platform != "linux" or torch.cuda.is_initialized() or "jax" in sys.modules:
         return "spawn"
@@ -68,7 +69,7 @@ class WorkerEnvs:
         self.num_envs = len(makers)
         wanted = usable_cores() - 1 if workers is None else workers
         self._chunks = _split_copies(self.num_envs, 1 + min(wanted, self.num_envs - 1))
-        # Ours come first: what goes wrong in all copies is then said as without workers.
+        # Ours are made first: an error in every copy then reads as it does without workers.
         self._here = Chunk([makers[i] for i in self._chunks[0]])
         self.single_observation_space, self.single_action_space = self._here.spaces
         method = method or start_method()
