@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, every_shape, few, poison
+from cases import ON_CUDA, Case, every_shape, few, poison
 from cuda_support import (  # noqa: F401
     DEVICE,
     EMULATED,
@@ -34,14 +34,16 @@ SHAPES = [
 CASES = [Case("gaussian", hidden, act, rows, obs) for obs, hidden, rows, act in SHAPES]
 
 
-@pytest.mark.parametrize("case", every_shape() + CASES, ids=lambda c: f"{c}-obs{c.obs_dim}")
+@pytest.mark.parametrize("case", every_shape(ON_CUDA) + CASES, ids=lambda c: f"{c}-obs{c.obs_dim}")
 def test_fvp_equals_float64(case):
     t = Trio(case)
     v = t.vector(2)
     check_error(t.kernels.fvp(v.to(DEVICE)), t.single.fvp(v), t.exact.fvp(v.double()))
 
 
-@pytest.mark.parametrize("case", every_shape()[1::3] + CASES, ids=lambda c: f"{c}-obs{c.obs_dim}")
+@pytest.mark.parametrize(
+    "case", every_shape(ON_CUDA)[1::3] + CASES, ids=lambda c: f"{c}-obs{c.obs_dim}"
+)
 def test_gradient_equals_float64(case):
     t = Trio(case)
     (g, now), (g32, _), (g64, exact) = (o.gradient() for o in (t.kernels, t.single, t.exact))
@@ -50,7 +52,7 @@ def test_gradient_equals_float64(case):
         assert float(getattr(now, name)) == pytest.approx(float(getattr(exact, name)), abs=2e-5)
 
 
-@pytest.mark.parametrize("case", [*few(), *CASES[4:7]], ids=lambda c: f"{c}-obs{c.obs_dim}")
+@pytest.mark.parametrize("case", [*few(ON_CUDA), *CASES[4:7]], ids=lambda c: f"{c}-obs{c.obs_dim}")
 def test_seventeen_actions_and_grids_beyond_the_tiles(case):
     t = Trio(case, grid=4)
     v = t.vector()
@@ -68,7 +70,7 @@ def test_widest_tile(actions):
     check_error(F @ v.to(DEVICE), single, exact)
 
 
-@pytest.mark.parametrize("case", few(), ids=str)
+@pytest.mark.parametrize("case", few(ON_CUDA), ids=str)
 def test_zero_weight_rows_may_hold_anything(case):
     t, clean = Trio(case), Trio(case)
     t.kernels = CudaOperator(replace(t.kernels.problem, batch=poison(t.batch)))
@@ -103,7 +105,7 @@ def test_rows_that_do_not_fit_on_chip(head):
     check_error(products[0], roomy.single.fvp(v), roomy.exact.fvp(v.double()))
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[6], few()[3]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[6], few(ON_CUDA)[3]], ids=str)
 def test_equal_bits_whatever_the_schedule(case):
     t = Trio(case, grid=3)
     v = t.vector(2).to(DEVICE)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, few
+from cases import ON_CUDA, Case, few
 from cuda_support import (  # noqa: F401
     DEVICE,
     EMULATED,
@@ -51,7 +51,7 @@ class Pair(Trio):
         self.split = Trio(case, **options, precision="fp16x3").kernels
 
 
-@pytest.mark.parametrize("case", [*CASES, *few()], ids=named)
+@pytest.mark.parametrize("case", [*CASES, *few(ON_CUDA)], ids=named)
 def test_products_and_gradients_are_as_close_as_in_fp32(case):
     p = Pair(case, grid=2)
     v = p.vector(2)
@@ -114,7 +114,7 @@ def test_faults_of_a_batch_have_the_same_reason(change):
     assert torch.equal(flat_params(policy), before)
 
 
-@pytest.mark.parametrize("case", [*CASES[2:6], *few()[2::2]], ids=named)
+@pytest.mark.parametrize("case", [*CASES[2:6], *few(ON_CUDA)[2::2]], ids=named)
 @pytest.mark.parametrize("max_kl", [0.01, 0.5])
 def test_updates_take_the_same_step(case, max_kl):
     p = Pair(case)

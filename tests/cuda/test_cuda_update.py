@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import UPDATES, Case, few, poison
+from cases import ON_CUDA, UPDATES, Case, few, poison
 from cuda_support import (  # noqa: F401
     DEVICE,
     Emulator,
@@ -25,7 +25,7 @@ from trpo_fast.core.problem import REASONS, STATS, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 CASES = [
-    *few(),
+    *few(ON_CUDA),
     Case("gaussian", (64, 64), rows=33, obs_dim=11),
     Case("gaussian", (), rows=1),
     Case("gaussian", (17, 5), "silu", 64, group_size=4, weights=True),

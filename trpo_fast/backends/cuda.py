@@ -275,6 +275,9 @@ class CudaBackend(Backend):
 
     def refuses(self, problem: Problem) -> str | None:
         why = refusal(problem, "cpu" if extension.emulating() else "cuda")
+        policy = problem.policy
+        if why is None and isinstance(policy, MLPPolicy) and not policy.head.on_cuda:
+            why = f"its kernels have no formulas for the head {type(policy.head).__name__}"
         if why is None:
             with explained():
                 why = None if extension.emulating() else wrong_arch(problem.theta.device)
