@@ -19,6 +19,7 @@ from .core.problem import BackendUnavailable
 from .policy.flat import flat_params
 from .policy.heads import (
     Bernoulli,
+    Beta,
     Categorical,
     Gaussian,
     Head,
@@ -50,6 +51,7 @@ __all__ = [
     "BackendUnavailable",
     "Batch",
     "Bernoulli",
+    "Beta",
     "Categorical",
     "CheckpointError",
     "Config",

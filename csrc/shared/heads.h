@@ -3,6 +3,7 @@
 // trpo_fast/policy/heads/; here is the one place that chooses among them.
 #pragma once
 #include "shared/head_bernoulli.h"
+#include "shared/head_beta.h"
 #include "shared/head_categorical.h"
 #include "shared/head_gaussian.h"
 
@@ -13,11 +14,15 @@ TRPO_HOST_DEVICE bool is_gaussian(Head head) {
   return head == Head::kGaussian || head == Head::kGaussianState;
 }
 
-// f of the head's block.
+// f of the head's block. Of the CUDA kernels kBeta is left out: its special functions in float64 would
+// cost every other head registers, and trpo_fast/backends/cuda.py says so to whoever asks.
 template <class F>
 TRPO_HOST_DEVICE auto with_head(Head head, const F& f) {
   if (is_gaussian(head)) return f(GaussianHead{});
   if (head == Head::kBernoulli) return f(BernoulliHead{});
+#if !defined(__CUDACC__)
+  if (head == Head::kBeta) return f(BetaHead{});
+#endif
   return f(CategoricalHead{});
 }
 
@@ -97,8 +102,9 @@ TRPO_HOST_DEVICE float head_entropy(const NetShape& net, const DistRow& row) {
 // One action from noise of the head's kind, as the head's `choose` in Python makes it.
 TRPO_HOST_DEVICE void head_sample(const NetShape& net, const DistRow& row, const float* noise,
                                   float* values, int64_t* choices) {
-  return with_head(net.head,
-                   [&](auto head) { return head.sample(net, row, noise, values, choices); });
+  return with_head(net.head, [&](auto head) {
+    if constexpr (head.kNoise != Noise::kNone) head.sample(net, row, noise, values, choices);
+  });
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // to either core. Knows neither torch nor the STL, so g++, nvcc and the host emulation compile it.
 //
 //   N rows   P parameters   L linear maps   H hidden width   O observations
-//   Z outputs of the last map   D distribution parameters (2A for every Gaussian, Z otherwise)
+//   Z outputs of the last map   D distribution parameters (2A for Gaussians and Beta, Z otherwise)
 //   A action columns   K right-hand sides
 //
 // Parameters are one flat vector: W1 [H1, O], b1 [H1], ..., WL [Z, H], bL [Z], then log_std [A] for
@@ -15,7 +15,7 @@ namespace trpo_fast {
 constexpr int kMaxMaps = 8;      // linear maps: at most seven hidden layers
 constexpr int kMaxFactors = 64;  // factors of a MultiCategorical
 
-// The orders below are those of trpo_fast.policy.ACTIVATIONS and trpo_fast.heads.KINDS.
+// The orders below are those of trpo_fast.policy.ACTIVATIONS and trpo_fast.policy.heads.KINDS.
 enum class Activation : int { kTanh = 0, kRelu, kElu, kSilu, kGelu, kIdentity };
 enum class Head : int {
   kGaussian = 0,      // diagonal, one free log_std per action; also SquashedGaussian's base
@@ -23,6 +23,7 @@ enum class Head : int {
   kCategorical,       // Z logits, one choice
   kMultiCategorical,  // sum(nvec) logits, one choice per factor
   kBernoulli,         // Z independent logits
+  kBeta,              // alpha and beta of actions in (0, 1) from both halves of z: Z = 2A
   kNone,              // outputs that are no distribution's, as a critic's; not among KINDS
 };
 
@@ -41,7 +42,7 @@ struct Rows {
   const float* obs;         // [N, O]
   const float* weights;     // [N] >= 0, or null for all ones; weight zero: never read further
   const uint8_t* mask;      // [N, Z], 1 = allowed, or null
-  const float* actions;     // [N, A] for the Gaussians and Bernoulli, otherwise null
+  const float* actions;     // [N, A], null for the categorical heads
   const int64_t* choices;   // [N, factors] for the categorical heads, otherwise null
   const float* advantages;  // [N]
   const float* log_probs;   // [N] of the actions when chosen, or null: under theta

@@ -65,6 +65,7 @@ ANY_HEAD = {
 }
 GAUSSIAN = {f"actions {x}": Fault("actions", value(x, 0)) for x in (NAN, INF)}
 BERNOULLI = {f"actions {x}": Fault("actions", value(x, 2)) for x in (NAN, 0.5, -1.0)}
+BETA = {f"actions {x}": Fault("actions", value(x, 1)) for x in (NAN, 0.0, 1.0, -0.5, INF)}
 CATEGORICAL = {
     **{f"actions {x}": Fault("actions", value(x)) for x in (-1, 4, 2**40)},
     "mask empty": Fault("action_mask", value(False)),
@@ -78,6 +79,7 @@ OWN: dict[str, dict[str, Fault]] = {
     "categorical": CATEGORICAL,
     "multicategorical": MULTI,
     "bernoulli": BERNOULLI,
+    "beta": BETA,
 }
 FORBIDDEN = "actions that the mask forbids"
 
@@ -87,7 +89,7 @@ def faults(head: str) -> list[str]:
     return [*ANY_HEAD, *own, *([FORBIDDEN] if "categorical" in head else [])]
 
 
-HEADS = ("gaussian", "gaussian_state", "categorical", "multicategorical", "bernoulli")
+HEADS = ("gaussian", "gaussian_state", "categorical", "multicategorical", "bernoulli", "beta")
 CASES = [(head, fault) for head in HEADS for fault in faults(head)]
 IN_PADDING = [case for case in CASES if "weights" not in case[1]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from act_cases import AS_THE_MODULES, Outputs, assert_equal, check_follows, make, room
-from cases import HEADS
+from cases import ON_CUDA
 from cuda_support import DEVICE, EMULATED, kernels, schedule, small_device  # noqa: F401
 from exactness import no_worse
 from torch import Tensor
@@ -60,7 +60,7 @@ def test_equals_the_modules(head, hidden, activation, obs_dim, rows) -> None:
     )
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ON_CUDA)
 def test_log_probs_and_values_are_those_of_float64(head: str) -> None:
     """Errors at most twice those of the float32 modules, plus epsilon."""
     policy, critic = made(head, (64, 64), "tanh", 5)

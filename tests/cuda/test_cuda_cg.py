@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Case, few
+from cases import ON_CUDA, Case, few
 from cuda_support import (  # noqa: F401
     DEVICE,
     EMULATED,
@@ -28,7 +28,7 @@ WIDE = [
 
 
 @pytest.mark.parametrize("iterations", [1, 6])
-@pytest.mark.parametrize("case", few() + WIDE, ids=str)
+@pytest.mark.parametrize("case", few(ON_CUDA) + WIDE, ids=str)
 def test_solution_equals_float64(case, iterations):
     t = Trio(case)
     g = t.single.gradient()[0]

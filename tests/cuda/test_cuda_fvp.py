@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, every_shape, few, poison, thinned, weighted
+from cases import ON_CUDA, Case, every_shape, few, poison, thinned, weighted
 from cuda_support import (  # noqa: F401
     DEVICE,
     EMULATED,
@@ -37,14 +37,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", every_shape() + CASES, ids=str)
+@pytest.mark.parametrize("case", every_shape(ON_CUDA) + CASES, ids=str)
 def test_fvp_equals_float64(case):
     t = Trio(case)
     v = t.vector(2)
     no_worse(t.kernels.fvp(v.to(DEVICE)), t.single.fvp(v), t.exact.fvp(v.double()))
 
 
-@pytest.mark.parametrize("case", thinned(every_shape(), 3, begin=1) + CASES, ids=str)
+@pytest.mark.parametrize("case", thinned(every_shape(ON_CUDA), 3, begin=1) + CASES, ids=str)
 def test_gradient_equals_float64(case):
     t = Trio(case)
     (g, now), (g32, _), (g64, exact) = (o.gradient() for o in (t.kernels, t.single, t.exact))
@@ -53,7 +53,7 @@ def test_gradient_equals_float64(case):
         assert float(getattr(now, name)) == pytest.approx(float(getattr(exact, name)), abs=2e-5)
 
 
-@pytest.mark.parametrize("case", [*few(), *UNEVEN, WIDE], ids=str)
+@pytest.mark.parametrize("case", [*few(ON_CUDA), *UNEVEN, WIDE], ids=str)
 def test_seventeen_actions_and_grids_beyond_the_tiles(case):
     t = Trio(case, grid=4)
     v = t.vector()
@@ -71,7 +71,7 @@ def test_widest_tile(actions):
     no_worse(F @ v.to(DEVICE), single, exact)
 
 
-@pytest.mark.parametrize("case", few(), ids=str)
+@pytest.mark.parametrize("case", few(ON_CUDA), ids=str)
 def test_zero_weight_rows_may_hold_anything(case):
     t, clean = Trio(case), Trio(case)
     t.kernels = CudaOperator(replace(t.kernels.problem, batch=poison(t.batch)))

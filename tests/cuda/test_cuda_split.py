@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import Case, few, weighted
+from cases import ON_CUDA, Case, few, weighted
 from cuda_support import (  # noqa: F401
     DEVICE,
     EMULATED,
@@ -51,7 +51,7 @@ class Pair(Trio):
         self.split = Trio(case, **options, precision="fp16x3").kernels
 
 
-@pytest.mark.parametrize("case", [*CASES, *few()], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *few(ON_CUDA)], ids=str)
 def test_products_and_gradients_are_as_close_as_in_fp32(case):
     p = Pair(case, grid=2)
     v = p.vector(2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import UPDATES, Case, few, poison, weighted
+from cases import ON_CUDA, UPDATES, Case, few, poison, weighted
 from cuda_support import (  # noqa: F401
     DEVICE,
     Emulator,
@@ -28,7 +28,7 @@ USUAL = Case("gaussian", (64, 64), rows=33, obs_dim=11)
 GROUPS = Case("gaussian", (17, 5), "silu", 64, group_size=4, weights=True)
 WIDE = Case("gaussian", (128, 128), rows=9, obs_dim=348)
 CASES = [
-    *few(),
+    *few(ON_CUDA),
     USUAL,
     Case("gaussian", (), rows=1),
     GROUPS,

@@ -25,6 +25,8 @@ HUGE = float(np.finfo(np.float32).max)
         (spaces.Box(-2, 4, (2,)), "clip", [[-3.0, 1.0]], [[-2.0, 1.0]]),
         (spaces.Box(-2, 4, (2,)), "scale", [[-3.0, 0.5]], [[-2.0, 2.5]]),
         (spaces.Box(-2, 4, (1,)), "squash", [[0.5]], [[1.0 + 3.0 * np.tanh(0.5)]]),
+        (spaces.Box(-2, 4, (2,)), "beta", [[0.25, 0.75]], [[-0.5, 2.5]]),
+        (spaces.Box(-HUGE, HUGE, (1,)), "beta", [[1.0], [0.5]], [[HUGE], [0.0]]),
         (spaces.Box(-np.inf, np.inf, (1,)), "scale", [[7.0]], [[7.0]]),
         (spaces.Box(0, 1, (2, 2)), "clip", [[0.5, 2.0, -1.0, 0.0]], [[[0.5, 1.0], [0.0, 0.0]]]),
         (spaces.Box(0, 4, (2, 2), np.float64), "scale", [[0.5, 2.0, -1.0, 0]], [[[3, 4], [0, 2]]]),
@@ -53,7 +55,7 @@ def test_actions_reach_the_environment_in_its_units(
     assert (device.shape, device.dtype) == (mapped.shape, mapped.dtype)
 
 
-@pytest.mark.parametrize("mode", ["scale", "squash"])
+@pytest.mark.parametrize("mode", ["scale", "squash", "beta"])
 def test_mapped_actions_never_leave_a_finite_box(mode: str) -> None:
     """Whatever is rounded: environments check that their actions lie in the space."""
     drawn = np.random.default_rng(0)

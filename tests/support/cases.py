@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from trpo_fast import (
     Batch,
     Bernoulli,
+    Beta,
     Categorical,
     Gaussian,
     MLPPolicy,
@@ -35,7 +36,9 @@ HEADS: dict[str, Callable[[], Head]] = {
     "categorical": lambda: Categorical(4),
     "multicategorical": lambda: MultiCategorical((2, 3, 1)),
     "bernoulli": lambda: Bernoulli(3),
+    "beta": lambda: Beta(2),
 }
+ON_CUDA = [name for name, head in HEADS.items() if head().on_cuda]
 
 
 def penalised(policy: MLPPolicy, batch: Batch, **options: Any) -> UpdateInfo:
@@ -114,10 +117,10 @@ class Case:
         return mask
 
 
-def every_shape() -> list[Case]:
+def every_shape(heads: Iterable[str] = HEADS) -> list[Case]:
     """Heads x activations x depths, with rows, weights and masks dealt out over them."""
     cases = []
-    for i, head in enumerate(HEADS):
+    for i, head in enumerate(heads):
         for j, activation in enumerate(ACTIVATIONS):
             for k, hidden in enumerate(HIDDEN):
                 rows = ROWS[(i + j + k) % len(ROWS)]
@@ -134,9 +137,9 @@ def weighted(head: str) -> Case:
     return Case(head, weights=True, masks="categorical" in head)
 
 
-def few() -> list[Case]:
+def few(heads: Iterable[str] = HEADS) -> list[Case]:
     """One case a head."""
-    return [weighted(head) for head in HEADS]
+    return [weighted(head) for head in heads]
 
 
 def thinned(cases: list[Case], step: int, begin: int = 0) -> list[Case]:

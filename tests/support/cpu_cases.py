@@ -38,7 +38,7 @@ every_isa = pytest.mark.parametrize("isa", instruction_sets())
 
 def wide_shapes() -> list[Case]:
     """Widths and rows around the edges of vectors, tiles, panels, passes and blocks."""
-    heads = ("gaussian", "categorical", "gaussian_state", "multicategorical", "bernoulli")
+    heads = ("gaussian", "categorical", "gaussian_state", "multicategorical", "bernoulli", "beta")
     hidden = ((17,), (64, 64), (96, 5), (256, 256), (300, 33), (64, 64, 17, 5), (16, 16, 16))
     rows = (1, 7, 12, 33, 129, 311)
     return [

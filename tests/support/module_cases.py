@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Beta, Categorical, Independent, Normal
 
 from trpo_fast import SquashedGaussian
 from trpo_fast.policy.distributions import MultiCategoricalDistribution
@@ -30,6 +30,8 @@ DISTRIBUTIONS = {
     "categorical": lambda z: Categorical(logits=z),
     "multicategorical": lambda z: MultiCategoricalDistribution(z, (1, 3)),
     "bernoulli": lambda z: Independent(Bernoulli(logits=z), 1),
+    "beta": lambda z: Beta(z[:, :2].exp(), z[:, 2:].exp()),
+    "independent beta": lambda z: Independent(Beta(z[:, :2].exp(), z[:, 2:].exp()), 1),
 }
 
 

@@ -53,8 +53,8 @@ class PolicySettings:
     action_mode: Annotated[
         ActionMode,
         Doc(
-            "continuous actions: clip to the box; clip to [-1, 1] and scale to it; or tanh and "
-            "scale"
+            "continuous actions: clip to the box; clip to [-1, 1] and scale to it; tanh and "
+            "scale; or a Beta distribution over the box"
         ),
     ] = "scale"
 

@@ -255,7 +255,10 @@ class CudaBackend(Backend):
         return machine_support()
 
     def problem_support(self, problem: Problem) -> Support:
-        answer = problem_support(problem, place())
+        answer, policy = problem_support(problem, place()), problem.policy
+        if answer and isinstance(policy, MLPPolicy) and not policy.head.on_cuda:
+            name = type(policy.head).__name__
+            answer = Support(f"its kernels have no formulas for the head {name}")
         if answer:
             with explained():
                 answer = self._shape_support(problem)

@@ -74,7 +74,7 @@ class Batch:
             return self
         keep = self.weights > 0
 
-        def fill(value: Tensor | None, filler: float) -> Tensor | None:
+        def fill(value: Tensor | None, filler: float | Tensor) -> Tensor | None:
             if value is None:
                 return None
             return torch.where(keep.view(-1, *[1] * (value.ndim - 1)), value, filler).to(
@@ -83,8 +83,11 @@ class Batch:
 
         filled: dict[str, Any] = {
             name: fill(getattr(self, name), 0)
-            for name in ("obs", "actions", "advantages", "log_probs", "weights")
+            for name in ("obs", "advantages", "log_probs", "weights")
         }
+        if self.actions is not None:  # what is harmless depends on the head: the first used action
+            first = keep.long().argmax().view(1)
+            filled["actions"] = fill(self.actions, self.actions.index_select(0, first))
         return replace(self, **filled, action_mask=fill(self.action_mask, True))
 
 

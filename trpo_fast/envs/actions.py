@@ -3,6 +3,7 @@
 clip     a -> min(max(a, low), high)
 scale    a -> box(min(max(a, -1), 1))
 squash   a -> box(tanh(a)); the stored action stays a, so ratios and KL are the Gaussian's
+beta     a in (0, 1) -> box(2 a - 1)
 
 with box(u) = min(max(base + (u + shift) reach, low), high), where base = low and shift = 1, or the
 centre and 0 where high - low overflows: finite in every finite box, and in it whatever is rounded.
@@ -11,13 +12,16 @@ centre and 0 where high - low overflows: finite in every finite box, and in it w
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-MODES = ("clip", "scale", "squash")
+from .._base.arguments import fail
+from .._base.choices import ActionMode
+
+MODES: tuple[str, ...] = get_args(ActionMode)
 
 
 class ActionMap:
@@ -44,10 +48,9 @@ class ActionMap:
                 self.low = np.asarray(space.low, np.float32).reshape(-1)
                 self.high = np.asarray(space.high, np.float32).reshape(-1)
             self.bounded = bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
-            if mode == "squash" and not self.bounded:
-                raise ValueError(
-                    "action_mode: expected 'clip' or 'scale' for a Box without bounds, got 'squash'"
-                )
+            if mode in ("squash", "beta") and not self.bounded:
+                wanted = "'clip' or 'scale' for a Box without bounds"
+                raise fail("action_mode", wanted, repr(mode))
             if not self.bounded:
                 self.mode = "clip"  # nothing to scale to; infinite bounds clip nothing
             half = np.float32(0.5)
@@ -71,6 +74,8 @@ class ActionMap:
             return actions if self.dtype is None else actions.astype(self.space.dtype)
         if self.mode == "squash":
             actions = np.tanh(actions)
+        elif self.mode == "beta":
+            actions = actions + actions - 1
         elif self.mode == "scale":
             actions = np.minimum(np.maximum(actions, -1.0), 1.0)
         if self.mode != "clip":
@@ -89,6 +94,8 @@ class ActionMap:
         low, high, base, shift, reach = self._on(actions.device)
         if self.mode == "squash":
             actions = torch.tanh(actions)
+        elif self.mode == "beta":
+            actions = actions + actions - 1
         elif self.mode == "scale":
             actions = actions.clamp(-1.0, 1.0)
         if self.mode != "clip":

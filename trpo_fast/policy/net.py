@@ -21,7 +21,7 @@ from .._base.arguments import (
     check_number,
     fail,
 )
-from .._base.choices import Activation, Std
+from .._base.choices import ActionMode, Activation, Std
 from .._base.options import PolicySettings
 from .flat import flat_params
 from .heads import Head, head_for_space
@@ -105,17 +105,19 @@ class MLPPolicy(nn.Module):
         hidden: Sequence[int] = PolicySettings.hidden,
         activation: Activation = PolicySettings.activation,
         *,
-        std: Std = "free",
-        squash: bool = False,
+        std: Std = PolicySettings.std,
+        action_mode: ActionMode = PolicySettings.action_mode,
         **options: Any,
     ) -> MLPPolicy:
-        """The policy for two gymnasium spaces; structured observations count as flattened."""
+        """The policy for two gymnasium spaces; structured observations count as flattened. How its
+        actions are to be mapped to a Box decides its head: Gaussian, SquashedGaussian or Beta.
+        """
         from gymnasium.spaces import Space
         from gymnasium.spaces.utils import flatdim
 
         if not isinstance(observation_space, Space):
             raise fail("observation_space", "a gymnasium space", repr(observation_space))
-        head = head_for_space(action_space, std=std, action_mode="squash" if squash else "scale")
+        head = head_for_space(action_space, std=std, action_mode=action_mode)
         return cls(flatdim(observation_space), head, hidden, activation, **options)
 
     def departure(self) -> str:

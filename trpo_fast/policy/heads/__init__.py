@@ -4,6 +4,7 @@ import sys
 
 from .base import Head as Head
 from .bernoulli import Bernoulli as Bernoulli
+from .beta import Beta as Beta
 from .categorical import Categorical as Categorical
 from .gaussian import Gaussian as Gaussian
 from .gaussian import SquashedGaussian as SquashedGaussian

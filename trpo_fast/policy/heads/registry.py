@@ -4,14 +4,16 @@ by.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ..._base.arguments import check_choice, fail
+from ..._base.choices import ActionMode
 from .base import Head
 from .bernoulli import Bernoulli
+from .beta import Beta
 from .categorical import Categorical
 from .gaussian import Gaussian, SquashedGaussian
 from .multicategorical import MultiCategorical
@@ -23,6 +25,7 @@ STOCK_HEADS: tuple[type[Head], ...] = (
     Categorical,
     MultiCategorical,
     Bernoulli,
+    Beta,
 )
 _OF_KIND = {kind: head for head in STOCK_HEADS for kind in head.kinds}
 KINDS = tuple(_OF_KIND)
@@ -44,6 +47,7 @@ def head_for_space(action_space: Any, *, std: str = "free", action_mode: str = "
     """The head for a gymnasium action space: Box, Discrete, MultiDiscrete or MultiBinary. What a
     Box gets depends on how actions are mapped to it.
     """
+    check_choice("action_mode", action_mode, get_args(ActionMode))
     for kind in STOCK_HEADS:
         if action_mode in kind.action_modes and (head := kind.for_space(action_space, std)):
             return head
