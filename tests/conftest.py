@@ -1,8 +1,10 @@
-"""One thread for torch, since the tests are small and the machine may be shared; and the emulated
-kernels as the sources have them.
+"""One thread for torch, since the tests are small and the machine may be shared; the emulated
+kernels as the sources have them; and Ctrl-C as in a terminal.
 """
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 import torch
@@ -16,6 +18,14 @@ def pytest_sessionstart(session):
     native = extension.module()
     if native is not None and "cuda" in native.families and build.available():
         build.build("library")  # a moment where nothing has changed
+
+
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """As in a terminal: a shell's background jobs inherit an ignored SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,8 +18,6 @@ from torch import Tensor
 from trpo_fast import Batch, FisherOperator, MLPPolicy, flat_params, trpo_update
 from trpo_fast._base import extension
 
-pytestmark = pytest.mark.attack
-
 NAN, INF = float("nan"), float("inf")
 LIVE, DEAD = 2, 6  # rows: with a weight, and with weight zero (Case._weights)
 # Name -> backend, dtype.
