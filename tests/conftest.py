@@ -1,8 +1,10 @@
 """One thread for torch, since the tests are small and the machine may be shared; the emulated
-kernels as the sources have them; and names for what pytest would number.
+kernels as the sources have them; names for what pytest would number; and Ctrl-C as in a terminal.
 """
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 import torch
@@ -28,6 +30,14 @@ def pytest_make_parametrize_id(config, val, argname):
     if isinstance(val, dict) and all(isinstance(each, plain) for each in val.values()):
         return ",".join(f"{name}={each}" for name, each in val.items()) or "defaults"
     return None
+
+
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """As in a terminal: a shell's background jobs inherit an ignored SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,8 +19,6 @@ from trpo_fast import Batch, FisherOperator, MLPPolicy, flat_params, trpo_update
 from trpo_fast._base import extension
 from trpo_fast.backends.support import family_support
 
-pytestmark = pytest.mark.attack
-
 NAN, INF = float("nan"), float("inf")
 LIVE, DEAD = 2, 6  # rows: with a weight, and with weight zero (Case._weights)
 # Name -> backend, dtype.

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -23,6 +22,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 
 import gymnasium
+from campaign import TIMES
 from gymnasium import spaces
 from gymnasium.vector import sync_vector_env
 from limits import HANGS
@@ -125,7 +125,10 @@ def test_no_return_exceeds_an_episode_wherever_ctrl_c_comes(engine: str) -> None
     agent.train_once()
     with InterruptedAt(np.inf) as whole:
         agent.train_once()
-    for number in (*range(1, whole.lines, 5), *range(whole.lines - 90, whole.lines)):
+    for number in (
+        *range(1, whole.lines, max(1, 10 // TIMES)),
+        *range(whole.lines - 90, whole.lines),
+    ):
         with InterruptedAt(number) as interrupted, pytest.raises(KeyboardInterrupt):
             agent.train_once()
             agent.train_once()
@@ -154,14 +157,6 @@ def test_a_checkpoint_after_ctrl_c_knows_what_was_not_counted(engine: str, tmp_p
         for _ in range(4):
             resumed.collect()
         assert set(resumed.recent_returns) == {float(LENGTH)}, f"interrupted at line {number}"
-
-
-@pytest.fixture(autouse=True)
-def python_handles_ctrl_c() -> Iterator[None]:
-    """As in a terminal: a shell's background jobs inherit an ignored SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class AtStep(gymnasium.Wrapper):

@@ -4,8 +4,10 @@ that do not fit, packages that are missing. Policy and last checkpoint stay as t
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -272,3 +274,18 @@ def test_an_agent_in_one_line() -> None:
         "backend='auto')"
     )
     assert "steps=64, updates=1, device='cpu', backend='cpu')" in repr(agent.learn(64))
+
+
+def test_a_compiled_policy_is_saved_as_the_one_inside(tmp_path: Path) -> None:
+    agents = [TRPO("CartPole-v1", **SMALL) for _ in range(2)]
+    agents[0].policy = torch.compile(agents[0].policy, backend="eager")
+    for agent in agents:
+        agent.learn(128).save(tmp_path / "c")
+    agents[0].save(tmp_path / "c")
+    assert torch.equal(parameters(TRPO.load(tmp_path / "c")), parameters(agents[1]))
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_agent_is_copied_by_saving_it(how: Any) -> None:
+    with pytest.raises(TypeError, match=r"^TRPO: expected save\(path\) and load\(path\)"):
+        how(TRPO("CartPole-v1", **SMALL))

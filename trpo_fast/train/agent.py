@@ -102,6 +102,13 @@ class Agent(abc.ABC):
     ) -> np.ndarray | Tensor:
         """The action for one observation, or one for each of a batch."""
 
+    def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
+        """Copies and pickles would share, or lack, environments and native memory."""
+        raise TypeError(
+            f"{type(self).__name__}: expected save(path) and load(path), which copy all of an "
+            "agent, got copy or pickle"
+        )
+
     def close(self) -> None:
         """End the environments (worker processes, windows)."""
         self.collector.close()

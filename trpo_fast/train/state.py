@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from .._base.extras import require
 from ..policy.net import MLPPolicy
+from ..policy.wrappers import unwrapped
 from . import checkpoint
 from .agent import Agent
 from .config import from_dict
@@ -29,13 +30,15 @@ AgentT = TypeVar("AgentT", bound=Agent)
 def pack(agent: Agent) -> dict[str, Any]:
     """Everything that training goes on from."""
     normaliser, scaler = agent.normaliser, agent.reward_scaler
+    policy = unwrapped(agent.policy)  # torch.compile would put its own name before every weight
+    assert isinstance(policy, MLPPolicy)
     return {
         "kind": "TRPO",
         "config": agent.config.as_dict(),
         "env_has_id": isinstance(agent.env_source, str),
         "env_options": agent.env_options,
-        "policy": dict(agent.policy.state_dict()),
-        "own_policy": None if agent.policy.follows_spec() else type(agent.policy).__name__,
+        "policy": dict(policy.state_dict()),
+        "own_policy": None if policy.follows_spec() else type(policy).__name__,
         "critic": dict(agent.critic.state_dict()),
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),
