@@ -1,7 +1,7 @@
 // csrc/shared/special.h as C functions on arrays; compiled by test_special.py.
 #include "shared/special.h"
 
-#define FOR_EACH(name)                                            \
+#define FOR_EACH(name)                                             \
   extern "C" void name##_(const double* x, double* y, long size) { \
     for (long i = 0; i < size; ++i) y[i] = trpo_fast::name(x[i]);  \
   }
