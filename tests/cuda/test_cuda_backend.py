@@ -10,11 +10,12 @@ import torch
 from cases import Case
 from cuda_support import DEVICE, EMULATED, Trio, kernels, small_device, to_device  # noqa: F401
 
-from trpo_fast import Batch, FisherOperator, Gaussian, MLPPolicy, trpo_update
+from trpo_fast import Batch, Beta, FisherOperator, Gaussian, MLPPolicy, trpo_update
 from trpo_fast.core.problem import BackendUnavailable, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 WIDE = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(129,)).to(DEVICE)
+BETA = MLPPolicy(obs_dim=3, head=Beta(2), hidden=(8,)).to(DEVICE)
 NARROW = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(8,)).to(DEVICE)
 
 
@@ -23,9 +24,10 @@ NARROW = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(8,)).to(DEVICE)
     [
         (WIDE, {}, "up to 128 wide; use backend='reference'"),
         (NARROW.double(), {}, "are float32, the policy is torch.float64; use backend=.reference"),
+        (BETA, {}, "no formulas for the head Beta; use backend=.reference"),
         (torch.nn.Linear(3, 2).to(DEVICE), {}, "an MLPPolicy, got Linear; use backend=.reference"),
     ],
-    ids=["wide", "double", "module"],
+    ids=["wide", "double", "beta", "module"],
 )
 def test_refusals(policy, options, words):
     obs = torch.zeros(4, 3, device=DEVICE, dtype=next(policy.parameters()).dtype)

@@ -41,6 +41,9 @@ struct Problem {
       if (net.head == Head::kBernoulli) {
         for (float& a : actions) a = a > 0 ? 1.0f : 0.0f;
       }
+      if (net.head == Head::kBeta) {
+        for (float& a : actions) a = 0.5f + 0.4f * a / (1.0f + std::abs(a));
+      }
     }
   }
 
@@ -103,10 +106,11 @@ bool trpo_fast::cpu::check_core(Isa isa, int bf16_planes) {
   const std::vector<std::vector<int>> shapes = {
       {5, 3}, {1, 7, 4}, {11, 33, 17, 6}, {17, 64, 20, 2}};
   bool good = true;
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 24; ++i) {
     auto shape = shapes[static_cast<size_t>(i) % shapes.size()];
-    const Head head = static_cast<Head>(i % 5);
-    if (head == Head::kGaussianState || shape.back() < 2) shape.back() = 2 * (shape.back() / 2 + 1);
+    const Head head = static_cast<Head>(i % 6);
+    if (head == Head::kGaussianState || head == Head::kBeta || shape.back() < 2)
+      shape.back() = 2 * (shape.back() / 2 + 1);
     const NetShape net = net_of(shape, static_cast<Activation>(i % 6), head);
     const Problem problem(net, i % 3 == 0 ? 301 : i + 1, random);
     for (int k = 0; k < 4; ++k) {
