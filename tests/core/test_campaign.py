@@ -14,8 +14,9 @@ import pytest
 import torch
 from campaign import Drawn, drawn, numbered
 from cases import UPDATES, random_vector
-from cpu_cases import in_double, needs_native, no_worse, operator_of
+from cpu_cases import in_double, needs_native, operator_of
 from cuda_support import DEVICE, EMULATED, schedule, to_device, why_not
+from exactness import CAMPAIGN, no_worse
 
 from trpo_fast import FisherOperator, MLPPolicy, flat_params, trpo_update
 from trpo_fast.core.batch import Batch
@@ -44,7 +45,7 @@ def as_exact_as_the_reference(found: Drawn, backend: str) -> None:
     truth = stages("reference", *in_double(policy, batch), options)
     for i, (mine, its, true) in enumerate(zip(ours, theirs, truth, strict=True)):
         assert torch.isfinite(mine).all(), i
-        no_worse(mine.cpu(), its, true, slack=4.0, epsilon=2e-5)
+        no_worse(mine.cpu(), its, true, CAMPAIGN)
 
 
 @numbered(120)

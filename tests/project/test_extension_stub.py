@@ -17,7 +17,7 @@ from trpo_fast._base import extension
 
 STUB = Path(trpo_fast.__file__).with_name("_C.pyi")
 NATIVE = extension.module()
-needs_native = pytest.mark.skipif(NATIVE is None, reason=extension.problem() or "-")
+needs_native = pytest.mark.skipif(NATIVE is None, reason=extension.why_missing() or "-")
 PLAIN = {"int", "float", "str", "bool", "None"}  # of what pybind11 says of an answer, what is exact
 Parameter = tuple[str, str, bool, str | None]  # name, type, whether by keyword alone, default
 

@@ -297,5 +297,6 @@ print(time.process_time() - start, *sorted({*sys.modules} - before))
     seconds, *modules = run(["-c", code], ROOT).stdout.split()
     assert float(seconds) < 0.5  # of processor time, so that a busy machine does not matter
     assert {name.partition(".")[0] for name in modules} <= {"trpo_fast", *sys.stdlib_module_names}
+    modules.remove("trpo_fast.heads")  # the name that pickled policies know
     folders = {name.split(".")[1] for name in modules if name.startswith("trpo_fast.")}
     assert folders - {"_version", "_C"} == {"_base", "policy", "core", "backends", "updates"}

@@ -32,6 +32,8 @@ SOLUTION = Bound(3.0, 1e-5)
 STEP = Bound(3.0, 1e-6)
 # fp16x3 leaves out the product of the two low halves.
 FP16X3 = Bound(3.0, 1e-6)
+# Random cases of any size and scale: sums of terms that cancel to a small part of themselves.
+CAMPAIGN = Bound(4.0, 2e-5)
 # A product in float32 that is compared with a dense matrix in float64, without a third to compare.
 FLOAT32_PRODUCT = 1e-5
 

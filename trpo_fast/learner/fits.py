@@ -124,7 +124,7 @@ def fit_support(net: MLPPolicy, method: str) -> Support:
     return family_support("critic") and parameter_support("critic", net, "cpu")
 
 
-class _Rows(TypedDict):
+class _FitRows(TypedDict):
     """What the binding takes of a net and the rows it is fitted to."""
 
     net: _C.NetShape
@@ -142,7 +142,7 @@ class NativeFit:
         obs, values = readable(targets.obs), readable(targets.values)
         weights = None if targets.weights is None else readable(targets.weights)
         self._kept = (obs, values, weights)  # the addresses below are theirs
-        self._rows: _Rows = {
+        self._rows: _FitRows = {
             "net": native_shape(net.spec),
             "obs": obs.data_ptr(),
             "targets": values.data_ptr(),

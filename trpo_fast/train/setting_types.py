@@ -72,8 +72,8 @@ class Settings(TypedDict, total=False):
     penalty: float
     penalty_rule: PenaltyRule
     penalty_rate: float
-    penalty_least: float
-    penalty_most: float
+    penalty_min: float
+    penalty_max: float
     penalty_inner: PenaltyInner
     penalty_adam_steps: int
     penalty_learning_rate: float
