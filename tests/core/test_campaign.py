@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from campaign import Drawn, drawn, numbered
-from cases import UPDATES, random_vector
+from cases import ON_CUDA, UPDATES, random_vector
 from cpu_cases import in_double, needs_native, operator_of
 from cuda_support import DEVICE, EMULATED, schedule, to_device, why_not
 from exactness import CAMPAIGN, no_worse
@@ -21,7 +21,7 @@ from exactness import CAMPAIGN, no_worse
 from trpo_fast import FisherOperator, MLPPolicy, flat_params, trpo_update
 from trpo_fast.core.batch import Batch
 from trpo_fast.core.problem import STATS
-from trpo_fast.core.surrogate import Evaluation
+from trpo_fast.core.surrogate import Measures
 
 pytestmark = [pytest.mark.attack, needs_native]
 ops = torch.ops.trpo_fast
@@ -32,7 +32,7 @@ def stages(backend: str, policy: MLPPolicy, batch: Batch, options: dict[str, Any
     operator = operator_of(backend, policy, batch, **options)
     v = random_vector(policy).to(operator.theta.device)
     g, _ = operator.gradient()
-    there: Evaluation = operator.evaluate(operator.theta + 0.01 * v)
+    there: Measures = operator.evaluate(operator.theta + 0.01 * v)
     said = torch.stack([n.double() for n in (there.kl, there.max_kl, there.surrogate)])
     return [operator.fvp(v[None])[0], operator.solve(v[None], 2, 0.0).x[0], g, said]
 
@@ -45,6 +45,9 @@ def as_exact_as_the_reference(found: Drawn, backend: str) -> None:
     truth = stages("reference", *in_double(policy, batch), options)
     for i, (mine, its, true) in enumerate(zip(ours, theirs, truth, strict=True)):
         assert torch.isfinite(mine).all(), i
+        if not true.any():  # the gradient of a group of one row, say
+            assert mine.abs().max() < 1e-6, i
+            continue
         no_worse(mine.cpu(), its, true, CAMPAIGN)
 
 
@@ -62,7 +65,7 @@ def test_the_cuda_kernels_are_as_exact_as_the_reference(
     if EMULATED:
         monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
         schedule(order=number % 3, seed=number)
-    as_exact_as_the_reference(drawn(1000 + number, rows=33, width=33), "cuda")
+    as_exact_as_the_reference(drawn(1000 + number, rows=33, width=33, heads=ON_CUDA), "cuda")
 
 
 @numbered(60)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import relative_error
+from exactness import relative_error
 
 from trpo_fast import Batch, Beta, FisherOperator, MLPPolicy, flat_params, trpo_update
-from trpo_fast._base import extension
+from trpo_fast.backends.registry import registry
 from trpo_fast.core.oracle import metric_matrix
 
-pytestmark = pytest.mark.skipif(bool(extension.missing("cpu")), reason="no native code")
+pytestmark = pytest.mark.skipif(not registry()["cpu"].machine_support(), reason="no native code")
 
 
 def linear(low: float, high: float, rows: int = 64) -> tuple[MLPPolicy, torch.Tensor]:

@@ -38,7 +38,8 @@ struct Cost {
 };
 
 std::map<Request, std::vector<Access>> shared_requests, global_requests;
-std::map<std::pair<const emulation::Thread*, uintptr_t>, unsigned> executions;
+// By thread of the block, which keeps its number from launch to launch, and instruction.
+std::map<std::pair<int, uintptr_t>, unsigned> executions;
 bool recording;
 const char *stack_low, *stack_high;  // of the launching thread: kernel arguments
 
@@ -64,7 +65,7 @@ void record(const void* pointer, int size, const void* instruction) {
                      (byte >= &__executable_start && byte < &_end)))
     return;
   const auto at = reinterpret_cast<uintptr_t>(instruction);
-  const Request request{at, size, me->warp, executions[{me, at}]++};
+  const Request request{at, size, me->warp, executions[{me->warp * 32 + me->lane, at}]++};
   auto& requests = in_shared ? shared_requests : global_requests;
   requests[request].push_back({reinterpret_cast<uintptr_t>(pointer), me->lane});
 }

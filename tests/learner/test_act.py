@@ -221,7 +221,10 @@ def test_nets_beyond_the_kernels_sizes_are_left_to_the_modules(head, hidden, rea
 
 def test_says_why_not() -> None:
     policy, critic = make("beta")
-    assert "a head that chooses by noise of fixed size, got Beta(2)" in act.unavailable(policy)
+    assert (
+        "a head that chooses by noise of fixed size, got Beta(2)"
+        in act.act_support(policy, critic).why_not
+    )
     policy, critic = make("gaussian")
     assert "float32" in act.act_support(policy.double(), critic).why_not
     assert "MLPPolicy" in act.act_support(torch.nn.Linear(2, 2), critic).why_not

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,10 +44,10 @@ class Drawn:
     options: dict[str, Any]  # of a problem: what products, gradients and updates have in common
 
 
-def drawn(number: int, *, rows: int = 200, width: int = 65) -> Drawn:
+def drawn(number: int, *, rows: int = 200, width: int = 65, heads: Iterable[str] = HEADS) -> Drawn:
     """The case with this number; at most so many rows and so wide."""
     draw = random.Random(number)
-    head = draw.choice(list(HEADS))
+    head = draw.choice(list(heads))
     count = draw.choice([n for n in SIZES if n <= rows])
     widths = [n for n in WIDTHS if n <= width]
     case = Case(
