@@ -72,7 +72,9 @@ class MultiCategorical(Head):
 
     @property
     def expected_actions(self) -> str:
-        return f"choices from 0 to below {self.nvec}"
+        if len(self.nvec) == 1:
+            return f"choices from 0 to {self.nvec[0] - 1}"
+        return f"choices from 0 on, in each column below that of {list(self.nvec)}"
 
     def unusable(self, actions: Tensor) -> Tensor:
         limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
