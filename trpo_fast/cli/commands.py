@@ -106,6 +106,9 @@ def _parse(
             "Train on ENV: a gymnasium id such as CartPole-v1, module:Id, or the name of a tensor "
             "environment. Many have a preset of their own; trpo-fast train ENV --help shows it."
         )
+    about += (
+        " --config FILE reads settings from a TOML file, such as a run's config.toml; flags win."
+    )
     return flags.parse(
         argv,
         TrainOptions(),
