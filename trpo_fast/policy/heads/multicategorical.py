@@ -19,7 +19,9 @@ MASKED = -1e30
 
 
 class MultiCategorical(Head):
-    """Independent categoricals over concatenated logits; metric diag(p) - p p' for each factor."""
+    """Several independent choices, ``nvec[i]`` of them in factor i, from concatenated logits;
+    metric diag(p) - p p' for each factor. Actions are [N, factors] integers.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ("multicategorical",)
     distributions: ClassVar[tuple[str, ...]] = ("MultiCategoricalDistribution",)
