@@ -39,7 +39,9 @@ from .runs import (
 
 @dataclass
 class TrainOptions(RunOptions):
-    steps: Annotated[int, AtLeast(1), LONG, Doc("environment steps to train for")] = STEPS
+    steps: Annotated[
+        int, AtLeast(1), LONG, Doc("environment steps to train for, rounded up to whole updates")
+    ] = STEPS
     out: Annotated[Path | None, Doc("directory of the run; by default runs/ENV-SEED-TIME")] = None
 
 
