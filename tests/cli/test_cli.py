@@ -219,6 +219,8 @@ def test_doctor_on_this_machine(capsys, monkeypatch: pytest.MonkeyPatch) -> None
     if not report["native"]["problem"]:
         assert report["native"]["selected_isa"] == "base"
         assert any("base, forced by TRPO_FAST_ISA" in line for line in lines)
+        kernels = next(line for line in lines if line.startswith("kernels "))
+        assert ("cuda" in kernels) == bool(report["native"]["cuda_archs"])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_usage_lists_every_command(capsys) -> None:
 
 def test_unknown_command_is_named(capsys) -> None:
     assert cli.main(["fly"]) == 2
-    assert "expected a command of train, eval" in capsys.readouterr().err
+    assert "expected one of the commands train, eval" in capsys.readouterr().err
 
 
 MISSING = {

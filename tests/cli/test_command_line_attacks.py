@@ -215,6 +215,7 @@ def test_help_of_train_shows_the_preset_of_the_environment_that_is_named(capsys)
             main(words.split())
         seen[words] = " ".join(capsys.readouterr().out.split())
     assert "usage: trpo-fast train ENV [--config FILE]" in seen["train --help"]
+    assert "--config FILE reads settings from a TOML file" in seen["train --help"]
     assert "Train on ENV: a gymnasium id such as CartPole-v1" in seen["train --help"]
     assert (
         "Train on Swimmer-v5. Defaults below are those of its preset: --gamma 0.999"

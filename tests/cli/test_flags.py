@@ -128,6 +128,7 @@ REFUSED = [
     ("--rows-per-update 1e10", "rows_per_update: expected an integer of at most 2147483647, got 1"),
     ("--seed 9223372036854775808", "seed: expected an integer of at most 9223372036854775807, got"),
     ("--hidden 64 1e10", "hidden: expected a sequence of integers from 1 to 2147483647, got [64"),
+    ("--hidden 64,64", "--hidden: expected numbers with spaces between, got 64,64"),
     ("--damping nan", "damping: expected a finite number of at least 0, got nan"),
     ("--cg-tol 1", "cg_tol: expected a number of at least 0 and below 1, got 1.0"),
     ("--steps 1.5", "--steps: expected an integer such as 100000 or 1e5, got 1.5"),

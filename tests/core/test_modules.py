@@ -95,12 +95,23 @@ class Masked(Custom):
         return Categorical(logits=torch.where(mask, self.out(self.trunk(obs)), -1e30))
 
 
+def test_a_module_that_returns_a_tensor_is_named_without_its_numbers():
+    policy = torch.nn.Linear(4, 3)
+    with pytest.raises(
+        ValueError, match=r"^policy: expected a module that returns .*, got Tensor$"
+    ):
+        trpo_update(policy, Batch(torch.randn(7, 4), torch.randn(7, 3), torch.randn(7)))
+
+
 def test_masks_reach_a_module_and_impossible_actions_are_named():
     torch.manual_seed(0)
     policy, obs = Masked(None), torch.randn(7, 4)
     mask = torch.tensor([True, True, True, False]).expand(7, -1)
     before = flat_params(policy).clone()
-    for actions, words in (([9] * 7, "choices from 0"), ([3] * 7, "action_mask allows")):
+    for actions, words in (
+        ([9] * 7, "choices from 0 to 3, got 9"),
+        ([3] * 7, "action_mask allows"),
+    ):
         batch = Batch(obs, torch.tensor(actions), torch.randn(7), action_mask=mask)
         with pytest.raises(ValueError, match=f"actions: expected .*{words}"):
             trpo_update(policy, batch)

@@ -32,6 +32,30 @@ class LateMask(Masked):
         return super().reset(**options)[0], {}
 
 
+class OldReset(Counting):
+    """Returns what gym before 0.26 wanted: no info."""
+
+    def reset(self, **options: Any) -> Any:
+        return super().reset(**options)[0]
+
+
+class OldStep(Counting):
+    """Returns what gym before 0.26 wanted: one flag."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated or truncated, info
+
+
+@pytest.mark.parametrize("engine", ["sync", "workers"])
+@pytest.mark.parametrize(("env", "call"), [(OldReset, "reset"), (OldStep, "step")])
+def test_the_interface_of_old_gym_is_named(env: Any, call: str, engine: str) -> None:
+    envs = make_host(env, 2, engine=engine, workers=1)
+    with pytest.raises(EnvError, match=rf"failed in {call}: .*expects \(obs, info\) of reset and"):
+        collector(envs, 20).collect()
+    envs.close()
+
+
 class BinaryMask(Masked):
     action_space = spaces.MultiBinary(3)
 

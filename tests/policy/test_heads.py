@@ -8,7 +8,7 @@ from cases import HEADS, Case, few
 from exactness import relative_error
 from torch.distributions import kl_divergence
 
-from trpo_fast import SquashedGaussian
+from trpo_fast import Batch, MLPPolicy, SquashedGaussian, trpo_update
 from trpo_fast.core.oracle import metric_matrix
 
 
@@ -101,4 +101,17 @@ def test_squashed_samples_stay_inside_and_kl_is_the_bases():
             policy.head.kl(policy.distribution_params(obs), policy.distribution_params(obs + 1)),
         )
         < 1e-14
+    )
+
+
+def test_a_batch_of_a_squashed_gaussian_holds_what_came_before_tanh() -> None:
+    torch.manual_seed(0)
+    policy = MLPPolicy(4, SquashedGaussian(2))
+    obs, advantages = torch.randn(64, 4), torch.randn(64)
+    distribution = policy(obs).base_dist
+    actions = distribution.sample()
+    batch = Batch(obs, actions, advantages, distribution.log_prob(actions).detach())
+    info = trpo_update(policy, batch)
+    assert info.accepted and info.surrogate_before == pytest.approx(
+        float(advantages.mean()), abs=1e-5
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import HEADS, Case
 
+import trpo_fast
 from trpo_fast import FisherOperator, Gaussian, MLPPolicy, flat_params
 from trpo_fast.policy import flat as flat_module
 from trpo_fast.policy.spec import NetSpec
@@ -19,6 +20,16 @@ from trpo_fast.policy.spec import NetSpec
 
 def small():
     return MLPPolicy(5, Gaussian(3), (8, 7))
+
+
+def test_a_head_is_shown_as_it_is_made() -> None:
+    for text in ("Categorical(2)", "MultiCategorical((3,))", "Gaussian(3)", "Bernoulli(4)"):
+        assert repr(eval(text, vars(trpo_fast))) == text
+
+
+def test_flat_params_of_no_module_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^module: expected a torch.nn.Module, got Tensor$"):
+        flat_params(torch.zeros(3))
 
 
 def test_flat_params_is_a_view_in_order():

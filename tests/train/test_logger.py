@@ -227,6 +227,9 @@ def test_missing_and_empty_runs_are_named(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("update,steps\n")
     with pytest.raises(ValueError, match="run: expected at least one update"):
         read_progress(tmp_path)
+    (tmp_path / "curves.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match=r"run: expected a run's progress.csv, got .*curves.png"):
+        read_progress(tmp_path / "curves.png")
 
 
 def test_tensorboard_events_hold_the_scalars(tmp_path: Path) -> None:

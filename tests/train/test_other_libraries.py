@@ -12,7 +12,19 @@ import gymnasium
 from envs_for_tests import Counting
 from gymnasium import spaces
 
-from trpo_fast import TRPO, Batch, Categorical, MLPPolicy, evaluate, pg_update, trpo_update
+from trpo_fast import (
+    TRPO,
+    Batch,
+    Categorical,
+    Config,
+    MLPPolicy,
+    Penalty,
+    evaluate,
+    kl_penalty_update,
+    npg_update,
+    pg_update,
+    trpo_update,
+)
 
 SETTINGS = [
     ({"n_steps": 512}, "n_steps: expected a setting, here rows_per_update"),
@@ -128,6 +140,11 @@ def test_one_callback_needs_no_list(agent):
     assert len(seen) == 1
 
 
+def test_settings_by_position():
+    with pytest.raises(TypeError, match=r"TRPO\(env, config=config\), got Config by position$"):
+        TRPO("CartPole-v1", Config())
+
+
 def test_optimisers_and_options():
     policy, other = MLPPolicy(4, Categorical(2)), MLPPolicy(4, Categorical(2))
     batch = Batch(torch.randn(8, 4), torch.randint(2, (8,)), torch.randn(8))
@@ -135,5 +152,16 @@ def test_optimisers_and_options():
         pg_update(policy, batch, optimizer="adam")
     with pytest.raises(ValueError, match=r"^optimizer: expected one that holds the policy's"):
         pg_update(policy, batch, optimizer=torch.optim.Adam(other.parameters()))
-    with pytest.raises(TypeError, match=r"^delta: expected one of the options \('kl_reduction'"):
+    with pytest.raises(
+        TypeError, match=r"^delta: expected one of the options \('max_kl', 'damping'"
+    ):
         trpo_update(policy, batch, delta=0.01)
+    for update, name, close in (
+        (trpo_update, "cg_iters", "cg_iterations"),
+        (npg_update, "kl_reduce", "kl_reduction"),
+        (pg_update, "lr_rate", "learning_rate"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name}: expected an option such as '{close}'"):
+            update(policy, batch, **{name: 3})
+    with pytest.raises(TypeError, match=r"^cg_iters: expected an option such as 'cg_iterations'"):
+        kl_penalty_update(policy, batch, Penalty(), cg_iters=3)

@@ -104,6 +104,12 @@ def other(setting: Setting) -> Any:
     return 0.5 * setting.default if setting.default else 0.25
 
 
+def test_help_of_update_options_describes_each() -> None:
+    lines = (UpdateOptions.__doc__ or "").splitlines()
+    for name in UpdateOptions.__annotations__:
+        assert any(line.startswith(f"    {name}: ") for line in lines)
+
+
 @pytest.mark.parametrize(("name", "argument", "setting"), PAIRS)
 def test_an_option_is_a_setting_with_the_same_default(
     name: str, argument: str, setting: str

@@ -164,6 +164,8 @@ def test_a_tensor_environment_of_the_user_and_a_vector_environment_train() -> No
     venv = gymnasium.make_vec("CartPole-v1", 3, vectorization_mode="sync")
     agent = TRPO(venv, rows_per_update=64).learn(100)
     assert agent.config.num_envs == 3 and 100 <= agent.steps < 166
+    with pytest.raises(ValueError, match=r"^num_envs: expected the environment's 3, got 8$"):
+        TRPO(venv, num_envs=8)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -9,7 +9,7 @@ name, ``pg_update(learning_rate=...)`` for ``pg_learning_rate``, its signature s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated, TypedDict, get_args, get_type_hints
 
 from torch import Tensor
 from typing_extensions import Doc
@@ -87,9 +87,7 @@ DeterministicOption = Annotated[
 
 
 class UpdateOptions(TypedDict, total=False):
-    """The options that every update function has; their defaults are those of ``UpdateSettings``
-    and ``KernelSettings``.
-    """
+    """The options that every update function has, with the defaults of ``trpo_fast.Config``."""
 
     kl_reduction: KlReductionOption
     kl_direction: KlDirectionOption
@@ -101,6 +99,18 @@ class UpdateOptions(TypedDict, total=False):
     chunk_rows: ChunkRowsOption
     precision: PrecisionOption
     deterministic: DeterministicOption
+
+
+def _descriptions(options: type) -> str:
+    """A line for each of ``options``, for its docstring: name and description."""
+    hints = get_type_hints(options, include_extras=True)
+    notes = {
+        name: [n for n in get_args(hint) if isinstance(n, Doc)] for name, hint in hints.items()
+    }
+    return "\n".join(f"    {name}: {found[0].documentation}" for name, found in notes.items())
+
+
+UpdateOptions.__doc__ = f"{UpdateOptions.__doc__}\n\n{_descriptions(UpdateOptions)}\n"
 
 
 @dataclass

@@ -41,6 +41,11 @@ class Case:
         return rows if cap is None else min(rows, cap)
 
     @property
+    def net(self) -> str:
+        """Observations, hidden widths and actions, as in 11-64-64-3."""
+        return "-".join(map(str, (self.obs_dim, *self.hidden, self.actions)))
+
+    @property
     def _maps(self) -> list[int]:
         widths = (self.obs_dim, *self.hidden, self.actions)
         return [a * b for a, b in pairwise(widths)]
@@ -82,6 +87,7 @@ _TABLE = (
     Case("C5", 157, (512, 512, 256, 128), "gaussian", 20, 262_144, 8_192),
 )
 CASES = {case.name: case for case in _TABLE}
+CASE_NETS = ", ".join(f"{case.name} {case.net}" for case in _TABLE)
 DEFAULT_CASES = ("cartpole", "C1", "C2", "C3", "C4")
 
 

@@ -12,10 +12,15 @@ import torch
 from .._base.arguments import check_choice, check_number, integer
 from .._base.command_checks import check_size, working_device
 from ..backends.registry import registry
-from .cases import CASES, DEFAULT_CASES
+from .cases import CASE_NETS, CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
 from .suites import GROUPS
+
+SUITES = (
+    "fvp: one Fisher-vector product; cg: a solve by conjugate gradient; update: a whole update of "
+    "the policy; act: choosing actions; critic: fitting the critic"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,8 +29,14 @@ def parser() -> argparse.ArgumentParser:
         description="Time the kernels against other ways to compute the same numbers. Every time "
         "is a median over interleaved calls and stands beside its error against float64.",
     )
-    p.add_argument("suite", choices=list(GROUPS))
-    p.add_argument("--case", nargs="+", choices=list(CASES), default=list(DEFAULT_CASES))
+    p.add_argument("suite", choices=list(GROUPS), help=SUITES)
+    p.add_argument(
+        "--case",
+        nargs="+",
+        choices=list(CASES),
+        default=list(DEFAULT_CASES),
+        help=f"nets, by name: {CASE_NETS} (default: {' '.join(DEFAULT_CASES)})",
+    )
     p.add_argument(
         "--backend", nargs="+", help="backends of trpo_fast to time (default: all that serve)"
     )
@@ -38,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rows", type=integer, help="cap on the rows of every case")
     p.add_argument("--seconds", type=float, default=2.0, help="time per contender and case")
     p.add_argument("--turns", type=integer, default=5, help="turns per contender, at least")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu or cuda (default: cuda where there is one)",
+    )
     p.add_argument("--json", type=Path, help="file to write, or a folder: MACHINE/SUITE.json in it")
     p.add_argument(
         "--append", action="store_true", help="keep the rows of other cases in the JSON file"

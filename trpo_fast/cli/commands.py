@@ -39,7 +39,9 @@ from .runs import (
 
 @dataclass
 class TrainOptions(RunOptions):
-    steps: Annotated[int, AtLeast(1), LONG, Doc("environment steps to train for")] = STEPS
+    steps: Annotated[
+        int, AtLeast(1), LONG, Doc("environment steps to train for, rounded up to whole updates")
+    ] = STEPS
     out: Annotated[Path | None, Doc("directory of the run; by default runs/ENV-SEED-TIME")] = None
 
 
@@ -106,6 +108,9 @@ def _parse(
             "Train on ENV: a gymnasium id such as CartPole-v1, module:Id, or the name of a tensor "
             "environment. Many have a preset of their own; trpo-fast train ENV --help shows it."
         )
+    about += (
+        " --config FILE reads settings from a TOML file, such as a run's config.toml; flags win."
+    )
     return flags.parse(
         argv,
         TrainOptions(),

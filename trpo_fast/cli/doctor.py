@@ -15,7 +15,7 @@ from .._base import extension
 from .._version import __version__
 from ..backends.cuda_machine import describe_device
 from ..backends.registry import backends, registry
-from ..bench.cases import CASES
+from ..bench.cases import CASE_NETS, CASES
 from ..core.problem import BackendUnavailable
 from ..envs.workers.pool import start_method, usable_cores
 from .doctor_case import case_report, render_case
@@ -98,6 +98,7 @@ def _native_lines(native: dict[str, Any]) -> list[tuple[str, str]]:
     if native["problem"]:
         return [("native code", f"none: {native['problem']}")]
     archs = native["cuda_archs"]
+    families = [name for name in native["families"] if archs or name != "cuda"]
     override = native["isa_override"]
     if native["selected_isa"] is None:
         isa = f"none: {native['isa_problem']}"
@@ -109,7 +110,7 @@ def _native_lines(native: dict[str, Any]) -> list[tuple[str, str]]:
         isa = f"{native['selected_isa']}, the best of this CPU; TRPO_FAST_ISA forces a lower one"
     return [
         ("native code", f"version {native['version']}, built by {native['compiler']}"),
-        ("kernels", ", ".join(native["families"]) or "none in this build"),
+        ("kernels", ", ".join(families) or "none in this build"),
         ("instruction set", isa),
         ("CUDA build", f"for compute capability {archs}" if archs else "none in this build"),
     ]
@@ -174,7 +175,10 @@ def render(report: dict[str, Any]) -> str:
 def main(argv: list[str]) -> int:
     """Print the report, or what runs on a case; the exit status is 0 whatever it says."""
     parser = argparse.ArgumentParser(prog="trpo-fast doctor", description=__doc__)
-    plan = "what runs on this benchmark case, and how, on the GPU here or else on an H200"
+    plan = (
+        "what runs on this net of the benchmarks, and how, on the GPU here or else on an H200: "
+        + CASE_NETS
+    )
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.add_argument("--case", choices=list(CASES), help=plan)
     parser.add_argument(

@@ -52,7 +52,7 @@ def split(words: list[str], *options: type) -> tuple[list[str], list[str]]:
         if equals:
             values, i = [value], i + 1
         else:
-            count = 0 if flag in HELP else _count(words[i + 1 :], hint)
+            count = 0 if flag in HELP else _count(flag, words[i + 1 :], hint)
             values, i = words[i + 1 : i + 1 + count], i + 1 + count
         if hint is bool:
             flags.append(_switch(flag, values, negative=name not in hints))
@@ -62,13 +62,15 @@ def split(words: list[str], *options: type) -> tuple[list[str], list[str]]:
     return flags, others
 
 
-def _count(following: list[str], hint: Any) -> int:
+def _count(flag: str, following: list[str], hint: Any) -> int:
     """How many of the words that follow a flag are its values."""
     if hint is bool:
         return int(bool(following) and following[0].lower() in ("true", "false"))
     if get_origin(hint) is not tuple:
         return min(1, len(following))
     numbers = [_is_number(word) for word in following]
+    if numbers and not numbers[0] and all(map(_is_number, following[0].split(","))):
+        raise ValueError(f"{flag}: expected numbers with spaces between, got {following[0]}")
     return numbers.index(False) if False in numbers else len(numbers)
 
 

@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"expected a command of {', '.join(COMMANDS)}, got {name!r}{hint}")
+        raise UsageError(f"expected one of the commands {', '.join(COMMANDS)}, got {name!r}{hint}")
     return find(name)(arguments[1:])
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+INTERFACE = (
+    "; gymnasium expects (obs, info) of reset and (obs, reward, terminated, truncated, info) of "
+    "step"
+)
 
 
 class EnvError(RuntimeError):
@@ -33,7 +40,19 @@ def describe_step(error: BaseException, venv: Any, first: int = 0) -> str:
             wanted, where = venv.single_observation_space.shape, f" from copy {first + copy}"
             if obs is not None and (why := shape_error(obs, wanted, where)):
                 return why
-    return describe(error)
+    hint = INTERFACE if _cannot_unpack(error) else ""
+    return describe(error) + hint
+
+
+def _cannot_unpack(error: BaseException) -> bool:
+    """Whether gymnasium itself failed on what ``reset`` or ``step`` returned."""
+    found = traceback.extract_tb(error.__traceback__)
+    words = str(error)
+    return (
+        bool(found)
+        and "gymnasium" in Path(found[-1].filename).parts
+        and ("values to unpack" in words or "no attribute 'items'" in words)
+    )
 
 
 def describe(error: BaseException) -> str:

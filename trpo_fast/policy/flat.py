@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._base.arguments import fail
+
 
 def every_parameter(module: nn.Module) -> list[nn.Parameter]:
     """``list(module.parameters())`` at a sixth of its time: every operator and update asks."""
@@ -79,7 +81,12 @@ def flat_params(module: nn.Module) -> Tensor:
     buffer and points them there; they stay the same ``nn.Parameter`` objects, so optimisers and
     state dicts are undisturbed.
     """
-    parameters = trainable(module)
+    try:
+        parameters = trainable(module)
+    except AttributeError:
+        if isinstance(module, nn.Module):
+            raise
+        raise fail("module", "a torch.nn.Module", type(module).__name__) from None
     known = _found.get(module)
     if known is None or not known.holds(parameters):
         known = _find(module, parameters)

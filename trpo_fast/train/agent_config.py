@@ -27,7 +27,9 @@ def agent_config(
     given = set(settings) if config is None else _changed(config)
     if config is None:
         if hasattr(env, "num_envs"):
-            settings["num_envs"] = env.num_envs
+            chosen = settings.setdefault("num_envs", env.num_envs)
+            if chosen != env.num_envs:
+                raise fail("num_envs", f"the environment's {env.num_envs}", chosen)
         config = make_config(env_name(env), **settings)
     return config if policy is None else _as_the_policy(config, given, policy)
 

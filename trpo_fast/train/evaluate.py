@@ -110,7 +110,8 @@ def check_video(path: str | os.PathLike[str]) -> Path:
     """Where ``record_video`` can write: an animated image by its ending, in a directory."""
     path = Path(path)
     if path.suffix.lower() not in VIDEOS:
-        raise fail("render", f"a file that ends in one of {VIDEOS}", path.name)
+        endings = f"{', '.join(VIDEOS[:-1])} or {VIDEOS[-1]}"
+        raise fail("render", f"a file that ends in {endings}", path.name)
     if not path.parent.is_dir():
         raise fail("render", "a file in a directory", f"{path}: {path.parent} is none")
     return path

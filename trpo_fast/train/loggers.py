@@ -281,7 +281,10 @@ def read_progress(path: str | os.PathLike[str]) -> dict[str, list[float]]:
         raise ValueError(f"run: expected a run directory with progress.csv, got {path}")
     data = file.read_bytes()
     kept, end = _complete_part(data)
-    text = io.StringIO((data[:kept] + end).decode(), newline="")
+    try:
+        text = io.StringIO((data[:kept] + end).decode(), newline="")
+    except UnicodeDecodeError:
+        raise ValueError(f"run: expected a run's progress.csv, got {file}, not a text") from None
     rows = {row["update"]: row for row in csv.DictReader(text) if row.get("update")}
     if not rows:
         raise ValueError(f"run: expected at least one update in {file}, got none")

@@ -62,8 +62,8 @@ def check_agent(env: Any, more: tuple[Any, ...]) -> None:
         wanted = "an id or a function that makes it, as in lambda: gymnasium.make('CartPole-v1')"
         raise fail("env", wanted, f"one environment, {env}, where training takes several")
     if more:
-        wanted = "settings by name, as in TRPO(env, gamma=0.99)"
-        raise TypeError(f"settings: expected {wanted}, got {more[0]!r} by position")
+        wanted = "settings by name, as in TRPO(env, gamma=0.99) or TRPO(env, config=config)"
+        raise TypeError(f"settings: expected {wanted}, got {type(more[0]).__name__} by position")
 
 
 def check_learn(total_steps: Any, unknown: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def pg_update(
     """
     learning_rate = GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
     max_grad_norm = GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
-    problem = update_problem(policy, batch, 0.0, options, sync)
+    problem = update_problem(policy, batch, 0.0, options, sync, pg_update)
     if optimizer is not None:
         checks.check_optimizer(policy, optimizer)
     chosen = resolve(backend, problem)

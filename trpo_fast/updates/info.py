@@ -11,7 +11,8 @@ from ..core.problem import REASONS, STATS
 
 @dataclass
 class UpdateInfo:
-    """What an update did. The numbers stay on the device until the first of them is read.
+    """What an update did: why it ended, KL, surrogate before and after, and numbers of CG and line
+    search. They stay on the device until the first of them is read.
 
     >>> info.reason, info.kl, info.surrogate_after - info.surrogate_before
     ('accepted', 0.0098, 0.031)

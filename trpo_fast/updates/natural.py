@@ -7,6 +7,10 @@ parameters as it was and says why in ``info.reason``.
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable
+
 from torch import nn
 from typing_extensions import Unpack
 
@@ -55,7 +59,7 @@ def trpo_update(
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )
-    return _natural_update(policy, batch, config, damping, sync, backend, options)
+    return _natural_update(policy, batch, config, damping, sync, backend, options, trpo_update)
 
 
 def npg_update(
@@ -84,7 +88,7 @@ def npg_update(
         search=False,
         learning_rate=GRADIENT["npg_learning_rate"].check(learning_rate, "learning_rate"),
     )
-    return _natural_update(policy, batch, config, damping, sync, backend, options)
+    return _natural_update(policy, batch, config, damping, sync, backend, options, npg_update)
 
 
 def _natural_update(
@@ -95,8 +99,9 @@ def _natural_update(
     sync: bool,
     backend: Backend,
     options: UpdateOptions,
+    update: Callable[..., UpdateInfo],
 ) -> UpdateInfo:
-    problem = update_problem(policy, batch, damping, options, sync)
+    problem = update_problem(policy, batch, damping, options, sync, update)
     chosen = resolve(backend, problem)
     try:
         stats = chosen.operator(problem).update(config)
@@ -105,12 +110,27 @@ def _natural_update(
     return finish(problem, UpdateInfo(chosen.name, stats), sync)
 
 
+def unknown_option(name: str, update: Callable[..., UpdateInfo]) -> TypeError:
+    """The error about a keyword that ``update`` does not have."""
+    keywords = inspect.signature(update).parameters.values()
+    known = (*(k.name for k in keywords if k.kind is k.KEYWORD_ONLY), *OPTIONS)
+    close = difflib.get_close_matches(name, known, n=1)
+    wanted = f"an option such as {close[0]!r}" if close else f"one of the options {known}"
+    return TypeError(f"{name}: expected {wanted}, got an unknown name")
+
+
 def update_problem(
-    policy: nn.Module, batch: Batch, damping: float, options: UpdateOptions, sync: bool
+    policy: nn.Module,
+    batch: Batch,
+    damping: float,
+    options: UpdateOptions,
+    sync: bool,
+    update: Callable[..., UpdateInfo] = trpo_update,
 ) -> Problem:
+    """The checked problem that ``update`` hands to a backend."""
     for name in options:
         if name not in OPTIONS:
-            raise TypeError(f"{name}: expected one of the options {OPTIONS}, got an unknown name")
+            raise unknown_option(name, update)
     policy, theta = checks.check_policy(policy)
     return make_problem(
         policy,

@@ -25,10 +25,12 @@ UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
 
 @dataclass(frozen=True)
 class Solution:
-    """What ``solve`` found for (F + damping I) x = g; one entry per column of g."""
+    """What ``solve`` found for (F + damping I) x = g: x [P] or [P, K], and for each column of g
+    quad = x'(F + damping I)x, residual_norm = |g - (F + damping I)x|, iterations of CG.
+    """
 
-    x: Tensor  # [P] or [P, K]
-    quad: Tensor  # x'(F + damping I) x
+    x: Tensor
+    quad: Tensor
     residual_norm: Tensor
     iterations: Tensor
 

@@ -132,7 +132,7 @@ def kl_penalty_update(
     )
     adam_steps = PENALTY["penalty_adam_steps"].check(adam_steps, "adam_steps")
     learning_rate = PENALTY["penalty_learning_rate"].check(learning_rate, "learning_rate")
-    problem = update_problem(policy, batch, damping, options, sync)
+    problem = update_problem(policy, batch, damping, options, sync, kl_penalty_update)
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
     g, before = operator.gradient()

@@ -19,8 +19,8 @@ from ..._base.choices import ActionMode
 
 
 class Head(nn.Module):
-    """What every head provides; ``outputs`` is Z, ``parameters_per_row`` is D, ``action_dim`` is
-    A.
+    """An action distribution: what every head provides. Its net has Z = ``outputs`` outputs, a row
+    D = ``parameters_per_row`` distribution parameters and A = ``action_dim`` action columns.
     """
 
     # Names of its forms for the kernels: entries of enum Head in csrc/shared/params.h.

@@ -17,7 +17,8 @@ from .base import Head, within
 
 
 class Beta(Head):
-    """Independent Beta distributions of ``dim`` numbers in (0, 1), each with one peak.
+    """Independent Beta distributions of ``dim`` numbers in (0, 1), each with one peak. Actions are
+    [N, dim]; the trainer maps them to the bounds of the action space.
 
     params = net outputs = (z1, z2), D = 2A; alpha = 1 + softplus(z1), beta = 1 + softplus(z2).
     With psi' the trigamma function, the metric in (alpha, beta) is

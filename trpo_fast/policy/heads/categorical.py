@@ -23,6 +23,9 @@ class Categorical(MultiCategorical):
         super().__init__((check_count("n", n),))
         self.kind = "categorical"
 
+    def extra_repr(self) -> str:
+        return str(self.outputs)
+
     @classmethod
     def of_kind(cls, kind: str, outputs: int, nvec: tuple[int, ...]) -> Categorical:
         if nvec != (outputs,):

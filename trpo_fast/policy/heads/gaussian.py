@@ -119,8 +119,8 @@ class Gaussian(Head):
 
 
 class SquashedGaussian(Gaussian):
-    """tanh of a Gaussian. Stored actions are pre-tanh and log-probs are the base's: the Jacobian
-    cancels.
+    """tanh of a diagonal Gaussian, which changes neither ratios nor KL: the actions [N, dim] and
+    log-probabilities of a ``Batch`` are those before tanh, of ``policy(obs).base_dist``.
     """
 
     kinds = ()  # the kernels see the Gaussian before tanh

@@ -19,7 +19,9 @@ MASKED = -1e30
 
 
 class MultiCategorical(Head):
-    """Independent categoricals over concatenated logits; metric diag(p) - p p' for each factor."""
+    """Several independent choices, ``nvec[i]`` of them in factor i, from concatenated logits;
+    metric diag(p) - p p' for each factor. Actions are [N, factors] integers.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ("multicategorical",)
     distributions: ClassVar[tuple[str, ...]] = ("MultiCategoricalDistribution",)
@@ -72,7 +74,9 @@ class MultiCategorical(Head):
 
     @property
     def expected_actions(self) -> str:
-        return f"choices from 0 to below {self.nvec}"
+        if len(self.nvec) == 1:
+            return f"choices from 0 to {self.nvec[0] - 1}"
+        return f"choices from 0 on, in each column below that of {list(self.nvec)}"
 
     def unusable(self, actions: Tensor) -> Tensor:
         limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)

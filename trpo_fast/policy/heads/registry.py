@@ -63,4 +63,5 @@ def head_of_distribution(distribution: Distribution) -> tuple[Head, Tensor]:
             return found
     *names, last = (name for kind in STOCK_HEADS for name in kind.distributions)
     wanted = f"a module that returns {', '.join(names)} or {last} over N rows"
-    raise fail("policy", wanted, repr(distribution))
+    other = isinstance(distribution, Distribution)
+    raise fail("policy", wanted, repr(distribution) if other else type(distribution).__name__)
