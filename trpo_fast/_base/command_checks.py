@@ -1,4 +1,4 @@
-"""Checks of what a command line gives beside settings: counts, and a device by name."""
+"""Checks of counts that a command line gives beside settings, and of a device by its name."""
 
 from __future__ import annotations
 

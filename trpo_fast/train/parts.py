@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .._base.arguments import fail
+from .._base.command_checks import working_device
 from .._base.seeds import derive
 from ..backends.support import PYTORCH, Support, choose
 from ..envs import tensor
@@ -58,14 +59,7 @@ def pick_device(config: Config, env: Any) -> torch.device:
     beside them.
     """
     if config.device != "auto":
-        try:
-            tried = torch.zeros(1, device=config.device)
-            tried.item()  # "meta" holds no numbers
-            return tried.device
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device: expected one that works here, got {config.device!r}: {error}"
-            ) from error
+        return working_device(config.device)
     if is_tensor_env(env):
         return env.device
     cuda = config.engine == "tensor" and torch.cuda.is_available()
