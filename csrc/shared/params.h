@@ -63,7 +63,9 @@ struct FvpParams {
 
 struct CgParams {
   int iterations;
-  float tol;  // relative: stop when |r| <= max(tol, 4 eps) |g|
+  float tol;          // relative: stop when |r| <= max(tol, 4 eps) |g|
+  float gain_tol;     // stop after two products that each bring at most this share of x'Ax; 0: off
+  int factor_stride;  // K-FAC's factors from one of so many rows; 0: plain CG
 };
 
 struct SearchParams {
@@ -107,7 +109,23 @@ enum Stat : int {
   kStatResidual,  // |g - Ax|
   kStatIterations,
   kStatGradientNorm,
+  kStatLinearGain,    // g'x
+  kStatFactorRows,    // rows that K-FAC's factors were made from
+  kStatScaledBlocks,  // tensors without factors: none in these nets
+  kStatRestarts,      // 1 where the preconditioner failed and plain CG began anew
   kStatCount,
+};
+
+// What a solve reports of every right-hand side, as doubles (trpo_fast.backends.native has the same
+// order).
+enum SolveStat : int {
+  kSolvedQuad = 0,
+  kSolvedResidual,
+  kSolvedIterations,
+  kSolvedFirstCurvature,
+  kSolvedLinearGain,
+  kSolvedRestarts,
+  kSolvedCount,
 };
 
 enum Reason : int {

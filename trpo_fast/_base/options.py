@@ -26,6 +26,7 @@ from .choices import (
     PenaltyInner,
     PenaltyRule,
     Precision,
+    PreconditionerKind,
     Std,
 )
 from .settings import Above, AtLeast, AtMost, Below
@@ -130,6 +131,28 @@ class UpdateSettings:
         Below(1.0),
         Doc("conjugate gradient stops at a residual of this share of the gradient"),
     ] = 0.0
+    cg_gain_tol: Annotated[
+        float,
+        AtLeast(0.0),
+        Below(1.0),
+        Doc(
+            "conjugate gradient stops after two steps in a row that each add no more than this "
+            "share of what the direction has gained; 0 takes every step"
+        ),
+    ] = 0.0
+    preconditioner: Annotated[
+        PreconditionerKind | None,
+        Doc(
+            "kfac: conjugate gradient with K-FAC's factors, made anew for every update, takes "
+            "about a third of the steps"
+        ),
+    ] = None
+    factor_fraction: Annotated[
+        float,
+        Above(0.0),
+        AtMost(1.0),
+        Doc("kfac: share of the rows of Fisher-vector products that the factors are made from"),
+    ] = 0.25
     backtrack_ratio: Annotated[
         float, Above(0.0), Below(1.0), Doc("line search: each step is so much of the one before")
     ] = 0.8
@@ -226,3 +249,7 @@ class CriticSettings:
         AtMost(1.0),
         Doc("gauss_newton: share of the rows that curvature uses"),
     ] = 0.2
+    critic_preconditioner: Annotated[
+        PreconditionerKind | None,
+        Doc("gauss_newton: conjugate gradient with K-FAC's factors"),
+    ] = None

@@ -11,12 +11,19 @@ from torch import Tensor
 
 from .._base import extension
 from .._base.threads import kernel_threads
-from ..core.problem import STATS, Operator, Problem, UpdateConfig
-from ..core.reference import CgResult
+from ..core.cg import CgResult
+from ..core.problem import STATS, CgConfig, Operator, Problem, UpdateConfig
 from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from .base import Backend
-from .native import NativeProblem, address, problem_support, readable
+from .native import (
+    SOLVED,
+    NativeProblem,
+    address,
+    problem_support,
+    readable,
+    solved_by_kernels,
+)
 from .support import SERVES, Support, family_support
 
 # The bfloat16 numbers that a float is split into, for the products with v.
@@ -89,22 +96,25 @@ class CpuOperator(Operator):
         self._native.fvp(v=address(v), columns=columns, out=address(out), threads=kernel_threads())
         return out
 
-    def solve(self, g: Tensor, iterations: int, tol: float) -> CgResult:
+    def solve(self, g: Tensor, config: CgConfig) -> CgResult:
+        if callable(config.preconditioner):
+            return super().solve(g, config)
         g = readable(g)
         x = torch.empty_like(g)
         columns = g.shape[0] if g.ndim == 2 else 1
-        solved = torch.empty(*g.shape[:-1], 4, dtype=torch.float64, device="cpu")
+        solved = torch.empty(*g.shape[:-1], SOLVED, dtype=torch.float64, device="cpu")
         self._native.solve(
             g=address(g),
             columns=columns,
-            iterations=iterations,
-            tol=tol,
+            iterations=config.iterations,
+            tol=config.tol,
+            gain_tol=config.gain_tol,
+            factor_stride=self.stride(config),
             x=address(x),
             table=address(solved),
             threads=kernel_threads(),
         )
-        quad, residual, used, curvature = solved.unbind(-1)
-        return CgResult(x, quad, residual, used.long(), curvature)
+        return solved_by_kernels(x, solved, self.factor_rows(config))
 
     def gradient(self) -> tuple[Tensor, Measures]:
         g = torch.empty_like(self.theta)
@@ -123,12 +133,16 @@ class CpuOperator(Operator):
         return self._native.scratch_bytes
 
     def update(self, config: UpdateConfig) -> Tensor:
+        if callable(config.cg.preconditioner):
+            return super().update(config)
         stats = torch.zeros(len(STATS), dtype=torch.float64, device="cpu")
         self._native.update(
             theta=address(self.problem.theta),
             stats=address(stats),
-            iterations=config.cg_iterations,
-            tol=config.cg_tol,
+            iterations=config.cg.iterations,
+            tol=config.cg.tol,
+            gain_tol=config.cg.gain_tol,
+            factor_stride=self.stride(config.cg),
             max_kl=config.max_kl,
             ratio=config.backtrack_ratio,
             steps=config.backtrack_steps,

@@ -17,21 +17,27 @@ import torch
 from torch import Tensor
 
 from .._base import extension
-from ..core.problem import STATS, BackendUnavailable, Operator, Problem, UpdateConfig
-from ..core.reference import CgResult
+from ..core.cg import CgResult
+from ..core.problem import STATS, BackendUnavailable, CgConfig, Operator, Problem, UpdateConfig
 from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
 from .cuda_machine import emulation_library, machine_support, serves
-from .native import NativeProblem, native_shape, problem_support, readable
+from .native import (
+    SOLVED,
+    NativeProblem,
+    native_shape,
+    problem_support,
+    readable,
+    solved_by_kernels,
+)
 from .support import SERVES, Support
 
 if TYPE_CHECKING:
     from .. import _C
 
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
-_SOLVE = 4  # quad, residual norm, iterations, first curvature
 
 
 @functools.cache
@@ -173,22 +179,26 @@ class CudaOperator(Operator):
         self._launch("fvp", v=v.data_ptr(), out=out.data_ptr(), columns=columns)
         return out
 
-    def solve(self, g: Tensor, iterations: int, tol: float) -> CgResult:
+    def solve(self, g: Tensor, config: CgConfig) -> CgResult:
+        if callable(config.preconditioner):
+            return super().solve(g, config)
         g = readable(g)
         x = torch.empty_like(g)
         columns = 1 if g.ndim == 1 else g.shape[0]
-        stats = self._doubles(columns, _SOLVE)
+        stats = self._doubles(columns, SOLVED)
         self._launch(
             "solve",
             g=g.data_ptr(),
             x=x.data_ptr(),
             stats=stats.data_ptr(),
             columns=columns,
-            iterations=iterations,
-            tol=tol,
+            iterations=config.iterations,
+            tol=config.tol,
+            gain_tol=config.gain_tol,
+            factor_stride=self.stride(config),
         )
-        quad, residual, used, curvature = stats.reshape(*g.shape[:-1], _SOLVE).unbind(-1)
-        return CgResult(x, quad, residual, used.long(), curvature)
+        solved = stats.reshape(*g.shape[:-1], SOLVED)
+        return solved_by_kernels(x, solved, self.factor_rows(config))
 
     def gradient(self) -> tuple[Tensor, Measures]:
         g, stats = self._gradient()
@@ -209,13 +219,17 @@ class CudaOperator(Operator):
         return Measures(kl, max_kl, surrogate, entropy)
 
     def update(self, config: UpdateConfig) -> Tensor:
+        if callable(config.cg.preconditioner):
+            return super().update(config)
         stats = self._doubles(len(STATS))
         self._launch(
             "update",
             theta=self.problem.theta.data_ptr(),
             stats=stats.data_ptr(),
-            iterations=config.cg_iterations,
-            tol=config.cg_tol,
+            iterations=config.cg.iterations,
+            tol=config.cg.tol,
+            gain_tol=config.cg.gain_tol,
+            factor_stride=self.stride(config.cg),
             max_kl=config.max_kl,
             ratio=config.backtrack_ratio,
             steps=config.backtrack_steps,

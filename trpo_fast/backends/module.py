@@ -11,6 +11,7 @@ from .._base.arguments import fail
 from .._base.guards import uninterrupted
 from ..core.batch import Batch
 from ..core.modules import ModuleFunction
+from ..core.preconditioner import Factors
 
 
 class ModuleLinearization:
@@ -72,6 +73,9 @@ class ModuleLinearization:
         if self._pullback is None:
             self._pullback = torch.func.vjp(self._params, self.theta)[1]
         return self._pullback(delta)[0].detach()
+
+    def factors(self, delta: Tensor, weights: Tensor) -> Factors:
+        return self._module.factors(self.theta, self._batch, delta, weights)
 
     def nbytes(self) -> int:
         return self.params.numel() * self.params.element_size()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._base import extension
+from ..core.cg import CgResult
 from ..core.problem import Problem
 from ..policy.heads import KINDS
 from ..policy.net import ACTIVATIONS, MLPPolicy
@@ -76,6 +77,18 @@ def native_shape(spec: NetSpec) -> _C.NetShape:
         activation=ACTIVATIONS.index(spec.activation),
         head=KINDS.index(spec.head),
         nvec=list(spec.nvec),
+    )
+
+
+# Numbers that a kernel reports of one right-hand side: enum Solved in csrc/shared/params.h.
+SOLVED = 6
+
+
+def solved_by_kernels(x: Tensor, table: Tensor, factor_rows: int) -> CgResult:
+    """The result of a solve, from x and what the kernels report of it [..., SOLVED]."""
+    quad, residual, used, curvature, linear_gain, restarts = table.unbind(-1)
+    return CgResult(
+        x, quad, residual, used.long(), curvature, linear_gain, restarts.long(), factor_rows
     )
 
 

@@ -9,6 +9,7 @@ everything in this file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,8 +19,10 @@ from .._base.arguments import fail
 from .._base.guards import outside_autocast
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
-from ..core.modules import InvalidDistribution, ModuleFunction
-from ..core.problem import Operator, Problem
+from ..core.cg import CgResult
+from ..core.modules import InvalidDistribution, ModuleFunction, Refused
+from ..core.preconditioner import Factors, Preconditioner, net_factors, picked_rows, signs
+from ..core.problem import CgConfig, Operator, Problem
 from ..core.reference import Activations, forward, jvp, metric, vjp
 from ..core.surrogate import Measures, evaluate_rows, surrogate
 from ..policy.heads import Head
@@ -45,6 +48,9 @@ class Linearization(Protocol):
     def vjp(self, delta: Tensor) -> Tensor:
         """J' delta summed over rows, [..., P]."""
 
+    def factors(self, delta: Tensor, weights: Tensor) -> Factors:
+        """What these rows add to K-FAC's factors: delta [N, D] is S xi, weights [N] normalised."""
+
     def nbytes(self) -> int:
         """Memory the linearization holds."""
 
@@ -65,6 +71,9 @@ class MLPLinearization:
 
     def vjp(self, delta: Tensor) -> Tensor:
         return vjp(self.theta, self.spec, self.acts, delta)
+
+    def factors(self, delta: Tensor, weights: Tensor) -> Factors:
+        return net_factors(self.theta, self.spec, self.acts, delta, weights)
 
     def nbytes(self) -> int:
         held = [*self.acts.inputs[1:], *self.acts.slopes, self.params]
@@ -169,6 +178,55 @@ class ReferenceOperator(Operator):
         assert batch.actions is not None
         score = lin.head.score(lin.params, batch.actions)
         return score * (score * tangent).sum(-1, keepdim=True)
+
+    def solve(self, g: Tensor, config: CgConfig) -> CgResult:
+        if config.preconditioner != "kfac":
+            return super().solve(g, config)
+        apply = self.kfac(self.stride(config))
+        found = self.cg(g, config, apply)
+        return found._replace(factor_rows=apply.rows, scaled_blocks=apply.scaled_blocks)
+
+    @outside_autocast
+    def kfac(self, stride: int) -> Preconditioner:
+        """The factors of one of ``stride`` rows that products see, and their inverses."""
+        rows, given = self._fisher_batch, self.problem.fvp_rows
+        picked = picked_rows(len(rows), stride, self.theta.device)
+        try:
+            return self._kfac(picked, picked if given is None else given[picked])
+        except Refused:  # a module that takes its rows only together
+            every = picked_rows(len(rows), 1, self.theta.device)
+            return self._kfac(every, every if given is None else given)
+
+    def _kfac(self, picked: Tensor, numbers: Tensor) -> Preconditioner:
+        """Factors of the rows ``picked`` among those of products; their numbers in the batch."""
+        part = replace(self._fisher_batch.rows(picked), group_size=None)
+        total = total_weight(part, self.theta.dtype)
+        size = self.problem.chunk_rows or len(part)
+        found: Factors | None = None
+        for start in range(0, len(part), size):
+            rows = slice(start, start + size)
+            piece = part.rows(rows)
+            lin = self.linearize(self.theta, piece)
+            added = lin.factors(
+                self._scores(piece, lin, numbers[rows]), normalised_weights(piece, total)
+            )
+            found = added if found is None else found + added
+        assert found is not None
+        return Preconditioner(
+            self.theta,
+            found,
+            damping=self.problem.damping,
+            kl_scale=self.problem.kl_scale,
+            rows=len(part),
+        )
+
+    def _scores(self, batch: Batch, lin: Linearization, numbers: Tensor) -> Tensor:
+        """Vectors [N, D] whose outer products average to the rows' Fisher information."""
+        if self.problem.fisher == "empirical":
+            assert batch.actions is not None
+            return lin.head.score(lin.params, batch.actions)
+        xi = signs(numbers, lin.params.shape[-1], lin.params.dtype)
+        return lin.head.metric_root(lin.params, xi)
 
     @outside_autocast
     def gradient(self) -> tuple[Tensor, Measures]:

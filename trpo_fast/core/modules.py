@@ -25,6 +25,8 @@ from ..policy.heads import Head, head_of_distribution
 from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
 from .batch import Batch
+from .preconditioner import Factors
+from .taps import Taps
 
 Params = Callable[[Tensor], tuple[Head, Tensor]]
 
@@ -33,7 +35,7 @@ class InvalidDistribution(ValueError):
     """The module's outputs, NaN perhaps, are no parameters of its distribution, which looks."""
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """Torch refused the rows inside of the module."""
 
 
@@ -46,7 +48,7 @@ def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
         raise
     except RuntimeError as error:
         takes = f"a module that takes {' and '.join(map(describe, inputs))}"
-        raise _Refused(str(fail("policy", takes, f"the error: {error}"))) from error
+        raise Refused(str(fail("policy", takes, f"the error: {error}"))) from error
 
 
 @outside_autocast
@@ -86,6 +88,16 @@ class ModuleFunction:
 
         return params
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def factors(self, theta: Tensor, batch: Batch, delta: Tensor, weights: Tensor) -> Factors:
+        """What these rows add to K-FAC's factors: delta [N, D] is S xi, weights [N] normalised."""
+        rows = batch.tracked() if self._direct else _without_bad_rows(batch.tracked())
+        leaf = theta.clone().requires_grad_()
+        taps, substitution = Taps(self.policy, self._trainable), Substitution(self._tensors(leaf))
+        taps.attach(substitution)
+        return taps.factors(leaf, self._run(substitution, rows)[1], delta, weights)
+
     def _tensors(self, theta: Tensor) -> dict[int, Tensor]:
         """What stands for the policy's tensors, by their id."""
         parts = zip(self._trainable, theta.split(self._sizes), strict=True)
@@ -120,7 +132,7 @@ class ModuleFunction:
                 raise fail("policy", reason, _named(name, module))
         try:
             return self._probe(batch.rows(slice(0, 2)))
-        except _Refused:
+        except Refused:
             if len(batch) <= 2:
                 raise
             return self._probe(batch)

@@ -8,15 +8,18 @@ fuses the stages overrides it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .._base.options import UpdateSettings
 from .batch import Batch
-from .reference import CgResult, cg, line_search, step
+from .cg import CgResult, cg
+from .preconditioner import factor_stride
+from .reference import line_search, step
 from .surrogate import Measures
 
 # Names of what an update reports and why it stopped: the orders of enum Stat and enum Reason in
@@ -34,6 +37,10 @@ STATS = (
     "cg_residual",
     "cg_iterations",
     "gradient_norm",
+    "linear_gain",
+    "factor_rows",
+    "scaled_blocks",
+    "restarts",
 )
 REASONS = (
     "accepted",
@@ -79,14 +86,26 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class CgConfig:
+    """How (F + damping I) x = g is solved. A callable takes residuals [P], or [K, P], to M^-1 r of
+    the same shape.
+    """
+
+    iterations: int = UpdateSettings.cg_iterations
+    tol: float = UpdateSettings.cg_tol
+    gain_tol: float = UpdateSettings.cg_gain_tol
+    preconditioner: Literal["kfac"] | Callable[[Tensor], Tensor] | None = None
+    fraction: float = UpdateSettings.factor_fraction  # of the product's rows, for the factors
+
+
+@dataclass(frozen=True)
 class UpdateConfig:
     """How far to go along the solution. ``search=False`` takes the one full step if it is
     finite.
     """
 
     max_kl: float = UpdateSettings.max_kl
-    cg_iterations: int = UpdateSettings.cg_iterations
-    cg_tol: float = UpdateSettings.cg_tol
+    cg: CgConfig = CgConfig()
     backtrack_ratio: float = UpdateSettings.backtrack_ratio
     backtrack_steps: int = UpdateSettings.backtrack_steps
     search: bool = True
@@ -123,15 +142,36 @@ class Operator(abc.ABC):
     def scratch_bytes(self) -> int:
         """Memory held for the products, inputs not counted."""
 
-    def solve(self, g: Tensor, iterations: int, tol: float) -> CgResult:
-        return cg(self.fvp, g, iterations, tol)
+    def stride(self, config: CgConfig) -> int:
+        """Of how many of the product's rows one goes into the factors; 0 where there are none."""
+        if config.preconditioner != "kfac":
+            return 0
+        return factor_stride(self._fisher_rows(), config.fraction)
+
+    def factor_rows(self, config: CgConfig) -> int:
+        """How many rows go into the factors."""
+        stride = self.stride(config)
+        return -(-self._fisher_rows() // stride) if stride else 0
+
+    def _fisher_rows(self) -> int:
+        chosen = self.problem.fvp_rows
+        return len(self.problem.batch) if chosen is None else chosen.numel()
+
+    def solve(self, g: Tensor, config: CgConfig) -> CgResult:
+        """Conjugate gradient on (F + damping I) x = g, plain or with a callable preconditioner."""
+        assert config.preconditioner != "kfac"
+        return self.cg(g, config, config.preconditioner)
+
+    def cg(self, g: Tensor, config: CgConfig, apply: Callable[[Tensor], Tensor] | None) -> CgResult:
+        """Conjugate gradient on this operator's products."""
+        return cg(self.fvp, g, config.iterations, config.tol, config.gain_tol, apply)
 
     def update(self, config: UpdateConfig) -> Tensor:
         """One natural-gradient update; writes ``problem.theta`` if accepted, returns the statistics
         [len(STATS)].
         """
         g, before = self.gradient()
-        solution = self.solve(g, config.cg_iterations, config.cg_tol)
+        solution = self.solve(g, config.cg)
         scale = step(solution.quad, config.max_kl).to(g.dtype)
         if config.learning_rate is not None:
             scale = torch.full_like(scale, config.learning_rate)
@@ -168,10 +208,8 @@ class Operator(abc.ABC):
             "entropy": after.entropy,
             "step_size": step_size,
             "backtracks": j,
-            "quad": solution.quad,
-            "cg_residual": solution.residual_norm,
-            "cg_iterations": solution.iterations,
             "gradient_norm": g.double().norm(),
+            **solution.statistics(),
         }
         return torch.stack([values[name].double() for name in STATS])
 

@@ -41,14 +41,20 @@ class Layers(NamedTuple):
     log_std: Tensor | None  # [..., A]
 
 
-class CgResult(NamedTuple):
-    """Conjugate gradient's answer to A x = g, one entry per right-hand side."""
+class MapInverses(NamedTuple):
+    """The inverses of one map's factors, and where the map lies in a flat vector."""
 
-    x: Tensor  # [..., P]
-    quad: Tensor  # x'Ax, from x'(g - r): no extra product
-    residual_norm: Tensor
-    iterations: Tensor
-    first_curvature: Tensor  # p'Ap of the first iteration; not positive means A is not
+    inputs: Tensor  # A^-1 [H_{l-1} + 1, H_{l-1} + 1]; without a bias [H_{l-1}, H_{l-1}]
+    outputs: Tensor  # G^-1 [H_l, H_l]
+    weight: slice
+    bias: slice | None
+
+
+class Inverses(NamedTuple):
+    """M^-1: a pair for every map whose factors are known, a number for all else."""
+
+    pairs: list[MapInverses]
+    scale: Tensor  # [P], one where a pair is
 
 
 def unflatten(flat: Tensor, spec: NetSpec) -> Layers:
@@ -133,44 +139,38 @@ def vjp(theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor) -> Tenso
     return torch.cat([*gradients, *free_std], dim=-1)
 
 
-def cg(product: Callable[[Tensor], Tensor], g: Tensor, iterations: int, tol: float) -> CgResult:
-    """Plain conjugate gradient from x = 0 on A x = g, g [..., P]; no step depends on a value read
-    by the host.
-
-    A right-hand side stops as converged, before dividing, when r'r <= (max(tol, 4 eps) |g|)^2, and
-    as it is when p'Ap is not positive: at the first iteration that is an error, later x stands.
+def factors(
+    theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor, weights: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """For every map A = sum_n w_n (h, 1)(h, 1)' [H_{l-1} + 1, H_{l-1} + 1] of its inputs and G =
+    sum_n w_n d d' [H_l, H_l] of the deltas of its outputs, by one pass back from delta [N, D].
     """
-    x, r, p = torch.zeros_like(g), g.clone(), g.clone()
-    rr = dot(r, r)
-    threshold = (max(tol, 4.0 * torch.finfo(g.dtype).eps)) ** 2 * rr
-    active = torch.ones_like(rr, dtype=torch.bool)
-    first_curvature = torch.ones_like(rr)
-    used = torch.zeros_like(rr, dtype=torch.int64)
-    for i in range(iterations):
-        active = active & (rr > threshold)
-        if g.device.type == "cpu" and not active.any():
-            break
-        a_p = product(p)
-        curvature = dot(p, a_p)
-        positive = (curvature > 0) & torch.isfinite(curvature)
-        if i == 0:
-            first_curvature = torch.where(active, curvature, first_curvature)
-        active = active & positive
-        alpha = torch.where(active, rr / curvature, 0.0).to(g.dtype).unsqueeze(-1)
-        move = active.unsqueeze(-1)
-        x = torch.where(move, x + alpha * p, x)
-        r = torch.where(move, r - alpha * a_p, r)
-        rr_next = torch.where(active, dot(r, r), rr)
-        beta = torch.where(active, rr_next / rr, 0.0).to(g.dtype).unsqueeze(-1)
-        p = torch.where(move, r + beta * p, p)
-        rr = rr_next
-        used = used + active
-    return CgResult(x, dot(x, g - r), rr.sqrt(), used, first_curvature)
+    layers = unflatten(theta, spec)
+    delta = delta[..., : spec.widths[-1]]
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for i in reversed(range(spec.maps)):
+        h = torch.cat([acts.inputs[i], torch.ones_like(acts.inputs[i][:, :1])], dim=-1)
+        pairs[:0] = [((weights.unsqueeze(-1) * h).T @ h, (weights.unsqueeze(-1) * delta).T @ delta)]
+        if i > 0:
+            delta = acts.slopes[i - 1] * (delta @ layers.weights[i])
+    return pairs
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product over the last dimension, accumulated in float64."""
-    return (a.double() * b.double()).sum(-1)
+def precondition(r: Tensor, inverses: Inverses) -> Tensor:
+    """z = M^-1 r, [..., P]: G^-1 R A^-1 for a map's gradient R = (W, b) [H_l, H_{l-1} + 1], a
+    number times what belongs to no map.
+    """
+    z = r * inverses.scale
+    for pair in inverses.pairs:
+        rows, columns = pair.outputs.shape[0], pair.inputs.shape[0]
+        block = r[..., pair.weight].unflatten(-1, (rows, -1))
+        if pair.bias is not None:
+            block = torch.cat([block, r[..., pair.bias].unsqueeze(-1)], dim=-1)
+        block = pair.outputs @ block @ pair.inputs
+        z[..., pair.weight] = block[..., : block.shape[-1] - (pair.bias is not None)].flatten(-2)
+        if pair.bias is not None:
+            z[..., pair.bias] = block[..., columns - 1]
+    return z
 
 
 def step(quad: Tensor, max_kl: float) -> Tensor:

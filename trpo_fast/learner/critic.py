@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .._base.choices import Activation, Backend, CriticMethod
+from .._base.choices import Activation, Backend, CriticMethod, PreconditionerKind
 from .._base.guards import outside_autocast
 from .._base.options import CriticSettings, KernelSettings, PolicySettings
 from .._base.settings import declared
@@ -105,6 +105,7 @@ class Critic(nn.Module):
         cg_iterations: int = CriticSettings.critic_cg_iterations,
         damping: float = CriticSettings.critic_damping,
         fraction: float = CriticSettings.critic_fraction,
+        preconditioner: PreconditionerKind | None = CriticSettings.critic_preconditioner,
         backend: Backend = KernelSettings.backend,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -119,6 +120,9 @@ class Critic(nn.Module):
         self.cg_iterations = SETTINGS["critic_cg_iterations"].check(cg_iterations, "cg_iterations")
         self.damping = SETTINGS["critic_damping"].check(damping, "damping")
         self.fraction = SETTINGS["critic_fraction"].check(fraction, "fraction")
+        self.preconditioner: PreconditionerKind | None = SETTINGS["critic_preconditioner"].check(
+            preconditioner, "preconditioner"
+        )
         with drawn_for(device):
             head = Gaussian(1)
         self.net = MLPPolicy(
@@ -233,6 +237,7 @@ class Critic(nn.Module):
                 "cg_iterations": self.cg_iterations,
                 "damping": self.damping,
                 "fraction": self.fraction,
+                "preconditioner": self.preconditioner,
                 "generator": generator,
             }
             if isinstance(fit, CudaFit):

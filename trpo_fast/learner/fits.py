@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._base import extension
-from .._base.choices import Backend
+from .._base.choices import Backend, PreconditionerKind
 from .._base.threads import kernel_threads
 from ..backends.native import native_shape, readable
 from ..backends.support import Support, family_support
@@ -228,6 +228,7 @@ def fit_gauss_newton(
     cg_iterations: int,
     damping: float,
     fraction: float,
+    preconditioner: PreconditionerKind | None,
     backend: Backend,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, int]:
@@ -242,7 +243,7 @@ def fit_gauss_newton(
         fisher = FisherOperator(
             net, obs[part], damping=damping, weights=weights, backend=backend, sync=False
         )
-        direction = fisher.solve(g, iterations=cg_iterations).x
+        direction = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x
         start = theta.clone()
         for j in range(BACKTRACKS):
             theta.copy_(start - 0.5**j * direction)

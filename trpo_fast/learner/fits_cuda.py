@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._base.choices import PreconditionerKind
 from ..backends.cuda import connected, current_stream, device_index, explained, place, plan
 from ..backends.cuda_machine import machine_support
 from ..backends.native import address, native_shape, readable
@@ -117,6 +118,7 @@ class CudaFit:
         cg_iterations: int,
         damping: float,
         fraction: float,
+        preconditioner: PreconditionerKind | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """``fits.fit_gauss_newton`` without a question to the device: after a search that
@@ -134,7 +136,7 @@ class CudaFit:
                 backend="cuda",
                 sync=False,
             )
-            x = fisher.solve(g, iterations=cg_iterations).x
+            x = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x
             self._launch("search", len(obs), direction=x.data_ptr(), backtracks=BACKTRACKS)
             mark_written(self.net)
         return self._loss(), self._state[_ACCEPTED]

@@ -147,6 +147,7 @@ def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torc
         minibatch=config.critic_minibatch,
         steps=config.critic_steps,
         cg_iterations=config.critic_cg_iterations,
+        preconditioner=config.critic_preconditioner,
         damping=config.critic_damping,
         fraction=config.critic_fraction,
         backend=config.backend,

@@ -44,6 +44,11 @@ def apply_rule(
         rate, norm = c.pg_learning_rate, c.pg_max_grad_norm
         return pg_update(policy, batch, learning_rate=rate, max_grad_norm=norm, **shared)
     shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
+    shared |= {
+        "cg_gain_tol": c.cg_gain_tol,
+        "preconditioner": c.preconditioner,
+        "factor_fraction": c.factor_fraction,
+    }
     if c.fvp_fraction < 1.0:
         shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
     search: dict[str, Any] = {

@@ -21,6 +21,7 @@ from .._base.choices import (
     PenaltyInner,
     PenaltyRule,
     Precision,
+    PreconditionerKind,
     Sampling,
     Std,
 )
@@ -57,6 +58,9 @@ class Settings(TypedDict, total=False):
     damping: float
     cg_iterations: int
     cg_tol: float
+    cg_gain_tol: float
+    preconditioner: PreconditionerKind | None
+    factor_fraction: float
     backtrack_ratio: float
     backtrack_steps: int
     kl_reduction: KlReduction
@@ -87,6 +91,7 @@ class Settings(TypedDict, total=False):
     critic_cg_iterations: int
     critic_damping: float
     critic_fraction: float
+    critic_preconditioner: PreconditionerKind | None
     vine_states: int
     vine_branches: int
     vine_length: int

@@ -24,13 +24,21 @@ from .._base.options import KernelSettings, UpdateSettings
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import STATS, Operator, Problem
+from ..core.problem import STATS, CgConfig, Operator, Problem
 from ..policy.heads import head_of_kind
 from ..policy.net import ACTIVATIONS, MLPPolicy
 from .operator import make_problem
 
 # Rows of the statistics of ``solve`` and entries of those of ``gradient``.
-SOLVE_STATS = ("quad", "residual_norm", "iterations")
+SOLVE_STATS = (
+    "quad",
+    "residual_norm",
+    "iterations",
+    "linear_gain",
+    "restarts",
+    "factor_rows",
+    "scaled_blocks",
+)
 GRADIENT_STATS = ("surrogate", "entropy")
 
 
@@ -145,12 +153,16 @@ def solve(
     damping: float = UpdateSettings.damping,
     iterations: int = UpdateSettings.cg_iterations,
     tol: float = UpdateSettings.cg_tol,
+    gain_tol: float = UpdateSettings.cg_gain_tol,
+    preconditioner: str | None = UpdateSettings.preconditioner,
+    factor_fraction: float = UpdateSettings.factor_fraction,
     kl_reduction: str = UpdateSettings.kl_reduction,
     chunk_rows: int | None = KernelSettings.chunk_rows,
     backend: str = KernelSettings.backend,
     precision: str = KernelSettings.precision,
 ) -> tuple[Tensor, Tensor]:
-    """Conjugate gradient on (F + damping I) x = g: x like g; SOLVE_STATS [3] or [3, K], float64."""
+    """Conjugate gradient on (F + damping I) x = g: x like g; SOLVE_STATS [7] or [7, K],
+    float64."""
     operator = _fisher_operator(
         theta,
         obs,
@@ -164,10 +176,16 @@ def solve(
         chunk_rows=chunk_rows,
         precision=precision,
     )
-    checks.UPDATE["cg_iterations"].check(iterations, "iterations")
-    checks.UPDATE["cg_tol"].check(tol, "tol")
-    found = operator.solve(checks.check_vector("g", g, theta), iterations, tol)
-    stats = torch.stack([getattr(found, name).double() for name in SOLVE_STATS])
+    config = CgConfig(
+        checks.UPDATE["cg_iterations"].check(iterations, "iterations"),
+        checks.UPDATE["cg_tol"].check(tol, "tol"),
+        checks.UPDATE["cg_gain_tol"].check(gain_tol, "gain_tol"),
+        checks.UPDATE["preconditioner"].check(preconditioner),
+        checks.UPDATE["factor_fraction"].check(factor_fraction),
+    )
+    found = operator.solve(checks.check_vector("g", g, theta), config)
+    values = (torch.as_tensor(getattr(found, name)) for name in SOLVE_STATS)
+    stats = torch.stack([value.double().expand_as(found.quad) for value in values])
     return _columns_last(found.x), stats
 
 
@@ -238,6 +256,9 @@ def update(
     damping: float = UpdateSettings.damping,
     cg_iterations: int = UpdateSettings.cg_iterations,
     cg_tol: float = UpdateSettings.cg_tol,
+    cg_gain_tol: float = UpdateSettings.cg_gain_tol,
+    preconditioner: str | None = UpdateSettings.preconditioner,
+    factor_fraction: float = UpdateSettings.factor_fraction,
     backtrack_ratio: float = UpdateSettings.backtrack_ratio,
     backtrack_steps: int = UpdateSettings.backtrack_steps,
     kl_reduction: str = UpdateSettings.kl_reduction,
@@ -267,6 +288,9 @@ def update(
         max_kl=max_kl,
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
+        cg_gain_tol=cg_gain_tol,
+        preconditioner=preconditioner,
+        factor_fraction=factor_fraction,
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )

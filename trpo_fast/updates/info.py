@@ -101,6 +101,26 @@ class UpdateInfo:
         """|g|, of the surrogate's gradient."""
         return self._read("gradient_norm")
 
+    @property
+    def linear_gain(self) -> float:
+        """g'x of the search direction: times the step, what the surrogate gains to first order."""
+        return self._read("linear_gain")
+
+    @property
+    def factor_rows(self) -> int:
+        """Rows that the preconditioner's factors were made from; 0 without one."""
+        return int(self._read("factor_rows"))
+
+    @property
+    def scaled_blocks(self) -> int:
+        """Tensors of parameters that the preconditioner has no factors of and only scales."""
+        return int(self._read("scaled_blocks"))
+
+    @property
+    def restarts(self) -> int:
+        """1 where the preconditioner was not positive and finite and plain CG began anew."""
+        return int(self._read("restarts"))
+
     def __repr__(self) -> str:
         """Every number; waits for the device unless one was read before."""
         numbers = ", ".join(f"{name}={self._read(name):.6g}" for name in STATS[1:])

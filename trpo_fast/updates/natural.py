@@ -11,10 +11,10 @@ import difflib
 import inspect
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .._base.choices import Backend
+from .._base.choices import Backend, PreconditionerKind
 from .._base.options import GradientSettings, KernelSettings, UpdateOptions, UpdateSettings
 from .._base.settings import declared
 from ..backends.registry import resolve
@@ -27,6 +27,7 @@ from .operator import make_problem
 
 OPTIONS = tuple(UpdateOptions.__annotations__)
 GRADIENT = declared(GradientSettings)
+Apply = Callable[[Tensor], Tensor]  # residuals [P] to M^-1 r
 
 
 def trpo_update(
@@ -37,6 +38,9 @@ def trpo_update(
     damping: float = UpdateSettings.damping,
     cg_iterations: int = UpdateSettings.cg_iterations,
     cg_tol: float = UpdateSettings.cg_tol,
+    cg_gain_tol: float = UpdateSettings.cg_gain_tol,
+    preconditioner: PreconditionerKind | Apply | None = UpdateSettings.preconditioner,
+    factor_fraction: float = UpdateSettings.factor_fraction,
     backtrack_ratio: float = UpdateSettings.backtrack_ratio,
     backtrack_steps: int = UpdateSettings.backtrack_steps,
     sync: bool = True,
@@ -48,14 +52,18 @@ def trpo_update(
 
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. With damping the full step's KL is
-    below max_kl, about x'Fx / x'(F + damping I)x of it. ``sync=False`` returns without waiting for
-    the device. ``options`` are those of ``trpo_fast.UpdateOptions``, which says what each
-    is; their defaults, here and everywhere, are ``Config``'s.
+    below max_kl, about x'Fx / x'(F + damping I)x of it. ``preconditioner``: "kfac", or a function
+    that takes residuals [P] to M^-1 r, M positive definite. ``sync=False`` returns without waiting
+    for the device. ``options`` are those of ``trpo_fast.UpdateOptions``, which says what each is;
+    their defaults, here and everywhere, are ``Config``'s.
     """
     config = checks.check_search(
         max_kl=max_kl,
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
+        cg_gain_tol=cg_gain_tol,
+        preconditioner=preconditioner,
+        factor_fraction=factor_fraction,
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )
@@ -71,6 +79,9 @@ def npg_update(
     damping: float = UpdateSettings.damping,
     cg_iterations: int = UpdateSettings.cg_iterations,
     cg_tol: float = UpdateSettings.cg_tol,
+    cg_gain_tol: float = UpdateSettings.cg_gain_tol,
+    preconditioner: PreconditionerKind | Apply | None = UpdateSettings.preconditioner,
+    factor_fraction: float = UpdateSettings.factor_fraction,
     sync: bool = True,
     backend: Backend = KernelSettings.backend,
     **options: Unpack[UpdateOptions],
@@ -83,8 +94,13 @@ def npg_update(
     """
     config = UpdateConfig(
         max_kl=checks.UPDATE["max_kl"].check(max_kl),
-        cg_iterations=checks.UPDATE["cg_iterations"].check(cg_iterations),
-        cg_tol=checks.UPDATE["cg_tol"].check(cg_tol),
+        cg=checks.check_cg(
+            cg_iterations=cg_iterations,
+            cg_tol=cg_tol,
+            cg_gain_tol=cg_gain_tol,
+            preconditioner=preconditioner,
+            factor_fraction=factor_fraction,
+        ),
         search=False,
         learning_rate=GRADIENT["npg_learning_rate"].check(learning_rate, "learning_rate"),
     )

@@ -15,7 +15,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from .._base import extension
-from .._base.choices import Backend, PenaltyInner, PenaltyRule
+from .._base.choices import Backend, PenaltyInner, PenaltyRule, PreconditionerKind
 from .._base.guards import outside_autocast
 from .._base.options import (
     KernelSettings,
@@ -32,7 +32,7 @@ from ..core.problem import UpdateConfig
 from ..core.surrogate import evaluate_rows
 from ..policy.flat import mark_written
 from .info import UpdateInfo
-from .natural import finish, update_problem
+from .natural import Apply, finish, update_problem
 from .report import Report
 
 PENALTY = declared(PenaltySettings)
@@ -102,6 +102,9 @@ def kl_penalty_update(
     damping: float = UpdateSettings.damping,
     cg_iterations: int = UpdateSettings.cg_iterations,
     cg_tol: float = UpdateSettings.cg_tol,
+    cg_gain_tol: float = UpdateSettings.cg_gain_tol,
+    preconditioner: PreconditionerKind | Apply | None = UpdateSettings.preconditioner,
+    factor_fraction: float = UpdateSettings.factor_fraction,
     backtrack_ratio: float = UpdateSettings.backtrack_ratio,
     backtrack_steps: int = UpdateSettings.backtrack_steps,
     adam_steps: int = PenaltySettings.penalty_adam_steps,
@@ -127,6 +130,9 @@ def kl_penalty_update(
     search = checks.check_search(
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
+        cg_gain_tol=cg_gain_tol,
+        preconditioner=preconditioner,
+        factor_fraction=factor_fraction,
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )
@@ -152,13 +158,11 @@ def kl_penalty_update(
 
 def _penalised_natural(report: Report, multiplier: float, search: UpdateConfig) -> None:
     operator, ratio, steps = report.operator, search.backtrack_ratio, search.backtrack_steps
-    solution = operator.solve(report.g, search.cg_iterations, search.cg_tol)
+    solution = operator.solve(report.g, search.cg)
     finite = torch.isfinite(solution.x).all() & torch.isfinite(solution.first_curvature)
     report.fail("non_finite", ~finite)
     report.fail("negative_curvature", solution.first_curvature <= 0)
-    report.values["quad"] = solution.quad
-    report.values["cg_residual"] = solution.residual_norm
-    report.values["cg_iterations"] = solution.iterations
+    report.values |= solution.statistics()
     found = torch.zeros((), dtype=torch.bool, device=report.g.device)
     chosen, used = operator.theta, torch.full((), steps, dtype=torch.int64, device=report.g.device)
     for j in range(steps):

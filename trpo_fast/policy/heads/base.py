@@ -110,6 +110,12 @@ class Head(nn.Module):
         """Fisher information of one row's distribution, times a tangent [..., N, D]."""
         raise NotImplementedError
 
+    def metric_root(self, params: Tensor, signs: Tensor) -> Tensor:
+        """S signs [N, D], where S S' is the Fisher information of one row's distribution: over
+        independent signs its products with itself average to that.
+        """
+        raise NotImplementedError
+
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
         """KL(old || new) [N], summed over action dimensions."""
         raise NotImplementedError

@@ -61,6 +61,9 @@ class Bernoulli(Head):
     def metric(self, params: Tensor, tangent: Tensor) -> Tensor:
         return torch.sigmoid(params) * torch.sigmoid(-params) * tangent
 
+    def metric_root(self, params: Tensor, signs: Tensor) -> Tensor:
+        return (torch.sigmoid(params) * torch.sigmoid(-params)).sqrt() * signs
+
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
         yes = torch.sigmoid(old) * (F.logsigmoid(old) - F.logsigmoid(new))
         no = torch.sigmoid(-old) * (F.logsigmoid(-old) - F.logsigmoid(-new))

@@ -90,6 +90,15 @@ class Beta(Head):
         product = torch.polygamma(1, at) * moved - torch.cat([common, common], dim=-1)
         return (slopes * product).to(tangent.dtype)
 
+    def metric_root(self, params: Tensor, signs: Tensor) -> Tensor:
+        at, slopes = 1.0 + self.above_one(params.double()), self.slopes(params.double())
+        common = torch.polygamma(1, _sum(at))
+        first, second = (torch.polygamma(1, at) - torch.cat([common, common], dim=-1)).chunk(2, -1)
+        one, two = signs.double().chunk(2, dim=-1)
+        across = -common / first.sqrt()  # Cholesky of [[first, -common], [-common, second]]
+        root = torch.cat([first.sqrt() * one, across * one + (second - across**2).sqrt() * two], -1)
+        return (slopes * root).to(signs.dtype)
+
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
         at, to = 1.0 + self.above_one(old.double()), 1.0 + self.above_one(new.double())
         total = _log_normaliser(to) - _log_normaliser(at) + ((at - to) * _log_means(at)).sum(-1)

@@ -89,6 +89,11 @@ class Gaussian(Head):
         scale = torch.cat([(-2.0 * log_std).exp(), torch.full_like(log_std, 2.0)], dim=-1)
         return scale * tangent
 
+    def metric_root(self, params: Tensor, signs: Tensor) -> Tensor:
+        log_std = params[..., self.action_dim :]
+        root = torch.cat([(-log_std).exp(), torch.full_like(log_std, math.sqrt(2.0))], dim=-1)
+        return root * signs
+
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
         mean, log_std = old.chunk(2, dim=-1)
         new_mean, new_log_std = new.chunk(2, dim=-1)

@@ -108,6 +108,19 @@ class MultiCategorical(Head):
             dim=-1,
         )
 
+    def metric_root(self, params: Tensor, signs: Tensor) -> Tensor:
+        probs = self._log_softmax(params).exp()
+        rows = [
+            p.sqrt() * s for p, s in zip(self._parts(probs), self._parts(signs), strict=True)
+        ]  # S = diag(sqrt p) - p sqrt(p)'
+        return torch.cat(
+            [
+                ps - p * (p.sqrt() * s).sum(-1, keepdim=True)
+                for p, ps, s in zip(self._parts(probs), rows, self._parts(signs), strict=True)
+            ],
+            dim=-1,
+        )
+
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
         log_old, log_new = self._log_softmax(old), self._log_softmax(new)
         return (log_old.exp() * (log_old - log_new)).sum(-1)
