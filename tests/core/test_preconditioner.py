@@ -64,7 +64,19 @@ def test_signs_are_even_independent_and_the_same_everywhere():
     assert mixed(numbers).tolist() == [0, 1753845952, 3507691905, 3507691905]
 
 
-assert factor_stride(10**6, 1.0) == 1 and factor_stride(10**6, 1 / 16) == 16
+@pytest.mark.parametrize(("rows", "stride"), [(1, 1), (1, 4), (7, 4), (64, 4), (1000, 16)])
+def test_one_row_of_every_stride_is_picked(rows, stride):
+    picked = picked_rows(rows, stride, torch.device("cpu"))
+    runs = torch.arange(-(-rows // stride))
+    assert torch.equal(picked // stride, runs)
+    assert 0 <= int(picked.min()) and int(picked.max()) < rows
+    if rows == 1000:  # at many places of a run
+        assert len(set((picked % stride).tolist())) > 12
+
+
+def test_few_rows_all_go_into_the_factors():
+    assert [factor_stride(n, 0.25) for n in (1, 256, 511, 512, 1024, 10**6)] == [1, 1, 1, 2, 4, 4]
+    assert factor_stride(10**6, 1.0) == 1 and factor_stride(10**6, 1 / 16) == 16
 
 
 def dense_factors(case, policy):
