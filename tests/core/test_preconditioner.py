@@ -69,7 +69,7 @@ def test_one_row_of_every_stride_is_picked(rows, stride):
     picked = picked_rows(rows, stride, torch.device("cpu"))
     runs = torch.arange(-(-rows // stride))
     assert torch.equal(picked // stride, runs)
-    assert 0 <= int(picked.min()) and int(picked.max()) < rows
+    assert int(picked.min()) >= 0 and int(picked.max()) < rows
     if rows == 1000:  # at many places of a run
         assert len(set((picked % stride).tolist())) > 12
 
