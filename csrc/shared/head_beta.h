@@ -83,6 +83,21 @@ struct BetaHead {
     }
   }
 
+  // The Cholesky factor, whose last element is a difference of nearly equal numbers: from z in float64.
+  TRPO_HOST_DEVICE static void metric_root(const NetShape& net, const DistRow& row,
+                                           Strided<const float>, float scale,
+                                           Strided<float> signs) {
+    const int actions = columns(net);
+    for (int i = 0; i < actions; ++i) {
+      const BetaMetric m(BetaRow(row, i));
+      const double first = sqrt(m.first), across = m.mixed / first;
+      const double second = sqrt(m.second - across * across);
+      const double a = scale * signs[i], b = scale * signs[actions + i];
+      signs[i] = static_cast<float>(first * a);
+      signs[actions + i] = static_cast<float>(across * a + second * b);
+    }
+  }
+
   TRPO_HOST_DEVICE static float log_prob(const NetShape& net, const DistRow& row,
                                          const Action& action) {
     double total = 0.0;

@@ -79,6 +79,20 @@ struct CategoricalHead {
     }
   }
 
+  // S = diag(sqrt p) - p sqrt(p)'
+  TRPO_HOST_DEVICE static void metric_root(const NetShape& net, const DistRow&,
+                                           Strided<const float> factors, float scale,
+                                           Strided<float> signs) {
+    for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
+      const int end = begin + net.nvec[f];
+      float mean = 0.0f;
+      for (int i = begin; i < end; ++i) mean += sqrtf(factors[i]) * signs[i];
+      for (int i = begin; i < end; ++i) {
+        signs[i] = scale * (sqrtf(factors[i]) * signs[i] - factors[i] * mean);
+      }
+    }
+  }
+
   TRPO_HOST_DEVICE static float log_prob(const NetShape& net, const DistRow& row,
                                          const Action& action) {
     float total = 0.0f;

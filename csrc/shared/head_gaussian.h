@@ -46,6 +46,13 @@ struct GaussianHead {
     for (int i = 0; i < outputs; ++i) tangent[i] *= scale * factors[i];
   }
 
+  TRPO_HOST_DEVICE static void metric_root(const NetShape& net, const DistRow&,
+                                           Strided<const float> factors, float scale,
+                                           Strided<float> signs) {
+    const int outputs = net.width[net.maps];
+    for (int i = 0; i < outputs; ++i) signs[i] *= scale * sqrtf(factors[i]);
+  }
+
   TRPO_HOST_DEVICE static float log_prob(const NetShape& net, const DistRow& row,
                                          const Action& action) {
     float total = 0.0f;

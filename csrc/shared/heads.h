@@ -79,6 +79,15 @@ TRPO_HOST_DEVICE void head_metric_apply(const NetShape& net, Strided<const float
                    [&](auto head) { return head.metric_apply(net, factors, scale, tangent); });
 }
 
+// scale S signs in place on signs [Z], where S S' is the metric in the net's outputs: over independent
+// signs their products with each other average to it. `factors` are those of the row.
+TRPO_HOST_DEVICE void head_metric_root(const NetShape& net, const DistRow& row,
+                                       Strided<const float> factors, float scale,
+                                       Strided<float> signs) {
+  return with_head(net.head,
+                   [&](auto head) { return head.metric_root(net, row, factors, scale, signs); });
+}
+
 TRPO_HOST_DEVICE float head_log_prob(const NetShape& net, const DistRow& row,
                                      const Action& action) {
   return with_head(net.head, [&](auto head) { return head.log_prob(net, row, action); });
