@@ -68,8 +68,8 @@ CASES: list[tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
         {"inner": "adam", "learning_rate": 0.01},
     ),
     ({"algorithm": "rat"}, rat_update, {}),
-    ({"algorithm": "rat", "rat_max_rows": 13}, rat_update, {"max_rows": 13}),
-    ({"algorithm": "rat", "fvp_fraction": 0.5}, rat_update, {"fvp_rows": 20}),
+    ({"algorithm": "rat", "rat_max_rows": 39}, rat_update, {"max_rows": 39}),
+    ({"algorithm": "rat", "fvp_fraction": 0.9}, rat_update, {"fvp_rows": 36}),
     ({"algorithm": "rat", "backtrack_ratio": 0.3}, rat_update, {"backtrack_ratio": 0.3}),
 ]
 

@@ -31,7 +31,8 @@ def aged(batch):
 
 
 def found(policy, batch, damping=DAMPING, max_rows=2048, **options):
-    return direct_solve(rat_problem(policy, batch, damping, max_rows, options, True))
+    problem = rat_problem(policy, batch, damping, max_rows, options, True)
+    return direct_solve(problem, gradient(policy, batch))
 
 
 def log_probs(policy, batch):
@@ -63,13 +64,18 @@ def score_matrix(policy, batch):
     ).detach()
 
 
-def dense(policy, batch, damping=DAMPING, scale=1.0):
-    """(F + damping I)^-1 g with both made of whole matrices: x, g and A."""
-    scores = score_matrix(policy, batch)
-    weights = torch.ones_like(batch.advantages) if batch.weights is None else batch.weights
+def gradient(policy, batch):
+    return flat(torch.autograd.grad(value(policy, batch), list(policy.parameters())))
+
+
+def dense(policy, batch, damping=DAMPING, scale=1.0, index=None):
+    """(F + damping I)^-1 g with F [P, P] of some rows, by default all: x, g and the matrix."""
+    rows = batch if index is None else replace(batch.rows(index), group_size=None)
+    scores = score_matrix(policy, rows)
+    weights = torch.ones_like(rows.advantages) if rows.weights is None else rows.weights
     fisher = scale * scores.T @ (scores * (weights / weights.sum()).unsqueeze(-1))
     matrix = fisher + damping * torch.eye(len(fisher), dtype=fisher.dtype)
-    g = flat(torch.autograd.grad(value(policy, batch), list(policy.parameters())))
+    g = gradient(policy, batch)
     return torch.linalg.solve(matrix, g), g, matrix
 
 
@@ -83,7 +89,7 @@ def test_the_direction_is_that_of_a_dense_solve(case):
     x, g, matrix = dense(policy, batch)
     direction = found(policy, batch)
     assert bool(direction.finite) and bool(direction.positive)
-    assert relative_error(direction.x, x) < 1e-10 and relative_error(direction.g, g) < 1e-11
+    assert relative_error(direction.x, x) < 1e-10
     assert float(direction.quad) == pytest.approx(float(x @ matrix @ x), rel=1e-10)
     assert float(direction.residual_norm) <= 1e-12 * float(g.norm())
 
@@ -109,53 +115,60 @@ def test_more_rows_than_a_tile(monkeypatch):
     assert relative_error(found(policy, batch).x, whole.x) < 1e-13
 
 
-@pytest.mark.parametrize("weights", [False, True])
-def test_of_many_rows_every_so_many_is_taken(weights):
-    policy, batch = setup(Case("categorical", rows=33, weights=weights, masks=True))
-    batch = aged(batch)
-    part = batch.rows(torch.arange(10) * 33 // 10)
-    assert relative_error(found(policy, batch, max_rows=10).x, dense(policy, part)[0]) < 1e-10
-    given = torch.tensor([1, 2, 3, 5, 8, 13, 21])
-    few_rows = found(policy, batch, fvp_rows=given)
-    assert relative_error(few_rows.x, dense(policy, batch.rows(given))[0]) < 1e-10
-    fewer = found(policy, batch, fvp_rows=given, max_rows=3)
-    assert relative_error(fewer.x, dense(policy, batch.rows(given[[0, 2, 4]]))[0]) < 1e-10
+PARTS = [
+    ({"max_rows": 10}, torch.arange(10) * 32 // 10),
+    ({"fvp_rows": 10}, torch.arange(10) * 32 // 10),
+    ({"fvp_rows": torch.tensor([0, 1, 3, 5, 8, 13, 21])}, torch.tensor([0, 1, 3, 5, 8, 13, 21])),
+    ({"fvp_rows": torch.tensor([0, 1, 3, 5, 8, 13]), "max_rows": 3}, torch.tensor([0, 3, 8])),
+    ({"max_rows": 1}, torch.tensor([0])),
+]
 
 
-def test_rows_of_groups_have_the_denominators_of_whole_groups():
-    policy, batch = setup(Case(rows=32, weights=True, group_size=4))
+@pytest.mark.parametrize("case", [*few(), Case(weights=True, group_size=4)], ids=str)
+@pytest.mark.parametrize(("options", "index"), PARTS, ids=str)
+def test_a_part_of_the_rows_serves_the_gradient_of_all(case, options, index):
+    policy, batch = setup(replace(case, rows=32))
     batch = aged(batch)
-    assert relative_error(found(policy, batch).x, dense(policy, batch)[0]) < 1e-10
-    chosen = torch.tensor([0, 3, 10, 12, 13, 31])
-    total = batch.weights.sum() / batch.weights[chosen].sum()
-    # What a row adds to the gradient of the whole: its log-probability alone is varied.
-    varied = log_probs(policy, batch).detach().requires_grad_()
-    mass = batch.weights * (varied - batch.log_probs).exp()
-    groups = (mass * batch.advantages).view(8, 4).sum(1) / mass.view(8, 4).sum(1)
-    whole = (batch.weights.view(8, 4).sum(1) * groups).sum() / batch.weights.sum()
-    (slopes,) = torch.autograd.grad(whole, varied)
-    part = replace(batch.rows(chosen), group_size=None)
-    g = total * score_matrix(policy, part).T @ slopes[chosen]
-    matrix = dense(policy, part)[2]
-    direction = found(policy, batch, fvp_rows=chosen)
-    assert relative_error(direction.g, g) < 1e-11
-    assert relative_error(direction.x, torch.linalg.solve(matrix, g)) < 1e-10
+    x, g, matrix = dense(policy, batch, index=index)
+    direction = found(policy, batch, **options)
+    assert relative_error(direction.x, x) < 1e-9
+    assert float(direction.quad) == pytest.approx(float(x @ matrix @ x), rel=1e-9)
+    assert float(direction.residual_norm) < 1e-11 * float(g.norm())
 
 
 @pytest.mark.parametrize("case", few(), ids=str)
-def test_it_is_trpo_with_the_empirical_matrix_solved_exactly(case):
+def test_a_part_of_the_rows_in_float32(case):
+    index, exact = torch.arange(40) * 129 // 40, {}
+    for dtype in (torch.float64, torch.float32):
+        policy, batch = setup(replace(case, rows=129, dtype=dtype))
+        exact[dtype] = dense(policy, batch, index=index)[0]
+    no_worse(
+        found(policy, batch, max_rows=40).x, exact[torch.float32], exact[torch.float64], SOLUTION
+    )
+
+
+def test_groups_share_a_denominator():
+    policy, batch = setup(Case(rows=32, weights=True, group_size=4))
+    batch = aged(batch)
+    assert relative_error(found(policy, batch).x, dense(policy, batch)[0]) < 1e-10
+
+
+@pytest.mark.parametrize("rows", [None, 20])
+@pytest.mark.parametrize("case", few(), ids=str)
+def test_it_is_trpo_with_the_empirical_matrix_solved_exactly(case, rows):
     results = []
     for update, options in (
         (rat_update, {}),
         (trpo_update, {"fisher": "empirical", "cg_iterations": 500, "cg_tol": 1e-13}),
     ):
         policy, batch = setup(case)
-        info = update(policy, aged(batch), kl_reduction="mean", kl_direction="reverse", **options)
+        options |= {"kl_reduction": "mean", "kl_direction": "reverse", "fvp_rows": rows}
+        info = update(policy, aged(batch), **options)
         assert info.accepted and info.kl <= 0.01
         results.append((flat_params(policy).clone(), info))
     (mine, info), (theirs, other) = results
     assert relative_error(mine, theirs) < 1e-8
-    assert info.cg_iterations == 0 and info.cg_residual < 1e-12 * info.gradient_norm
+    assert info.cg_iterations == 0 and info.cg_residual < 1e-11 * info.gradient_norm
     for name in ("kl", "surrogate_before", "surrogate_after", "quad", "step_size", "gradient_norm"):
         assert getattr(info, name) == pytest.approx(getattr(other, name), rel=1e-6), name
     assert info.backtracks == other.backtracks
@@ -213,16 +226,13 @@ def failing():
     zero = lambda b: replace(b, advantages=torch.zeros_like(b.advantages))  # noqa: E731
     nan = lambda b: replace(b, advantages=b.advantages * float("nan"))  # noqa: E731
     huge = lambda b: replace(b, log_probs=torch.full_like(b.log_probs, -800.0))  # noqa: E731
-    # Two equal rows: without damping the matrix has no inverse.
+    # Equal rows: without damping the matrix has no inverse.
     twice = lambda b: b.rows(torch.zeros(8, dtype=torch.int64))  # noqa: E731
-    first = lambda b: replace(  # noqa: E731
-        b, advantages=torch.where(torch.arange(len(b)) == 0, 0.0, b.advantages)
-    )
     return [
         ("zero_gradient", zero, {}),
-        ("zero_gradient", first, {"max_rows": 1}),
         ("bad_values", nan, {}),
         ("non_finite", huge, {}),
+        ("non_finite", same, {"damping": 0.0, "max_rows": 5}),
         ("negative_curvature", twice, {"damping": 0.0}),
         ("line_search_failed", same, {"max_kl": 1e-300}),
         ("line_search_failed", same, {"max_kl": 1e300, "backtrack_steps": 3}),

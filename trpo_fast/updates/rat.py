@@ -1,16 +1,17 @@
 """``rat_update``: the natural gradient as a plain policy gradient of transformed advantages, found
 by a direct solve among the rows (Sun, Randomized Advantage Transformation, arXiv:2605.18591).
 
-With m rows, c the factor of ``kl_reduction`` and q_n the derivative of the surrogate over these
-rows in log pi(a_n | s_n), w_n rho_n A_n / W where rows are not grouped:
+With m rows, W their weight, c the factor of ``kl_reduction`` and q_n the derivative of the
+surrogate over these rows in log pi(a_n | s_n), w_n rho_n A_n / W where rows are not grouped:
 
     H_n = sqrt(c w_n / W) d log pi(a_n | s_n) / d theta,    a_n = q_n / sqrt(c w_n / W)
 
-so that H'H is their empirical Fisher matrix and H'a the surrogate's gradient. By Woodbury
+so that F = H'H [P, P] is the rows' empirical Fisher matrix and H'a their gradient. The gradient of
+all rows is g = H'a + d, d = 0 where the m rows are all. By Woodbury
 
-    x = (H'H + damping I)^-1 H'a = H'y,    (H H' + damping I) y = a
+    (F + damping I)^-1 g = H'y + d / damping,    (H H' + damping I) y = a - H d / damping
 
-where x is the gradient of plain policy gradient with y in place of a. The paper approaches y by
+where H'y is the gradient of plain policy gradient with y in place of a. The paper approaches y by
 random blocks of rows; here it is exact, from one Cholesky factor of an [m, m] matrix.
 """
 
@@ -31,7 +32,7 @@ from ..core import checks
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.gram import gram
 from ..core.problem import Problem, UpdateConfig
-from ..core.reference import dot, forward, line_search, step, vjp
+from ..core.reference import dot, forward, jvp, line_search, step, vjp
 from ..core.surrogate import surrogate
 from ..policy.flat import mark_written
 from ..policy.net import MLPPolicy
@@ -56,13 +57,13 @@ def rat_update(
     **options: Unpack[UpdateOptions],
 ) -> UpdateInfo:
     """``trpo_update`` with an exact x = (F + damping I)^-1 g, F the empirical Fisher matrix of at
-    most ``max_rows`` rows and g the gradient of the surrogate over the same rows.
+    most ``max_rows`` rows.
 
     The rows are those of ``fvp_rows``, by default all; of more than ``max_rows`` every so many is
-    taken. Ratios in groups have the denominators of whole groups. Gradient, KL and surrogate that
-    are reported and searched by are of all rows, by the ``backend``; the solve itself is PyTorch on
-    the policy's device. For an ``MLPPolicy`` as it comes. ``fisher`` and ``precision`` have no say.
-    A matrix that has no Cholesky factor, as without damping may be, is ``negative_curvature``.
+    taken. Gradient, KL and surrogate are of all rows, by the ``backend``; the solve itself is
+    PyTorch on the policy's device. For an ``MLPPolicy`` as it comes. ``fisher`` and ``precision``
+    have no say. Without damping a part of the rows is ``non_finite``, and a matrix that has no
+    Cholesky factor ``negative_curvature``.
     """
     search = checks.check_search(
         max_kl=max_kl, backtrack_ratio=backtrack_ratio, backtrack_steps=backtrack_steps
@@ -73,7 +74,7 @@ def rat_update(
     g, before = operator.gradient()
     report = Report(operator, g, before)
     try:
-        _take(report, direct_solve(problem), search)
+        _take(report, direct_solve(problem, g), search)
     finally:  # Ctrl-C may come right after the write
         mark_written(problem.policy)
     return finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
@@ -108,57 +109,59 @@ def rat_problem(
 
 @dataclass(frozen=True)
 class Direction:
-    """What the solve found: x [P], the gradient g = H'a [P] it is for, and 0-d tensors."""
+    """What the solve found: x [P], and 0-d tensors."""
 
     x: Tensor
-    g: Tensor
-    quad: Tensor  # x'(H'H + damping I)x, which is x'g
-    residual_norm: Tensor  # |g - (H'H + damping I)x|
+    quad: Tensor  # x'(F + damping I)x
+    residual_norm: Tensor  # |g - (F + damping I)x|
     finite: Tensor  # whether the system was
     positive: Tensor  # whether its matrix had a Cholesky factor
 
 
 @outside_autocast
-def direct_solve(problem: Problem) -> Direction:
-    """x = H'(H H' + damping I)^-1 a at the problem's parameters; nothing waits for a device."""
+def direct_solve(problem: Problem, g: Tensor) -> Direction:
+    """x = (F + damping I)^-1 g at the problem's parameters; nothing waits for a device."""
     policy, theta = problem.policy, problem.theta
     assert isinstance(policy, MLPPolicy)
     spec, head = policy.spec, policy.head
-    batch = problem.batch.without_padding()
-    rows = problem.of_fvp_rows(batch)
+    rows = problem.fisher_batch().without_padding()
     assert rows.actions is not None
     acts = forward(theta, spec, head, rows.obs, rows.action_mask)
     total = total_weight(rows, theta.dtype)
     root = (problem.kl_scale * normalised_weights(rows, total)).sqrt()
     scores = root.unsqueeze(-1) * head.score(acts.params, rows.actions)
-    a = torch.where(root > 0, _slopes(problem, batch, rows, acts.params, total) / root, 0.0)
-    matrix = gram(theta, spec, acts, scores)
+
+    def pulled(y: Tensor) -> Tensor:
+        return vjp(theta, spec, acts, y.unsqueeze(-1) * scores)
+
+    if problem.fvp_rows is not None and rows.group_size is not None:
+        rows = replace(rows, group_size=None)  # some of a group are no group; d has the difference
+    slopes = surrogate(head, rows, acts.params, acts.params, total)[1]
+    a = torch.where(root > 0, slopes / root, 0.0)
+    missing = None
+    if problem.fvp_rows is not None:
+        missing = (g - pulled(a)) / problem.damping
+        a = a - (scores * jvp(theta, spec, acts, missing)).sum(-1)
+    y, rest, finite, positive = _solve_rows(gram(theta, spec, acts, scores), problem.damping, a)
+    x, residual = pulled(torch.stack([y, rest]))
+    x = x if missing is None else x + missing
+    return Direction(x, dot(x, g - residual), residual.double().norm(), finite, positive)
+
+
+def _solve_rows(matrix: Tensor, damping: float, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y of (K + damping I) y = a, given the lower triangle of K = H H'; what is left of a; whether
+    the system was finite; whether there was a Cholesky factor.
+    """
     diagonal = matrix.diagonal()
-    diagonal.add_(problem.damping)
+    empty = diagonal == 0  # a score of zero, as a weight of zero makes it: no y_n matters
+    diagonal.add_(damping)
     finite = torch.isfinite(diagonal).all() & torch.isfinite(a).all()
-    diagonal.add_((root == 0).to(diagonal.dtype))  # a row of weight zero: y_n = 0, damping or not
+    diagonal.add_(empty.to(diagonal.dtype))
     factor, failed = torch.linalg.cholesky_ex(matrix)
     y = torch.linalg.solve_triangular(factor, a.unsqueeze(-1), upper=False)
     y = torch.linalg.solve_triangular(factor.mT, y, upper=True).squeeze(-1)
     rest = a - (matrix @ y + matrix.T @ y - diagonal * y)
-    columns = torch.stack([y, a, rest]).unsqueeze(-1) * scores
-    x, g, residual = vjp(theta, spec, acts, columns)
-    return Direction(x, g, dot(x, g), residual.double().norm(), finite, failed == 0)
-
-
-def _slopes(problem: Problem, batch: Batch, rows: Batch, params: Tensor, total: Tensor) -> Tensor:
-    """q [m]: the derivative of the surrogate over the rows in log pi(a_n | s_n), ``total`` being
-    the rows' weight. Rows of a group share the group's denominator, whichever of them are chosen.
-    """
-    policy = problem.policy
-    assert isinstance(policy, MLPPolicy)
-    if batch.group_size is None:
-        return surrogate(policy.head, rows, params, params, total)[1]
-    whole = forward(problem.theta, policy.spec, policy.head, batch.obs, batch.action_mask).params
-    slopes = surrogate(policy.head, batch, whole, whole, total)[1]
-    if problem.fvp_rows is None:
-        return slopes
-    return slopes[problem.fvp_rows.clamp(0, len(batch) - 1)]
+    return y, rest, finite, failed == 0
 
 
 def _take(report: Report, found: Direction, search: UpdateConfig) -> None:
@@ -167,7 +170,6 @@ def _take(report: Report, found: Direction, search: UpdateConfig) -> None:
     report.fail("non_finite", ~found.finite)
     report.fail("negative_curvature", ~found.positive)
     report.fail("non_finite", ~torch.isfinite(found.x).all())
-    report.fail("zero_gradient", (found.g == 0).all())
     scale = step(found.quad, search.max_kl).to(found.x.dtype)
 
     def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
