@@ -48,6 +48,7 @@ class _Entry:
     error: float
     ours: bool
     loss: dict[str, float] | None
+    gain: float | None
 
 
 def run(group: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
@@ -101,12 +102,14 @@ def _measure(contenders: list[Contender], options: Options, warm_up: int) -> Non
 def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome) -> list[_Entry]:
     entries: list[_Entry] = []
     exact = functools.cache(lambda: suite.exact(workload, options.iterations))
+    judge = None if suite.gain is None else suite.gain(workload)
 
     def add(name: str, precision: str, ours: bool, make: Callable[[], Timed]) -> None:
         label = f"{suite.name}/{workload.case.name}/{name}/{precision}"
         try:
             timed = make()
             error = suite.error(timed, exact)
+            gain = None if judge is None else judge(timed.result())
         except BackendUnavailable as reason:
             outcome.skipped[label] = str(reason)
             return
@@ -116,7 +119,7 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
             outcome.skipped[label] = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"
             return
         contender = Contender(name, precision, timed.call, timed.reset)
-        entries.append(_Entry(contender, error, ours, timed.loss))
+        entries.append(_Entry(contender, error, ours, timed.loss, gain))
 
     for name, precision in suite.contenders():
         if options.backends is None or name in options.backends:
@@ -189,6 +192,7 @@ def _rows(
                 peak_flops=round(peak_flops / peak.median),
                 ratio={k: round(v / median, 3) for k, v in rivals.items()} if entry.ours else {},
                 loss=entry.loss,
+                gain=None if entry.gain is None else float(f"{entry.gain:.5g}"),
             )
         )
     return rows

@@ -33,7 +33,9 @@ def every_backend() -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Suite:
-    """``own`` and ``opponent`` make a call from a workload; ``exact`` is its result in float64."""
+    """``own`` and ``opponent`` make a call from a workload; ``exact`` is its result in float64;
+    ``gain``, where results are steps, makes of a workload what judges them.
+    """
 
     name: str
     own: Callable[[Workload, str, str, int], Timed]
@@ -42,6 +44,7 @@ class Suite:
     flops: Callable[[Case, int, int], int]
     contenders: Callable[[], Sequence[tuple[str, str]]] = every_backend
     rows: int | None = None  # of every case, where the suite is not about a whole batch
+    gain: Callable[[Workload], Callable[[Tensor], float]] | None = None
 
     def exact(self, workload: Workload, iterations: int) -> Tensor:
         """The result in float64, by the reference."""
