@@ -184,15 +184,15 @@ def table(rows: Iterable[Row]) -> str:
     rows = list(rows)
     gains = any(row.gain is not None for row in rows)
     lines = [
-        f"{'suite':<11} {'case':<9} {'contender':<22} {'precision':<10} {'thr':>3} {'median':>11} "
-        f"{'products/s':>10} {'GF/s':>8} {'of sgemm':>8} {'error':>8}"
+        f"{'suite':<13} {'case':<11} {'k':>3} {'contender':<22} {'precision':<10} {'thr':>3} "
+        f"{'median':>11} {'products/s':>10} {'GF/s':>8} {'of sgemm':>8} {'error':>8}"
         f"{'    gain' if gains else ''}  opponent's time / ours"
     ]
     for row in rows:
         ratios = "  ".join(f"{name} {value:.2f}x" for name, value in row.ratio.items())
         gain = f"{format_gain(row):>8}" if gains else ""
         lines.append(
-            f"{row.suite:<11} {row.case:<9} {row.backend:<22} {row.precision:<10} "
+            f"{row.suite:<13} {row.case:<11} {row.k:>3} {row.backend:<22} {row.precision:<10} "
             f"{row.threads:>3} {format_time(row.median_us):>11} {format_products(row):>10} "
             f"{format_gflops(row):>8} {row.efficiency:>8.1%} {row.rel_err:>8.1e}{gain}  {ratios}"
         )

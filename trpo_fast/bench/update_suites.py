@@ -3,7 +3,8 @@
 fvp      F v with the forward already done
 cg       (F + damping I) x = g from (parameters, obs, g) to x, forward and packing included
 update   trpo_update from a batch to the new parameters, in sb3-contrib's KL conventions so that
-         everyone computes the same step; beside it rat_update, whose step is another one
+         everyone computes the same step; beside it those of other steps, with three tenths of the
+         products and K-FAC's factors (+kfac), and rat_update
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from ..updates.rat import rat_update
 from . import opponents
 from .cases import Case, Workload
 from .gain import best, gain
-from .suite import Suite, Timed
+from .suite import Suite, Timed, plain_and_preconditioned, solver_of
 
 MAX_KL = 0.01
+KFAC_SHARE = 0.3  # of the products, which is as good a step on batches from training
 CONVENTIONS: UpdateOptions = {"kl_reduction": "mean", "kl_direction": "reverse"}  # sb3-contrib's
 
 
@@ -74,21 +76,29 @@ def _opponent_cg(name: str, work: Workload, precision: str, iterations: int) -> 
     )
 
 
-def _own_update(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
-    options: UpdateOptions = {**CONVENTIONS, "precision": precision}
+def _own_update(work: Workload, name: Any, precision: Any, iterations: int) -> Timed:
+    backend, preconditioner = solver_of(name)
+    products = iterations if preconditioner is None else max(1, round(KFAC_SHARE * iterations))
 
-    def call() -> None:
+    def call(work: Workload = work, backend: Any = backend, precision: Any = precision) -> None:
+        options: UpdateOptions = {**CONVENTIONS, "precision": precision}
         trpo_update(
             work.policy,
             work.batch,
             max_kl=MAX_KL,
             damping=work.damping,
-            cg_iterations=iterations,
+            cg_iterations=products,
+            preconditioner=preconditioner,
             backend=backend,
             **options,
         )
 
-    return _moving(work, call)
+    made = _moving(work, call)
+    if preconditioner is not None:
+        double = work.double()
+        made.exact = lambda _: _moving(double, lambda: call(double, "reference", "fp32")).result()
+        made.products = products
+    return made
 
 
 class Rat:
@@ -184,5 +194,6 @@ UPDATE = Suite(
     {RAT: Rat, **opponents.UPDATE_OPPONENTS},
     _opponent_update,
     Case.update_flops,
+    contenders=plain_and_preconditioned,
     gain=_update_gain,
 )
