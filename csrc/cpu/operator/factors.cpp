@@ -12,6 +12,8 @@
 namespace trpo_fast::cpu {
 namespace {
 
+// Half as many as of a product: there are few rows, and each of them costs more.
+constexpr int64_t kRowsOfLane = 85;
 constexpr int kPivots = 8;  // the row stride of a matrix for negative_inverse is a multiple
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -187,7 +189,9 @@ void CpuOperator::make_factors(Team& team, int stride) {
   factors.rows = nullptr;
   if (stride > 1) {
     const Array<int64_t> picked = picked_rows(params_, fisher_count(), stride);
-    factors.rows = std::make_unique<RowSet>(plan_, params_.rows, picked.data(), picked.size());
+    const LaneRule rule{factors.plan.sums_size, kRowsOfLane};
+    factors.rows =
+        std::make_unique<RowSet>(plan_, params_.rows, picked.data(), picked.size(), &rule);
   }
   RowSet& rows = factors.rows ? *factors.rows : fisher_rows();
   factors.stride = stride;

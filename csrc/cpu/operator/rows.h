@@ -34,14 +34,22 @@ struct Lanes {
   int64_t begin(int64_t lane) const { return lane * blocks / count; }  // first block
 };
 
+// What a lane costs, and what makes it worth that.
+struct LaneRule {
+  int64_t floats;  // of a lane's sums
+  int64_t rows;    // the fewest of a lane, while all sums stay in a cache
+};
+
 // plan.block_rows or somewhat less: how long blocks must be for `count` rows to make even lanes.
 // With 2048 rows and blocks of 96, one of two threads would wait through 6 % of every pass.
 int balanced_block_rows(const Plan& plan, int64_t count);
 
 class RowSet {
  public:
-  // Rows with a positive weight; of `subset` only, where given.
-  RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count);
+  // Rows with a positive weight; of `subset` only, where given. Lanes as products want them, if there is
+  // no rule.
+  RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count,
+         const LaneRule* rule = nullptr);
 
   // Whether `subset` held an index that is no row, or not above the one before; those are left out.
   bool misindexed() const { return misindexed_; }
