@@ -74,8 +74,8 @@ std::vector<float> everything(const Problem& problem, const FvpParams& params,
   const CallOptions call{threads, {}};
   CpuOperator op(params, false, kernels);
   const int64_t size = op.plan().flat_size, d = dist_params(problem.net);
-  std::vector<float> out(static_cast<size_t>(6 * size + 3 * problem.count * d), 0.0f);
-  float *at = out.data(), *rows = at + 6 * size;
+  std::vector<float> out(static_cast<size_t>(9 * size + 3 * problem.count * d), 0.0f);
+  float *at = out.data(), *rows = at + 9 * size;
   const std::vector<float> v(problem.theta.rbegin(), problem.theta.rend());
   op.forward(rows, call);
   op.jvp(v.data(), rows + problem.count * d, call);
@@ -84,11 +84,16 @@ std::vector<float> everything(const Problem& problem, const FvpParams& params,
   op.gradient(at + size, call);
   op.fvp(at, 2, at + 2 * size, call);
   Solved solved;
-  op.solve(v.data(), 1, {4, 0.0f}, at + 4 * size, &solved, call);
-  std::copy(problem.theta.begin(), problem.theta.end(), at + 5 * size);
-  double stats[kStatCount];
-  UpdateParams update{{4, 0.0f}, {0.01f, 0.8f, 5, false, true}, 0.0};
-  op.update(update, at + 5 * size, stats, call);
+  op.solve(v.data(), 1, {4, 0.0f, 0.0f, 0}, at + 4 * size, &solved, call);
+  for (int stride : {0, 3}) {
+    float* theta = at + (stride ? 6 : 5) * size;
+    std::copy(problem.theta.begin(), problem.theta.end(), theta);
+    double stats[kStatCount];
+    const UpdateParams update{{4, 0.0f, 0.01f, stride}, {0.01f, 0.8f, 5, false, true}, 0.0};
+    op.update(update, theta, stats, call);
+  }
+  Solved both[2];
+  op.solve(at, 2, {4, 0.0f, 0.0f, 1}, at + 7 * size, both, call);
   return out;
 }
 

@@ -16,10 +16,11 @@ typedef double D __attribute__((vector_size(kVector * 4)));
 TRPO_INLINE D load(const double* p) { return *reinterpret_cast<const D*>(p); }
 TRPO_INLINE void store(double* p, D x) { *reinterpret_cast<D*>(p) = x; }
 
-// P <- 1 / P by Gauss and Jordan; false where a pivot is not positive and finite.
-TRPO_INLINE bool invert_pivots(double (&p)[kPivots][kPivots]) {
+// P <- 1 / P by Gauss and Jordan; false where one of the first `count` pivots is not positive and
+// finite. The others belong to the padding and are one.
+TRPO_INLINE bool invert_pivots(double (&p)[kPivots][kPivots], int count) {
   bool positive = true;
-  for (int k = 0; k < kPivots; ++k) {
+  for (int k = 0; k < count; ++k) {
     const double pivot = p[k][k], by = 1.0 / pivot;
     positive = positive && pivot > 0.0 && pivot <= 1.7976931348623157e308;
     p[k][k] = 1.0;
@@ -34,14 +35,15 @@ TRPO_INLINE bool invert_pivots(double (&p)[kPivots][kPivots]) {
   return positive;
 }
 
-// Rows i .. i + kSweepRows - 1 of A less u' v, NV vectors from column j on.
+// Rows i .. i + kSweepRows - 1 of A less u' v, v [count, n], NV vectors from column j on.
 template <int NV>
-TRPO_INLINE void sweep_tile(double* a, const double* u, const double* v, int n, int i, int j) {
+TRPO_INLINE void sweep_tile(double* a, const double* u, const double* v, int count, int n, int i,
+                            int j) {
   D acc[kSweepRows][NV];
   for (int r = 0; r < kSweepRows; ++r) {
     for (int c = 0; c < NV; ++c) acc[r][c] = load(a + (i + r) * n + j + c * kDoubles);
   }
-  for (int k = 0; k < kPivots; ++k) {
+  for (int k = 0; k < count; ++k) {
     D row[NV];
     for (int c = 0; c < NV; ++c) row[c] = load(v + k * n + j + c * kDoubles);
     for (int r = 0; r < kSweepRows; ++r) {
@@ -54,14 +56,15 @@ TRPO_INLINE void sweep_tile(double* a, const double* u, const double* v, int n, 
   }
 }
 
-// The lower triangle of A less u' v.
-TRPO_INLINE void sweep_rest(double* a, const double* u, const double* v, int n) {
+// The lower triangle of A less u' v, of the first `rows` rows.
+TRPO_INLINE void sweep_rest(double* a, const double* u, const double* v, int count, int rows,
+                            int n) {
   constexpr int kStep = kSweepVectors * kDoubles;
-  for (int i = 0; i < n; i += kSweepRows) {
+  for (int i = 0; i < rows; i += kSweepRows) {
     const int end = (i + kSweepRows + kPivots - 1) / kPivots * kPivots;  // whole vectors
     int j = 0;
-    for (; j + kStep <= end; j += kStep) sweep_tile<kSweepVectors>(a, u, v, n, i, j);
-    for (; j < end; j += kDoubles) sweep_tile<1>(a, u, v, n, i, j);
+    for (; j + kStep <= end; j += kStep) sweep_tile<kSweepVectors>(a, u, v, count, n, i, j);
+    for (; j < end; j += kDoubles) sweep_tile<1>(a, u, v, count, n, i, j);
   }
 }
 
@@ -78,31 +81,38 @@ TRPO_INLINE void pivot_rows(const double* a, int n, int begin, double* v) {
   }
 }
 
-// A [n, n] <- minus its inverse, lower triangle in and out, n whole blocks; 2 kPivots rows of scratch
-// follow A. False, and A undefined, where A is not positive definite.
-bool negative_inverse(double* a, int n) {
+// A [size, size] <- minus its inverse, lower triangle in and out, in rows of n, which is `size` rounded
+// up to whole blocks; the padding is zero, but for ones in the diagonal. 2 kPivots rows of scratch follow
+// row n. False, and A undefined, where A is not positive definite.
+bool negative_inverse(double* a, int size) {
+  const int n = (size + kPivots - 1) / kPivots * kPivots;
   double *v = a + int64_t{n} * n, *u = v + int64_t{kPivots} * n;
-  for (int begin = 0; begin < n; begin += kPivots) {
+  for (int begin = 0; begin < size; begin += kPivots) {
+    const int count = size - begin < kPivots ? size - begin : kPivots;
     alignas(64) double p[kPivots][kPivots];
     for (int i = 0; i < kPivots; ++i) {
       for (int j = 0; j <= i; ++j) p[i][j] = p[j][i] = a[int64_t{begin + i} * n + begin + j];
     }
-    if (!invert_pivots(p)) return false;
+    if (!invert_pivots(p, count)) return false;
     pivot_rows(a, n, begin, v);
     for (int j = 0; j < n; j += kDoubles) {
-      for (int i = 0; i < kPivots; ++i) {
+      for (int i = 0; i < count; ++i) {
         D sum{};
-        for (int k = 0; k < kPivots; ++k) sum += p[i][k] * load(v + k * n + j);
+        for (int k = 0; k < count; ++k) sum += p[i][k] * load(v + k * n + j);
         store(u + i * n + j, sum);
       }
     }
-    sweep_rest(a, u, v, n);
-    for (int k = 0; k < kPivots; ++k) {
+    if (count == kPivots) {
+      sweep_rest(a, u, v, kPivots, size, n);
+    } else {
+      sweep_rest(a, u, v, count, size, n);
+    }
+    for (int k = 0; k < count; ++k) {
       double* row = a + int64_t{begin + k} * n;
       for (int j = 0; j < begin; ++j) row[j] = u[k * n + j];
       for (int j = 0; j <= k; ++j) row[begin + j] = -p[k][j];
     }
-    for (int j = begin + kPivots; j < n; ++j) {
+    for (int j = begin + kPivots; j < size; ++j) {
       for (int k = 0; k < kPivots; ++k) a[int64_t{j} * n + begin + k] = u[k * n + j];
     }
   }

@@ -43,8 +43,8 @@ struct CpuKernels {
   // [block_rows, widest].
   void (*factors)(const Plan&, const FactorPlan&, const Weights&, const Block&, const float* scale,
                   float* const* planes, float* sums, bool first);
-  // A [n, n] <- minus its inverse, lower triangles, n a multiple of 8; 16 n doubles of scratch follow
-  // A. False where A is not positive definite.
+  // A [n, n] <- minus its inverse, lower triangles, in rows and columns that are padded to a multiple
+  // of 8 as the identity is; 16 such rows of scratch follow. False where A is not positive definite.
   bool (*negative_inverse)(double* a, int n);
   // One piece of z = M^-1 r on map l, all packed; scratch: two of [kPieceRows, widest].
   void (*precondition)(const Plan&, const FactorPlan&, int l, int piece, const float* inverses,

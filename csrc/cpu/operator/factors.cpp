@@ -12,7 +12,9 @@
 namespace trpo_fast::cpu {
 namespace {
 
-constexpr int kPivots = 8;  // negative_inverse takes whole blocks of so many
+// Half as many as of a product: there are few rows, and each of them costs more.
+constexpr int64_t kRowsOfLane = 85;
+constexpr int kPivots = 8;  // the row stride of a matrix for negative_inverse is a multiple
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -31,6 +33,17 @@ Array<int64_t> picked_rows(const FvpParams& params, int64_t rows, int stride) {
     picked[i] = params.fvp_rows ? params.fvp_rows[n] : n;
   }
   return picked;
+}
+
+// Where the rows of `some` are among those of `all`; both are in increasing order.
+void find_places(const RowSet& some, const RowSet& all, Array<int64_t>* places) {
+  places->reserve(some.count());
+  for (int64_t i = 0, at = 0; i < some.count(); ++i) {
+    const int64_t n = some.row(i);
+    if (all.whole()) at = n;
+    while (all.row(at) < n) ++at;
+    (*places)[i] = at;
+  }
 }
 
 // The two shifts of a pair's inverses: half of what would give the product the damping of F.
@@ -58,7 +71,7 @@ bool invert(const CpuKernels& kernels, const Factor& factor, double shift, doubl
     row[i] = i < n ? row[i] + shift : 1.0;
   }
   std::fill_n(out, int64_t{to.rows} * to.ld, 0.0f);
-  if (!kernels.negative_inverse(a, padded)) return false;
+  if (!kernels.negative_inverse(a, n)) return false;
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j <= i; ++j) {
       const float value = static_cast<float>(-a[int64_t{i} * padded + j]);
@@ -105,7 +118,7 @@ Factor Factors::outputs(const Plan& net, int l) const {
 }
 
 int64_t Factors::bytes() const {
-  return sums.bytes() + inverses.bytes() + (rows ? rows->bytes() : 0);
+  return sums.bytes() + inverses.bytes() + places.bytes() + (rows ? rows->bytes() : 0);
 }
 
 // S xi of every row of a block into its outputs, times the square root of the row's weight.
@@ -128,10 +141,16 @@ void CpuOperator::root_block(const RowSet& rows, int64_t b, Workspace& work, con
 void CpuOperator::sum_factors(Team& team, RowSet& rows) {
   Factors& factors = *factors_;
   const int64_t size = factors.plan.sums_size, lanes = rows.lanes().count;
+  const bool copied = factors.rows && fisher_rows().filled;
+  if (copied) find_places(rows, fisher_rows(), &factors.places);
   lane_sums_.reserve(lanes * size);
   for_blocks(team, rows, [&](int64_t lane, int64_t b, Workspace& work, bool first) {
     const Block block = rows.block(b, work);
-    linearize(rows, b, work, block);
+    if (copied) {
+      rows.copy_rows(fisher_rows(), factors.places.data(), b, work, block);
+    } else {
+      linearize(rows, b, work, block);
+    }
     root_block(rows, b, work, block);
     float* const planes[3] = {work.planes[0].data(), work.planes[1].data(), work.planes[2].data()};
     kernels_.factors(plan_, factors.plan, theta(), block, rows.scale(b), planes,
@@ -170,7 +189,9 @@ void CpuOperator::make_factors(Team& team, int stride) {
   factors.rows = nullptr;
   if (stride > 1) {
     const Array<int64_t> picked = picked_rows(params_, fisher_count(), stride);
-    factors.rows = std::make_unique<RowSet>(plan_, params_.rows, picked.data(), picked.size());
+    const LaneRule rule{factors.plan.sums_size, kRowsOfLane};
+    factors.rows =
+        std::make_unique<RowSet>(plan_, params_.rows, picked.data(), picked.size(), &rule);
   }
   RowSet& rows = factors.rows ? *factors.rows : fisher_rows();
   factors.stride = stride;

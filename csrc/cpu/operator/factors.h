@@ -36,6 +36,7 @@ struct Factors {
   int stride = 0;                // that of sums and inverses; 0: none yet
   bool usable = false;           // every inverse is positive and finite
   std::unique_ptr<RowSet> rows;  // null where they are those of products
+  Array<int64_t> places;         // of those rows among the rows of products, where these are cached
   double by = 0.0;        // times the sums: 1 / the weight of the rows, where it is not in them
   Array<float> sums;      // [plan.sums_size]
   Array<float> inverses;  // [plan.inverses_size]

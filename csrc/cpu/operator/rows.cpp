@@ -24,11 +24,13 @@ int64_t even_number(int64_t most) {
   return 1;
 }
 
-Lanes cut(const Plan& plan, int block_rows, int64_t count) {
+LaneRule rule_of_products(const Plan& plan) { return {plan.size, kRowsCached}; }
+
+Lanes cut(const LaneRule& rule, int block_rows, int64_t count) {
   Lanes lanes;
   lanes.blocks = (count + block_rows - 1) / block_rows;
-  int64_t most = std::min(count / kRowsCached, kMaxLanes);
-  const int64_t bytes = plan.size * static_cast<int64_t>(sizeof(float));
+  int64_t most = std::min(count / rule.rows, kMaxLanes);
+  const int64_t bytes = rule.floats * static_cast<int64_t>(sizeof(float));
   if (most * bytes > kCachedBytes) {
     most = std::min(most, std::max(kCachedBytes / bytes, count / kRowsUncached));
   }
@@ -61,7 +63,7 @@ int balanced_block_rows(const Plan& plan, int64_t count) {
   int best = plan.block_rows;
   int64_t least = count + 1;
   for (int rows = best; 3 * rows >= 2 * plan.block_rows; rows -= plan.tile_rows) {
-    const int64_t busier = rows_of_busier(cut(plan, rows, count), rows, count);
+    const int64_t busier = rows_of_busier(cut(rule_of_products(plan), rows, count), rows, count);
     if (busier < least) best = rows, least = busier;
   }
   return best;
@@ -113,7 +115,8 @@ int64_t Workspace::bytes() const {
   return total + rows[0].bytes() + rows[1].bytes() + columns.bytes();
 }
 
-RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count)
+RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count,
+               const LaneRule* rule)
     : plan_(plan), rows_(rows), block_rows_(plan.block_rows) {
   if (subset || rows.weights) {
     select(subset, subset_count);
@@ -121,7 +124,7 @@ RowSet::RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_
     count_ = rows.count;
     total_ = static_cast<double>(count_);
   }
-  lanes_ = cut(plan, block_rows_, count_);
+  lanes_ = cut(rule ? *rule : rule_of_products(plan), block_rows_, count_);
   if (rows.weights && total_ > 0) {
     scale_ = Array<float>(count_);
     for (int64_t i = 0; i < count_; ++i) scale_[i] = static_cast<float>(weight(i) / total_);
@@ -198,6 +201,25 @@ Block RowSet::block(int64_t b, Workspace& work, bool fresh) const {
     block.prefetch = &work.prefetch;
   }
   return block;
+}
+
+void RowSet::copy_rows(const RowSet& source, const int64_t* places, int64_t b, Workspace& work,
+                       const Block& block) const {
+  const NetShape& net = plan_.net;
+  const bool one_row = net.head == Head::kGaussian;
+  if (one_row) std::copy_n(source.factors_.data(), plan_.factors_ld, work.factors.data());
+  for (int m = 0; m < block.rows; ++m) {
+    const int64_t from = places[b * block_rows_ + m];
+    const auto copy = [&](const Array<float>& cache, int64_t ld, float* to) {
+      if (cache.size() > 0) std::copy_n(cache.data() + from * ld, ld, to + m * ld);
+    };
+    for (int l = 1; l < net.maps; ++l) {
+      copy(source.hidden_[l], plan_.ld[l], block.hidden[l]);
+      copy(source.slope_[l], plan_.ld[l], block.slope[l]);
+    }
+    copy(source.outputs_, plan_.ld[net.maps], work.before.data());
+    if (!one_row) copy(source.factors_, plan_.factors_ld, work.factors.data());
+  }
 }
 
 // What block b reads, in the order it does. On tiles it lost: 5 % at width 256, 20 % at 64.

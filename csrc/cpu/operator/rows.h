@@ -34,18 +34,27 @@ struct Lanes {
   int64_t begin(int64_t lane) const { return lane * blocks / count; }  // first block
 };
 
+// What a lane costs, and what makes it worth that.
+struct LaneRule {
+  int64_t floats;  // of a lane's sums
+  int64_t rows;    // the fewest of a lane, while all sums stay in a cache
+};
+
 // plan.block_rows or somewhat less: how long blocks must be for `count` rows to make even lanes.
 // With 2048 rows and blocks of 96, one of two threads would wait through 6 % of every pass.
 int balanced_block_rows(const Plan& plan, int64_t count);
 
 class RowSet {
  public:
-  // Rows with a positive weight; of `subset` only, where given.
-  RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count);
+  // Rows with a positive weight; of `subset` only, where given. Lanes as products want them, if there is
+  // no rule.
+  RowSet(const Plan& plan, const Rows& rows, const int64_t* subset, int64_t subset_count,
+         const LaneRule* rule = nullptr);
 
   // Whether `subset` held an index that is no row, or not above the one before; those are left out.
   bool misindexed() const { return misindexed_; }
   int64_t count() const { return count_; }
+  bool whole() const { return index_.size() == 0; }                       // every row of the batch
   int64_t row(int64_t i) const { return index_.size() ? index_[i] : i; }  // in the batch
   double total_weight() const { return total_; }
   double weight(int64_t i) const { return rows_.weights ? rows_.weights[row(i)] : 1.0; }
@@ -64,6 +73,10 @@ class RowSet {
   // Block b: activations in the cache if there is one, otherwise in the workspace. `fresh`: all
   // buffers from the workspace, for a forward at other parameters.
   Block block(int64_t b, Workspace& work, bool fresh = false) const;
+  // What the forward at theta and the metric's factors left of block b's rows in the cache of `source`,
+  // which row i of this set has at places[i], into the workspace behind `block`.
+  void copy_rows(const RowSet& source, const int64_t* places, int64_t b, Workspace& work,
+                 const Block& block) const;
   // z of block b at theta, and the factors of the metric, in the cache or the workspace.
   float* outputs(int64_t b, Workspace& work) const;
   float* factors(int64_t b, Workspace& work) const;
