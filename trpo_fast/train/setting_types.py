@@ -72,6 +72,8 @@ class Settings(TypedDict, total=False):
     penalty: float
     penalty_rule: PenaltyRule
     penalty_rate: float
+    penalty_rounds: int
+    penalty_tolerance: float
     penalty_min: float
     penalty_max: float
     penalty_inner: PenaltyInner
