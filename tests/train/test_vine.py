@@ -75,6 +75,19 @@ def test_an_exact_sum_has_every_action_with_the_policys_weight() -> None:
     assert torch.equal(batch.obs, rows)
 
 
+@pytest.mark.parametrize("env", [Walk, "Pendulum-v1"])
+def test_branches_are_weighed_by_the_step_of_their_state(env: Any) -> None:
+    """Walk observes the step; a pendulum's path begins at step 0 with the rollout."""
+    settings = {"normalize_observations": False, "discount_weights": True, "gamma": 0.8}
+    vine, rollout, states, batch, _ = sampled(env, **settings)
+    steps = rollout.obs[states.times, states.copies, 1] if vine.exact else states.times
+    discounts = 0.8 ** (steps - steps.min()).float()
+    share = torch.ones(80) if not vine.exact else batch.log_probs.exp()
+    wanted = discounts.repeat_interleave(vine.branches) * share
+    torch.testing.assert_close(batch.weights, wanted)
+    assert vine.agent.update(batch).accepted
+
+
 def test_one_step_branches_are_the_rewards_of_the_saved_states() -> None:
     vine, rollout, states, _, steps = sampled(Walk, vine_length=1, normalize_observations=False)
     assert steps == 60

@@ -22,6 +22,8 @@ PenaltyRule = Literal["fixed", "adaptive", "dual"]
 PenaltyInner = Literal["natural", "adam"]
 CriticMethod = Literal["adam", "gauss_newton"]
 
+AdvantageEstimator = Literal["gae", "returns", "n_step"]
+
 HostEngine = Literal["sync", "workers", "async", "envpool"]
 Engine = Literal[HostEngine, "tensor"]
 Sampling = Literal["path", "vine"]

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from typing_extensions import Doc
 
 from .._base import toml
-from .._base.choices import Algorithm, Engine, Sampling
+from .._base.choices import AdvantageEstimator, Algorithm, Engine, Sampling
 from .._base.options import (
     COUNT,
     LONG,
@@ -78,13 +78,29 @@ class RolloutSettings:
             "environments whose states can be saved"
         ),
     ] = "path"
-    gamma: Annotated[float, AtLeast(0.0), AtMost(1.0), Doc("discount of a reward per step")] = 0.99
-    gae_lambda: Annotated[
+    gamma: Annotated[
         float,
         AtLeast(0.0),
         AtMost(1.0),
-        Doc("generalised advantage estimation: 0 trusts the critic, 1 the rewards"),
+        Doc("discount of a reward per step; rows are not weighed by it, see discount_weights"),
+    ] = 0.99
+    discount_weights: Annotated[
+        bool,
+        Doc("weigh the row of step t of an episode by gamma^t, in the surrogate and in the KL"),
+    ] = False
+    advantage: Annotated[
+        AdvantageEstimator,
+        Doc(
+            "gae: generalised advantage estimation; n_step: rewards of n_step steps, then the "
+            "critic, minus the critic; returns: the discounted return itself, without a baseline"
+        ),
+    ] = "gae"
+    gae_lambda: Annotated[
+        float, AtLeast(0.0), AtMost(1.0), Doc("gae: 0 trusts the critic, 1 the rewards")
     ] = 0.95
+    n_step: Annotated[
+        int, AtLeast(1), COUNT, Doc("n_step: rewards before the critic stands in for the rest")
+    ] = 5
     normalize_advantages: Annotated[
         bool, Doc("shift and scale the advantages of an update to mean 0 and deviation 1")
     ] = True

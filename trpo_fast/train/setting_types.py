@@ -11,6 +11,7 @@ from typing import TypedDict
 from .._base.choices import (
     ActionMode,
     Activation,
+    AdvantageEstimator,
     Algorithm,
     Backend,
     CriticMethod,
@@ -37,7 +38,10 @@ class Settings(TypedDict, total=False):
     rows_per_update: int
     sampling: Sampling
     gamma: float
+    discount_weights: bool
+    advantage: AdvantageEstimator
     gae_lambda: float
+    n_step: int
     normalize_advantages: bool
     normalize_observations: bool
     normalize_rewards: bool

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .._base.arguments import fail
 from ..core.batch import Batch
-from ..learner.advantage import normalise
+from ..learner.advantage import discount_weights, normalise
 from .agent import Agent
 from .branches import HostRunner, TensorRunner, check_states
 from .collect_host import HostCollector
@@ -94,7 +94,7 @@ class Vine:
         wide = [tensor.repeat_interleave(self.branches, 0) for tensor in (obs, params)]
         actions = branches.actions.flatten(0, 1)
         log_probs = self.head.log_prob(wide[1], actions)
-        weights = None if branches.weights is None else branches.weights.flatten()
+        weights = self._weights(rollout, branches, at)
         advantages = (branches.values - self._baseline(branches)).flatten()
         mask = None if mask is None else mask.repeat_interleave(self.branches, 0)
         if mask is not None and weights is not None:
@@ -105,6 +105,17 @@ class Vine:
         group = None if self.exact else self.branches
         batch = Batch(wide[0], actions, advantages, log_probs, weights, mask, group)
         return batch, branches.steps
+
+    def _weights(
+        self, rollout: Rollout, branches: Branches, at: tuple[Tensor, Tensor]
+    ) -> Tensor | None:
+        """[N K] pi_old(a | s) of an exact sum, times gamma^t of the states where that is asked."""
+        weights, config = branches.weights, self.agent.config
+        if config.discount_weights:
+            steps = rollout.episode_steps()[at].to(self.agent.device)
+            discounts = discount_weights(steps, config.gamma).unsqueeze(1)
+            weights = discounts.expand(-1, self.branches) * (1.0 if weights is None else weights)
+        return None if weights is None else weights.flatten()
 
     def _baseline(self, branches: Branches) -> Tensor:
         """[N, 1]; changes neither estimator, only the size of the numbers."""
