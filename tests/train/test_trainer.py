@@ -39,6 +39,7 @@ RESUMED = [
     ("CartPole-v1", {"engine": "workers", "workers": 1}),
     ("CartPole-v1", {"engine": "tensor"}),
     ("CartPole-v1", {"max_kl_final": 0.002, "max_kl_steps": 512, "scale_kl": True}),
+    ("CartPole-v1", {"kl_rule": "gain", "max_kl": 0.001}),
     ("CartPole-v1", {"advantage": "n_step", "discount_weights": True, "gamma": 0.9}),
     ("CartPole-v1", {"engine": "tensor", "advantage": "returns", "discount_weights": True}),
     ("Pendulum-v1", {"algorithm": "kl-penalty", "normalize_rewards": True}),

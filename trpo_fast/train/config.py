@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from typing_extensions import Doc
 
 from .._base import toml
-from .._base.choices import AdvantageEstimator, Algorithm, Engine, Sampling
+from .._base.choices import AdvantageEstimator, Algorithm, Engine, KlRule, Sampling
 from .._base.options import (
     COUNT,
     LONG,
@@ -150,6 +150,24 @@ class AlgorithmSettings:
             "min(1, their variance over its mean so far)"
         ),
     ] = False
+    kl_rule: Annotated[
+        KlRule,
+        Doc(
+            "gain: max_kl grows after an update whose surrogate rose about as much as the gradient "
+            "says, shrinks after one where it rose much less or no step was accepted"
+        ),
+    ] = "fixed"
+    kl_least: Annotated[float, Above(0.0), Doc("gain: max_kl is never less")] = 1e-4
+    kl_most: Annotated[float, Above(0.0), Doc("gain: max_kl is never more")] = 0.05
+    kl_factor: Annotated[
+        float, Above(1.0), Doc("gain: max_kl is multiplied or divided by this")
+    ] = 1.5
+    gain_poor: Annotated[
+        float, Doc("gain: max_kl shrinks where the rise is a smaller share of the predicted one")
+    ] = 0.5
+    gain_good: Annotated[
+        float, Doc("gain: max_kl grows where the rise is a larger share of the predicted one")
+    ] = 0.9
     fvp_fraction: Annotated[
         float, Above(0.0), AtMost(1.0), Doc("share of the rows that Fisher-vector products use")
     ] = 1.0
@@ -194,10 +212,25 @@ class Config(
                 f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
                 f"got {self.max_kl_hold}"
             )
+        if self.kl_rule == "gain":
+            self._check_gain()
         if self.penalty_min > self.penalty_max:
             raise ValueError(
                 f"penalty_max: expected at least penalty_min {self.penalty_min:g}, "
                 f"got {self.penalty_max:g}"
+            )
+
+    def _check_gain(self) -> None:
+        """The bounds of kl_rule="gain", in their order."""
+        bounds = (self.kl_least, self.max_kl, self.kl_most)
+        if not bounds[0] <= bounds[1] <= bounds[2]:
+            raise ValueError(
+                f"max_kl: expected a number from kl_least {bounds[0]:g} to kl_most {bounds[2]:g} "
+                f"with kl_rule='gain', got {bounds[1]:g}"
+            )
+        if self.gain_poor > self.gain_good:
+            raise ValueError(
+                f"gain_good: expected at least gain_poor {self.gain_poor:g}, got {self.gain_good:g}"
             )
 
     @property

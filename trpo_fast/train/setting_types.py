@@ -19,6 +19,7 @@ from .._base.choices import (
     FisherKind,
     KlDirection,
     KlReduction,
+    KlRule,
     PenaltyInner,
     PenaltyRule,
     Precision,
@@ -56,6 +57,12 @@ class Settings(TypedDict, total=False):
     max_kl_hold: int
     max_kl_steps: int
     scale_kl: bool
+    kl_rule: KlRule
+    kl_least: float
+    kl_most: float
+    kl_factor: float
+    gain_poor: float
+    gain_good: float
     fvp_fraction: float
     max_kl: float
     damping: float
