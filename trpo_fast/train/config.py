@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from typing_extensions import Doc
 
 from .._base import toml
-from .._base.choices import AdvantageEstimator, Algorithm, Engine, KlRule, Sampling
+from .._base.choices import AdvantageEstimator, Algorithm, Engine, KlRule, Sampling, VineActions
 from .._base.options import (
     COUNT,
     LONG,
@@ -184,6 +184,13 @@ class VineSettings:
         COUNT,
         Doc("actions tried in each, where the action set is not small enough to try all"),
     ] = 4
+    vine_actions: Annotated[
+        VineActions,
+        Doc(
+            "where not all are tried, actions are drawn from the policy; or, of a discrete set, "
+            "each with the same probability"
+        ),
+    ] = "policy"
     vine_length: Annotated[
         int, AtLeast(1), COUNT, Doc("steps of a branch before the critic stands in for the rest")
     ] = 32

@@ -25,6 +25,7 @@ from .._base.choices import (
     Precision,
     Sampling,
     Std,
+    VineActions,
 )
 
 
@@ -102,4 +103,5 @@ class Settings(TypedDict, total=False):
     critic_fraction: float
     vine_states: int
     vine_branches: int
+    vine_actions: VineActions
     vine_length: int
