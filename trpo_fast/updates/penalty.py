@@ -37,6 +37,7 @@ from .multiplier import PENALTY, Penalty
 from .natural import finish, update_problem
 from .report import Report
 
+BLIND_STEP = 100.0  # of lambda, where every step was too long and another turn follows
 TOO_LONG = 4.0  # what counts as KL / target_kl where every step was too long
 
 
@@ -162,7 +163,10 @@ def _alternate(
             break
         tried = penalty.value
         low, high = (tried, high) if kl > penalty.target_kl else (low, tried)
-        penalty.adjust(kl if math.isfinite(kl) else TOO_LONG * penalty.target_kl)
+        if math.isfinite(kl):
+            penalty.adjust(kl)
+        else:  # every step was too long: nothing is known of how far off lambda is
+            penalty.value = min(BLIND_STEP * penalty.value, penalty.max_value)
         if not low < penalty.value < high:
             penalty.value = math.sqrt(low * high)
         if penalty.value in (tried, low, high):  # at its bounds, or nothing lies between
