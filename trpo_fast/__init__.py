@@ -31,9 +31,10 @@ from .policy.spec import NetSpec
 from .updates import compiled as compiled  # registers torch.ops.trpo_fast
 from .updates.first_order import pg_update
 from .updates.info import UpdateInfo
+from .updates.multiplier import Penalty
 from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
-from .updates.penalty import Penalty, kl_penalty_update
+from .updates.penalty import kl_penalty_update
 from .updates.rat import rat_update
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from advantage_cases import brute_gae, following_values, rollout
+from advantage_cases import brute_gae, brute_n_step, following_values, rollout
 
 from trpo_fast.learner import advantage
 from trpo_fast.learner.normalise import ObservationNormaliser, RewardScaler, RunningStatistics
@@ -28,6 +28,48 @@ def test_lambda_one_gives_returns_minus_values() -> None:
     ours = advantage.gae(r["rewards"], r["values"], following, done, gamma=0.97, lam=1.0)
     returns = advantage.discounted_returns(r["rewards"], following, done, gamma=0.97)
     torch.testing.assert_close(ours + r["values"], returns, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (33, 5), (129, 2)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 31, 200])
+def test_n_steps_equal_brute_force(shape: tuple[int, int], count: int) -> None:
+    """Time limits are bootstrapped, terminations are not, and so is the end of the rollout."""
+    r = rollout(*shape, seed=shape[0])
+    rows = r["rewards"], r["values"], following_values(r), r["terminated"] | r["truncated"]
+    ours = advantage.n_step(*rows, gamma=0.9, steps=count)
+    torch.testing.assert_close(ours, brute_n_step(r, 0.9, count), rtol=1e-12, atol=1e-12)
+
+
+def test_one_step_is_lambda_zero_and_all_steps_are_lambda_one() -> None:
+    r = rollout(57, 4, seed=3)
+    rows = r["rewards"], r["values"], following_values(r), r["terminated"] | r["truncated"]
+    for count, lam in ((1, 0.0), (57, 1.0)):
+        ours = advantage.n_step(*rows, gamma=0.97, steps=count)
+        assert torch.equal(ours, advantage.gae(*rows, gamma=0.97, lam=lam))
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_steps_of_episodes_are_counted_on(resets: bool) -> None:
+    draw = torch.Generator().manual_seed(1)
+    done = torch.rand(60, 4, generator=draw) < 0.15
+    elapsed = torch.tensor([0, 7, 3, 1000])
+    valid = None
+    if resets:  # the row after an end is the reset
+        valid = torch.cat((torch.ones_like(done[:1]), ~done[:-1]))
+        done &= valid
+        valid = torch.cat((torch.ones_like(done[:1]), ~done[:-1]))
+    ours, now = advantage.episode_steps(done, elapsed, valid), elapsed.clone()
+    for t in range(60):
+        counts = torch.ones(4).bool() if valid is None else valid[t]
+        assert torch.equal(ours[t][counts], now[counts])
+        now = torch.where(done[t], 0, now + counts.long())
+
+
+def test_weights_are_powers_of_the_discount_over_the_largest() -> None:
+    weights = advantage.discount_weights(torch.tensor([[3, 5], [4, 900_000]]), 0.5)
+    assert weights.tolist() == [[1.0, 0.25], [0.5, 0.0]]
+    assert advantage.discount_weights(torch.tensor([0, 2]), 0.0).tolist() == [1.0, 0.0]
+    assert advantage.discount_weights(torch.tensor([0, 2]), 1.0).tolist() == [1.0, 1.0]
 
 
 def test_a_final_value_that_is_nan_stays_so() -> None:

@@ -48,3 +48,21 @@ def brute_gae(r: dict[str, Tensor], gamma: float, lam: float) -> Tensor:
             ahead = float(delta + gamma * lam * ahead)
             result[t, e] = ahead
     return result
+
+
+def brute_n_step(r: dict[str, Tensor], gamma: float, count: int) -> Tensor:
+    """Q_t - V_t [T, E] with ``count`` rewards, as the formula has it."""
+    steps, envs = r["rewards"].shape
+    result = torch.zeros(steps, envs, dtype=torch.float64)
+    for e in range(envs):
+        for t in range(steps):
+            total, last = 0.0, min(t + count, steps) - 1
+            for l in range(t, last + 1):
+                total += gamma ** (l - t) * float(r["rewards"][l, e])
+                if r["terminated"][l, e] or r["truncated"][l, e] or l == last:
+                    after = r["values"][l + 1, e] if l + 1 < steps else r["last"][e]
+                    after = r["final"][l, e] if r["truncated"][l, e] else after
+                    after = 0.0 if r["terminated"][l, e] else float(after)
+                    result[t, e] = total + gamma ** (l - t + 1) * after - r["values"][t, e]
+                    break
+    return result

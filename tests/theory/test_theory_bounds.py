@@ -7,16 +7,21 @@ import torch
 from theory_cases import GAMMAS, at_least, random_case, relative
 
 from trpo_fast.theory import (
+    TabularMDP,
     advantage_along,
     advantages,
     discounted_drift_bound,
+    expectation_gap_bound,
     expected_return,
     horizon_error_bound,
     kl_divergence,
+    lecture_error_bound,
     lower_bounds,
     marginal_drift_bound,
     max_total_variation,
     maximal_coupling,
+    mistake_distribution,
+    mistake_probability,
     penalty_coefficient,
     pinsker_bound,
     random_mdp,
@@ -81,6 +86,50 @@ def test_state_drift_bounds_are_attained(gamma: float) -> None:
     assert relative(2 * total_variation(*visits), discounted_drift_bound(alpha, gamma)) < 1e-12
 
 
+@pytest.mark.parametrize("closeness", (0.5, 0.9, 0.99))
+def test_without_a_mistake_the_states_are_the_old_ones(closeness: float) -> None:
+    """(1 - epsilon)^t of the time; the rest is a distribution, for old policies of both kinds."""
+    case = random_case(0.9, closeness=closeness)
+    deterministic = torch.nn.functional.one_hot(case.old.argmax(-1), 3).double()
+    slips = closeness * deterministic + (1 - closeness) * case.new
+    for old, new in ((deterministic, slips), (case.old, case.new)):
+        epsilon = mistake_probability(old, new)
+        mistakes = mistake_distribution(case.mdp, old, new, epsilon, 30)
+        assert mistakes.min() > -1e-9
+        assert relative(mistakes.sum(-1), torch.ones(())) < 1e-10
+    alpha = max_total_variation(deterministic, slips)
+    assert relative(mistake_probability(deterministic, slips), alpha) < 1e-12
+
+
+def test_the_mistakes_of_stochastic_policies_are_more_than_their_variation() -> None:
+    """With epsilon = TV, as the notes have it, what is left need not be a distribution: each action
+    leads to a state of its own, and the first goes from one half to a fifth.
+    """
+    moves = torch.eye(2, dtype=torch.float64).expand(2, 2, 2)
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    mdp = TabularMDP(moves, torch.zeros(2, 2, dtype=torch.float64), start, 0.9)
+    old, new = (torch.tensor([[a, 1 - a]] * 2, dtype=torch.float64) for a in (0.5, 0.2))
+    alpha, epsilon = max_total_variation(old, new), mistake_probability(old, new)
+    assert float(alpha) == pytest.approx(0.3) and float(epsilon) == pytest.approx(0.6)
+    assert float(mistake_distribution(mdp, old, new, alpha, 2)[0, 0]) == pytest.approx(-0.5)
+    assert float(mistake_distribution(mdp, old, new, epsilon, 2)[0, 0]) == pytest.approx(0.0)
+    marginals = [state_marginals(mdp, policy, 9) for policy in (old, new)]
+    assert at_least(marginal_drift_bound(alpha, 9), 2 * total_variation(*marginals))
+
+
+def test_expectations_differ_by_the_variation_times_the_largest_value() -> None:
+    p, q = random_pair()
+    values = torch.randn(p.shape, generator=torch.Generator().manual_seed(1)).double()
+    for f in (values, values - values.amin(-1, keepdim=True)):
+        gap = ((p - q) * f).sum(-1).abs()
+        assert at_least(expectation_gap_bound(p, q, f), gap)
+        assert at_least(total_variation(p, q) * (f.amax(-1) - f.amin(-1)), gap)
+    signs = (p - q).sign()
+    attained = ((p - q) * signs).sum(-1)
+    assert relative(expectation_gap_bound(p, q, signs), attained) < 1e-12
+    assert bool((attained > 1.9 * total_variation(p, q)).all())  # not TV max |f|
+
+
 @pytest.mark.parametrize("closeness", CLOSENESS)
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_lower_bounds_hold_in_order(gamma: float, closeness: float) -> None:
@@ -132,6 +181,28 @@ def test_finite_horizon_lecture_bound(horizon: int, closeness: float) -> None:
     error = horizon_error_bound(case.mdp, case.old, case.new, horizon)
     assert at_least(error, (under_new - under_old).abs())
     assert (error == 0).all() if horizon == 1 else (error > 0).all()
+
+
+@pytest.mark.parametrize("horizon", [2, 10, 40])
+@pytest.mark.parametrize("gamma", [0.5, 0.9])
+def test_the_lectures_sum_is_above_the_horizon_error(gamma: float, horizon: int) -> None:
+    """Nothing is lost in the order gap <= horizon error <= sum 2 alpha t C; the last one has no
+    limit.
+    """
+    case = random_case(gamma, closeness=0.5)
+    walks = [
+        advantage_along(case.mdp, walker, case.old, case.new, horizon)
+        for walker in (case.new, case.old)
+    ]
+    finer = horizon_error_bound(case.mdp, case.old, case.new, horizon)
+    cruder = lecture_error_bound(case.mdp, case.old, case.new, horizon)
+    assert at_least(finer, walks[1] - walks[0]) and at_least(cruder, finer)
+    alpha, spread = max_total_variation(case.old, case.new), cruder / horizon / (horizon - 1)
+    summed = sum(2 * alpha * t * (spread / alpha) for t in range(horizon))
+    assert relative(cruder, summed) < 1e-12
+    assert at_least(spread / alpha, advantages(case.mdp, case.old).abs().amax((-2, -1)))
+    doubled = lecture_error_bound(case.mdp, case.old, case.new, 2 * horizon)
+    assert bool((doubled > 3.9 * cruder).all())
 
 
 def test_the_horizon_error_sums_to_the_penalty() -> None:

@@ -11,12 +11,15 @@ from trpo_fast.theory import (
     fisher_matrix,
     log_linear_policy,
     log_linear_score,
+    max_kl,
     natural_step,
     penalised_policy,
+    penalty_coefficient,
     plain_step,
     policy_gradient,
     quadratic_multiplier,
     reciprocal_tilt,
+    state_distribution,
     surrogate_gain,
     tabular_features,
 )
@@ -126,6 +129,50 @@ def test_quadratic_multiplier_is_the_exact_one_in_the_limit() -> None:
             float((exact / quadratic_multiplier(case.mdp, case.old, radius) - 1).abs().max())
         )
     assert ratios[2] < ratios[1] < ratios[0] and ratios[2] < 5e-3
+
+
+def moved_by(case: object, step: torch.Tensor) -> torch.Tensor:
+    return log_linear_policy(FEATURES, case.old.log().flatten(-2) + step)
+
+
+def test_mean_kl_stands_in_for_max_kl() -> None:
+    """mean <= max <= mean / min d. Their gap goes to zero with the step, their ratio does not."""
+    gradient, fisher, case = quadratic_case()
+    least = state_distribution(case.mdp, case.old).amin(-1)
+    gaps, ratios = [], []
+    for radius in (1e-2, 1e-4, 1e-6):
+        new = moved_by(case, natural_step(gradient, fisher, radius=radius).step)
+        mean, largest = average_kl(case.mdp, case.old, new), max_kl(case.old, new)
+        assert at_least(largest, mean) and at_least(mean / least, largest)
+        gaps.append(float((largest - mean).max()))
+        ratios.append(largest / mean)
+    assert gaps[0] > 50 * gaps[1] > 2500 * gaps[2]
+    assert relative(ratios[1] / ratios[2], torch.ones(())) < 0.1
+    assert 1.5 < float(ratios[2].median()) < 5.0
+
+
+def test_two_updates_on_one_batch_add_up_as_lengths() -> None:
+    """Each within its radius of where it began; the second is four radii from where the first did,
+    as both go along nearly the same direction.
+    """
+    gradient, fisher, case = quadratic_case()
+    radius = 1e-6
+    step = natural_step(gradient, fisher, radius=radius).step
+    first, second = moved_by(case, step), moved_by(case, 2 * step)
+    each = [average_kl(case.mdp, old, new) for old, new in ((case.old, first), (first, second))]
+    for kl in each:
+        assert relative(kl / radius, torch.ones(())) < 0.02
+    total = average_kl(case.mdp, case.old, second)
+    assert relative(total / radius, torch.full((), 4.0)) < 0.02
+
+
+def test_the_penalty_of_the_bound_takes_tiny_steps() -> None:
+    """lambda = C instead of a chosen radius: a KL 50 times smaller, at the least, than 0.01."""
+    case = random_case(0.9)
+    coefficient = penalty_coefficient(case.mdp, case.old)
+    kl = average_kl(case.mdp, case.old, penalised_policy(case.mdp, case.old, coefficient))
+    chosen = dual_ascent(case.mdp, case.old, radius=0.01)
+    assert float(kl.max()) < 0.01 / 50 and bool((chosen.multiplier < coefficient / 5).all())
 
 
 def test_plain_step_meets_the_euclidean_ball() -> None:

@@ -5,6 +5,8 @@ import torch
 from theory_cases import relative
 
 from trpo_fast.theory import (
+    Draws,
+    cramer_rao_bound,
     enumerate_draws,
     enumerate_trajectories,
     exact_sum,
@@ -87,6 +89,51 @@ def test_one_draw_leaves_nothing_of_the_new_policy() -> None:
     draws = enumerate_draws(proposal, 1)
     estimates = self_normalised_estimate((new / proposal)[draws.actions], values[draws.actions])
     assert relative(moments(estimates, draws.probability).mean, exact_sum(proposal, values)) < 1e-14
+
+
+def soft_max_state(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities p of a soft-max, and its Fisher matrix diag(p) - p p', which is dp / dz."""
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.randn(4, generator=generator, dtype=torch.float64).softmax(-1)
+    return p, torch.diag(p) - torch.outer(p, p)
+
+
+def covariance(estimates: torch.Tensor, draws: Draws, mean: torch.Tensor) -> torch.Tensor:
+    away = estimates - mean
+    return torch.einsum("m,mi,mj->ij", draws.probability, away, away)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_no_unbiased_estimate_beats_cramer_and_rao(count: int) -> None:
+    """Of the probabilities: frequencies attain the bound, uneven weights of the draws do not."""
+    for seed in SEEDS:
+        p, fisher = soft_max_state(seed)
+        draws = enumerate_draws(p, count)
+        bound = cramer_rao_bound(fisher, fisher, count)
+        each = torch.nn.functional.one_hot(draws.actions, 4).double()
+        weights = torch.arange(1.0, count + 1, dtype=torch.float64)
+        uneven = torch.einsum("k,mka->ma", weights / weights.sum(), each)
+        for estimates in (each.mean(1), uneven):
+            mean = torch.einsum("m,ma->a", draws.probability, estimates)
+            assert relative(mean, p) < 1e-12
+        assert relative(covariance(each.mean(1), draws, p), bound) < 1e-12
+        excess = torch.linalg.eigvalsh(covariance(uneven, draws, p) - bound)
+        assert excess[0] > -1e-12 and (count == 1 or excess[-1] > 1e-4)
+
+
+def test_maximum_likelihood_tends_to_the_bound() -> None:
+    """The log odds of a coin from n throws, half a throw added to each side: n Var -> 1 / F."""
+    p, ratios = torch.tensor(0.3, dtype=torch.float64), []
+    fisher = (p * (1 - p)).reshape(1, 1)
+    for count in (50, 500, 5000):
+        heads = torch.arange(count + 1, dtype=torch.float64)
+        choose = torch.lgamma(torch.tensor(count + 1.0, dtype=torch.float64))
+        choose = choose - torch.lgamma(heads + 1) - torch.lgamma(count - heads + 1)
+        chance = (choose + heads * p.log() + (count - heads) * (1 - p).log()).exp()
+        odds = ((heads + 0.5) / (count - heads + 0.5)).log()
+        one = torch.ones(1, 1, dtype=torch.float64)
+        ratios.append(float(moments(odds, chance).variance / cramer_rao_bound(one, fisher, count)))
+    assert 1.0 < ratios[2] < ratios[1] < ratios[0] < 1.1 and ratios[2] < 1.001
 
 
 @pytest.mark.parametrize("horizon", [1, 3])

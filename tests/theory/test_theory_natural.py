@@ -22,6 +22,7 @@ from trpo_fast.theory import (
     natural_gradient,
     policy_gradient,
     random_mdp,
+    return_hessian,
     state_distribution,
     tabular_features,
 )
@@ -78,6 +79,32 @@ def test_fisher_is_the_hessian_of_the_average_kl() -> None:
         fisher = fisher_matrix(mdp, old, log_linear_score(features, old))
         assert relative(fisher, hessian) < 1e-12
         assert torch.linalg.matrix_rank(fisher, hermitian=True) == 3 * (2 - 1)
+
+
+def test_the_kl_is_flat_at_the_old_policy() -> None:
+    """Its gradient is zero there, so that the second order is its first."""
+    case = random_case(0.9)
+    logits = case.old.log().requires_grad_()
+    kl = average_kl(case.mdp, case.old, logits.softmax(-1)).sum()
+    (slope,) = torch.autograd.grad(kl, logits)
+    assert slope.abs().max() < 1e-14
+
+
+def test_fisher_is_not_the_hessian_of_the_return() -> None:
+    """At random parameters: no multiple of F is it, and most have eigenvalues of both signs."""
+    features, both, apart = tabular_features(3, 2), 0, []
+    for seed in range(50):
+        mdp, theta = random_mdp(3, 2, 0.9, seed), theta_for(features)[seed]
+        policy = log_linear_policy(features, theta)
+        fisher = fisher_matrix(mdp, policy, log_linear_score(features, policy))
+        hessian = return_hessian(mdp, lambda each: log_linear_policy(features, each), theta)
+        values = torch.linalg.eigvalsh(hessian)
+        least = 1e-3 * values.abs().max()
+        both += bool(values[0] < -least) and bool(values[-1] > least)
+        nearest = (hessian * fisher).sum() / (fisher * fisher).sum() * fisher
+        apart.append(float((hessian - nearest).norm() / hessian.norm()))
+        assert torch.linalg.eigvalsh(fisher)[0] > -1e-12
+    assert both > 40 and min(apart) > 0.1 and sorted(apart)[25] > 0.5
 
 
 @pytest.mark.parametrize("kind", ["tabular", "log-linear"])

@@ -6,7 +6,15 @@ import pytest
 import torch
 from theory_cases import GAMMAS, random_case, relative
 
-from trpo_fast.theory import expected_return, performance_difference, surrogate
+from trpo_fast.theory import (
+    advantages,
+    expected_return,
+    performance_difference,
+    state_distribution,
+    state_values,
+    surrogate,
+    value_surrogate,
+)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
@@ -30,6 +38,30 @@ def test_surrogate_agrees_in_value_and_gradient(gamma: float) -> None:
     )
     assert of_return.abs().amax((-2, -1)).min() > 1e-4
     assert relative(of_surrogate, of_return) < 1e-10
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_q_in_place_of_a_adds_what_no_policy_changes(gamma: float) -> None:
+    case = random_case(gamma)
+    here = expected_return(case.mdp, case.old)
+    visits = state_distribution(case.mdp, case.old) / (1 - gamma)
+    constant = (visits * state_values(case.mdp, case.old)).sum(-1)
+    for new in (case.old, case.new):
+        gain = surrogate(case.mdp, case.old, new) - here
+        assert relative(value_surrogate(case.mdp, case.old, new) - gain, constant) < 1e-12
+    assert constant.abs().min() > 1e-4
+
+
+def test_the_gradient_of_the_ratios_is_that_of_the_log_probabilities() -> None:
+    """At pi' = pi, where the importance weights are 1 and cancel."""
+    case = random_case(0.9)
+    logits = case.old.log().requires_grad_()
+    rows = state_distribution(case.mdp, case.old).unsqueeze(-1) * case.old
+    rows = rows * advantages(case.mdp, case.old)
+    by_ratio = (rows * logits.softmax(-1) / case.old).sum()
+    by_log = (rows * logits.log_softmax(-1)).sum()
+    ours, wanted = (torch.autograd.grad(value, logits)[0] for value in (by_ratio, by_log))
+    assert wanted.abs().max() > 1e-2 and relative(ours, wanted) < 1e-12
 
 
 def test_surrogate_departs_at_second_order() -> None:

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from cases import Case
 
+from trpo_fast import UpdateInfo, flat_params, trpo_update
+from trpo_fast.core.problem import REASONS, STATS
 from trpo_fast.train.config import Config
-from trpo_fast.train.kl_schedule import SMALLEST_SHARE, TrustRegion
+from trpo_fast.train.kl_schedule import SMALLEST_SHARE, TrustRegion, predicted_gain
 
 
 def rows(deviation: float, mean: float = 3.0) -> torch.Tensor:
@@ -89,6 +92,105 @@ def test_a_saved_one_goes_on() -> None:
     for region in (whole, resumed):
         region.update_share(rows(0.7))
     assert whole.limit(50) == resumed.limit(50) < part.limit(50)
+
+
+def info_of(rho: float, reason: str = "accepted", backtracks: int = 0) -> UpdateInfo:
+    """An update whose surrogate rose by ``rho`` times what its step predicts, 0.5 * 0.04."""
+    values = {"surrogate_before": 1.0, "surrogate_after": 1.0 + rho * 0.02, "step_size": 0.5}
+    values |= {"quad": 0.04, "backtracks": backtracks, "reason": REASONS.index(reason)}
+    return UpdateInfo("cpu", torch.tensor([values.get(n, 0.0) for n in STATS]).double())
+
+
+@pytest.mark.parametrize(
+    ("info", "factor"),
+    [
+        (info_of(0.9), 2.0),
+        (info_of(0.76), 2.0),
+        (info_of(0.74), 1.0),
+        (info_of(0.9, backtracks=1), 1.0),
+        (info_of(0.5), 1.0),
+        (info_of(0.1), 0.5),
+        (info_of(0.1, backtracks=2), 0.5),
+        (info_of(0.0, "line_search_failed"), 0.5),
+        (info_of(0.0, "zero_gradient"), 1.0),
+        (info_of(0.0, "bad_values"), 1.0),
+    ],
+)
+def test_the_region_follows_the_gain_over_the_predicted_one(
+    info: UpdateInfo, factor: float
+) -> None:
+    settings = {"max_kl": 0.01, "kl_factor": 2.0, "gain_poor": 0.2, "gain_good": 0.75}
+    still, moving = (TrustRegion(Config(kl_rule=r, **settings)) for r in ("fixed", "gain"))
+    for region in (still, moving):
+        region.update_radius(info, 0)
+    assert still.limit(0) == 0.01 and moving.limit(0) == pytest.approx(0.01 * factor)
+
+
+def test_it_stays_within_its_bounds_and_comes_back_from_them_at_once() -> None:
+    region = TrustRegion(Config(kl_rule="gain", max_kl=0.01, kl_factor=3.0, kl_most=0.05))
+    for limit in (0.03, 0.05, 0.05):
+        region.update_radius(info_of(1.0), 0)
+        assert region.limit(0) == pytest.approx(limit)
+    for limit in (0.05 / 3, 0.05 / 9, 0.05 / 27, 0.05 / 81, 0.05 / 243, 1e-4, 1e-4):
+        region.update_radius(info_of(0.0), 0)
+        assert region.limit(0) == pytest.approx(limit)
+
+
+def test_bounds_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^max_kl: expected a number from kl_least .*, got 0\.5"):
+        Config(kl_rule="gain", max_kl=0.5)
+    with pytest.raises(ValueError, match=r"^gain_good: expected at least gain_poor 1, got 0\.9"):
+        Config(kl_rule="gain", gain_poor=1.0)
+    assert Config(max_kl=0.5).max_kl == 0.5
+
+
+def test_it_multiplies_the_annealed_limit_and_a_saved_one_goes_on() -> None:
+    options: dict[str, Any] = {
+        "max_kl": 0.04,
+        "max_kl_final": 0.0004,
+        "max_kl_steps": 100,
+        "kl_most": 0.5,
+    }
+    config = Config(kl_rule="gain", **options)
+    region, resumed = TrustRegion(config), TrustRegion(config)
+    region.update_radius(info_of(1.0), 0)
+    resumed.load_state_dict(region.state_dict())
+    for each in (region, resumed):
+        each.update_radius(info_of(1.0), 50)
+        assert each.limit(100) == pytest.approx(0.0004 * 1.5**2)
+    state = region.state_dict()
+    del state["radius"]  # as in checkpoints of before
+    resumed.load_state_dict(state)
+    assert resumed.limit(0) == pytest.approx(0.04)
+
+
+def test_the_predicted_gain_is_the_gradients() -> None:
+    """s x'Ax is s g'x where CG has solved A x = g, and small steps gain just that."""
+    policy = Case(rows=129).policy()
+    batch = Case(rows=129).batch(policy)
+    before = flat_params(policy).clone()
+    info = trpo_update(policy, batch, max_kl=1e-8, cg_iterations=400, cg_tol=1e-12)
+    moved = flat_params(policy) - before
+    flat_params(policy).copy_(before)
+    value = (policy(batch.obs).log_prob(batch.actions) - batch.log_probs).exp() * batch.advantages
+    parts = torch.autograd.grad(value.mean(), list(policy.parameters()))
+    linear = float(torch.cat([p.reshape(-1) for p in parts]) @ moved)
+    assert predicted_gain(info) == pytest.approx(linear, rel=1e-6)
+    assert info.surrogate_after - info.surrogate_before == pytest.approx(linear, rel=1e-3)
+
+
+def test_a_run_grows_where_steps_are_good_and_its_checkpoint_has_the_radius() -> None:
+    pytest.importorskip("gymnasium")
+    from trpo_fast.train.trainer import TRPO
+
+    settings: dict[str, Any] = {"num_envs": 4, "rows_per_update": 256, "kl_factor": 2.0}
+    agent = TRPO("CartPole-v1", kl_rule="gain", max_kl=1e-3, kl_most=8e-3, **settings)
+    records = [agent.train_once() for _ in range(6)]
+    limits = [record["max_kl"] for record in records]
+    assert limits[0] == 1e-3 and max(limits) == pytest.approx(8e-3)
+    assert all(r["kl"] <= (1 + 1e-6) * r["max_kl"] for r in records)
+    assert agent.state()["trust_region"]["radius"] == pytest.approx(agent.trust_region.radius)
+    agent.close()
 
 
 @pytest.mark.parametrize("algorithm", ["trpo", "npg", "kl-penalty"])

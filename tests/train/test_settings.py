@@ -61,6 +61,8 @@ RENAMED = {
     ("kl_penalty_update", "inner"): "penalty_inner",
     ("kl_penalty_update", "adam_steps"): "penalty_adam_steps",
     ("kl_penalty_update", "learning_rate"): "penalty_learning_rate",
+    ("kl_penalty_update", "rounds"): "penalty_rounds",
+    ("kl_penalty_update", "tolerance"): "penalty_tolerance",
     ("Penalty", "value"): "penalty",
     ("Penalty", "target_kl"): "max_kl",
     ("Penalty", "rule"): "penalty_rule",

@@ -14,55 +14,12 @@ pytest.importorskip("gymnasium")
 
 import gymnasium
 from envs_for_tests import Counting, Masked
+from vine_cases import SMALL, Walk, sampled
 
 from trpo_fast.envs import tensor as tensors
 from trpo_fast.envs.gym.host import EnvError
 from trpo_fast.policy.heads import Bernoulli, Categorical, Gaussian, MultiCategorical
 from trpo_fast.train.trainer import TRPO
-from trpo_fast.train.vine import Vine
-
-SMALL: dict[str, Any] = {
-    "sampling": "vine",
-    "num_envs": 3,
-    "rows_per_update": 60,
-    "hidden": (16,),
-    "critic_hidden": (16,),
-    "vine_states": 20,
-    "vine_length": 9,
-}
-
-
-def sampled(env: Any, **settings: Any) -> tuple[Vine, Any, Any, Any, int]:
-    agent = TRPO(env, **{**SMALL, **settings})
-    agent.start()
-    assert agent.vine is not None
-    rollout, states = agent.vine.collect()
-    batch, steps = agent.vine.batch(rollout, states)
-    return agent.vine, rollout, states, batch, steps
-
-
-class Walk(Counting):
-    """Position moves by the action minus one; reward is the position; saves its own state."""
-
-    def _obs(self) -> np.ndarray:
-        return np.array([self.position, self.count], np.float32)
-
-    def reset(self, **options: Any) -> Any:
-        self.position = 0.0
-        return super().reset(**options)
-
-    def step(self, action: Any) -> Any:
-        self.position += float(action) - 1.0
-        obs, _, _, truncated, info = super().step(action)
-        return obs, self.position, False, truncated or self.count >= 50, info
-
-    def save_state(self) -> dict[str, Any]:
-        return {"position": self.position, "count": self.count, "episode": self.episode}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.position, self.count, self.episode = (
-            state[name] for name in ("position", "count", "episode")
-        )
 
 
 def test_an_exact_sum_has_every_action_with_the_policys_weight() -> None:
@@ -73,6 +30,19 @@ def test_an_exact_sum_has_every_action_with_the_policys_weight() -> None:
     torch.testing.assert_close(batch.weights.log(), batch.log_probs)
     rows = rollout.obs[states.times, states.copies].repeat_interleave(3, 0)
     assert torch.equal(batch.obs, rows)
+
+
+@pytest.mark.parametrize("env", [Walk, "Pendulum-v1"])
+def test_branches_are_weighed_by_the_step_of_their_state(env: Any) -> None:
+    """Walk observes the step; a pendulum's path begins at step 0 with the rollout."""
+    settings = {"normalize_observations": False, "discount_weights": True, "gamma": 0.8}
+    vine, rollout, states, batch, _ = sampled(env, **settings)
+    steps = rollout.obs[states.times, states.copies, 1] if vine.exact else states.times
+    discounts = 0.8 ** (steps - steps.min()).float()
+    share = torch.ones(80) if not vine.exact else batch.log_probs.exp()
+    wanted = discounts.repeat_interleave(vine.branches) * share
+    torch.testing.assert_close(batch.weights, wanted)
+    assert vine.agent.update(batch).accepted
 
 
 def test_one_step_branches_are_the_rewards_of_the_saved_states() -> None:

@@ -214,7 +214,19 @@ class PenaltySettings:
         PenaltyRule,
         Doc("lambda stays; doubles or halves as the KL leaves max_kl; or ascends the dual problem"),
     ] = "adaptive"
-    penalty_rate: Annotated[float, Above(0.0), Doc("dual: the rate of ascent on lambda")] = 0.1
+    penalty_rate: Annotated[
+        float,
+        Above(0.0),
+        Doc("dual: the rate of ascent on log lambda; 0.5 is Newton's step, more counts as 0.5"),
+    ] = 0.5
+    penalty_rounds: Annotated[
+        int, AtLeast(1), COUNT, Doc("dual: turns of policy and lambda on one batch, at most")
+    ] = 10
+    penalty_tolerance: Annotated[
+        float,
+        Above(0.0),
+        Doc("dual: the turns end once the KL is within this share of max_kl from it"),
+    ] = 0.1
     penalty_min: Annotated[float, Above(0.0), Doc("lambda is never less")] = 1e-6
     penalty_max: Annotated[float, Above(0.0), Doc("lambda is never more")] = 1e6
     penalty_inner: Annotated[

@@ -1,5 +1,5 @@
-"""Advantages and returns of a rollout: GAE(lambda) and discounted sums, over [T, E] arrays on any
-device.
+"""Advantages and returns of a rollout: GAE(lambda), n-step and discounted sums, over [T, E] arrays
+on any device.
 
     delta_t = r_t + gamma V'_t - V_t,     A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
 
@@ -77,6 +77,20 @@ def gae(
     return reverse_scan(delta, decay)
 
 
+def n_step(
+    rewards: Tensor, values: Tensor, following: Tensor, done: Tensor, *, gamma: float, steps: int
+) -> Tensor:
+    """Q_t - V_t [T, E] with the rewards of ``steps`` steps, or of those up to the end of the
+    episode or the rollout, and the value of what followed them; arguments as for ``gae``:
+
+        Q_t = r_t + gamma r_{t+1} + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n})
+
+    It is the sum of the first n terms of GAE(1): sum_{l < n} gamma^l delta_{t+l}.
+    """
+    delta = rewards + gamma * following - values
+    return reverse_scan(delta, (~done).to(delta.dtype) * gamma, steps)
+
+
 def discounted_returns(rewards: Tensor, following: Tensor, done: Tensor, *, gamma: float) -> Tensor:
     """R_t = r_t + gamma R_{t+1} within an episode, bootstrapped with gamma V'_t where it ends or
     the rollout does.
@@ -87,8 +101,9 @@ def discounted_returns(rewards: Tensor, following: Tensor, done: Tensor, *, gamm
     return reverse_scan(tail, (~cut).to(tail.dtype) * gamma)
 
 
-def reverse_scan(terms: Tensor, decay: Tensor) -> Tensor:
-    """y_t = terms_t + decay_t y_{t+1} along the first dimension, y_T = 0.
+def reverse_scan(terms: Tensor, decay: Tensor, steps: int | None = None) -> Tensor:
+    """y_t = terms_t + decay_t y_{t+1} along the first dimension, y_T = 0; with ``steps``, the first
+    so many terms of each sum only.
 
     By doubling: after pass k every y_t spans 2^k terms, so T steps cost log2(T) passes over the
     array in place of T small ones. A thousand tiny operators, the cost of the plain loop on any
@@ -96,15 +111,55 @@ def reverse_scan(terms: Tensor, decay: Tensor) -> Tensor:
     """
     total, weight = terms.clone(), decay.clone()
     span, rows = 1, terms.shape[0]
+    if steps is not None and steps < rows:
+        return _first_terms(total, weight, steps)
     while span < rows:
-        # Read every operand before writing: row t needs row t + span of the pass before.
-        added = weight[: rows - span] * total[span:]
-        product = weight[: rows - span] * weight[span:]
-        total[: rows - span] += added
-        weight[: rows - span] = product
-        weight[rows - span :] = 0.0
+        _double(total, weight, span)
         span *= 2
     return total
+
+
+def _double(total: Tensor, weight: Tensor, span: int) -> None:
+    """From sums over ``span`` terms and their weights to those over twice as many, in place."""
+    rows = total.shape[0]
+    # Read every operand before writing: row t needs row t + span of the pass before.
+    added = weight[: rows - span] * total[span:]
+    product = weight[: rows - span] * weight[span:]
+    total[: rows - span] += added
+    weight[: rows - span] = product
+    weight[rows - span :] = 0.0
+
+
+def _first_terms(total: Tensor, weight: Tensor, steps: int) -> Tensor:
+    """Sums over ``steps`` terms, put together from those over the powers of two in it."""
+    rows, span, taken = total.shape[0], 1, 0
+    result, ahead = torch.zeros_like(total), torch.ones_like(weight)
+    while True:
+        if steps & span:
+            result[: rows - taken] += ahead[: rows - taken] * total[taken:]
+            ahead[: rows - taken] *= weight[taken:]
+            ahead[rows - taken :] = 0.0
+            taken += span
+        if taken == steps:
+            return result
+        _double(total, weight, span)
+        span *= 2
+
+
+def episode_steps(done: Tensor, elapsed: Tensor, valid: Tensor | None = None) -> Tensor:
+    """t [T, E]: how many steps of its episode came before each row, given those [E] that came
+    before the rollout. Reset rows (``valid`` [T, E] False) are no steps.
+    """
+    counted = torch.ones_like(done, dtype=torch.int64) if valid is None else valid.long()
+    after = elapsed + counted.cumsum(0)
+    ended = torch.where(done, after, 0).cummax(0).values
+    began = torch.cat((torch.zeros_like(ended[:1]), ended[:-1]))
+    return after - counted - began
+
+
+def discount_weights(steps: Tensor, gamma: float) -> Tensor:
+    """gamma^t [...] of steps t [...], times a common factor that makes the largest of them 1."""
+    return gamma ** (steps - steps.amin()).float()
 
 
 def normalise(advantages: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -2,7 +2,9 @@
 
 Everything is exact: float64 tables, linear algebra and closed forms, no sampling. Nothing here is
 used by the kernels, and nothing here uses them. Each entry names the statement, the functions
-that compute it and the tests (in `tests/test_theory_*.py`) that hold it on random problems.
+that compute it and the tests (in `tests/theory/`) that hold it on random problems. What is a way of
+computing rather than a statement about policies names its code and tests by their files, from
+`trpo_fast/` and `tests/`.
 
 Bellman: V, Q, A, visits and return of a policy
     mdp.state_values mdp.state_distribution test_values_satisfy_bellman
@@ -16,16 +18,29 @@ Performance difference: eta' - eta = E' sum gamma^t A
 L agrees with eta in value and gradient, not beyond
     surrogate.surrogate test_surrogate_agrees_in_value_and_gradient
     test_surrogate_departs_at_second_order
+At pi' = pi the ratios cancel: their gradient is the policy gradient
+    mdp.advantages test_the_gradient_of_the_ratios_is_that_of_the_log_probabilities
+Q in place of A adds a constant
+    surrogate.value_surrogate test_q_in_place_of_a_adds_what_no_policy_changes
 Pinsker: TV^2 <= KL / 2
     bounds.pinsker_bound test_pinsker_and_its_weaker_form
 Two distributions can be coupled to agree with 1 - TV
     bounds.maximal_coupling
     test_maximal_coupling_has_the_margins_and_agrees_with_probability_one_minus_tv
+No mistake until t with (1 - epsilon)^t: P' = (1 - epsilon)^t P + the rest
+    bounds.mistake_probability bounds.mistake_distribution
+    test_without_a_mistake_the_states_are_the_old_ones
+    test_the_mistakes_of_stochastic_policies_are_more_than_their_variation
 Drift at time t: 2 (1 - (1 - alpha)^t) <= 2 alpha t
     bounds.marginal_drift_bound test_state_drift_bounds_hold test_state_drift_bounds_are_attained
 Drift of the visits: 2 alpha gamma / (1 - gamma)
     bounds.discounted_drift_bound test_state_drift_bounds_hold test_state_drift_bounds_are_attained
-Finite horizon: swapping visits costs sum 2 alpha t C
+|E_p f - E_q f| <= |p - q|_1 max |f|
+    bounds.expectation_gap_bound
+    test_expectations_differ_by_the_variation_times_the_largest_value
+Swapping visits costs at most sum 2 epsilon t C
+    bounds.lecture_error_bound test_the_lectures_sum_is_above_the_horizon_error
+Finite horizon, with gamma^t: swapping visits costs sum 2 alpha t gamma^t C
     bounds.horizon_error_bound test_finite_horizon_lecture_bound
     test_the_horizon_error_sums_to_the_penalty
 eta >= L - C alpha^2 >= L - C max KL, C = 4 epsilon gamma / (1 - gamma)^2
@@ -41,17 +56,52 @@ Conservative policy iteration improves as promised
 Minorise-maximise: exact steps, monotone returns
     monotone.minorise_maximise test_returns_never_fall_and_rise_at_least_as_promised
     test_the_step_maximises_the_minoriser test_improvements_are_finitely_many_and_reach_the_optimum
+As a penalty, C takes tiny steps; a radius is chosen instead
+    bounds.penalty_coefficient test_the_penalty_of_the_bound_takes_tiny_steps
+Mean KL stands in for max KL
+    duality.average_kl bounds.max_kl test_mean_kl_stands_in_for_max_kl
 KL as constraint = KL as penalty; dual ascent finds lambda
     duality.dual_ascent duality.dual_value test_strong_duality
     test_dual_ascent_does_not_need_a_good_start test_no_feasible_policy_beats_the_constrained_one
+On a batch, policy and lambda take turns; or lambda goes up where the KL was too large
+    updates/penalty.py:kl_penalty_update updates/multiplier.py:Penalty
+    updates/test_penalty.py:test_the_dual_is_solved_on_every_batch
+    updates/test_penalty.py:test_lambda_finds_the_trust_region_over_the_updates
+Plain gradient ascent is a trust region of the parameters: sqrt(eps / |g|^2) g
+    duality.plain_step test_plain_step_meets_the_euclidean_ball
 Natural step length sqrt(2 eps / g' F^-1 g), not g' F g
     duality.natural_step test_quadratic_constraint_and_penalty_agree
     test_only_the_inverse_fisher_meets_the_kl_to_second_order
+Several updates on one batch: their KLs add up as lengths, not as numbers
+    duality.natural_step test_two_updates_on_one_batch_add_up_as_lengths
+A trust region shrinks where its model is poor and grows where it is good
+    train/kl_schedule.py:TrustRegion
+    train/test_kl_schedule.py:test_the_region_follows_the_gain_over_the_predicted_one
 Policy gradient theorem
     natural.policy_gradient test_policy_gradient_theorem
     test_policy_gradient_against_finite_differences
-Fisher matrix = Hessian of the average KL, rank S (A - 1)
-    natural.fisher_matrix test_fisher_is_the_hessian_of_the_average_kl
+Average reward: stationary states, differential V and Q
+    average.stationary_distribution average.average_reward average.differential_action_values
+    test_the_stationary_distribution_is_where_all_marginals_go
+    test_differential_values_are_the_sums_over_time
+    test_the_average_reward_is_the_limit_of_means_and_of_discounted_returns
+Its policy gradient theorem
+    average.average_reward_gradient test_average_reward_gradient_theorem
+Dropping gamma^t: the gradient of neither return, and near both as gamma goes to 1
+    average.undiscounted_rows_gradient
+    test_dropping_gamma_to_the_t_gives_neither_gradient_until_gamma_is_one
+    test_rows_weighed_by_gamma_to_the_t_give_the_discounted_gradient
+The KL is flat at pi; its Hessian is the Fisher matrix, of rank S (A - 1)
+    natural.fisher_matrix test_the_kl_is_flat_at_the_old_policy
+    test_fisher_is_the_hessian_of_the_average_kl
+The Fisher matrix is not the Hessian of the return
+    natural.return_hessian test_fisher_is_not_the_hessian_of_the_return
+From samples: the covariance of scores, or the Hessian of the KL
+    updates/operator.py:FisherOperator core/test_fvp.py:test_equals_dense_fisher
+    core/test_fvp.py:test_empirical_fisher_is_the_covariance_of_scores
+No unbiased estimate beats F^-1 / n (Cramer, Rao)
+    estimators.cramer_rao_bound test_no_unbiased_estimate_beats_cramer_and_rao
+    test_maximum_likelihood_tends_to_the_bound
 Compatible features: least squares = natural gradient
     natural.compatible_weights test_compatible_weights_are_the_natural_gradient
 Natural gradient of the tabular soft-max is the advantage
@@ -61,13 +111,19 @@ Large natural steps are greedy, small ones follow f
     test_large_plain_steps_need_not_be_greedy test_small_natural_steps_follow_the_compatible_values
 The natural gradient does not see the parametrisation
     natural.autograd_score test_natural_gradient_does_not_see_the_parametrisation
-Single path is unbiased
+F^-1 g from products alone, by conjugate gradient, with the step length; then a line search
+    core/reference.py:cg core/reference.py:line_search core/test_cg.py:test_solves_the_dense_system
+    core/test_cg.py:test_quad_equals_the_explicit_product
+    updates/test_update.py:test_line_search_takes_the_first_acceptable
+Single path is unbiased; vine with an exact sum varies less
     estimators.single_path_estimate test_single_paths_are_unbiased
-Vine: exact sum, importance weights, self-normalised
+    test_vine_with_an_exact_sum_has_less_variance_than_a_single_path
+Vine: exact sum, importance weights of any q, self-normalised
     estimators.exact_sum estimators.importance_estimate estimators.self_normalised_estimate
     test_importance_estimates_are_unbiased_and_average_out
     test_self_normalised_estimates_are_biased_but_consistent
     test_self_normalised_estimates_need_no_baseline
+    train/test_vine_actions.py:test_self_normalised_groups_tend_to_the_exact_sum
 One-dimensional regulator: return, gradient, Fisher
     lqr.lqr_return lqr.lqr_gradient lqr.lqr_fisher test_return_is_the_sum_over_time
     test_gradient_is_exact test_fisher_is_the_covariance_of_scores
@@ -79,18 +135,30 @@ Why plain ascent stalls and the natural one does not
     test_shrinking_noise_starves_the_plain_gradient_of_the_gain_only
 """
 
+from .average import (
+    average_reward,
+    average_reward_gradient,
+    differential_action_values,
+    differential_state_values,
+    stationary_distribution,
+    undiscounted_rows_gradient,
+)
 from .bounds import (
     LowerBounds,
     WorstCase,
     advantage_along,
     discounted_drift_bound,
+    expectation_gap_bound,
     horizon_error_bound,
     kl_divergence,
+    lecture_error_bound,
     lower_bounds,
     marginal_drift_bound,
     max_kl,
     max_total_variation,
     maximal_coupling,
+    mistake_distribution,
+    mistake_probability,
     penalty_coefficient,
     pinsker_bound,
     total_variation,
@@ -121,6 +189,7 @@ from .estimators import (
     Draws,
     Moments,
     Trajectories,
+    cramer_rao_bound,
     enumerate_draws,
     enumerate_trajectories,
     exact_sum,
@@ -176,9 +245,10 @@ from .natural import (
     natural_ascent,
     natural_gradient,
     policy_gradient,
+    return_hessian,
     tabular_features,
 )
-from .surrogate import expected_advantage, performance_difference, surrogate
+from .surrogate import expected_advantage, performance_difference, surrogate, value_surrogate
 
 __all__ = [
     "LQR",
@@ -198,17 +268,23 @@ __all__ = [
     "advantages",
     "autograd_score",
     "average_kl",
+    "average_reward",
+    "average_reward_gradient",
     "best_mixture",
     "compatible_values",
     "compatible_weights",
     "conservative_policy_iteration",
     "conservative_step",
+    "cramer_rao_bound",
+    "differential_action_values",
+    "differential_state_values",
     "discounted_drift_bound",
     "dual_ascent",
     "dual_value",
     "enumerate_draws",
     "enumerate_trajectories",
     "exact_sum",
+    "expectation_gap_bound",
     "expected_advantage",
     "expected_return",
     "fisher_matrix",
@@ -220,6 +296,7 @@ __all__ = [
     "importance_estimate",
     "iterate",
     "kl_divergence",
+    "lecture_error_bound",
     "log_linear_policy",
     "log_linear_score",
     "lower_bounds",
@@ -234,6 +311,8 @@ __all__ = [
     "minorise_maximise",
     "minorise_maximise_step",
     "minoriser_gain",
+    "mistake_distribution",
+    "mistake_probability",
     "mixture",
     "mixture_bound",
     "moments",
@@ -254,6 +333,7 @@ __all__ = [
     "random_mdp",
     "random_policy",
     "reciprocal_tilt",
+    "return_hessian",
     "self_normalised_estimate",
     "single_path_estimate",
     "stack",
@@ -261,10 +341,13 @@ __all__ = [
     "state_marginals",
     "state_transitions",
     "state_values",
+    "stationary_distribution",
     "surrogate",
     "surrogate_gain",
     "tabular_features",
     "total_variation",
+    "undiscounted_rows_gradient",
+    "value_surrogate",
     "visited_moment",
     "worst_case",
 ]

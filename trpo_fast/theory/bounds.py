@@ -60,6 +60,39 @@ def marginal_drift_bound(alpha: Tensor, horizon: int) -> Tensor:
     return 2 * (1 - (1 - alpha.unsqueeze(-1)) ** steps)
 
 
+def mistake_probability(old: Tensor, new: Tensor) -> Tensor:
+    """The smallest epsilon with pi' = (1 - epsilon) pi + epsilon (some policy) in every state: 1 -
+    min pi'(a | s) / pi(a | s), [..., S, A] -> [...]. Of a deterministic pi it is the largest TV.
+    """
+    ratios = torch.where(old > 0, new / old, torch.inf)
+    return 1 - ratios.amin((-2, -1)).clamp_max(1)
+
+
+def mistake_distribution(
+    mdp: TabularMDP, old: Tensor, new: Tensor, epsilon: Tensor, horizon: int
+) -> Tensor:
+    """m_t of P_t' = (1 - epsilon)^t P_t + (1 - (1 - epsilon)^t) m_t for t = 1 ... horizon - 1:
+    [..., horizon - 1, S].
+
+    A distribution, of where mistakes lead, for the epsilon of `mistake_probability`. The notes use
+    it with epsilon = TV for any two policies; then m_t can be negative, and it is the coupling that
+    carries the bound 2 (1 - (1 - epsilon)^t), not this sum.
+    """
+    steps = torch.arange(1, horizon, dtype=old.dtype)
+    right = ((1 - epsilon.unsqueeze(-1)) ** steps).unsqueeze(-1)
+    before, after = (state_marginals(mdp, each, horizon)[..., 1:, :] for each in (old, new))
+    return (after - right * before) / (1 - right)
+
+
+def expectation_gap_bound(p: Tensor, q: Tensor, values: Tensor) -> Tensor:
+    """|E_p f - E_q f| <= |p - q|_1 max |f| = 2 TV(p, q) max |f|, for f [..., n]: [...].
+
+    The notes write TV for the norm, which is twice it. Half the bound is true of f >= 0: the gap is
+    at most TV (max f - min f).
+    """
+    return 2 * total_variation(p, q) * values.abs().amax(-1)
+
+
 def discounted_drift_bound(alpha: Tensor, gamma: float) -> Tensor:
     """|d' - d|_1 <= 2 alpha gamma / (1 - gamma (1 - alpha)) <= 2 alpha gamma / (1 - gamma): [...].
 
@@ -88,6 +121,18 @@ def horizon_error_bound(mdp: TabularMDP, old: Tensor, new: Tensor, horizon: int)
     steps = torch.arange(horizon, dtype=old.dtype)
     largest = expected_advantage(mdp, old, new).abs().amax(-1)
     return 2 * max_total_variation(old, new) * largest * (mdp.gamma**steps * steps).sum()
+
+
+def lecture_error_bound(mdp: TabularMDP, old: Tensor, new: Tensor, horizon: int) -> Tensor:
+    """sum_{t < horizon} 2 alpha t C = alpha C horizon (horizon - 1): [...]; C = (max R - min R) /
+    (1 - gamma) is above every |A(s, a)|.
+
+    The lecture's form of `horizon_error_bound`, without gamma^t and with a cruder C: it has no
+    limit as the horizon grows.
+    """
+    spread = mdp.rewards.amax((-2, -1)) - mdp.rewards.amin((-2, -1))
+    largest = spread / (1 - mdp.gamma)
+    return max_total_variation(old, new) * largest * horizon * (horizon - 1)
 
 
 def penalty_coefficient(mdp: TabularMDP, old: Tensor) -> Tensor:

@@ -62,6 +62,16 @@ def moments(estimates: Tensor, probability: Tensor) -> Moments:
     return Moments(mean, (probability * (estimates - mean) ** 2).sum(-1))
 
 
+def cramer_rao_bound(jacobian: Tensor, fisher: Tensor, count: int) -> Tensor:
+    """J F^+ J' / n, from J = d h / d theta [H, P] and F [P, P] of one draw: the covariance [H, H]
+    of any unbiased estimator of h(theta) from n draws is that plus a positive semi-definite matrix.
+
+    Relative frequencies attain it, and maximum-likelihood estimates do as n grows.
+    """
+    inverse = torch.linalg.pinv(fisher, rtol=1e-12, hermitian=True)
+    return jacobian @ inverse @ jacobian.mT / count
+
+
 @dataclass(frozen=True)
 class Trajectories:
     """All trajectories of T steps: states [M, T], actions [M, T], probability [M]."""

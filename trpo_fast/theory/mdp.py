@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TabularMDP:
-    """A finite process: transitions [..., S, A, S], rewards [..., S, A], initial [..., S]."""
+    """A finite process: transitions [..., S, A, S], rewards [..., S, A], initial [..., S].
+
+    gamma is below 1, where every return is finite; `average` has the objective without a discount.
+    """
 
     transitions: Tensor
     rewards: Tensor

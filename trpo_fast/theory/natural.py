@@ -11,7 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .mdp import TabularMDP, action_values, advantages, greedy_policy, state_distribution
+from .mdp import (
+    TabularMDP,
+    action_values,
+    advantages,
+    expected_return,
+    greedy_policy,
+    state_distribution,
+)
 
 
 def tabular_features(states: int, actions: int) -> Tensor:
@@ -45,9 +52,18 @@ def policy_gradient(mdp: TabularMDP, policy: Tensor, score: Tensor) -> Tensor:
 
 
 def fisher_matrix(mdp: TabularMDP, policy: Tensor, score: Tensor) -> Tensor:
-    """F = sum_s d(s) sum_a pi(a | s) psi psi', the Hessian of the average KL: [..., P, P]."""
+    """F = sum_s d(s) sum_a pi(a | s) psi psi', the Hessian of the average KL: [..., P, P].
+
+    It is not the Hessian of the return, near an optimum or elsewhere: F knows no rewards and has no
+    negative eigenvalue, that Hessian mostly has eigenvalues of both signs.
+    """
     weights = state_distribution(mdp, policy).unsqueeze(-1) * policy
     return torch.einsum("...sa,...sap,...saq->...pq", weights, score, score)
+
+
+def return_hessian(mdp: TabularMDP, policy_of: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """Second derivatives of eta(pi_theta) at theta [P], by automatic differentiation: [P, P]."""
+    return torch.func.hessian(lambda each: expected_return(mdp, policy_of(each)))(theta)
 
 
 def natural_gradient(mdp: TabularMDP, policy: Tensor, score: Tensor) -> Tensor:

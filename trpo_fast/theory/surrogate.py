@@ -7,7 +7,7 @@ They differ only in whose state visits weigh the advantages.
 
 from torch import Tensor
 
-from .mdp import TabularMDP, advantages, expected_return, state_distribution
+from .mdp import TabularMDP, action_values, advantages, expected_return, state_distribution
 
 
 def expected_advantage(mdp: TabularMDP, old: Tensor, new: Tensor) -> Tensor:
@@ -34,3 +34,13 @@ def surrogate(mdp: TabularMDP, old: Tensor, new: Tensor) -> Tensor:
     """
     visits = state_distribution(mdp, old) / (1 - mdp.gamma)
     return expected_return(mdp, old) + (visits * expected_advantage(mdp, old, new)).sum(-1)
+
+
+def value_surrogate(mdp: TabularMDP, old: Tensor, new: Tensor) -> Tensor:
+    """sum_s rho_pi(s) sum_a pi'(a | s) Q_pi(s, a), the surrogate with Q in place of A: [...].
+
+    It exceeds `surrogate` - eta(pi) by sum_s rho_pi(s) V_pi(s), which does not depend on pi': the
+    same policies maximise both.
+    """
+    visits = state_distribution(mdp, old) / (1 - mdp.gamma)
+    return (visits * (new * action_values(mdp, old)).sum(-1)).sum(-1)

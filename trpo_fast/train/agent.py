@@ -21,7 +21,7 @@ from ..envs.tensor.base import TensorEnvironment
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
 from ..policy.net import MLPPolicy
-from ..updates.penalty import Penalty
+from ..updates.multiplier import Penalty
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config

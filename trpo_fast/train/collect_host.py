@@ -66,6 +66,7 @@ class HostCollector:
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         taken, stepping = 0, False
         self.episodes.open()
+        elapsed = self.episodes.elapsed()
         try:
             for t, row in enumerate(self._rows):
                 if self.before_step is not None:
@@ -91,7 +92,7 @@ class HostCollector:
                     finals += [(t, int(e), self.envs.final_obs(infos, e)) for e in cut]
                 taken, stepping = t + 1, False
             self._refuse_masks(infos, "step")
-            return self._finish(finals, valid)
+            return self._finish(finals, valid, elapsed)
         except BaseException:  # the rollout is gone, but its steps were taken
             if self.episodes.is_open and not stepping:
                 self._count(taken, valid)
@@ -139,7 +140,10 @@ class HostCollector:
         return result
 
     def _finish(
-        self, finals: list[tuple[int, int, np.ndarray]], valid: np.ndarray | None
+        self,
+        finals: list[tuple[int, int, np.ndarray]],
+        valid: np.ndarray | None,
+        elapsed: Tensor,
     ) -> Rollout:
         b = self.buffers
         rewards = b.rewards.numpy()
@@ -158,7 +162,7 @@ class HostCollector:
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
         returns, lengths = self._count(self.layout.steps, valid)
         kept = None if valid is None or valid.all() else torch.from_numpy(valid)
-        return b.rollout(following, valid=kept, returns=returns, lengths=lengths)
+        return b.rollout(following, elapsed, valid=kept, returns=returns, lengths=lengths)
 
     def _shown(self, obs: Any) -> Tensor:
         tensor = torch.from_numpy(np.array(obs, np.float32)).to(self.layout.dtype)

@@ -70,6 +70,7 @@ class TensorCollector:
         self._count_previous()
         taken, stepping = 0, False
         self.log.open()
+        elapsed = self.log.elapsed()
         try:
             for t in range(self.layout.steps):
                 if self.before_step is not None:
@@ -90,7 +91,7 @@ class TensorCollector:
                 b.terminated[t], b.truncated[t] = step.terminated, step.truncated
                 taken, stepping = t + 1, False
             with OneThread() if self.layout.device.type == "cpu" else nullcontext():
-                return self._finish()
+                return self._finish(elapsed)
         except BaseException:  # the rollout is gone, but its steps were taken
             self._unread = False
             if self.log.is_open and not stepping:
@@ -105,7 +106,7 @@ class TensorCollector:
             self.episodes()
         self.log.drop_uncounted()
 
-    def _finish(self) -> Rollout:
+    def _finish(self, elapsed: Tensor) -> Rollout:
         b = self.buffers
         assert self.obs is not None
         last = self.actor.values(self._shown(self.obs))
@@ -119,7 +120,7 @@ class TensorCollector:
             every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
             final_values = every.view_as(b.values)
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
-        rollout = b.rollout(following, ended=self.episodes)
+        rollout = b.rollout(following, elapsed, ended=self.episodes)
         self._unread = True
         if not self.asynchronous:
             rollout.read_episodes()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from typing_extensions import Doc
 
 from .._base import toml
-from .._base.choices import Algorithm, Engine, Sampling
+from .._base.choices import AdvantageEstimator, Algorithm, Engine, KlRule, Sampling, VineActions
 from .._base.options import (
     COUNT,
     LONG,
@@ -79,13 +79,29 @@ class RolloutSettings:
             "environments whose states can be saved"
         ),
     ] = "path"
-    gamma: Annotated[float, AtLeast(0.0), AtMost(1.0), Doc("discount of a reward per step")] = 0.99
-    gae_lambda: Annotated[
+    gamma: Annotated[
         float,
         AtLeast(0.0),
         AtMost(1.0),
-        Doc("generalised advantage estimation: 0 trusts the critic, 1 the rewards"),
+        Doc("discount of a reward per step; rows are not weighed by it, see discount_weights"),
+    ] = 0.99
+    discount_weights: Annotated[
+        bool,
+        Doc("weigh the row of step t of an episode by gamma^t, in the surrogate and in the KL"),
+    ] = False
+    advantage: Annotated[
+        AdvantageEstimator,
+        Doc(
+            "gae: generalised advantage estimation; n_step: rewards of n_step steps, then the "
+            "critic, minus the critic; returns: the discounted return itself, without a baseline"
+        ),
+    ] = "gae"
+    gae_lambda: Annotated[
+        float, AtLeast(0.0), AtMost(1.0), Doc("gae: 0 trusts the critic, 1 the rewards")
     ] = 0.95
+    n_step: Annotated[
+        int, AtLeast(1), COUNT, Doc("n_step: rewards before the critic stands in for the rest")
+    ] = 5
     normalize_advantages: Annotated[
         bool, Doc("shift and scale the advantages of an update to mean 0 and deviation 1")
     ] = True
@@ -136,6 +152,24 @@ class AlgorithmSettings:
             "min(1, their variance over its mean so far)"
         ),
     ] = False
+    kl_rule: Annotated[
+        KlRule,
+        Doc(
+            "gain: max_kl grows after an update whose surrogate rose about as much as the gradient "
+            "says, shrinks after one where it rose much less or no step was accepted"
+        ),
+    ] = "fixed"
+    kl_least: Annotated[float, Above(0.0), Doc("gain: max_kl is never less")] = 1e-4
+    kl_most: Annotated[float, Above(0.0), Doc("gain: max_kl is never more")] = 0.05
+    kl_factor: Annotated[
+        float, Above(1.0), Doc("gain: max_kl is multiplied or divided by this")
+    ] = 1.5
+    gain_poor: Annotated[
+        float, Doc("gain: max_kl shrinks where the rise is a smaller share of the predicted one")
+    ] = 0.5
+    gain_good: Annotated[
+        float, Doc("gain: max_kl grows where the rise is a larger share of the predicted one")
+    ] = 0.9
     fvp_fraction: Annotated[
         float, Above(0.0), AtMost(1.0), Doc("share of the rows that Fisher-vector products use")
     ] = 1.0
@@ -152,6 +186,13 @@ class VineSettings:
         COUNT,
         Doc("actions tried in each, where the action set is not small enough to try all"),
     ] = 4
+    vine_actions: Annotated[
+        VineActions,
+        Doc(
+            "where not all are tried, actions are drawn from the policy; or, of a discrete set, "
+            "each with the same probability"
+        ),
+    ] = "policy"
     vine_length: Annotated[
         int, AtLeast(1), COUNT, Doc("steps of a branch before the critic stands in for the rest")
     ] = 32
@@ -181,10 +222,25 @@ class Config(
                 f"max_kl_hold: expected less than max_kl_steps {self.max_kl_steps}, "
                 f"got {self.max_kl_hold}"
             )
+        if self.kl_rule == "gain":
+            self._check_gain()
         if self.penalty_min > self.penalty_max:
             raise ValueError(
                 f"penalty_max: expected at least penalty_min {self.penalty_min:g}, "
                 f"got {self.penalty_max:g}"
+            )
+
+    def _check_gain(self) -> None:
+        """The bounds of kl_rule="gain", in their order."""
+        bounds = (self.kl_least, self.max_kl, self.kl_most)
+        if not bounds[0] <= bounds[1] <= bounds[2]:
+            raise ValueError(
+                f"max_kl: expected a number from kl_least {bounds[0]:g} to kl_most {bounds[2]:g} "
+                f"with kl_rule='gain', got {bounds[1]:g}"
+            )
+        if self.gain_poor > self.gain_good:
+            raise ValueError(
+                f"gain_good: expected at least gain_poor {self.gain_poor:g}, got {self.gain_good:g}"
             )
 
     @property

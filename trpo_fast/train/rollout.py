@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..learner.advantage import episode_steps
+
 Ended = Callable[[], tuple[list[float], list[int]]]
 
 
@@ -33,6 +35,7 @@ class Rollout:
     terminated: Tensor  # [T, E] bool
     truncated: Tensor  # [T, E] bool
     following: Tensor  # [T, E] value of what came after the row, zero after a termination
+    elapsed: Tensor  # [E] steps of the episodes under way before the first row; on the host
     mask: Tensor | None = None  # [T, E, Z] bool
     valid: Tensor | None = (
         None  # [T, E] bool, False on reset steps; None where every row is a transition
@@ -49,6 +52,13 @@ class Rollout:
     @property
     def done(self) -> Tensor:
         return self.terminated | self.truncated
+
+    def episode_steps(self) -> Tensor:
+        """How many steps of its episode came before each row [T, E]; waits for no device."""
+        elapsed, device = self.elapsed, self.rewards.device
+        if device.type == "cuda":
+            elapsed = elapsed.pin_memory()
+        return episode_steps(self.done, elapsed.to(device, non_blocking=True), self.valid)
 
     def transitions(self, tensor: Tensor) -> Tensor:
         """Rows [N, ...] of a tensor [T, E, ...], reset rows dropped."""
@@ -95,7 +105,7 @@ class Buffers:
         if layout.mask_width:
             self.mask = layout.empty(layout.mask_width, dtype=torch.bool)
 
-    def rollout(self, following: Tensor, **extra: Any) -> Rollout:
+    def rollout(self, following: Tensor, elapsed: Tensor, **extra: Any) -> Rollout:
         return Rollout(
             self.obs,
             self.raw_obs,
@@ -106,6 +116,7 @@ class Buffers:
             self.terminated,
             self.truncated,
             following,
+            elapsed,
             self.mask,
             **extra,
         )
@@ -129,6 +140,10 @@ class EpisodeLog:
         """Steps will be taken; those of an earlier rollout that was never added are left out."""
         self.drop_uncounted()
         self._complete, self.is_open = False, True
+
+    def elapsed(self) -> Tensor:
+        """Steps so far [E] of the episodes under way."""
+        return torch.from_numpy(self.lengths.copy())
 
     def drop_uncounted(self) -> None:
         """Leave out the episodes under way if some of their steps may not have been counted."""

@@ -13,8 +13,9 @@ from ..core.checks import CG
 from ..policy.net import MLPPolicy
 from ..updates.first_order import pg_update
 from ..updates.info import UpdateInfo
+from ..updates.multiplier import Penalty
 from ..updates.natural import OPTIONS, npg_update, trpo_update, update_problem
-from ..updates.penalty import Penalty, kl_penalty_update
+from ..updates.penalty import kl_penalty_update
 from ..updates.rat import rat_problem, rat_update
 from .config import Config
 
@@ -61,6 +62,8 @@ def apply_rule(
             "inner": c.penalty_inner,
             "adam_steps": c.penalty_adam_steps,
             "learning_rate": c.penalty_learning_rate,
+            "rounds": c.penalty_rounds,
+            "tolerance": c.penalty_tolerance,
         }
         return kl_penalty_update(policy, batch, penalty, **inner, **search, **shared)
     if c.algorithm == "npg":

@@ -11,6 +11,7 @@ from typing import TypedDict
 from .._base.choices import (
     ActionMode,
     Activation,
+    AdvantageEstimator,
     Algorithm,
     Backend,
     CriticMethod,
@@ -18,12 +19,14 @@ from .._base.choices import (
     FisherKind,
     KlDirection,
     KlReduction,
+    KlRule,
     PenaltyInner,
     PenaltyRule,
     Precision,
     PreconditionerKind,
     Sampling,
     Std,
+    VineActions,
 )
 
 
@@ -38,7 +41,10 @@ class Settings(TypedDict, total=False):
     rows_per_update: int
     sampling: Sampling
     gamma: float
+    discount_weights: bool
+    advantage: AdvantageEstimator
     gae_lambda: float
+    n_step: int
     normalize_advantages: bool
     normalize_observations: bool
     normalize_rewards: bool
@@ -53,6 +59,12 @@ class Settings(TypedDict, total=False):
     max_kl_hold: int
     max_kl_steps: int
     scale_kl: bool
+    kl_rule: KlRule
+    kl_least: float
+    kl_most: float
+    kl_factor: float
+    gain_poor: float
+    gain_good: float
     fvp_fraction: float
     max_kl: float
     damping: float
@@ -77,6 +89,8 @@ class Settings(TypedDict, total=False):
     penalty: float
     penalty_rule: PenaltyRule
     penalty_rate: float
+    penalty_rounds: int
+    penalty_tolerance: float
     penalty_min: float
     penalty_max: float
     penalty_inner: PenaltyInner
@@ -95,4 +109,5 @@ class Settings(TypedDict, total=False):
     critic_preconditioner: PreconditionerKind | None
     vine_states: int
     vine_branches: int
+    vine_actions: VineActions
     vine_length: int

@@ -1,4 +1,9 @@
-"""What an update learns from: a rollout's transitions with their advantages and returns."""
+"""What an update learns from: a rollout's transitions with their advantages and returns.
+
+The policy gradient of the discounted return weighs step t of an episode by gamma^t. Without
+``discount_weights`` that factor is dropped, as nearly everyone does: every row counts as if its
+episode began there, and late ones are learned from as much as early ones.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +28,40 @@ def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     config, rewards, device = agent.config, rollout.rewards, agent.device
     if agent.reward_scaler is not None:
         rewards = agent.reward_scaler(rewards, rollout.done, rollout.valid)
-    advantages = advantage.gae(
-        rewards,
-        rollout.values,
-        rollout.following,
-        rollout.done,
-        gamma=config.gamma,
-        lam=config.gae_lambda,
-        backend=config.backend if rewards.device == device else "reference",
-    )
+    gains = _gains(agent, rollout, rewards)
 
     def flat(tensor: Tensor) -> Tensor:
         """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
         return rollout.transitions(tensor).to(device)
 
-    returns, values = flat(advantages + rollout.values), flat(rollout.values)
+    returns, values = flat(gains + rollout.values), flat(rollout.values)
     if not agent.asynchronous:
         check_size(rewards, returns)
-    advantages = flat(advantages)
+    advantages = returns if config.advantage == "returns" else flat(gains)
     agent.trust_region.update_share(advantages)
+    weights = None
+    if config.discount_weights:
+        weights = advantage.discount_weights(flat(rollout.episode_steps()), config.gamma)
     if config.normalize_advantages:
-        advantages = advantage.normalise(advantages)
+        advantages = advantage.normalise(advantages, weights)
     mask = None if rollout.mask is None else flat(rollout.mask)
     obs, actions, log_probs = flat(rollout.obs), flat(rollout.actions), flat(rollout.log_probs)
-    return Batch(obs, actions, advantages, log_probs, action_mask=mask), returns, values
+    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask=mask)
+    return batch, returns, values
+
+
+def _gains(agent: Agent, rollout: Rollout, rewards: Tensor) -> Tensor:
+    """Q - V [T, E] by the config's estimator; what remains of the whole return is GAE(1)."""
+    config = agent.config
+    rows = rewards, rollout.values, rollout.following, rollout.done
+    if config.advantage == "n_step":
+        return advantage.n_step(*rows, gamma=config.gamma, steps=config.n_step)
+    return advantage.gae(
+        *rows,
+        gamma=config.gamma,
+        lam=1.0 if config.advantage == "returns" else config.gae_lambda,
+        backend=config.backend if rewards.device == agent.device else "reference",
+    )
 
 
 def check_size(rewards: Tensor, returns: Tensor) -> None:

@@ -174,6 +174,7 @@ class TRPO(Agent):
             explained = advantage.explained_variance(values, returns)
         if self.asynchronous:
             self._read(rollout, batch, max_kl, info, critic)
+        self.trust_region.update_radius(info, self.steps - steps)
         self.updates += 1
         end = time.perf_counter()
         return {

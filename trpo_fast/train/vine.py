@@ -7,8 +7,13 @@ numbers, so that their difference is due to the action:
     Q(s_n, a) = sum_{l < L} gamma^l r_l + gamma^L V(s_L)
 
 A small action set is summed exactly, sum_a pi_theta(a | s_n) Q(s_n, a), as rows of weight pi_old(a
-| s_n); otherwise K actions of pi_old form a group whose surrogate is self-normalised
-(``Batch.group_size``) and needs no baseline.
+| s_n); otherwise K actions drawn from q form a group whose surrogate is self-normalised
+(``Batch.group_size``) and needs no baseline:
+
+    sum_k rho_k Q(s_n, a_nk) / sum_k rho_k,     rho_k = pi_theta(a_nk | s_n) / q(a_nk | s_n)
+
+q is pi_old, or with ``vine_actions="uniform"`` the same probability for each action of a discrete
+set; the batch's ``log_probs`` are those of q.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from torch import Tensor
 
 from .._base.arguments import fail
 from ..core.batch import Batch
-from ..learner.advantage import normalise
+from ..learner.advantage import discount_weights, normalise
 from .agent import Agent
 from .branches import HostRunner, TensorRunner, check_states
 from .collect_host import HostCollector
@@ -60,6 +65,10 @@ class Vine:
         if self.head.noise == "none":
             wanted = f"'path' for the head {type(self.head).__name__}, which draws from no noise"
             raise fail("sampling", wanted, "'vine'")
+        self.uniform = agent.config.vine_actions == "uniform"
+        if self.uniform and not self.head.discrete:
+            wanted = f"'policy' for the head {type(self.head).__name__}, which is not discrete"
+            raise fail("vine_actions", wanted, "'uniform'")
         self.exact = 0 < self.head.alternatives <= EXACT
         self.branches = self.head.alternatives if self.exact else agent.config.vine_branches
         host = isinstance(agent.collector, HostCollector)
@@ -91,10 +100,11 @@ class Vine:
         mask = None if rollout.mask is None else rollout.mask[at].to(self.agent.device)
         params = self.agent.policy.distribution_params(obs, mask)
         branches = self.branch(params, states)
-        wide = [tensor.repeat_interleave(self.branches, 0) for tensor in (obs, params)]
+        drawn_from = params if self.exact else self._sampler(params)
+        wide = [tensor.repeat_interleave(self.branches, 0) for tensor in (obs, drawn_from)]
         actions = branches.actions.flatten(0, 1)
         log_probs = self.head.log_prob(wide[1], actions)
-        weights = None if branches.weights is None else branches.weights.flatten()
+        weights = self._weights(rollout, branches, at)
         advantages = (branches.values - self._baseline(branches)).flatten()
         mask = None if mask is None else mask.repeat_interleave(self.branches, 0)
         if mask is not None and weights is not None:
@@ -105,6 +115,17 @@ class Vine:
         group = None if self.exact else self.branches
         batch = Batch(wide[0], actions, advantages, log_probs, weights, mask, group)
         return batch, branches.steps
+
+    def _weights(
+        self, rollout: Rollout, branches: Branches, at: tuple[Tensor, Tensor]
+    ) -> Tensor | None:
+        """[N K] pi_old(a | s) of an exact sum, times gamma^t of the states where that is asked."""
+        weights, config = branches.weights, self.agent.config
+        if config.discount_weights:
+            steps = rollout.episode_steps()[at].to(self.agent.device)
+            discounts = discount_weights(steps, config.gamma).unsqueeze(1)
+            weights = discounts.expand(-1, self.branches) * (1.0 if weights is None else weights)
+        return None if weights is None else weights.flatten()
 
     def _baseline(self, branches: Branches) -> Tensor:
         """[N, 1]; changes neither estimator, only the size of the numbers."""
@@ -122,7 +143,7 @@ class Vine:
             weights = torch.softmax(params, -1)
         else:
             shape = (self.branches, *params.shape)
-            tiled = params.expand(shape).transpose(0, 1).flatten(0, 1)
+            tiled = self._sampler(params).expand(shape).transpose(0, 1).flatten(0, 1)
             chosen = self.head.sample(tiled, self.agent.generator)
             actions = chosen.view(count, self.branches, *chosen.shape[1:])
         # One stream of noise per state, shared by its K branches.
@@ -131,6 +152,10 @@ class Vine:
         live = everyone if weights is None else weights > 0
         values, steps = self.runner.follow(states.states, actions, noise, live)
         return Branches(actions, weights, values, steps)
+
+    def _sampler(self, params: Tensor) -> Tensor:
+        """Distribution parameters [N, D] of q."""
+        return self.head.uniform_params(params) if self.uniform else params
 
     def _noise(self, count: int) -> Tensor:
         """[L - 1, N, Z or A]: what every later action of a branch is drawn with."""

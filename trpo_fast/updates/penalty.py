@@ -1,4 +1,4 @@
-"""``kl_penalty_update``: a penalty on the KL in place of a limit; ``Penalty`` holds its lambda.
+"""``kl_penalty_update``: a penalty on the KL in place of a limit; a ``Penalty`` holds its lambda.
 
     theta <- argmax S(theta) - lambda KL(old || theta),     then lambda moves by the penalty's rule
 
@@ -8,14 +8,16 @@ It is composed from a backend's stages and settled by ``Report``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .._base import extension
-from .._base.choices import Backend, PenaltyInner, PenaltyRule, PreconditionerKind
+from .._base.choices import Backend, PenaltyInner, PreconditionerKind
 from .._base.guards import outside_autocast
 from .._base.options import (
     KernelSettings,
@@ -23,7 +25,6 @@ from .._base.options import (
     UpdateOptions,
     UpdateSettings,
 )
-from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch, total_weight
@@ -32,65 +33,12 @@ from ..core.problem import UpdateConfig
 from ..core.surrogate import evaluate_rows
 from ..policy.flat import mark_written
 from .info import UpdateInfo
+from .multiplier import PENALTY, Penalty
 from .natural import Apply, finish, update_problem
 from .report import Report
 
-PENALTY = declared(PenaltySettings)
-
-
-@dataclass
-class Penalty:
-    """The multiplier lambda of ``kl_penalty_update``; pass the same object to every update, save it
-    with the policy.
-
-    fixed      lambda stays
-    adaptive   doubles when KL > 1.5 target_kl, halves when KL < target_kl / 1.5
-    dual       ascent on the dual: lambda <- lambda + rate (KL - target_kl) / target_kl
-
-    Both move lambda once an update, not to the solution of that batch's dual: the first updates' KL
-    may be far from target_kl. ``dual`` goes down by at most ``rate`` and up by rate KL / target_kl:
-    choose a fraction of the lambda that is expected. lambda stays within [min_value, max_value].
-    """
-
-    value: float = PenaltySettings.penalty
-    rule: PenaltyRule = PenaltySettings.penalty_rule
-    target_kl: float = UpdateSettings.max_kl
-    rate: float = PenaltySettings.penalty_rate
-    min_value: float = PenaltySettings.penalty_min
-    max_value: float = PenaltySettings.penalty_max
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Raise ``ValueError`` for the first field that is out of its range."""
-        self.value = PENALTY["penalty"].check(self.value, "value")
-        self.rule = PENALTY["penalty_rule"].check(self.rule, "rule")
-        self.target_kl = checks.UPDATE["max_kl"].check(self.target_kl, "target_kl")
-        self.rate = PENALTY["penalty_rate"].check(self.rate, "rate")
-        self.min_value = PENALTY["penalty_min"].check(self.min_value, "min_value")
-        self.max_value = PENALTY["penalty_max"].check(self.max_value, "max_value")
-        checks.check_number("max_value", self.max_value, least=self.min_value)
-
-    def adjust(self, kl: float) -> None:
-        """Move lambda after an update that reached this KL."""
-        if not math.isfinite(kl):
-            return
-        if self.rule == "adaptive" and kl > 1.5 * self.target_kl:
-            self.value *= 2.0
-        elif self.rule == "adaptive" and kl < self.target_kl / 1.5:
-            self.value /= 2.0
-        elif self.rule == "dual":
-            self.value += self.rate * (kl - self.target_kl) / self.target_kl
-        self.value = min(max(self.value, self.min_value), self.max_value)
-
-    def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps: lambda."""
-        return {"value": self.value}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on with the lambda of ``state_dict``."""
-        self.value = PENALTY["penalty"].check(state["value"], "value")
+BLIND_STEP = 100.0  # of lambda, where every step was too long and another turn follows
+TOO_LONG = 4.0  # what counts as KL / target_kl where every step was too long
 
 
 def kl_penalty_update(
@@ -109,6 +57,8 @@ def kl_penalty_update(
     backtrack_steps: int = UpdateSettings.backtrack_steps,
     adam_steps: int = PenaltySettings.penalty_adam_steps,
     learning_rate: float = PenaltySettings.penalty_learning_rate,
+    rounds: int = PenaltySettings.penalty_rounds,
+    tolerance: float = PenaltySettings.penalty_tolerance,
     sync: bool = True,
     backend: Backend = KernelSettings.backend,
     **options: Unpack[UpdateOptions],
@@ -120,12 +70,16 @@ def kl_penalty_update(
     ``adam_steps`` steps of Adam on all rows, with autograd's gradients, and the backend computes KL
     and surrogate of where they lead. lambda is a number on the host, so this update waits for the
     KL unless the rule is "fixed".
+
+    The rule "dual" solves the dual problem on this batch: the step for lambda and the move of
+    lambda take turns, at most ``rounds`` of them, until the KL is within ``tolerance`` of
+    target_kl, as a share of it. Every round begins at the parameters of the call and its KL counts
+    from there. With "natural" a round costs no solve, only evaluations; ``rounds=1`` moves lambda
+    once a batch.
     """
-    PENALTY["penalty_inner"].check(inner, "inner")
+    way = _Maximisation(inner, adam_steps, learning_rate, rounds, tolerance)
     if not isinstance(penalty, Penalty):
         raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
-    if inner == "adam" and torch.is_inference_mode_enabled():
-        raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
     penalty.check()
     search = checks.check_search(
         cg_iterations=cg_iterations,
@@ -136,52 +90,147 @@ def kl_penalty_update(
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )
-    adam_steps = PENALTY["penalty_adam_steps"].check(adam_steps, "adam_steps")
-    learning_rate = PENALTY["penalty_learning_rate"].check(learning_rate, "learning_rate")
     problem = update_problem(policy, batch, damping, options, sync, kl_penalty_update)
     chosen = resolve(backend, problem)
     operator = chosen.operator(problem)
     g, before = operator.gradient()
     report = Report(operator, g, before)
-    if inner == "natural":
-        _penalised_natural(report, penalty.value, search)
-    else:
-        _penalised_adam(report, penalty.value, adam_steps, learning_rate)
+    _put_in_place(report, _maximise(report, penalty, way, search))
     mark_written(problem.policy)
     info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
-    if penalty.rule != "fixed" and info.accepted:
-        penalty.adjust(info.kl)
-    elif penalty.rule != "fixed" and info.reason == "line_search_failed":
-        penalty.adjust(2.0 * penalty.target_kl)  # every step was too long
+    if penalty.rule != "fixed":
+        _move(penalty, info)
     return info
 
 
-def _penalised_natural(report: Report, multiplier: float, search: UpdateConfig) -> None:
+def _move(penalty: Penalty, info: UpdateInfo) -> None:
+    """Move lambda by what the update reached."""
+    if info.accepted:
+        penalty.adjust(info.kl)
+    elif info.reason == "line_search_failed":
+        penalty.adjust(TOO_LONG * penalty.target_kl)
+
+
+@dataclass
+class _Maximisation:
+    """How the penalised objective is maximised: the update's own arguments, checked."""
+
+    inner: PenaltyInner
+    adam_steps: int
+    learning_rate: float
+    rounds: int
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        for argument, value in vars(self).items():
+            setattr(self, argument, PENALTY[f"penalty_{argument}"].check(value, argument))
+        if self.inner == "adam" and torch.is_inference_mode_enabled():
+            raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
+
+
+@dataclass
+class _Proposal:
+    """Where the penalised objective of some lambda leads from theta at the call."""
+
+    theta: Tensor  # [P]
+    kl: Tensor  # 0-d, against the policy that sampled
+    found: Tensor  # 0-d bool: finite, and better
+    step_size: float | Tensor
+    backtracks: Tensor | None = None
+
+
+def _maximise(
+    report: Report, penalty: Penalty, way: _Maximisation, search: UpdateConfig
+) -> _Proposal:
+    """The step for the penalty's lambda, or for the one that solves the batch's dual problem."""
+    if way.inner == "natural":
+        propose = _natural_proposals(report, search)
+    else:
+        propose = partial(_adam_proposal, report, way.adam_steps, way.learning_rate)
+    proposal = propose(penalty.value)
+    if penalty.rule == "dual" and bool(report.reason == 0):
+        return _alternate(propose, proposal, penalty, way)
+    return proposal
+
+
+def _alternate(
+    propose: Callable[[float], _Proposal],
+    proposal: _Proposal,
+    penalty: Penalty,
+    way: _Maximisation,
+) -> _Proposal:
+    """theta and lambda in turns on one batch: the proposal whose KL came nearest target_kl.
+
+    The KL falls with lambda. A step of lambda beyond one whose KL was already seen on that side of
+    target_kl is replaced by the middle, in log lambda, of the nearest two.
+    """
+    best, least = proposal, math.inf
+    low, high = penalty.min_value, penalty.max_value
+    for turn in range(way.rounds):
+        kl = float(proposal.kl) if bool(proposal.found) else math.inf
+        distance = abs(kl / penalty.target_kl - 1.0)
+        if distance < least:
+            best, least = proposal, distance
+        if least <= way.tolerance or turn == way.rounds - 1:
+            break
+        tried = penalty.value
+        low, high = (tried, high) if kl > penalty.target_kl else (low, tried)
+        if math.isfinite(kl):
+            penalty.adjust(kl)
+        else:  # every step was too long: nothing is known of how far off lambda is
+            penalty.value = min(BLIND_STEP * penalty.value, penalty.max_value)
+        if not low < penalty.value < high:
+            penalty.value = math.sqrt(low * high)
+        if penalty.value in (tried, low, high):  # at its bounds, or nothing lies between
+            break
+        proposal = propose(penalty.value)
+    return best
+
+
+def _put_in_place(report: Report, proposal: _Proposal) -> None:
+    """Put a proposal in place, or say that none was found."""
+    report.fail("line_search_failed", ~proposal.found)
+    if proposal.backtracks is None:
+        report.propose(proposal.theta, proposal.step_size)
+        return
+    report.values["backtracks"] = proposal.backtracks
+    report.write(proposal.theta, proposal.step_size)
+
+
+def _natural_proposals(report: Report, search: UpdateConfig) -> Callable[[float], _Proposal]:
+    """Solve for x = (F + damping I)^-1 g once; each lambda then searches along x / lambda."""
     operator, ratio, steps = report.operator, search.backtrack_ratio, search.backtrack_steps
     solution = operator.solve(report.g, search.cg)
     finite = torch.isfinite(solution.x).all() & torch.isfinite(solution.first_curvature)
     report.fail("non_finite", ~finite)
     report.fail("negative_curvature", solution.first_curvature <= 0)
     report.values |= solution.statistics()
-    found = torch.zeros((), dtype=torch.bool, device=report.g.device)
-    chosen, used = operator.theta, torch.full((), steps, dtype=torch.int64, device=report.g.device)
-    for j in range(steps):
-        candidate = operator.theta + (ratio**j / multiplier) * solution.x
-        after = operator.evaluate(candidate)
-        better = after.surrogate - multiplier * after.kl > report.before.surrogate
-        good = ~found & better & torch.isfinite(after.kl)
-        chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
-        found = found | good
-        if not extension.asynchronous(chosen.device) and bool(found):
-            break
-    report.fail("line_search_failed", ~found)
-    report.values["backtracks"] = used
-    report.write(chosen, ratio ** used.double() / multiplier)
+
+    def propose(multiplier: float) -> _Proposal:
+        device = report.g.device
+        found = torch.zeros((), dtype=torch.bool, device=device)
+        chosen, kl = operator.theta, report.before.kl
+        used = torch.full((), steps, dtype=torch.int64, device=device)
+        for j in range(steps):
+            candidate = operator.theta + (ratio**j / multiplier) * solution.x
+            after = operator.evaluate(candidate)
+            better = after.surrogate - multiplier * after.kl > report.before.surrogate
+            good = ~found & better & torch.isfinite(after.kl)
+            chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
+            kl = torch.where(good, after.kl, kl)
+            found = found | good
+            if not extension.asynchronous(chosen.device) and bool(found):
+                break
+        return _Proposal(chosen, kl, found, ratio ** used.double() / multiplier, used)
+
+    return propose
 
 
 @outside_autocast
 @torch.enable_grad()
-def _penalised_adam(report: Report, multiplier: float, steps: int, learning_rate: float) -> None:
+def _adam_proposal(
+    report: Report, steps: int, learning_rate: float, multiplier: float
+) -> _Proposal:
     """Full-batch Adam on surrogate - lambda KL by autograd; the result counts only if it is finite
     and better.
     """
@@ -209,5 +258,4 @@ def _penalised_adam(report: Report, multiplier: float, steps: int, learning_rate
     chosen = theta.detach()
     after = report.operator.evaluate(chosen)
     better = after.surrogate - multiplier * after.kl > report.before.surrogate
-    report.fail("line_search_failed", ~better | ~torch.isfinite(after.kl))
-    report.propose(chosen, learning_rate)
+    return _Proposal(chosen, after.kl, better & torch.isfinite(after.kl), learning_rate)

@@ -150,6 +150,17 @@ class Head(nn.Module):
         raise NotImplementedError
 
     @property
+    def discrete(self) -> bool:
+        """Whether its actions are finitely many, so that all can be equally likely."""
+        return False
+
+    def uniform_params(self, params: Tensor) -> Tensor:
+        """Distribution parameters [N, D] that make each action equally likely which those of
+        ``params`` do not mask; of a ``discrete`` head.
+        """
+        raise NotImplementedError
+
+    @property
     def noise_width(self) -> int:
         """Numbers of noise for one action."""
         return self.action_dim if self.noise == "normal" else self.outputs

@@ -48,6 +48,13 @@ class Bernoulli(Head):
         logits = base.logits.reshape(base.logits.shape[0], -1)
         return cls(logits.shape[-1]), logits
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    def uniform_params(self, params: Tensor) -> Tensor:
+        return torch.zeros_like(params)
+
     def distribution_params(
         self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:

@@ -89,6 +89,13 @@ class MultiCategorical(Head):
     def forbidden(self, actions: Tensor, mask: Tensor) -> Tensor:
         return ~mask.gather(-1, self._chosen(actions))
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    def uniform_params(self, params: Tensor) -> Tensor:
+        return torch.where(params > MASKED, 0.0, MASKED)
+
     def distribution_params(
         self, z: Tensor, *, log_std: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
