@@ -97,7 +97,7 @@ def test_a_saved_one_goes_on() -> None:
 def info_of(rho: float, reason: str = "accepted", backtracks: int = 0) -> UpdateInfo:
     """An update whose surrogate rose by ``rho`` times what its step predicts, 0.5 * 0.04."""
     values = {"surrogate_before": 1.0, "surrogate_after": 1.0 + rho * 0.02, "step_size": 0.5}
-    values |= {"quad": 0.04, "backtracks": backtracks, "reason": REASONS.index(reason)}
+    values |= {"linear_gain": 0.04, "backtracks": backtracks, "reason": REASONS.index(reason)}
     return UpdateInfo("cpu", torch.tensor([values.get(n, 0.0) for n in STATS]).double())
 
 

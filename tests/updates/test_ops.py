@@ -8,6 +8,7 @@ from cases import HEADS, Case, few
 
 from trpo_fast import FisherOperator, flat_params, trpo_update
 from trpo_fast.core.problem import STATS
+from trpo_fast.updates.compiled import SOLVE_STATS
 
 ops = torch.ops.trpo_fast
 
@@ -90,7 +91,12 @@ def test_equals_the_eager_api(case):
     x, stats = ops.solve(theta, batch.obs, v, *net(policy), **rows, damping=0.3, iterations=4)
     found = fisher.solve(v, iterations=4)
     assert torch.equal(x, found.x)
-    assert torch.equal(stats, torch.stack([found.quad, found.residual_norm, found.iterations]))
+    assert torch.equal(
+        stats,
+        torch.stack(
+            [torch.as_tensor(getattr(found, n)).expand_as(found.quad) for n in SOLVE_STATS]
+        ),
+    )
 
 
 @pytest.mark.parametrize("case", few(), ids=str)
