@@ -16,21 +16,32 @@ typedef double D __attribute__((vector_size(kVector * 4)));
 TRPO_INLINE D load(const double* p) { return *reinterpret_cast<const D*>(p); }
 TRPO_INLINE void store(double* p, D x) { *reinterpret_cast<D*>(p) = x; }
 
-// P <- 1 / P by Gauss and Jordan; false where one of the first `count` pivots is not positive and
-// finite. The others belong to the padding and are one.
-TRPO_INLINE bool invert_pivots(double (&p)[kPivots][kPivots], int count) {
+// P <- 1 / P by Gauss and Jordan, in registers; false where one of the first `count` pivots is not
+// positive and finite. The others belong to the padding and are one.
+TRPO_INLINE bool invert_pivots(double (&matrix)[kPivots][kPivots], int count) {
+  constexpr int kVectors = kPivots / kDoubles;
+  D p[kPivots][kVectors];
+  for (int i = 0; i < kPivots; ++i) {
+    for (int c = 0; c < kVectors; ++c) p[i][c] = load(matrix[i] + c * kDoubles);
+  }
   bool positive = true;
-  for (int k = 0; k < count; ++k) {
-    const double pivot = p[k][k], by = 1.0 / pivot;
-    positive = positive && pivot > 0.0 && pivot <= 1.7976931348623157e308;
-    p[k][k] = 1.0;
-    for (int j = 0; j < kPivots; ++j) p[k][j] *= by;
+#pragma GCC unroll 8
+  for (int k = 0; k < kPivots; ++k) {
+    const int vector = k / kDoubles, lane = k % kDoubles;
+    const double pivot = p[k][vector][lane], by = 1.0 / pivot;
+    positive = positive && (k >= count || (pivot > 0.0 && pivot <= 1.7976931348623157e308));
+    p[k][vector][lane] = 1.0;
+    for (int c = 0; c < kVectors; ++c) p[k][c] *= by;
+#pragma GCC unroll 8
     for (int i = 0; i < kPivots; ++i) {
       if (i == k) continue;
-      const double factor = p[i][k];
-      p[i][k] = 0.0;
-      for (int j = 0; j < kPivots; ++j) p[i][j] -= factor * p[k][j];
+      const double factor = p[i][vector][lane];
+      p[i][vector][lane] = 0.0;
+      for (int c = 0; c < kVectors; ++c) p[i][c] -= factor * p[k][c];
     }
+  }
+  for (int i = 0; i < kPivots; ++i) {
+    for (int c = 0; c < kVectors; ++c) store(matrix[i] + c * kDoubles, p[i][c]);
   }
   return positive;
 }
@@ -81,6 +92,20 @@ TRPO_INLINE void pivot_rows(const double* a, int n, int begin, double* v) {
   }
 }
 
+// u <- P v, of the first `count` rows.
+TRPO_INLINE void times_rows(const double (&p)[kPivots][kPivots], const double* v, int count, int n,
+                            double* u) {
+  for (int j = 0; j < n; j += kDoubles) {
+    D row[kPivots];
+    for (int k = 0; k < count; ++k) row[k] = load(v + k * n + j);
+    for (int i = 0; i < count; ++i) {
+      D sum = p[i][0] * row[0];
+      for (int k = 1; k < count; ++k) sum += p[i][k] * row[k];
+      store(u + i * n + j, sum);
+    }
+  }
+}
+
 // A [size, size] <- minus its inverse, lower triangle in and out, in rows of n, which is `size` rounded
 // up to whole blocks; the padding is zero, but for ones in the diagonal. 2 kPivots rows of scratch follow
 // row n. False, and A undefined, where A is not positive definite.
@@ -95,16 +120,11 @@ bool negative_inverse(double* a, int size) {
     }
     if (!invert_pivots(p, count)) return false;
     pivot_rows(a, n, begin, v);
-    for (int j = 0; j < n; j += kDoubles) {
-      for (int i = 0; i < count; ++i) {
-        D sum{};
-        for (int k = 0; k < count; ++k) sum += p[i][k] * load(v + k * n + j);
-        store(u + i * n + j, sum);
-      }
-    }
     if (count == kPivots) {
+      times_rows(p, v, kPivots, n, u);
       sweep_rest(a, u, v, kPivots, size, n);
     } else {
+      times_rows(p, v, count, n, u);
       sweep_rest(a, u, v, count, size, n);
     }
     for (int k = 0; k < count; ++k) {

@@ -230,7 +230,7 @@ void CpuOperator::precondition(Team& team, const float* r, float* z, const int* 
 
 void CpuOperator::factors(int stride, float* out, const CallOptions& call) {
   region(call, [&](Team& team) {
-    if (stride == 1) prepare(team, fisher_rows());
+    prepare(team, fisher_rows());
     make_factors(team, stride);
   });
   const auto write = [&](const Factor& factor) {
@@ -250,7 +250,7 @@ void CpuOperator::precondition(int stride, const float* r, float* z, const CallO
   Array<float> from(plan_.size), to(plan_.size);
   pack(plan_, r, from.data());
   region(call, [&](Team& team) {
-    if (stride == 1) prepare(team, fisher_rows());
+    prepare(team, fisher_rows());
     make_factors(team, stride);
     const int column = 0;
     precondition(team, from.data(), to.data(), &column, 1);
