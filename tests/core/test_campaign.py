@@ -20,7 +20,7 @@ from exactness import CAMPAIGN, no_worse
 
 from trpo_fast import FisherOperator, MLPPolicy, flat_params, trpo_update
 from trpo_fast.core.batch import Batch
-from trpo_fast.core.problem import STATS
+from trpo_fast.core.problem import STATS, CgConfig
 from trpo_fast.core.surrogate import Measures
 
 pytestmark = [pytest.mark.attack, needs_native]
@@ -34,7 +34,7 @@ def stages(backend: str, policy: MLPPolicy, batch: Batch, options: dict[str, Any
     g, _ = operator.gradient()
     there: Measures = operator.evaluate(operator.theta + 0.01 * v)
     said = torch.stack([n.double() for n in (there.kl, there.max_kl, there.surrogate)])
-    return [operator.fvp(v[None])[0], operator.solve(v[None], 2, 0.0).x[0], g, said]
+    return [operator.fvp(v[None])[0], operator.solve(v[None], CgConfig(2)).x[0], g, said]
 
 
 def as_exact_as_the_reference(found: Drawn, backend: str) -> None:

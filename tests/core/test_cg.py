@@ -8,7 +8,7 @@ from cases import Case, few, random_vector
 from exactness import relative_error
 
 from trpo_fast import FisherOperator
-from trpo_fast.core.reference import cg
+from trpo_fast.core.cg import cg
 
 
 def spd(n, seed=0, dtype=torch.float64):

@@ -27,6 +27,7 @@ from cpu_cases import (
 from exactness import SOLUTION, SUMS, no_worse, relative_error
 
 from trpo_fast import FisherOperator, flat_params, trpo_update
+from trpo_fast.core.problem import CgConfig
 
 pytestmark = needs_native
 GROUPED = [replace(case, rows=36, group_size=4) for case in few()]
@@ -88,9 +89,9 @@ def test_solve(case, isa, monkeypatch):
     monkeypatch.setenv("TRPO_FAST_ISA", isa)
     policy, batch = single(case)
     g = random_vector(policy, columns=3).T.contiguous()
-    ours = native(policy, batch).solve(g, 10, 0.0)
-    theirs = operator_of("reference", policy, batch).solve(g, 10, 0.0)
-    truth = operator_of("reference", *in_double(policy, batch)).solve(g.double(), 10, 0.0)
+    ours = native(policy, batch).solve(g, CgConfig(10))
+    theirs = operator_of("reference", policy, batch).solve(g, CgConfig(10))
+    truth = operator_of("reference", *in_double(policy, batch)).solve(g.double(), CgConfig(10))
     no_worse(ours.x, theirs.x, truth.x, SOLUTION, "x")
     no_worse(ours.quad, theirs.quad, truth.quad, SOLUTION, "quad")
     assert ours.iterations.tolist() == theirs.iterations.tolist()
@@ -100,8 +101,8 @@ def test_solve(case, isa, monkeypatch):
 def test_solve_is_linear_in_the_scale_of_g(scale):
     policy, batch = single(update_case("gaussian"))
     g = random_vector(policy)
-    x = native(policy, batch).solve(g, 10, 0.0).x
-    scaled = native(policy, batch).solve((g.double() * scale).float(), 10, 0.0)
+    x = native(policy, batch).solve(g, CgConfig(10)).x
+    scaled = native(policy, batch).solve((g.double() * scale).float(), CgConfig(10))
     assert relative_error(scaled.x.double() / scale, x) < (SUBNORMAL if scale < 1e-40 else SCALED)
     assert scaled.iterations == 10 and torch.isfinite(scaled.quad)
 
@@ -110,9 +111,9 @@ def test_stops_when_converged_and_at_zero():
     policy, batch = single(update_case("gaussian"))
     operator = native(policy, batch)
     g = random_vector(policy)
-    assert operator.solve(torch.zeros_like(g), 10, 0.0).iterations == 0
-    assert torch.equal(operator.solve(torch.zeros_like(g), 10, 0.0).x, torch.zeros_like(g))
-    loose = operator.solve(g, 50, 0.5)
+    assert operator.solve(torch.zeros_like(g), CgConfig(10)).iterations == 0
+    assert torch.equal(operator.solve(torch.zeros_like(g), CgConfig(10)).x, torch.zeros_like(g))
+    loose = operator.solve(g, CgConfig(50, 0.5))
     assert 0 < loose.iterations < 50
     assert loose.residual_norm <= 0.5 * g.norm()
 
@@ -121,8 +122,8 @@ def test_columns_equal_single_solves():
     policy, batch = single(update_case("gaussian"))
     operator = native(policy, batch)
     g = random_vector(policy, columns=10).T.contiguous()
-    together = operator.solve(g, 5, 0.0)
-    alone = [operator.solve(row, 5, 0.0) for row in g]
+    together = operator.solve(g, CgConfig(5))
+    alone = [operator.solve(row, CgConfig(5)) for row in g]
     assert torch.equal(together.x, torch.stack([s.x for s in alone]))
     assert torch.equal(together.quad, torch.stack([s.quad for s in alone]))
 

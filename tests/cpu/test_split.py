@@ -23,6 +23,7 @@ from exactness import SOLUTION, no_worse, relative_error
 
 from trpo_fast import BackendUnavailable, FisherOperator, flat_params, trpo_update
 from trpo_fast._base import extension
+from trpo_fast.core.problem import CgConfig
 
 CORE = extension.module()
 HAS_TILES = CORE is not None and CORE.detected_isa() == "amx"
@@ -78,10 +79,10 @@ def test_gradient_and_evaluate(case, precision):
 def test_solve_is_as_exact_as_float32(case, options):
     policy, batch = single(case)
     g = random_vector(policy)
-    ours = native(policy, batch, precision="bf16x6", **options).solve(g, 10, 0.0)
-    theirs = operator_of("reference", policy, batch, **options).solve(g, 10, 0.0)
+    ours = native(policy, batch, precision="bf16x6", **options).solve(g, CgConfig(10))
+    theirs = operator_of("reference", policy, batch, **options).solve(g, CgConfig(10))
     double = in_double(policy, batch)
-    truth = operator_of("reference", *double, **options).solve(g.double(), 10, 0.0)
+    truth = operator_of("reference", *double, **options).solve(g.double(), CgConfig(10))
     no_worse(ours.x, theirs.x, truth.x, SOLUTION, "x")
     no_worse(ours.quad, theirs.quad, truth.quad, SOLUTION, "quad")
 
@@ -108,7 +109,7 @@ def test_bits_do_not_depend_on_threads(precision):
     v, before, found = random_vector(policy), torch.get_num_threads(), []
     for threads in (1, 2, 3, 2):
         torch.set_num_threads(threads)
-        found.append(native(policy, batch, precision=precision).solve(v, 5, 0.0).x)
+        found.append(native(policy, batch, precision=precision).solve(v, CgConfig(5)).x)
     torch.set_num_threads(before)
     assert all(torch.equal(x, found[0]) for x in found)
 
@@ -132,8 +133,8 @@ def test_rows_without_weight_are_never_read(case, precision):
 def test_solve_is_linear_in_the_scale_of_g(scale, precision):
     policy, batch = single(update_case("gaussian"))
     operator, g = native(policy, batch, precision=precision), random_vector(policy)
-    scaled = operator.solve((g.double() * scale).float(), 10, 0.0)
-    assert relative_error(scaled.x.double() / scale, operator.solve(g, 10, 0.0).x) < SCALED
+    scaled = operator.solve((g.double() * scale).float(), CgConfig(10))
+    assert relative_error(scaled.x.double() / scale, operator.solve(g, CgConfig(10)).x) < SCALED
 
 
 @needs_tiles

@@ -20,7 +20,7 @@ from cuda_support import (  # noqa: F401
 from exactness import FP16X3, SOLUTION, no_worse
 
 from trpo_fast import FisherOperator, Gaussian, MLPPolicy, trpo_update
-from trpo_fast.core.problem import STATS, BackendUnavailable, UpdateConfig
+from trpo_fast.core.problem import STATS, BackendUnavailable, CgConfig, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 # Widths around 8, 16 and 32, tiles of 16, 32 and 64 rows.
@@ -122,7 +122,7 @@ def test_faults_of_a_batch_have_the_same_reason(change):
 @pytest.mark.parametrize("max_kl", [0.01, 0.5])
 def test_updates_take_the_same_step(case, max_kl):
     p = Pair(case)
-    config = UpdateConfig(cg_iterations=4, max_kl=max_kl, backtrack_ratio=0.7)
+    config = UpdateConfig(cg=CgConfig(4), max_kl=max_kl, backtrack_ratio=0.7)
     got, exact = (
         dict(zip(STATS, o.update(config).tolist(), strict=True)) for o in (p.split, p.exact)
     )
@@ -143,22 +143,22 @@ def test_options_and_rows_beyond_the_chip(options):
         assert plan["cached"] or options
         v, g = p.vector(), p.single.gradient()[0]
         no_worse(p.split.fvp(v), p.kernels.fvp(v), p.exact.fvp(v.double()), FP16X3)
-        exact = p.exact.solve(g.double(), 5, 0.0).x
-        no_worse(p.split.solve(g, 5, 0.0).x, p.single.solve(g, 5, 0.0).x, exact, SOLUTION)
+        exact = p.exact.solve(g.double(), CgConfig(5)).x
+        no_worse(p.split.solve(g, CgConfig(5)).x, p.single.solve(g, CgConfig(5)).x, exact, SOLUTION)
 
 
 @pytest.mark.parametrize("atomics", [False, True])
 def test_equal_bits_columns_and_schedules(atomics):
     t = Trio(UNEVEN, grid=3, precision="fp16x3", atomics=atomics)
     g = t.vector(2).to(DEVICE)
-    first = t.kernels.solve(g, 3, 0.0).x
-    exact = t.exact.solve(g.cpu().double(), 3, 0.0).x
-    no_worse(first, t.single.solve(g.cpu(), 3, 0.0).x, exact, SOLUTION)
+    first = t.kernels.solve(g, CgConfig(3)).x
+    exact = t.exact.solve(g.cpu().double(), CgConfig(3)).x
+    no_worse(first, t.single.solve(g.cpu(), CgConfig(3)).x, exact, SOLUTION)
     for order, seed, preempt in [(0, 1, 0.0), (2, 3, 0.2)]:
         schedule(order, seed, preempt)
-        again = t.kernels.solve(g, 3, 0.0).x
+        again = t.kernels.solve(g, CgConfig(3)).x
         assert atomics or torch.equal(first, again)
-    assert atomics or torch.equal(t.kernels.solve(g[1], 3, 0.0).x, first[1])
+    assert atomics or torch.equal(t.kernels.solve(g[1], CgConfig(3)).x, first[1])
 
 
 def test_products_run_on_tensor_cores_and_take_two_grid_barriers():
@@ -169,7 +169,7 @@ def test_products_run_on_tensor_cores_and_take_two_grid_barriers():
     for operator in (p.kernels, p.split):
         for iterations in (1, 4):
             Emulator().counters()
-            operator.solve(p.vector(), iterations, 0.0)
+            operator.solve(p.vector(), CgConfig(iterations))
             counts[operator, iterations] = Emulator().counters()
     grid_barriers, mmas = 4, 6
     for operator in (p.kernels, p.split):

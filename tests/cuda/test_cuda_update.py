@@ -21,7 +21,7 @@ from exactness import STEP, no_worse, relative_error
 
 from trpo_fast import Batch, FisherOperator, Gaussian, MLPPolicy, npg_update, trpo_update
 from trpo_fast.backends.cuda import CudaOperator
-from trpo_fast.core.problem import REASONS, STATS, UpdateConfig
+from trpo_fast.core.problem import REASONS, STATS, CgConfig, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 USUAL = Case("gaussian", (64, 64), rows=33, obs_dim=11)
@@ -37,7 +37,7 @@ CASES = [
     WIDE,
 ]
 # Few iterations: a solution in float32 is then close to float64's.
-CONFIG = UpdateConfig(cg_iterations=4)
+CONFIG = UpdateConfig(cg=CgConfig(4))
 # Of two updates in float32, each with ten iterations of CG: both roundings add up.
 SAME_STEP = 1e-3
 
