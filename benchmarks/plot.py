@@ -17,7 +17,14 @@ from typing import Any
 from marked import fill
 
 from trpo_fast.bench.cases import CASES
-from trpo_fast.bench.report import Row, format_gflops, format_products, format_time, read_json
+from trpo_fast.bench.report import (
+    Row,
+    format_gain,
+    format_gflops,
+    format_products,
+    format_time,
+    read_json,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -48,7 +55,9 @@ def suite_table(rows: Iterable[Row]) -> str:
     fitted = any(row.loss for row in rows)
     products = any(row.products_per_second for row in rows)
     names = ["case", "contender", "threads", "median", *["products/s"] * products, "GF/s"]
-    names += ["of sgemm", "error", "time over our fp32", *["final loss"] * fitted]
+    gains = any(row.gain is not None for row in rows)
+    names += ["of sgemm", "error", *["gain"] * gains, "time over our fp32"]
+    names += ["final loss"] * fitted
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for case, threads in dict.fromkeys((row.case, row.threads) for row in rows):
         group = [row for row in rows if (row.case, row.threads) == (case, threads)]
@@ -65,6 +74,7 @@ def suite_table(rows: Iterable[Row]) -> str:
                 format_gflops(row),
                 f"{row.efficiency:.1%}",
                 f"{row.rel_err:.1e}",
+                *[format_gain(row)] * gains,
                 factor,
             ]
             if fitted:

@@ -34,6 +34,7 @@ from .updates.info import UpdateInfo
 from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
 from .updates.penalty import Penalty, kl_penalty_update
+from .updates.rat import rat_update
 
 if TYPE_CHECKING:
     from .envs.errors import EnvError
@@ -81,6 +82,7 @@ __all__ = [
     "kl_penalty_update",
     "npg_update",
     "pg_update",
+    "rat_update",
     "trpo_update",
 ]
 

@@ -95,7 +95,10 @@ py::tuple as_tuple(const Measures& e) {
   return py::make_tuple(e.kl, e.max_kl, e.surrogate, e.entropy);
 }
 
-CgParams cg_params(int iterations, double tol) { return {iterations, static_cast<float>(tol)}; }
+CgParams cg_params(int iterations, double tol, double gain_tol, int factor_stride) {
+  TRPO_CHECK(factor_stride >= 0, "a number of rows", factor_stride);
+  return {iterations, static_cast<float>(tol), static_cast<float>(gain_tol), factor_stride};
+}
 
 void bind_stages(py::class_<Operator>& type) {
   type.def(
@@ -130,30 +133,51 @@ void bind_stages(py::class_<Operator>& type) {
         });
       },
       py::kw_only(), py::arg("delta"), py::arg("out"), py::arg("threads"));
+  type.def(
+      "factors",
+      [](Operator& op, int stride, uintptr_t out, int threads) {
+        TRPO_CHECK(stride > 0, "a number of rows", stride);
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.factors(stride, pointer<float>(out), call);
+        });
+      },
+      py::kw_only(), py::arg("stride"), py::arg("out"), py::arg("threads"));
+  type.def(
+      "precondition",
+      [](Operator& op, int stride, uintptr_t r, uintptr_t z, int threads) {
+        TRPO_CHECK(stride > 0, "a number of rows", stride);
+        op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
+          core.precondition(stride, pointer<const float>(r), pointer<float>(z), call);
+        });
+      },
+      py::kw_only(), py::arg("stride"), py::arg("r"), py::arg("z"), py::arg("threads"));
 }
 
-// table [columns, 4]: x'Ax, |r|, iterations, p'Ap of the first one.
-void solve(Operator& op, uintptr_t g, int64_t columns, int iterations, double tol, uintptr_t x,
-           uintptr_t table, int threads) {
+// table [columns, kSolvedCount]
+void solve(Operator& op, uintptr_t g, int64_t columns, int iterations, double tol, double gain_tol,
+           int factor_stride, uintptr_t x, uintptr_t table, int threads) {
   std::vector<Solved> solved(static_cast<size_t>(columns));
+  const CgParams cg = cg_params(iterations, tol, gain_tol, factor_stride);
   op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
-    core.solve(pointer<const float>(g), columns, cg_params(iterations, tol), pointer<float>(x),
-               solved.data(), call);
+    core.solve(pointer<const float>(g), columns, cg, pointer<float>(x), solved.data(), call);
   });
   double* to = pointer<double>(table);
   for (const Solved& s : solved) {
-    *to++ = s.quad;
-    *to++ = s.residual_norm;
-    *to++ = static_cast<double>(s.iterations);
-    *to++ = s.first_curvature;
+    to[kSolvedQuad] = s.quad;
+    to[kSolvedResidual] = s.residual_norm;
+    to[kSolvedIterations] = static_cast<double>(s.iterations);
+    to[kSolvedFirstCurvature] = s.first_curvature;
+    to[kSolvedLinearGain] = s.linear_gain;
+    to[kSolvedRestarts] = static_cast<double>(s.restarts);
+    to += kSolvedCount;
   }
 }
 
 void update(Operator& op, uintptr_t theta, uintptr_t stats, int iterations, double tol,
-            double max_kl, double ratio, int steps, bool search, double learning_rate,
-            int threads) {
+            double gain_tol, int factor_stride, double max_kl, double ratio, int steps, bool search,
+            double learning_rate, int threads) {
   const UpdateParams params{
-      cg_params(iterations, tol),
+      cg_params(iterations, tol, gain_tol, factor_stride),
       {static_cast<float>(max_kl), static_cast<float>(ratio), steps, false, search},
       learning_rate};
   op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
@@ -171,7 +195,8 @@ void bind_fused(py::class_<Operator>& type) {
       },
       py::kw_only(), py::arg("v"), py::arg("columns"), py::arg("out"), py::arg("threads"));
   type.def("solve", &solve, py::kw_only(), py::arg("g"), py::arg("columns"), py::arg("iterations"),
-           py::arg("tol"), py::arg("x"), py::arg("table"), py::arg("threads"));
+           py::arg("tol"), py::arg("gain_tol"), py::arg("factor_stride"), py::arg("x"),
+           py::arg("table"), py::arg("threads"));
   type.def(
       "gradient",
       [](Operator& op, uintptr_t g, int threads) {
@@ -202,8 +227,9 @@ void bind_fused(py::class_<Operator>& type) {
       },
       py::kw_only(), py::arg("threads"));
   type.def("update", &update, py::kw_only(), py::arg("theta"), py::arg("stats"),
-           py::arg("iterations"), py::arg("tol"), py::arg("max_kl"), py::arg("ratio"),
-           py::arg("steps"), py::arg("search"), py::arg("learning_rate"), py::arg("threads"));
+           py::arg("iterations"), py::arg("tol"), py::arg("gain_tol"), py::arg("factor_stride"),
+           py::arg("max_kl"), py::arg("ratio"), py::arg("steps"), py::arg("search"),
+           py::arg("learning_rate"), py::arg("threads"));
   type.def_property_readonly("scratch_bytes", &Operator::scratch_bytes);
 }
 

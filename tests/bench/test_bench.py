@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trpo_fast import BackendUnavailable, FisherOperator
 from trpo_fast.bench import CASES, Contender, make_workload, measure, opponents
 from trpo_fast.bench import cli as bench_cli
+from trpo_fast.bench.gain import best, gain
 from trpo_fast.bench.harness import busy_processes
 from trpo_fast.bench.report import Row, machine_name, read_json, table
 from trpo_fast.bench.suite import relative_error
@@ -158,6 +159,55 @@ def test_rates_follow_from_the_columns():
     assert replace(row, suite="update").products_per_second is None
     header, line = table([row]).splitlines()
     assert "products/s     GF/s of sgemm" in header and "      2500      200    80.0%" in line
+
+
+def dense(case, conventions):
+    """A = F + damping I [P, P] of all rows, in float64, and the operator that multiplies by it."""
+    work = make_workload(CASES[case], cap=48).double()
+    return work, FisherOperator(work.policy, work.obs, damping=work.damping, **conventions)
+
+
+@pytest.mark.parametrize("case", ("tiny", "cartpole"))
+def test_gain_is_one_along_the_natural_gradient_and_less_elsewhere(case):
+    work, F = dense(case, {})
+    matrix, g, product = F.dense(), work.g, lambda v: F @ v
+    exact = torch.linalg.solve(matrix, g)
+    assert best(product, g) == pytest.approx(float(g @ exact) ** 0.5, rel=1e-9)
+    for length in (1.0, 1e-3):
+        assert gain(product, g, length * exact) == pytest.approx(1.0, rel=1e-9)
+    wanted = float(g @ g / (g @ matrix @ g).sqrt() / (g @ exact).sqrt())
+    assert gain(product, g, g) == pytest.approx(wanted, rel=1e-8) and 0 < wanted < 0.999
+    assert gain(product, g, -g) == pytest.approx(-wanted, rel=1e-9)
+    assert gain(product, g, torch.zeros_like(g)) == 0.0
+
+
+def test_a_gain_without_an_answer_is_none(monkeypatch):
+    monkeypatch.setattr("trpo_fast.bench.gain.ITERATIONS", 3)
+    work, F = dense("tiny", {})
+    with pytest.raises(ArithmeticError, match=r"gain: expected a residual .* within 3 products"):
+        best(lambda v: F @ v, work.g)
+
+
+def test_updates_are_judged_by_their_gain(tmp_path, capsys):
+    work, _ = dense("tiny", {})
+    batch = work.batch
+    ratio = (batch.advantages * work.policy(batch.obs).log_prob(batch.actions)).mean()
+    parts = torch.autograd.grad(ratio, list(work.policy.parameters()))
+    g = torch.cat([part.reshape(-1) for part in parts])
+    wanted = {
+        "reference": SUITES["update"].own(work, "reference", "fp32", 2).result(),
+        "rat": SUITES["update"].opponent("rat", work, "fp32", 2).result(),
+    }
+    _, F = dense("tiny", {"kl_reduction": "mean"})  # the results have moved the other's policy
+    arguments = "update --case tiny --rows 48 --iterations 2 --seconds 0.01 --backend reference"
+    path = tmp_path / "rows.json"
+    assert bench_cli.main([*arguments.split(), "--opponents", "rat", "--json", str(path)]) == 0
+    rows = {row.backend: row for row in read_json(path)[1]}
+    assert set(rows) == set(wanted) and set(rows["reference"].ratio) == {"rat"}
+    for name, row in rows.items():
+        assert row.gain == pytest.approx(gain(lambda v: F @ v, g, wanted[name]), abs=1e-4)
+        assert row.rel_err < 1e-5
+    assert "   error    gain  opponent's time" in capsys.readouterr().out
 
 
 WRONG = {

@@ -150,6 +150,7 @@ ARGUMENTS = {
     "cg_tol": (-1e-3, 1.0, NAN),
     "backtrack_ratio": (0.0, 1.0, NAN),
     "backtrack_steps": (0, 2.0, 2**31),
+    "max_rows": (0, -1, 1.5, True, 2**31),
     "learning_rate": (0.0, -1.0, NAN),
     "max_grad_norm": (0.0, NAN),
     "adam_steps": (0, 1.5, 2**63),
@@ -181,6 +182,8 @@ TAKES = {
     "kl_penalty_update": "damping cg_iterations cg_tol backtrack_ratio backtrack_steps adam_steps "
     "learning_rate inner kl_reduction chunk_rows backend",
     "pg_update": "learning_rate max_grad_norm chunk_rows precision backend",
+    "rat_update": "damping max_kl max_rows backtrack_ratio backtrack_steps kl_reduction "
+    "kl_direction fisher precision chunk_rows backend fvp_rows",
 }
 
 

@@ -23,6 +23,7 @@ from trpo_fast import (
     kl_penalty_update,
     npg_update,
     pg_update,
+    rat_update,
     trpo_update,
 )
 from trpo_fast.policy.heads import Head
@@ -55,6 +56,7 @@ UPDATES: dict[str, Callable[..., UpdateInfo]] = {
     "kl_penalty_update": penalised,
     "kl_penalty_adam": penalised_adam,
     "pg_update": pg_update,
+    "rat_update": rat_update,
 }
 HIDDEN: tuple[tuple[int, ...], ...] = ((), (7,), (8, 5), (6, 5, 7, 4))
 ROWS = (1, 7, 33, 129)

@@ -123,7 +123,7 @@ MISTAKES = {
     'MLPPolicy(3, Gaussian(1), activation="swish")': "'tanh', 'relu', 'elu', 'silu'",
     "MLPPolicy(3, torch.nn.Linear(3, 1))": 'expected "Head"',
     'TRPO("CartPole-v1", gama=0.99)': 'Unexpected keyword argument "gama"',
-    'TRPO("CartPole-v1", algorithm="ppo")': "'trpo', 'npg', 'pg', 'kl-penalty'",
+    'TRPO("CartPole-v1", algorithm="ppo")': "'trpo', 'npg', 'pg', 'kl-penalty', 'rat'",
     'TRPO("CartPole-v1", num_envs=2.5)': 'type "float"; expected "int"',
     'TRPO("MlpPolicy", "CartPole-v1")': 'expected "Never"',
     "TRPO(policy=nn.Linear(3, 1))": 'expected "MLPPolicy | None"',

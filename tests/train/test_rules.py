@@ -10,7 +10,15 @@ import pytest
 import torch
 from cases import Case
 
-from trpo_fast import Batch, MLPPolicy, Penalty, flat_params, kl_penalty_update, npg_update
+from trpo_fast import (
+    Batch,
+    MLPPolicy,
+    Penalty,
+    flat_params,
+    kl_penalty_update,
+    npg_update,
+    rat_update,
+)
 from trpo_fast import pg_update as pg
 from trpo_fast import trpo_update as trpo
 from trpo_fast.core.problem import BackendUnavailable
@@ -59,6 +67,10 @@ CASES: list[tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
         penalised,
         {"inner": "adam", "learning_rate": 0.01},
     ),
+    ({"algorithm": "rat"}, rat_update, {}),
+    ({"algorithm": "rat", "rat_max_rows": 39}, rat_update, {"max_rows": 39}),
+    ({"algorithm": "rat", "fvp_fraction": 0.9}, rat_update, {"fvp_rows": 36}),
+    ({"algorithm": "rat", "backtrack_ratio": 0.3}, rat_update, {"backtrack_ratio": 0.3}),
 ]
 
 
@@ -114,6 +126,7 @@ def test_the_penalty_is_the_configs() -> None:
         ({"algorithm": "npg"}, True),
         ({"algorithm": "npg", "npg_learning_rate": 0.3}, False),
         ({"algorithm": "pg"}, False),
+        ({"algorithm": "rat"}, True),
         ({"algorithm": "kl-penalty"}, True),
         ({"algorithm": "kl-penalty", "penalty_rule": "fixed"}, False),
     ],
@@ -131,3 +144,7 @@ def test_what_cannot_be_served_is_said_before_there_are_rows() -> None:
     check_serves(policy, Config())
     with pytest.raises(BackendUnavailable, match=r"^backend='reference': .*, got: precision="):
         check_serves(policy, Config(backend="reference", precision="bf16x3"))
+    policy.net[0].bias.requires_grad_(False)
+    check_serves(policy, Config(backend="reference"))
+    with pytest.raises(ValueError, match=r"^policy: expected an MLPPolicy .* net.0 is frozen$"):
+        check_serves(policy, Config(algorithm="rat"))

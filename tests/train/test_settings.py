@@ -17,6 +17,7 @@ from trpo_fast import (
     kl_penalty_update,
     npg_update,
     pg_update,
+    rat_update,
     trpo_update,
 )
 from trpo_fast._base import choices
@@ -36,6 +37,7 @@ TAKERS: dict[str, Any] = {
     "npg_update": npg_update,
     "pg_update": pg_update,
     "kl_penalty_update": kl_penalty_update,
+    "rat_update": rat_update,
     "FisherOperator": FisherOperator,
     "Penalty": Penalty,
     "Critic": Critic,
@@ -45,6 +47,7 @@ ALGORITHMS = {
     "npg": "npg_update",
     "pg": "pg_update",
     "kl-penalty": "kl_penalty_update",
+    "rat": "rat_update",
 }
 # What is no setting: the objects themselves, and what the trainer knows.
 OBJECTS = set("policy batch penalty obs obs_dim weights action_mask actions optimizer".split())
@@ -54,6 +57,7 @@ RENAMED = {
     ("npg_update", "learning_rate"): "npg_learning_rate",
     ("pg_update", "learning_rate"): "pg_learning_rate",
     ("pg_update", "max_grad_norm"): "pg_max_grad_norm",
+    ("rat_update", "max_rows"): "rat_max_rows",
     ("kl_penalty_update", "inner"): "penalty_inner",
     ("kl_penalty_update", "adam_steps"): "penalty_adam_steps",
     ("kl_penalty_update", "learning_rate"): "penalty_learning_rate",

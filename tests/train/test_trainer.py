@@ -35,6 +35,7 @@ RESUMED = [
     ("CartPole-v1", {}),
     ("CartPole-v1", {"algorithm": "npg"}),
     ("CartPole-v1", {"algorithm": "pg"}),
+    ("CartPole-v1", {"algorithm": "rat"}),
     ("CartPole-v1", {"engine": "async", "critic": "gauss_newton"}),
     ("CartPole-v1", {"engine": "workers", "workers": 1}),
     ("CartPole-v1", {"engine": "tensor"}),
@@ -101,10 +102,16 @@ def test_every_copy_seed_and_restart_begins_somewhere_else(
     assert len(np.unique(np.concatenate(starts), axis=0)) == 8
 
 
-@pytest.mark.parametrize("engine", ["sync", "tensor"])
-def test_it_learns_cartpole(engine: str) -> None:
-    more = {"num_envs": 64, "rows_per_update": 4096} if engine == "tensor" else {}
-    agent = TRPO("CartPole-v1", engine=engine, seed=1, **more)
+LEARNS: list[dict[str, Any]] = [
+    {},
+    {"engine": "tensor", "num_envs": 64, "rows_per_update": 4096},
+    {"algorithm": "rat"},
+]
+
+
+@pytest.mark.parametrize("settings", LEARNS, ids=str)
+def test_it_learns_cartpole(settings: dict[str, Any]) -> None:
+    agent = TRPO("CartPole-v1", seed=1, **settings)
     agent.learn(60_000, target_return=195.0)
     assert np.mean(agent.recent_returns) >= 195.0
     assert evaluate(agent, episodes=5).mean > 195.0

@@ -14,7 +14,7 @@ Backend = Literal["auto", "cpu", "cuda", "reference", "autograd"]
 # those of fp32).
 Precision = Literal["fp32", "bf16x3", "bf16x6", "fp16x3"]
 
-Algorithm = Literal["trpo", "npg", "pg", "kl-penalty"]
+Algorithm = Literal["trpo", "npg", "pg", "kl-penalty", "rat"]
 KlReduction = Literal["sum", "mean"]
 KlDirection = Literal["forward", "reverse"]
 PreconditionerKind = Literal["kfac"]

@@ -194,6 +194,18 @@ class GradientSettings:
 
 
 @dataclass
+class RatSettings:
+    """The algorithm rat: a direct solve among the rows."""
+
+    rat_max_rows: Annotated[
+        int,
+        AtLeast(1),
+        COUNT,
+        Doc("rat: rows of the direct solve, evenly strided where a batch has more"),
+    ] = 2048
+
+
+@dataclass
 class PenaltySettings:
     """The algorithm kl-penalty: surrogate - lambda KL, and how lambda moves."""
 

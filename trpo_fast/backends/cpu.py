@@ -6,6 +6,8 @@ Threads follow ``torch.get_num_threads()`` at each call; the bits do not depend 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -81,6 +83,27 @@ class CpuOperator(Operator):
         out, delta = torch.empty_like(self.theta), readable(delta)
         self._native.vjp(delta=address(delta), out=address(out), threads=kernel_threads())
         return out
+
+    def factors(self, stride: int) -> list[tuple[Tensor, Tensor]]:
+        """K-FAC's A [H_{l-1} + 1, H_{l-1} + 1] and G [H_l, H_l] of every map, from one of
+        ``stride`` of the product's rows.
+        """
+        policy = self.problem.policy
+        assert isinstance(policy, MLPPolicy)
+        sizes = [n for fan_in, out in pairwise(policy.spec.widths) for n in (fan_in + 1, out)]
+        flat = self.theta.new_empty(sum(n * n for n in sizes))
+        self._native.factors(stride=stride, out=address(flat), threads=kernel_threads())
+        parts = flat.split([n * n for n in sizes])
+        squares = [part.view(n, n) for part, n in zip(parts, sizes, strict=True)]
+        return list(zip(squares[::2], squares[1::2], strict=True))
+
+    def precondition(self, r: Tensor, stride: int) -> Tensor:
+        """M^-1 r [P], M of those factors."""
+        z, r = torch.empty_like(r), readable(r)
+        self._native.precondition(
+            stride=stride, r=address(r), z=address(z), threads=kernel_threads()
+        )
+        return z
 
     def _per_row(self) -> Tensor:
         policy = self.problem.policy

@@ -2,7 +2,8 @@
 
 A case is a policy of a size people train and the rows of one update. Weights are drawn once from a
 fixed seed, observations are standard normal (the user's are normalised), so every contender on
-every machine multiplies the same numbers.
+every machine multiplies the same numbers. Two cases are batches from the middle of training
+(recorded/): how many products a solve needs shows on such alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..core.batch import Batch
 from ..policy.flat import flat_params
 from ..policy.heads import Categorical, Gaussian, Head
 from ..policy.net import MLPPolicy
+from . import recorded
 
 DAMPING = 0.1
 LOG_STD = -0.5
@@ -34,6 +36,7 @@ class Case:
     actions: int
     full_rows: int
     cpu_rows: int
+    recorded: bool = False
 
     def rows(self, device: str, cap: int | None = None) -> int:
         """How many rows to run on a device, at most ``cap``."""
@@ -85,10 +88,13 @@ _TABLE = (
     Case("C3", 348, (256, 256), "gaussian", 17, 50_000, 10_000),
     Case("C4", 60, (256, 128, 64), "gaussian", 8, 131_072, 32_768),
     Case("C5", 157, (512, 512, 256, 128), "gaussian", 20, 262_144, 8_192),
+    Case("hopper", 11, (64, 64), "gaussian", 3, 2_048, 2_048, recorded=True),
+    Case("halfcheetah", 17, (64, 64), "gaussian", 6, 8_192, 8_192, recorded=True),
 )
 CASES = {case.name: case for case in _TABLE}
 CASE_NETS = ", ".join(f"{case.name} {case.net}" for case in _TABLE)
 DEFAULT_CASES = ("cartpole", "C1", "C2", "C3", "C4")
+RECORDED_CASES = tuple(case.name for case in _TABLE if case.recorded)
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,9 @@ def _draw_theta(case: Case, generator: torch.Generator) -> Tensor:
 
 
 def make_workload(case: Case, device: str = "cpu", cap: int | None = None) -> Workload:
-    """Draw the tensors of a case in float32; the same numbers on every device."""
+    """The tensors of a case in float32; the same numbers on every device."""
+    if case.recorded:
+        return _recorded(case, device, case.rows(device, cap))
     generator = torch.Generator().manual_seed(0)
     rows = case.rows(device, cap)
     theta = _draw_theta(case, generator)
@@ -187,3 +195,14 @@ def make_workload(case: Case, device: str = "cpu", cap: int | None = None) -> Wo
             actions = mean + log_std.exp() * normal
         log_probs = policy.head.log_prob(params, actions)
     return Workload(case, policy, Batch(obs, actions, advantages, log_probs), g.to(device))
+
+
+def _recorded(case: Case, device: str, rows: int) -> Workload:
+    """A batch from training, with the gradient that its update solves for."""
+    held = {name: value.to(device) for name, value in recorded.read(case.name).items()}
+    policy = _policy(case, held["theta"])
+    obs, actions, advantages = (held[name][:rows] for name in ("obs", "actions", "advantages"))
+    log_probs = policy.head.log_prob(policy.distribution_params(obs), actions)
+    parts = torch.autograd.grad((log_probs * advantages).mean(), list(policy.parameters()))
+    g = torch.cat([part.reshape(-1) for part in parts])
+    return Workload(case, policy, Batch(obs, actions, advantages, log_probs.detach()), g)

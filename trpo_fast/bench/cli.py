@@ -12,14 +12,15 @@ import torch
 from .._base.arguments import check_choice, check_number, integer
 from .._base.command_checks import check_size, working_device
 from ..backends.registry import registry
-from .cases import CASE_NETS, CASES, DEFAULT_CASES
+from .cases import CASE_NETS, CASES, DEFAULT_CASES, RECORDED_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
 from .suites import GROUPS
 
 SUITES = (
-    "fvp: one Fisher-vector product; cg: a solve by conjugate gradient; update: a whole update of "
-    "the policy; act: choosing actions; critic: fitting the critic"
+    "fvp: one Fisher-vector product; cg: a solve by conjugate gradient, of k products and to a "
+    "given gain; update: a whole update of the policy; act: choosing actions; critic: fitting the "
+    "critic"
 )
 
 
@@ -34,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
         "--case",
         nargs="+",
         choices=list(CASES),
-        default=list(DEFAULT_CASES),
-        help=f"nets, by name: {CASE_NETS} (default: {' '.join(DEFAULT_CASES)})",
+        help=f"nets, by name: {CASE_NETS} (default: {' '.join(DEFAULT_CASES)}, and for cg also "
+        f"{' '.join(RECORDED_CASES)}, batches from training)",
     )
     p.add_argument(
         "--backend", nargs="+", help="backends of trpo_fast to time (default: all that serve)"
@@ -67,6 +68,11 @@ def _opponents(given: list[str] | None) -> list[str] | None:
     return [] if given == ["none"] else given
 
 
+def _default_cases(suite: str) -> tuple[str, ...]:
+    """Batches from training say how many products a solve needs, and nothing else."""
+    return DEFAULT_CASES + (RECORDED_CASES if suite == "cg" else ())
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Before anything runs; the cases and the suite are argparse's to check."""
     working_device(arguments.device)
@@ -86,7 +92,7 @@ def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     _check(arguments)
     options = Options(
-        cases=arguments.case,
+        cases=arguments.case or _default_cases(arguments.suite),
         backends=arguments.backend,
         opponents=_opponents(arguments.opponents),
         iterations=arguments.iterations,

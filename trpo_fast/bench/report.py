@@ -22,7 +22,8 @@ from .cases import CASES
 @dataclass
 class Row:
     """One contender on one case. ``ratio`` maps an opponent to its time over this row's; ``loss``,
-    where something is fitted, is what it ends at: mean and standard error.
+    where something is fitted, is what it ends at: mean and standard error; ``gain``, where it takes
+    a step, is that of ``trpo_fast/bench/gain.py``.
     """
 
     suite: str
@@ -39,6 +40,7 @@ class Row:
     peak_flops: float  # sgemm's rate in the same run
     ratio: dict[str, float] = field(default_factory=dict)
     loss: dict[str, float] | None = None
+    gain: float | None = None
 
     @property
     def gflops(self) -> float:
@@ -171,17 +173,27 @@ def format_gflops(row: Row) -> str:
     return f"{row.gflops:.0f}" if row.gflops >= 100 else f"{row.gflops:.3g}"
 
 
+def format_gain(row: Row) -> str:
+    return "" if row.gain is None else f"{row.gain:.4f}"
+
+
 def table(rows: Iterable[Row]) -> str:
-    """Plain columns: case, contender, median, rates, share of sgemm, error, and the ratios."""
+    """Plain columns: case, contender, median, rates, share of sgemm, error, the gain where a row
+    has one, and the ratios.
+    """
+    rows = list(rows)
+    gains = any(row.gain is not None for row in rows)
     lines = [
-        f"{'suite':<11} {'case':<9} {'contender':<22} {'precision':<10} {'thr':>3} {'median':>11} "
-        f"{'products/s':>10} {'GF/s':>8} {'of sgemm':>8} {'error':>8}  opponent's time / ours"
+        f"{'suite':<13} {'case':<11} {'k':>3} {'contender':<22} {'precision':<10} {'thr':>3} "
+        f"{'median':>11} {'products/s':>10} {'GF/s':>8} {'of sgemm':>8} {'error':>8}"
+        f"{'    gain' if gains else ''}  opponent's time / ours"
     ]
     for row in rows:
         ratios = "  ".join(f"{name} {value:.2f}x" for name, value in row.ratio.items())
+        gain = f"{format_gain(row):>8}" if gains else ""
         lines.append(
-            f"{row.suite:<11} {row.case:<9} {row.backend:<22} {row.precision:<10} "
+            f"{row.suite:<13} {row.case:<11} {row.k:>3} {row.backend:<22} {row.precision:<10} "
             f"{row.threads:>3} {format_time(row.median_us):>11} {format_products(row):>10} "
-            f"{format_gflops(row):>8} {row.efficiency:>8.1%} {row.rel_err:>8.1e}  {ratios}"
+            f"{format_gflops(row):>8} {row.efficiency:>8.1%} {row.rel_err:>8.1e}{gain}  {ratios}"
         )
     return "\n".join(lines)

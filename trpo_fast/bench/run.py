@@ -5,7 +5,7 @@ with sgemm among them, and makes the rows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..core.problem import BackendUnavailable
 from .cases import CASES, DEFAULT_CASES, Workload, make_workload
 from .harness import Contender, busy_processes, copy_rate, measure, sgemm, thread_count
 from .report import Row, environment, sgemm_range
-from .suite import Suite, Timed
+from .suite import Suite, Timed, solver_of
 from .suites import GROUPS, SUITES
 
 
@@ -48,6 +48,8 @@ class _Entry:
     error: float
     ours: bool
     loss: dict[str, float] | None
+    gain: float | None
+    products: int | None
 
 
 def run(group: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
@@ -59,6 +61,8 @@ def run(group: str, options: Options, say: Callable[[str], None] = print) -> Out
         with thread_count(threads) as count:
             for name in options.cases:
                 for suite in (SUITES[member] for member in GROUPS[group]):
+                    if suite.recorded_only and not CASES[name].recorded:
+                        continue
                     workload = make_workload(
                         CASES[name], options.device, suite.rows or options.rows
                     )
@@ -101,12 +105,14 @@ def _measure(contenders: list[Contender], options: Options, warm_up: int) -> Non
 def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome) -> list[_Entry]:
     entries: list[_Entry] = []
     exact = functools.cache(lambda: suite.exact(workload, options.iterations))
+    judge = None if suite.gain is None else suite.gain(workload)
 
     def add(name: str, precision: str, ours: bool, make: Callable[[], Timed]) -> None:
         label = f"{suite.name}/{workload.case.name}/{name}/{precision}"
         try:
             timed = make()
             error = suite.error(timed, exact)
+            gain = None if judge is None else judge(timed.result())
         except BackendUnavailable as reason:
             outcome.skipped[label] = str(reason)
             return
@@ -116,10 +122,10 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
             outcome.skipped[label] = f"{type(failure).__name__}: {str(failure).splitlines()[:1]}"
             return
         contender = Contender(name, precision, timed.call, timed.reset)
-        entries.append(_Entry(contender, error, ours, timed.loss))
+        entries.append(_Entry(contender, error, ours, timed.loss, gain, timed.products))
 
     for name, precision in suite.contenders():
-        if options.backends is None or name in options.backends:
+        if options.backends is None or solver_of(name)[0] in options.backends:
             make = _bind(suite.own, workload, name, precision, options.iterations)
             add(name, precision, True, make)
     for name, precision in _chosen_opponents(suite, options, outcome.skipped):
@@ -173,22 +179,41 @@ def _rows(
     rows = []
     for entry in entries:
         median = entry.contender.median
+        k = options.iterations if entry.products is None else entry.products
         rows.append(
             Row(
                 suite=name,
                 case=workload.case.name,
                 n=workload.rows,
                 p=workload.size,
-                k=options.iterations,
+                k=k,
                 backend=entry.contender.name,
                 precision=entry.contender.precision,
                 threads=threads,
                 median_us=round(median * 1e6, 3),
                 rel_err=float(f"{entry.error:.3g}"),
-                flops=suite.flops(workload.case, workload.rows, options.iterations),
+                flops=suite.flops(workload.case, workload.rows, k),
                 peak_flops=round(peak_flops / peak.median),
-                ratio={k: round(v / median, 3) for k, v in rivals.items()} if entry.ours else {},
+                ratio={
+                    rival: round(v / median, 3) for rival, v in _against(entry, entries, rivals)
+                },
                 loss=entry.loss,
+                gain=None if entry.gain is None else float(f"{entry.gain:.5g}"),
             )
         )
     return rows
+
+
+def _against(
+    entry: _Entry, entries: list[_Entry], rivals: dict[str, float]
+) -> Iterator[tuple[str, float]]:
+    """What an entry of ours is compared with: the same backend without a preconditioner, and the
+    opponents.
+    """
+    if not entry.ours:
+        return
+    own, preconditioner = solver_of(entry.contender.name)
+    for other in entries if preconditioner else ():
+        if (other.contender.name, other.contender.precision) == (own, entry.contender.precision):
+            yield "plain", other.contender.median
+    yield from rivals.items()

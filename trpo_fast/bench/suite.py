@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,7 +16,8 @@ from .cases import Case, Workload
 @dataclass
 class Timed:
     """A call to time and the tensor it computes; ``exact`` where that is not the suite's; ``loss``
-    (mean and standard error) where it fits something.
+    (mean and standard error) where it fits something; ``products`` where they are not as many as
+    were asked for.
     """
 
     call: Callable[[], Any]
@@ -24,6 +25,15 @@ class Timed:
     reset: Callable[[], None] | None = None
     exact: Callable[[Tensor], Tensor] | None = None
     loss: dict[str, float] | None = None
+    products: int | None = None
+
+
+PRECONDITIONED = "+kfac"  # after a backend's name, where its CG has K-FAC's factors
+
+
+def solver_of(name: str) -> tuple[str, Literal["kfac"] | None]:
+    """The backend that a contender's name begins with, and its preconditioner."""
+    return name.removesuffix(PRECONDITIONED), "kfac" if name.endswith(PRECONDITIONED) else None
 
 
 def every_backend() -> list[tuple[str, str]]:
@@ -31,9 +41,20 @@ def every_backend() -> list[tuple[str, str]]:
     return [(b.name, precision) for b in registry().values() for precision in b.precisions]
 
 
+def plain_and_preconditioned() -> list[tuple[str, str]]:
+    """As ``every_backend``, each a second time with K-FAC's factors."""
+    return [
+        (name + kind, precision)
+        for name, precision in every_backend()
+        for kind in ("", PRECONDITIONED)
+    ]
+
+
 @dataclass(frozen=True)
 class Suite:
-    """``own`` and ``opponent`` make a call from a workload; ``exact`` is its result in float64."""
+    """``own`` and ``opponent`` make a call from a workload; ``exact`` is its result in float64;
+    ``gain``, where results are steps, makes of a workload what judges them.
+    """
 
     name: str
     own: Callable[[Workload, str, str, int], Timed]
@@ -42,6 +63,8 @@ class Suite:
     flops: Callable[[Case, int, int], int]
     contenders: Callable[[], Sequence[tuple[str, str]]] = every_backend
     rows: int | None = None  # of every case, where the suite is not about a whole batch
+    gain: Callable[[Workload], Callable[[Tensor], float]] | None = None
+    recorded_only: bool = False  # whether it is about batches from training
 
     def exact(self, workload: Workload, iterations: int) -> Tensor:
         """The result in float64, by the reference."""

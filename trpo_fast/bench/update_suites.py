@@ -3,24 +3,33 @@
 fvp      F v with the forward already done
 cg       (F + damping I) x = g from (parameters, obs, g) to x, forward and packing included
 update   trpo_update from a batch to the new parameters, in sb3-contrib's KL conventions so that
-         everyone computes the same step
+         everyone computes the same step; beside it those of other steps, with three tenths of the
+         products and K-FAC's factors (+kfac), and rat_update
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._base.options import UpdateOptions
+from ..backends.registry import registry
+from ..backends.support import SERVES, Support
 from ..policy.flat import flat_params, write_params
-from ..updates.natural import trpo_update
+from ..updates.natural import trpo_update, update_problem
 from ..updates.operator import FisherOperator
+from ..updates.rat import rat_update
 from . import opponents
 from .cases import Case, Workload
-from .suite import Suite, Timed
+from .gain import best, gain
+from .suite import Suite, Timed, plain_and_preconditioned, solver_of
 
 MAX_KL = 0.01
+KFAC_SHARE = 0.3  # of the products, which is as good a step on batches from training
+CONVENTIONS: UpdateOptions = {"kl_reduction": "mean", "kl_direction": "reverse"}  # sb3-contrib's
 
 
 def make_setup(work: Workload) -> Any:
@@ -67,24 +76,63 @@ def _opponent_cg(name: str, work: Workload, precision: str, iterations: int) -> 
     )
 
 
-def _own_update(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
-    theta, start = flat_params(work.policy), work.theta
+def _own_update(work: Workload, name: Any, precision: Any, iterations: int) -> Timed:
+    backend, preconditioner = solver_of(name)
+    products = iterations if preconditioner is None else max(1, round(KFAC_SHARE * iterations))
 
-    def reset() -> None:
-        write_params(work.policy, theta, start)
-
-    def call() -> None:
+    def call(work: Workload = work, backend: Any = backend, precision: Any = precision) -> None:
+        options: UpdateOptions = {**CONVENTIONS, "precision": precision}
         trpo_update(
             work.policy,
             work.batch,
             max_kl=MAX_KL,
             damping=work.damping,
-            cg_iterations=iterations,
+            cg_iterations=products,
+            preconditioner=preconditioner,
             backend=backend,
-            precision=precision,
-            kl_reduction="mean",
-            kl_direction="reverse",
+            **options,
         )
+
+    made = _moving(work, call)
+    if preconditioner is not None:
+        double = work.double()
+        made.exact = lambda _: _moving(double, lambda: call(double, "reference", "fp32")).result()
+        made.products = products
+    return made
+
+
+class Rat:
+    """``rat_update`` on the fastest backend, as an opponent of the others."""
+
+    @staticmethod
+    def support(device: str) -> Support:
+        """Whether it runs here."""
+        return SERVES
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """Those of its solve."""
+        return ("fp32",)
+
+    @staticmethod
+    def timed(work: Workload) -> Timed:
+        """A call, and its own result in float64."""
+
+        def call(work: Workload = work) -> None:
+            rat_update(work.policy, work.batch, max_kl=MAX_KL, damping=work.damping, **CONVENTIONS)
+
+        made = _moving(work, call)
+        double = work.double()
+        made.exact = lambda _: _moving(double, lambda: call(double)).result()
+        return made
+
+
+def _moving(work: Workload, call: Callable[[], None]) -> Timed:
+    """A call that moves the policy, and what it moves it by."""
+    theta, start = flat_params(work.policy), work.theta
+
+    def reset() -> None:
+        write_params(work.policy, theta, start)
 
     def result() -> Tensor:
         reset()
@@ -97,6 +145,8 @@ def _own_update(work: Workload, backend: Any, precision: Any, iterations: int) -
 
 
 def _opponent_update(name: str, work: Workload, precision: str, iterations: int) -> Timed:
+    if name == RAT:
+        return Rat.timed(work)
     batch = work.batch
     assert batch.actions is not None
     assert batch.advantages is not None and batch.log_probs is not None
@@ -118,6 +168,18 @@ def _opponent_update(name: str, work: Workload, precision: str, iterations: int)
     return Timed(opponent.update, result, opponent.reset)
 
 
+def _update_gain(work: Workload) -> Callable[[Tensor], float]:
+    """The gain of a step under F + damping I in float64, F in closed form and of all rows."""
+    exact = work.double()
+    problem = update_problem(exact.policy, exact.batch, exact.damping, CONVENTIONS, True)
+    operator = registry()["reference"].operator(problem)
+    g, _ = operator.gradient()
+    most = best(operator.fvp, g)
+    return lambda x: gain(operator.fvp, g, x.to(g), most)
+
+
+RAT = "rat"
+
 FVP = Suite(
     "fvp",
     _own_fvp,
@@ -129,7 +191,9 @@ CG = Suite("cg", _own_cg, opponents.OPPONENTS, _opponent_cg, Case.solve_flops)
 UPDATE = Suite(
     "update",
     _own_update,
-    opponents.UPDATE_OPPONENTS,
+    {RAT: Rat, **opponents.UPDATE_OPPONENTS},
     _opponent_update,
     Case.update_flops,
+    contenders=plain_and_preconditioned,
+    gain=_update_gain,
 )

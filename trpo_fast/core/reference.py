@@ -13,7 +13,7 @@ sides (optional, leading).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -126,17 +126,27 @@ def metric(head: Head, acts: Activations, tangent: Tensor) -> Tensor:
 
 def vjp(theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor) -> Tensor:
     """J' delta summed over rows; delta [..., N, D] carries the row weights already. [..., P]."""
-    layers = unflatten(theta, spec)
     gradients: list[Tensor] = []
     free_std: list[Tensor] = []
     if spec.free:
         delta, delta_log_std = delta.chunk(2, dim=-1)
         free_std = [delta_log_std.sum(-2)]
+    for i, back in deltas(theta, spec, acts, delta):
+        gradients[:0] = [(back.mT @ acts.inputs[i]).flatten(-2), back.sum(-2)]
+    return torch.cat([*gradients, *free_std], dim=-1)
+
+
+def deltas(
+    theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor
+) -> Iterator[tuple[int, Tensor]]:
+    """delta_{l-1} = act' * (W_l' delta_l) from the net's outputs [..., N, Z] back: (i, gradient in
+    what map i gives [..., N, H_{i+1}]) for each map, the last first.
+    """
+    layers = unflatten(theta, spec)
     for i in reversed(range(spec.maps)):
-        gradients[:0] = [(delta.mT @ acts.inputs[i]).flatten(-2), delta.sum(-2)]
+        yield i, delta
         if i > 0:
             delta = acts.slopes[i - 1] * (delta @ layers.weights[i])
-    return torch.cat([*gradients, *free_std], dim=-1)
 
 
 def factors(

@@ -25,6 +25,7 @@ from .._base.options import (
     KernelSettings,
     PenaltySettings,
     PolicySettings,
+    RatSettings,
     UpdateSettings,
 )
 from .._base.settings import Above, AtLeast, AtMost, OrInfinite, check_all, declared
@@ -110,7 +111,8 @@ class AlgorithmSettings:
         Algorithm,
         Doc(
             "trpo: natural gradient with a line search; npg: without one; pg: plain gradient; "
-            "kl-penalty: a penalty on the KL in place of a limit"
+            "kl-penalty: a penalty on the KL in place of a limit; rat: as trpo, by a direct solve "
+            "among the rows"
         ),
     ] = "trpo"
     max_kl_final: Annotated[
@@ -161,6 +163,7 @@ class Config(
     VineSettings,
     CriticSettings,
     PenaltySettings,
+    RatSettings,
     GradientSettings,
     KernelSettings,
     UpdateSettings,

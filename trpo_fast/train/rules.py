@@ -9,11 +9,13 @@ import torch
 from .._base.options import UpdateOptions
 from ..backends.registry import resolve
 from ..core.batch import Batch
+from ..core.checks import CG
 from ..policy.net import MLPPolicy
 from ..updates.first_order import pg_update
 from ..updates.info import UpdateInfo
 from ..updates.natural import OPTIONS, npg_update, trpo_update, update_problem
 from ..updates.penalty import Penalty, kl_penalty_update
+from ..updates.rat import rat_problem, rat_update
 from .config import Config
 
 
@@ -43,18 +45,16 @@ def apply_rule(
     if c.algorithm == "pg":
         rate, norm = c.pg_learning_rate, c.pg_max_grad_norm
         return pg_update(policy, batch, learning_rate=rate, max_grad_norm=norm, **shared)
-    shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
-    shared |= {
-        "cg_gain_tol": c.cg_gain_tol,
-        "preconditioner": c.preconditioner,
-        "factor_fraction": c.factor_fraction,
-    }
+    shared["damping"] = c.damping
     if c.fvp_fraction < 1.0:
         shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
     search: dict[str, Any] = {
         "backtrack_ratio": c.backtrack_ratio,
         "backtrack_steps": c.backtrack_steps,
     }
+    if c.algorithm == "rat":
+        return rat_update(policy, batch, max_kl=max_kl, max_rows=c.rat_max_rows, **search, **shared)
+    shared |= {name: getattr(c, name) for name in CG}
     if c.algorithm == "kl-penalty":
         penalty.target_kl = max_kl
         inner: dict[str, Any] = {
@@ -80,4 +80,9 @@ def check_serves(policy: MLPPolicy, config: Config) -> None:
     kind = torch.int64 if policy.head.nvec else obs.dtype
     actions = obs.new_zeros(2, *policy.head.action_shape, dtype=kind)
     batch = Batch(obs, actions, obs.new_zeros(2), obs.new_zeros(2))
-    resolve(config.backend, update_problem(policy, batch, config.damping, _options(config), True))
+    options, damping = _options(config), config.damping
+    if config.algorithm == "rat":
+        problem = rat_problem(policy, batch, damping, config.rat_max_rows, options, True)
+    else:
+        problem = update_problem(policy, batch, damping, options, True)
+    resolve(config.backend, problem)

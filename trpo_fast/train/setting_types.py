@@ -73,6 +73,7 @@ class Settings(TypedDict, total=False):
     npg_learning_rate: float | None
     pg_learning_rate: float
     pg_max_grad_norm: float | None
+    rat_max_rows: int
     penalty: float
     penalty_rule: PenaltyRule
     penalty_rate: float

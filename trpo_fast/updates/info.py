@@ -34,7 +34,8 @@ class UpdateInfo:
         bad_values           the batch holds what no update can use
         zero_gradient        there is nothing to gain
         non_finite           the gradient, the solution or the only step tried is NaN or infinite
-        negative_curvature   p'Fp <= 0 in the first iteration of CG
+        negative_curvature   p'Fp <= 0 in the first iteration of CG, or a direct solve without a
+                             Cholesky factor
         line_search_failed   no step tried was within the limits and better
         """
         return REASONS[int(self._read("reason"))]
@@ -88,12 +89,12 @@ class UpdateInfo:
 
     @property
     def cg_residual(self) -> float:
-        """|g - A x| where CG stopped."""
+        """|g - A x| where CG stopped, or of a direct solve."""
         return self._read("cg_residual")
 
     @property
     def cg_iterations(self) -> int:
-        """Iterations of CG that moved x."""
+        """Iterations of CG that moved x; 0 for a direct solve."""
         return int(self._read("cg_iterations"))
 
     @property

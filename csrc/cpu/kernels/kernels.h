@@ -2,6 +2,7 @@
 // vector operations of CG. C symbols and function pointers only, so that code compiled for one
 // instruction set is reached only through the table chosen at run time.
 #pragma once
+#include "cpu/kernels/factor_plan.h"
 #include "cpu/kernels/plan.h"
 
 namespace trpo_fast::cpu {
@@ -36,6 +37,18 @@ struct CpuKernels {
                          float* factors);
   // J' outputs, added to `gradient` (packed), or written to it if `first`.
   void (*vjp)(const Plan&, const Weights&, const Block&, float* gradient, bool first);
+
+  // What a block adds to the sums of FactorPlan, or writes to them if `first`: block.outputs holds
+  // S xi times the square roots of the rows' weights `scale` (null: all one). planes: three of
+  // [block_rows, widest].
+  void (*factors)(const Plan&, const FactorPlan&, const Weights&, const Block&, const float* scale,
+                  float* const* planes, float* sums, bool first);
+  // A [n, n] <- minus its inverse, lower triangles, n a multiple of 8; 16 n doubles of scratch follow
+  // A. False where A is not positive definite.
+  bool (*negative_inverse)(double* a, int n);
+  // One piece of z = M^-1 r on map l, all packed; scratch: two of [kPieceRows, widest].
+  void (*precondition)(const Plan&, const FactorPlan&, int l, int piece, const float* inverses,
+                       const float* r, float* scratch, float* z);
 
   // out[i] = sum of part[lane * stride + i] over lanes, in order; i in [begin, end)
   void (*sum_lanes)(const float* part, int64_t lanes, int64_t stride, int64_t begin, int64_t end,

@@ -36,20 +36,27 @@ void weight_gradient(const Plan& plan, int l, const Block& block, const float* d
   }
 }
 
-// Deltas of the inputs of map l, bias gradient of the map below included.
-void delta_below(const Plan& plan, int l, const Weights& weights, const Block& block,
-                 const float* delta, float* gradient) {
+// Deltas of the inputs of map l, all but the rows.
+RowsJob delta_job(const Plan& plan, int l, const Weights& weights, const Block& block,
+                  const float* delta, float* to) {
   const MapPlan& map = plan.map[l];
   RowsJob job{};
-  job.rows = block.padded_rows;
   job.n = map.in_pad;
   job.products = 1;
   const Panels b = map.narrow ? Panels{weights.packed + map.weight, kPanel, map.in_pad}
                               : Panels{weights.back + map.back, int64_t{map.out} * kPanel, 0};
   job.product[0] = {delta, plan.ld[l + 1], b, map.out};
-  job.c = block.tangent[l];
+  job.c = to;
   job.ldc = job.ldslope = plan.ld[l];
   job.slope = slope_source(plan, block, l);
+  return job;
+}
+
+// Deltas of the inputs of map l, bias gradient of the map below included.
+void delta_below(const Plan& plan, int l, const Weights& weights, const Block& block,
+                 const float* delta, float* gradient) {
+  RowsJob job = delta_job(plan, l, weights, block, delta, block.tangent[l]);
+  job.rows = block.padded_rows;
   job.column_sums = gradient + plan.map[l - 1].bias;
   job.prefetch = block.prefetch;
   with_activation(plan.net.activation,

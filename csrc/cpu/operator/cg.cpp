@@ -1,5 +1,7 @@
-// cg: plain conjugate gradient from x = 0 on (F + damping I) x = g, as in trpo_fast/core/reference.py, for
-// several right-hand sides that share each pass over the rows.
+// cg: conjugate gradient from x = 0 on (F + damping I) x = g, plain or preconditioned, as in
+// trpo_fast/core/cg.py, for several right-hand sides that share each pass over the rows.
+#include "cpu/operator/cg.h"
+
 #include <cmath>
 #include <limits>
 
@@ -9,13 +11,7 @@ namespace trpo_fast::cpu {
 namespace {
 
 constexpr int kColumnsAtOnce = 8;
-enum Vector : int { kX = 0, kR, kP, kAp };
-
-// One right-hand side's scalars.
-struct Column {
-  double rr = 0.0, threshold = 0.0;
-  bool active = true;
-};
+enum Vector : int { kX = 0, kR, kP, kAp, kZ = kAp };  // z follows when A p was used
 
 // The power of two that brings |g| near one, or zero where g is of ordinary size already.
 int exponent_of(const float* g, int64_t n) {
@@ -31,54 +27,128 @@ void scale_by_power(float* x, int64_t n, int exponent) {
   for (int64_t i = 0; i < n; ++i) x[i] = std::ldexp(x[i], exponent);
 }
 
+bool positive(double value) { return value > 0.0 && std::isfinite(value); }
+
 }  // namespace
 
-// r holds the right-hand sides on entry; x the solutions on return.
-void CpuOperator::conjugate_gradient(Team& team, int columns, const CgParams& cg, Solved* solved) {
+// x = 0 and p = r = g, scaled: plain, until someone puts z in the place of p.
+void CpuOperator::begin_column(Team& team, const float* g, int c, int columns, CgColumn* column) {
+  const int64_t size = plan_.size;
+  float *r = packed_vector(kR, c, columns), *p = packed_vector(kP, c, columns);
+  std::copy_n(g + c * size, size, r);
+  scale_by_power(r, size, -column->exponent);
+  std::fill_n(packed_vector(kX, c, columns), size, 0.0f);
+  std::copy_n(r, size, p);
+  column->rr = column->rz = dot(team, r, r);
+  column->gain = 0.0;
+  column->plain = true;
+}
+
+// z and the first p of every column, if M is a preconditioner: else they stay plain.
+void CpuOperator::begin_preconditioned(Team& team, int columns, CgColumn* column, Solved* solved) {
+  int every[kColumnsAtOnce] = {};
+  for (int c = 0; c < columns; ++c) every[c] = c;
+  const float* r = packed_vector(kR, 0, columns);
+  float* z = packed_vector(kZ, 0, columns);
+  if (factors_->usable) precondition(team, r, z, every, columns);
+  for (int c = 0; c < columns; ++c) {
+    const int64_t at = c * plan_.size;
+    const double rz = factors_->usable ? dot(team, r + at, z + at) : 0.0;
+    if (positive(rz)) {
+      column[c].rz = rz;
+      column[c].plain = false;
+      std::copy_n(z + at, plan_.size, packed_vector(kP, c, columns));
+    } else if (column[c].rr > 0.0) {
+      solved[c].restarts = 1;
+    }
+  }
+}
+
+// x and r after the product of p; whether the column goes on.
+bool CpuOperator::step_column(Team& team, int c, int columns, const CgParams& cg, CgColumn* column,
+                              Solved* solved) {
+  const int64_t size = plan_.size;
+  float *r = packed_vector(kR, c, columns), *ap = packed_vector(kAp, c, columns);
+  const float* p = packed_vector(kP, c, columns);
+  const double curvature = dot(team, p, ap);
+  if (solved->iterations == 0) {
+    solved->first_curvature = std::ldexp(curvature, 2 * column->exponent);
+  }
+  if (!positive(curvature)) return column->active = false;
+  const double alpha = column->rz / curvature, gain = alpha * column->rz;
+  kernels_.axpy(static_cast<float>(alpha), p, packed_vector(kX, c, columns), size);
+  kernels_.axpy(static_cast<float>(-alpha), ap, r, size);
+  column->rr = dot(team, r, r);
+  column->gain += gain;
+  column->small = gain <= cg.gain_tol * column->gain ? column->small + 1 : 0;
+  ++solved->iterations;
+  column->active = column->rr > column->threshold && solved->iterations < cg.iterations &&
+                   (cg.gain_tol <= 0.0f || column->small < 2);
+  return column->active;
+}
+
+// p of the listed columns for the next product. Where r'z is not positive, plain CG begins anew.
+void CpuOperator::next_directions(Team& team, const float* g, const int* list, int count,
+                                  int columns, CgColumn* column, Solved* solved) {
+  int with_z[kColumnsAtOnce], found = 0;
+  for (int k = 0; k < count; ++k) {
+    if (!column[list[k]].plain) with_z[found++] = list[k];
+  }
+  const float* r = packed_vector(kR, 0, columns);
+  float* z = packed_vector(kZ, 0, columns);
+  if (found > 0) precondition(team, r, z, with_z, found);
+  for (int k = 0; k < count; ++k) {
+    CgColumn& at = column[list[k]];
+    const int64_t offset = list[k] * plan_.size;
+    const double rz = at.plain ? at.rr : dot(team, r + offset, z + offset);
+    if (!positive(rz) && !at.plain) {
+      begin_column(team, g, list[k], columns, &at);
+      solved[list[k]].iterations = 0;
+      solved[list[k]].restarts = 1;
+      continue;
+    }
+    kernels_.xpby((at.plain ? r : z) + offset, static_cast<float>(rz / at.rz),
+                  packed_vector(kP, list[k], columns), plan_.size);
+    at.rz = rz;
+  }
+}
+
+// g [columns][size]; x and what is left, r, are in `vectors_` on return.
+void CpuOperator::conjugate_gradient(Team& team, int columns, const CgParams& cg, const float* g,
+                                     Solved* solved) {
   const int64_t size = plan_.size;
   const double tol = std::max<double>(cg.tol, 4.0 * std::numeric_limits<float>::epsilon());
-  Column column[kColumnsAtOnce];
-  const auto at = [&](Vector which, int c) { return packed_vector(which, c, columns); };
-  int exponent[kColumnsAtOnce];
+  CgColumn column[kColumnsAtOnce];
   for (int c = 0; c < columns; ++c) {
-    exponent[c] = exponent_of(at(kR, c), size);
-    scale_by_power(at(kR, c), size, -exponent[c]);
-    std::fill_n(at(kX, c), size, 0.0f);
-    std::copy_n(at(kR, c), size, at(kP, c));
-    column[c].rr = dot(team, at(kR, c), at(kR, c));
-    column[c].threshold = tol * tol * column[c].rr;
     solved[c] = Solved{};
+    column[c].exponent = exponent_of(g + c * size, size);
+    begin_column(team, g, c, columns, &column[c]);
+    column[c].threshold = tol * tol * column[c].rr;
+    column[c].active = column[c].rr > column[c].threshold && cg.iterations > 0;
   }
-  for (int i = 0; i < cg.iterations; ++i) {
-    int list[kColumnsAtOnce], count = 0;
+  if (cg.factor_stride > 0) begin_preconditioned(team, columns, column, solved);
+  for (;;) {
+    int list[kColumnsAtOnce], count = 0, going = 0;
     for (int c = 0; c < columns; ++c) {
-      column[c].active = column[c].active && column[c].rr > column[c].threshold;
       if (column[c].active) list[count++] = c;
     }
     if (count == 0) break;
     if (interrupt_()) throw Interrupted{};
-    product(team, at(kP, 0), at(kAp, 0), list, count);
+    product(team, packed_vector(kP, 0, columns), packed_vector(kAp, 0, columns), list, count);
     for (int k = 0; k < count; ++k) {
       const int c = list[k];
-      const double curvature = dot(team, at(kP, c), at(kAp, c));
-      if (i == 0) solved[c].first_curvature = std::ldexp(curvature, 2 * exponent[c]);
-      if (!(curvature > 0.0) || !std::isfinite(curvature)) {
-        column[c].active = false;
-        continue;
-      }
-      const float alpha = static_cast<float>(column[c].rr / curvature);
-      kernels_.axpy(alpha, at(kP, c), at(kX, c), size);
-      kernels_.axpy(-alpha, at(kAp, c), at(kR, c), size);
-      const double rr = dot(team, at(kR, c), at(kR, c));
-      kernels_.xpby(at(kR, c), static_cast<float>(rr / column[c].rr), at(kP, c), size);
-      column[c].rr = rr;
-      ++solved[c].iterations;
+      if (step_column(team, c, columns, cg, &column[c], &solved[c])) list[going++] = c;
     }
+    next_directions(team, g, list, going, columns, column, solved);
   }
   for (int c = 0; c < columns; ++c) {
-    scale_by_power(at(kX, c), size, exponent[c]);
-    scale_by_power(at(kR, c), size, exponent[c]);
-    solved[c].residual_norm = std::ldexp(std::sqrt(column[c].rr), exponent[c]);
+    scale_by_power(packed_vector(kX, c, columns), size, column[c].exponent);
+    scale_by_power(packed_vector(kR, c, columns), size, column[c].exponent);
+    solved[c].residual_norm = std::ldexp(std::sqrt(column[c].rr), column[c].exponent);
+    // x'Ax = x'(g - r): no extra product
+    const float* x = packed_vector(kX, c, columns);
+    solved[c].linear_gain = dot(team, x, g + c * size);
+    solved[c].quad = solved[c].linear_gain - dot(team, x, packed_vector(kR, c, columns));
   }
 }
 
@@ -91,19 +161,15 @@ void CpuOperator::solve(const float* g, int64_t columns, const CgParams& cg, flo
     lane_sums_.reserve(rows.lanes().count * most * size);
     vectors_.reserve(4 * most * size);
     prepare(team, rows);
+    if (cg.factor_stride > 0) make_factors(team, cg.factor_stride);
     for (int64_t begin = 0; begin < columns; begin += most) {
       const int count = static_cast<int>(std::min(most, columns - begin));
       for (int c = 0; c < count; ++c) {
         pack(plan_, g + (begin + c) * plan_.flat_size, right.data() + c * size);
-        std::copy_n(right.data() + c * size, size, packed_vector(kR, c, count));
       }
-      conjugate_gradient(team, count, cg, solved + begin);
+      conjugate_gradient(team, count, cg, right.data(), solved + begin);
       for (int c = 0; c < count; ++c) {
-        // x'Ax = x'(g - r): no extra product
-        const float* solution = packed_vector(kX, c, count);
-        solved[begin + c].quad = dot(team, solution, right.data() + c * size) -
-                                 dot(team, solution, packed_vector(kR, c, count));
-        unpack(plan_, solution, x + (begin + c) * plan_.flat_size);
+        unpack(plan_, packed_vector(kX, c, count), x + (begin + c) * plan_.flat_size);
       }
     }
   });

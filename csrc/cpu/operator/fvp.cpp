@@ -73,7 +73,7 @@ void CpuOperator::product(Team& team, const float* v, float* out, const int* col
       std::fill_n(to, size, NAN);
       continue;
     }
-    sum_of_lanes(team, lanes, count * size, lane_sums_.data() + c * size, to);
+    sum_of_lanes(team, lanes, count * size, size, lane_sums_.data() + c * size, to);
     // log_std enters every row alike: its block of F is 2 for any weights.
     for (int i = 0; i < plan_.log_std_count; ++i) {
       to[plan_.log_std + i] = 2.0f * v_c[plan_.log_std + i];
@@ -85,9 +85,8 @@ void CpuOperator::product(Team& team, const float* v, float* out, const int* col
   }
 }
 
-void CpuOperator::sum_of_lanes(Team& team, int64_t lanes, int64_t stride, const float* part,
-                               float* out) {
-  const int64_t size = plan_.size;
+void CpuOperator::sum_of_lanes(Team& team, int64_t lanes, int64_t stride, int64_t size,
+                               const float* part, float* out) {
   if (lanes == 0) {  // no row has any weight; bad_values says so
     std::fill_n(out, size, 0.0f);
     return;

@@ -53,6 +53,7 @@ int64_t CpuOperator::scratch_bytes() const {
                   log_old_.bytes() + partial_.bytes() + theta_split_.bytes() + back_split_.bytes() +
                   v_split_.bytes() + candidate_split_.bytes();
   if (fisher_) total += fisher_->bytes();
+  if (factors_) total += factors_->bytes();
   for (const auto& work : work_) total += work->bytes();
   return total;
 }
@@ -136,7 +137,7 @@ void CpuOperator::vjp(const float* delta, float* out, const CallOptions& call) {
         for (int i = d.outputs; i < d.params; ++i) to[plan_.log_std + i - d.outputs] += from[i];
       }
     });
-    sum_of_lanes(team, lanes, plan_.size, lane_sums_.data(), sum.data());
+    sum_of_lanes(team, lanes, plan_.size, plan_.size, lane_sums_.data(), sum.data());
   });
   unpack(plan_, sum.data(), out);
 }

@@ -13,6 +13,8 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/operator/cg.h"
+#include "cpu/operator/factors.h"
 #include "cpu/operator/layout.h"
 #include "cpu/operator/rows.h"
 #include "cpu/runtime/threads.h"
@@ -35,8 +37,8 @@ struct CallOptions {
 struct Interrupted {};  // thrown when an interrupt was wanted; nothing has been written
 
 struct Solved {
-  double quad = 0.0, residual_norm = 0.0, first_curvature = 1.0;
-  int64_t iterations = 0;
+  double quad = 0.0, residual_norm = 0.0, first_curvature = 1.0, linear_gain = 0.0;
+  int64_t iterations = 0, restarts = 0;
 };
 
 struct Measures {
@@ -64,6 +66,9 @@ class CpuOperator {
   void metric(const float* tangent, float* out, const CallOptions& call);  // [N, D] -> [N, D]
   void vjp(const float* delta, float* out,
            const CallOptions& call);  // [N, D] -> [P], summed over rows
+  // Of a preconditioner from one of `stride` rows: every map's A and G, and z = M^-1 r.
+  void factors(int stride, float* out, const CallOptions& call);  // [sum of (in + 1)^2 + out^2]
+  void precondition(int stride, const float* r, float* z, const CallOptions& call);  // [P] -> [P]
 
   // ---- fused
   void fvp(const float* v, int64_t columns, float* out,
@@ -78,6 +83,8 @@ class CpuOperator {
 
  private:
   RowSet& fisher_rows() { return fisher_ ? *fisher_ : batch_; }
+  // Rows that products were given, those of weight zero included.
+  int64_t fisher_count() const { return params_.fvp_rows ? params_.fvp_count : params_.rows.count; }
   float* packed_vector(int which, int64_t column, int64_t columns) {
     return vectors_.data() + (which * columns + column) * plan_.size;
   }
@@ -114,12 +121,27 @@ class CpuOperator {
   void linearize(RowSet& rows, int64_t b, Workspace& work, const Block& block);
   void prepare(Team& team, RowSet& rows);
   void product(Team& team, const float* v, float* out, const int* columns, int count);
-  void sum_of_lanes(Team& team, int64_t lanes, int64_t stride, const float* part, float* out);
+  void sum_of_lanes(Team& team, int64_t lanes, int64_t stride, int64_t size, const float* part,
+                    float* out);
   double dot(Team& team, const float* a, const float* b);
   bool chunked() const { return params_.chunk_rows > 0; }
 
+  // factors.cpp
+  void make_factors(Team& team, int stride);
+  void root_block(const RowSet& rows, int64_t b, Workspace& work, const Block& block);
+  void sum_factors(Team& team, RowSet& rows);
+  void invert_factors(Team& team);
+  void precondition(Team& team, const float* r, float* z, const int* columns, int count);
+
   // cg.cpp
-  void conjugate_gradient(Team& team, int columns, const CgParams& cg, Solved* solved);
+  void begin_column(Team& team, const float* g, int c, int columns, CgColumn* column);
+  void begin_preconditioned(Team& team, int columns, CgColumn* column, Solved* solved);
+  bool step_column(Team& team, int c, int columns, const CgParams& cg, CgColumn* column,
+                   Solved* solved);
+  void next_directions(Team& team, const float* g, const int* list, int count, int columns,
+                       CgColumn* column, Solved* solved);
+  void conjugate_gradient(Team& team, int columns, const CgParams& cg, const float* g,
+                          Solved* solved);
 
   // surrogate.cpp
   void reserve_surrogate();
@@ -149,7 +171,8 @@ class CpuOperator {
   // The same, v and candidate_ as operands, in split precision only.
   Array<uint16_t> theta_split_, back_split_, v_split_, candidate_split_;
   RowSet batch_;
-  std::unique_ptr<RowSet> fisher_;  // only where fvp_rows picks a subset
+  std::unique_ptr<RowSet> fisher_;    // only where fvp_rows picks a subset
+  std::unique_ptr<Factors> factors_;  // only where a solve was preconditioned
   std::vector<std::unique_ptr<Workspace>> work_;
   Array<float> lane_sums_;  // [lanes][columns][plan.size]
   Array<float> vectors_;    // x, r, p, Ap of CG, [4][columns][plan.size]

@@ -91,9 +91,21 @@ Workspace::Workspace(const Plan& plan) {
   columns = Array<uint16_t>(operand_size(widest, rows));
 }
 
+void Workspace::reserve_factors(const Plan& plan, const FactorPlan& factors) {
+  for (auto& plane : planes) plane.reserve(int64_t{plan.block_rows} * factors.widest);
+  products.reserve(2 * int64_t{kPieceRows} * factors.widest);
+  int64_t most = 0;
+  for (int l = 0; l < plan.net.maps; ++l) {
+    most = std::max<int64_t>(most, std::max(factors.inputs[l].n, factors.outputs[l].n));
+  }
+  matrix.reserve((most + 8) * (most + 8 + 16));
+}
+
 int64_t Workspace::bytes() const {
   int64_t total = obs.bytes() + mask.bytes() + outputs.bytes() + before.bytes() + factors.bytes() +
                   second.bytes();
+  for (const auto& plane : planes) total += plane.bytes();
+  total += products.bytes() + matrix.bytes();
   for (int l = 0; l < kMaxMaps; ++l) {
     total += hidden[l].bytes() + slope[l].bytes() + tangent[l].bytes() + input_rows[l].bytes() +
              input_columns[l].bytes();

@@ -19,6 +19,11 @@ struct Workspace {
   Array<float> hidden[kMaxMaps], slope[kMaxMaps], tangent[kMaxMaps];
   Array<uint16_t> input_rows[kMaxMaps], input_columns[kMaxMaps], rows[2], columns;
   Prefetch prefetch;
+  // Of a preconditioner, where there is one: weighted inputs and the deltas of two maps in turn
+  // [block_rows, widest]; a piece of its product; a matrix that is inverted.
+  Array<float> planes[3], products;
+  Array<double> matrix;
+  void reserve_factors(const Plan& plan, const FactorPlan& factors);
   int64_t bytes() const;
 };
 

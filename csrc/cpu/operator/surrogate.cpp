@@ -166,7 +166,7 @@ void CpuOperator::gradient_packed(Team& team, float* g) {
     const float* sum = work.second.data() + plan_.log_std_count;
     for (int a = 0; a < plan_.log_std_count; ++a) to[plan_.log_std + a] += sum[a];
   });
-  sum_of_lanes(team, batch_.lanes().count, plan_.size, lane_sums_.data(), g);
+  sum_of_lanes(team, batch_.lanes().count, plan_.size, plan_.size, lane_sums_.data(), g);
 }
 
 Measures CpuOperator::gradient(float* g, const CallOptions& call) {

@@ -4,6 +4,7 @@
 
 #include "cpu/operator/operator.h"
 #include "shared/bad_values.h"
+#include "shared/factors.h"
 
 namespace trpo_fast::cpu {
 namespace {
@@ -48,15 +49,14 @@ bool CpuOperator::bad_values(const CallOptions& call) {
   return bad;
 }
 
-// x, the natural direction, and what ends the update before a step: packed g is read from kR.
+// x, the natural direction, and what ends the update before a step: g is packed.
 Reason CpuOperator::direction(Team& team, const CgParams& cg, const float* g, Solved* solved) {
   const int64_t size = plan_.size;
   if (!kernels_.all_finite(g, size)) return kNonFinite;
   if (dot(team, g, g) == 0.0) return kZeroGradient;
-  std::copy_n(g, size, packed_vector(1, 0, 1));
-  conjugate_gradient(team, 1, cg, solved);
+  if (cg.factor_stride > 0) make_factors(team, cg.factor_stride);
+  conjugate_gradient(team, 1, cg, g, solved);
   const float* x = packed_vector(0, 0, 1);
-  solved->quad = dot(team, x, g) - dot(team, x, packed_vector(1, 0, 1));
   if (!kernels_.all_finite(x, size) || !std::isfinite(solved->first_curvature)) return kNonFinite;
   return solved->first_curvature <= 0.0 ? kNegativeCurvature : kAccepted;
 }
@@ -127,6 +127,13 @@ void CpuOperator::update(const UpdateParams& params, float* theta, double* stats
   stats[kStatIterations] = static_cast<double>(solved.iterations);
   stats[kStatGradientNorm] =
       reason == kBadValues ? NAN : std::sqrt(kernels_.dot(g.data(), g.data(), size));
+  stats[kStatLinearGain] = solved.linear_gain;
+  const bool preconditioned = params.cg.factor_stride > 0 && factors_;
+  stats[kStatFactorRows] =
+      preconditioned ? static_cast<double>(picked_count(fisher_count(), params.cg.factor_stride))
+                     : 0.0;
+  stats[kStatScaledBlocks] = 0.0;
+  stats[kStatRestarts] = static_cast<double>(solved.restarts);
 }
 
 }  // namespace trpo_fast::cpu
