@@ -206,6 +206,9 @@ EMULATION_CASE(memory_kernel_fvp_of_128_128) {
 EMULATION_CASE(memory_kernel_update_of_64_64) {
   check_update({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
 }
+EMULATION_CASE(memory_kernel_preconditioned_solve_of_64_64) {
+  check_solve(with_factors({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1}, 2));
+}
 EMULATION_CASE(memory_kernel_split_fvp_of_64_64) {
   check_product(in_halves({{17, 64, 64, 6}, kTanh, Head::kGaussian, {}, 640, 1}));
 }
