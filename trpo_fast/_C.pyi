@@ -182,17 +182,17 @@ class CudaOperator:
     ) -> None: ...
     def fvp(self, *, v: int, out: int, columns: int, scratch: int, stream: int) -> None: ...
     def solve(
-        self, *, g: int, x: int, stats: int, columns: int, iterations: int, tol: float, scratch:
-        int, stream: int
+        self, *, g: int, x: int, stats: int, columns: int, iterations: int, tol: float,
+        gain_tol: float, factor_stride: int, scratch: int, stream: int
     ) -> None: ...  # fmt: skip
     def gradient(self, *, g: int, stats: int, scratch: int, stream: int) -> None: ...
     def evaluate(self, *, theta: int, stats: int, scratch: int, stream: int) -> None: ...
     def update(
-        self, *, theta: int, stats: int, iterations: int, tol: float, max_kl: float, ratio: float,
-        steps: int, search: bool, learning_rate: float, scratch: int, stream: int
+        self, *, theta: int, stats: int, iterations: int, tol: float, gain_tol: float,
+        factor_stride: int, max_kl: float, ratio: float, steps: int, search: bool, learning_rate:
+        float, scratch: int, stream: int
     ) -> None: ...  # fmt: skip
-    @property
-    def scratch_bytes(self) -> int: ...
+    def scratch_bytes(self, *, factor_stride: int) -> int: ...
 
 # ---- acting, advantages and the critic's fit on a CUDA device: csrc/bindings/cuda_rollout.cpp and
 # ---- csrc/bindings/cuda_critic.cpp

@@ -129,7 +129,9 @@ class CudaOperator {
     if (call_.plan.path == Path::kNone) throw std::runtime_error(call_.plan.refusal);
   }
 
-  const Plan& plan() const { return call_.plan; }
+  int64_t scratch(int factor_stride) const {
+    return scratch_bytes(call_.plan, call_.fvp, factor_stride);
+  }
 
   ResidentCall call(uintptr_t scratch, uintptr_t stream) const {
     ResidentCall c = call_;
@@ -162,13 +164,14 @@ void operator_fvp(const CudaOperator& op, uintptr_t v, uintptr_t out, int column
 }
 
 void operator_solve(const CudaOperator& op, uintptr_t g, uintptr_t x, uintptr_t stats, int columns,
-                    int iterations, float tol, uintptr_t scratch, uintptr_t stream) {
+                    int iterations, float tol, float gain_tol, int factor_stride, uintptr_t scratch,
+                    uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
   c.v = pointer<const float>(g);
   c.out = pointer<float>(x);
   c.stats = pointer<double>(stats);
   c.columns = columns;
-  c.cg = {iterations, tol};
+  c.cg = {iterations, tol, gain_tol, factor_stride};
   launch(cuda_api().solve, c);
 }
 
@@ -189,12 +192,13 @@ void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats,
 }
 
 void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, int iterations,
-                     float tol, float max_kl, float ratio, int steps, bool search,
-                     float learning_rate, uintptr_t scratch, uintptr_t stream) {
+                     float tol, float gain_tol, int factor_stride, float max_kl, float ratio,
+                     int steps, bool search, float learning_rate, uintptr_t scratch,
+                     uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
   c.theta_out = pointer<float>(theta);
   c.stats = pointer<double>(stats);
-  c.cg = {iterations, tol};
+  c.cg = {iterations, tol, gain_tol, factor_stride};
   c.search = {max_kl, ratio, steps, c.search.reverse_kl, search};
   c.learning_rate = learning_rate;
   launch(cuda_api().update, c);
@@ -222,18 +226,18 @@ void bind_cuda(py::module_& m) {
       .def("fvp", &operator_fvp, py::kw_only(), py::arg("v"), py::arg("out"), py::arg("columns"),
            py::arg("scratch"), py::arg("stream"))
       .def("solve", &operator_solve, py::kw_only(), py::arg("g"), py::arg("x"), py::arg("stats"),
-           py::arg("columns"), py::arg("iterations"), py::arg("tol"), py::arg("scratch"),
-           py::arg("stream"))
+           py::arg("columns"), py::arg("iterations"), py::arg("tol"), py::arg("gain_tol"),
+           py::arg("factor_stride"), py::arg("scratch"), py::arg("stream"))
       .def("gradient", &operator_gradient, py::kw_only(), py::arg("g"), py::arg("stats"),
            py::arg("scratch"), py::arg("stream"))
       .def("evaluate", &operator_evaluate, py::kw_only(), py::arg("theta"), py::arg("stats"),
            py::arg("scratch"), py::arg("stream"))
       .def("update", &operator_update, py::kw_only(), py::arg("theta"), py::arg("stats"),
-           py::arg("iterations"), py::arg("tol"), py::arg("max_kl"), py::arg("ratio"),
-           py::arg("steps"), py::arg("search"), py::arg("learning_rate"), py::arg("scratch"),
-           py::arg("stream"))
-      .def_property_readonly("scratch_bytes",
-                             [](const CudaOperator& op) { return op.plan().scratch.total; });
+           py::arg("iterations"), py::arg("tol"), py::arg("gain_tol"), py::arg("factor_stride"),
+           py::arg("max_kl"), py::arg("ratio"), py::arg("steps"), py::arg("search"),
+           py::arg("learning_rate"), py::arg("scratch"), py::arg("stream"))
+      .def("scratch_bytes", &CudaOperator::scratch, py::kw_only(), py::arg("factor_stride"),
+           "What a call needs, with the factors of one of so many rows (0: without).");
   bind_cuda_rollout(m);
   bind_cuda_critic(m);
 }

@@ -59,7 +59,20 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   a.out = call.out;
   a.stats = call.stats;
   a.scratch = static_cast<unsigned char*>(call.scratch);
+  const bool solves = program == kProgramSolve || program == kProgramUpdate;
+  a.factors = make_factor_layout(a.layout, call.fvp, solves ? call.cg.factor_stride : 0,
+                                 call.plan.scratch.total);
   return a;
+}
+
+cudaError_t launch_unit(const KernelArgs& args, size_t shared, cudaStream_t stream) {
+  const bool solves = args.program == kProgramSolve || args.program == kProgramUpdate;
+  const bool guided = solves && (args.cg.factor_stride > 0 || args.cg.gain_tol > 0);
+  if (args.plan.precision != Precision::kFp32)
+    return (guided ? launch_guided_split : launch_resident_split)(args, shared, stream);
+  if (args.plan.slots == 1)
+    return (guided ? launch_guided_narrow : launch_resident_narrow)(args, shared, stream);
+  return (guided ? launch_guided_wide : launch_resident_wide)(args, shared, stream);
 }
 
 template <Program kProgram>
@@ -69,11 +82,7 @@ int run(const ResidentCall& call) {
   const KernelArgs args = kernel_args(call, kProgram);
   const size_t shared = block_bytes(args.layout, args.plan);
   const auto stream = static_cast<cudaStream_t>(call.stream);
-  const cudaError_t error = call.plan.precision != Precision::kFp32
-                                ? launch_resident_split(args, shared, stream)
-                            : call.plan.slots == 1 ? launch_resident_narrow(args, shared, stream)
-                                                   : launch_resident_wide(args, shared, stream);
-  return cleared(error);
+  return cleared(launch_unit(args, shared, stream));
 }
 
 // One of rollout.h's launchers as an entry of the table.

@@ -84,7 +84,7 @@ def test_options(options):
         replace(CONFIG, max_kl=1e3, backtrack_steps=2),
         replace(CONFIG, search=False),
         replace(CONFIG, search=False, learning_rate=0.02),
-        replace(CONFIG, cg_tol=0.3, cg_iterations=30),
+        replace(CONFIG, cg=CgConfig(30, 0.3)),
     ],
     ids=str,
 )

@@ -32,9 +32,13 @@ void check_solve(const ProblemShape& shape) {
       quad += double((*p.out)[i]) * (*p.in)[i];
       norm2 += double((*p.in)[i]) * (*p.in)[i];
     }
-    const double* stats = p.stats->data() + 4 * c;
-    CHECK_NEAR(stats[0] / quad, 1, 1e-4);
-    CHECK(std::isfinite(stats[1]) && stats[2] == 3 && stats[3] > 0.09 * norm2);
+    const double* stats = p.stats->data() + kSolvedCount * c;
+    CHECK_NEAR(stats[kSolvedQuad] / quad, 1, 1e-4);
+    CHECK_NEAR(stats[kSolvedLinearGain] / quad, 1, 1e-4);
+    CHECK(std::isfinite(stats[kSolvedResidual]) && stats[kSolvedIterations] == 3);
+    CHECK(stats[kSolvedRestarts] == 0);
+    const bool plain = shape.factor_stride == 0;  // otherwise p = M^-1 g
+    CHECK(stats[kSolvedFirstCurvature] > (plain ? 0.09 * norm2 : 0));
   }
 }
 
@@ -79,7 +83,7 @@ uint64_t barriers_of_solve(Problem& p, int iterations) {
   p.call.cg.iterations = iterations;
   const uint64_t before = emulation::counters.grid_barriers;
   CHECK(trpo_fast_cuda_api()->solve(p.call) == 0);
-  CHECK(p.stats->data()[2] == iterations);
+  CHECK(p.stats->data()[kSolvedIterations] == iterations);
   return emulation::counters.grid_barriers - before;
 }
 
@@ -147,6 +151,51 @@ EMULATION_CASE(kernel_split_updates) {
   check_update(shape);
 }
 
+ProblemShape with_factors(ProblemShape shape, int stride) {
+  shape.factor_stride = stride;
+  return shape;
+}
+
+EMULATION_CASE(kernel_preconditioned_solves) {
+  check_solve(with_factors({{11, 16, 16, 3}, kTanh, Head::kGaussian, {}, 100, 4, 2}, 3));
+  check_solve(with_factors(
+      {{20, 33, 5}, Activation::kGelu, Head::kMultiCategorical, {2, 3}, 37, 3, 1, true, true}, 1));
+  ProblemShape shape = {{4, 7, 3}, Activation::kRelu, Head::kBernoulli, {}, 70, 2, 2, true};
+  shape.atomics = true;
+  check_solve(with_factors(shape, 4));
+}
+
+EMULATION_CASE(kernel_preconditioned_solves_in_rounds) {
+  ProblemShape shape = {{3, 6, 2}, kTanh, Head::kGaussianState, {}, 1100, 2};
+  shape.chunk_rows = 64;
+  check_solve(with_factors(shape, 1));
+}
+
+EMULATION_CASE(kernel_preconditioned_split_solve) {
+  check_solve(with_factors(in_halves({{11, 16, 32, 3}, kTanh, Head::kGaussian, {}, 100, 4, 2}), 2));
+}
+
+EMULATION_CASE(kernel_preconditioned_updates) {
+  check_update(with_factors({{11, 16, 16, 3}, kTanh, Head::kGaussian, {}, 100, 4}, 2));
+  ProblemShape shape = {{6, 12, 5}, Activation::kElu, Head::kMultiCategorical, {2, 3}, 60, 3};
+  shape.subset = shape.mask = true;
+  shape.gain_tol = 0.1f;
+  check_update(with_factors(shape, 1));
+}
+
+// Factors that overflow: the same solution as without, one restart said.
+EMULATION_CASE(kernel_solve_without_usable_factors) {
+  const ProblemShape shape = {{5, 8, 3}, kTanh, Head::kGaussian, {}, 50, 3};
+  Problem plain(shape), failing(with_factors(shape, 2));
+  for (Problem* p : {&plain, &failing})
+    for (float& o : *p->obs) o *= 1e25f;
+  plain.run(&CudaApi::solve);
+  failing.run(&CudaApi::solve);
+  CHECK(plain.stats->data()[kSolvedRestarts] == 0);
+  CHECK(failing.stats->data()[kSolvedRestarts] == 1);
+  CHECK(!memcmp(plain.out->data(), failing.out->data(), 4 * plain.out->size()));
+}
+
 // For the memory report: the shapes of the benchmark cases, a few rows of each.
 EMULATION_CASE(memory_kernel_fvp_of_64_64) {
   check_product({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
@@ -156,6 +205,9 @@ EMULATION_CASE(memory_kernel_fvp_of_128_128) {
 }
 EMULATION_CASE(memory_kernel_update_of_64_64) {
   check_update({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1});
+}
+EMULATION_CASE(memory_kernel_preconditioned_solve_of_64_64) {
+  check_solve(with_factors({{11, 64, 64, 3}, kTanh, Head::kGaussian, {}, 64, 1}, 2));
 }
 EMULATION_CASE(memory_kernel_split_fvp_of_64_64) {
   check_product(in_halves({{17, 64, 64, 6}, kTanh, Head::kGaussian, {}, 640, 1}));

@@ -102,14 +102,16 @@ void Problem::fill_call() {
   in = random(size_t(parameters) * shape.columns, 1);
   out = std::make_unique<DeviceArray<float>>(in->size(), NAN);
   theta_out = std::make_unique<DeviceArray<float>>(size_t(parameters), NAN);
-  stats = std::make_unique<DeviceArray<double>>(size_t(kStatCount + 4 * shape.columns), NAN);
-  scratch_ = std::make_unique<DeviceArray<unsigned char>>(size_t(call.plan.scratch.total), 0xff);
+  stats =
+      std::make_unique<DeviceArray<double>>(size_t(kStatCount + kSolvedCount * shape.columns), NAN);
+  scratch_ = std::make_unique<DeviceArray<unsigned char>>(
+      size_t(scratch_bytes(call.plan, fvp, shape.factor_stride)), 0xff);
   call.v = in->data();
   call.out = out->data();
   call.theta_out = theta_out->data();
   call.stats = stats->data();
   call.scratch = scratch_->data();
-  call.cg = {3, 0};
+  call.cg = {3, 0, shape.gain_tol, shape.factor_stride};
   call.atomics = shape.atomics;
   call.search = {0.01f, 0.5f, 6, shape.reverse, true};
 }

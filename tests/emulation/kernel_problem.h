@@ -23,6 +23,8 @@ struct ProblemShape {
   bool weights = false, mask = false, subset = false, atomics = false, reverse = false;
   int64_t group_size = 0, chunk_rows = 0;
   Precision precision = Precision::kFp32;
+  int factor_stride = 0;  // of a preconditioner
+  float gain_tol = 0;
 };
 
 class Problem {

@@ -163,7 +163,8 @@ class CudaOperator(Operator):
         """
         stream = current_stream(self._device)
         with explained():
-            size = self._op.scratch_bytes + 256
+            stride = arguments.get("factor_stride", 0)
+            size = self._op.scratch_bytes(factor_stride=stride) + 256
             scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
             aligned = (scratch.data_ptr() + 255) // 256 * 256
             getattr(self._op, entry)(**arguments, scratch=aligned, stream=stream)
@@ -243,7 +244,7 @@ class CudaOperator(Operator):
 
     @property
     def scratch_bytes(self) -> int:
-        return self._op.scratch_bytes
+        return self._op.scratch_bytes(factor_stride=0)
 
 
 @functools.cache

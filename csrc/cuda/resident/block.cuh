@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/prims/dev.h"
 #include "cuda/resident/config.h"
+#include "cuda/resident/factor_layout.h"
 #include "shared/params.h"
 
 namespace trpo_fast::cuda {
@@ -35,6 +36,7 @@ struct KernelArgs {
   float* out;           // [K, P] F v or x; [P] gradient
   double* stats;        // what the program reports
   unsigned char* scratch;
+  FactorLayout factors;  // of the preconditioner, no factors without
 };
 
 namespace {

@@ -195,7 +195,7 @@ __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& 
 }
 
 struct SolutionNorms {
-  double quad, norm2;  // x'Ax and x'x
+  double quad, norm2, linear_gain;  // x'Ax, x'x and g'x
 };
 
 // x'Ax = x'(g - r) by CG's own vectors. Opens with a grid barrier.
@@ -205,7 +205,7 @@ __device__ __forceinline__ SolutionNorms block_cg_finish(const KernelArgs& a, co
   struct Pair {
     float4 g, x;
   };
-  double sums[2] = {};
+  double sums[3] = {};
   each_loaded<4>(
       threadIdx.x, l.packed / 4, kThreads,
       [&](int q) {
@@ -214,9 +214,10 @@ __device__ __forceinline__ SolutionNorms block_cg_finish(const KernelArgs& a, co
       [&](int q, const Pair& at) {
         sums[0] += dot4(at.x, axpy4(-1.0f, load4(b.residual + 4 * q), at.g));
         sums[1] += dot_self(at.x);
+        sums[2] += dot4(at.g, at.x);
       });
   block_reduce(sums, reinterpret_cast<double*>(b.reduce));
-  return {sums[0], sums[1]};
+  return {sums[0], sums[1], sums[2]};
 }
 
 }  // namespace

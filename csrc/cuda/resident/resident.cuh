@@ -5,6 +5,7 @@
 // what follows a pass decides whether there is another.
 #pragma once
 #include "cuda/resident/line_search.cuh"
+#include "cuda/resident/pcg_resident.cuh"
 
 namespace trpo_fast::cuda {
 namespace {
@@ -51,13 +52,13 @@ __device__ __forceinline__ void block_reduce_to_flat(const Layout& l, const Bloc
 struct Run {
   Totals totals;
   Cg cg;
+  Pcg pcg;
   SolutionNorms solution;
   int column;  // right-hand side at work
 };
 
 __device__ __forceinline__ bool reports(const Block& b) { return b.index == 0 && threadIdx.x == 0; }
 
-enum SolveStat : int { kSolveQuad, kSolveResidual, kSolveIterations, kSolveCurvature, kSolveStats };
 enum EvaluateStat : int {
   kEvaluateKl,
   kEvaluateMaxKl,
@@ -66,7 +67,23 @@ enum EvaluateStat : int {
   kEvaluateBad,
 };
 
+// Begins CG where p = r = g. True if it needs a product.
+template <bool kGuided>
+__device__ __forceinline__ bool block_begin(const KernelArgs& a, const Block& b, Run& run) {
+  const bool wanted = block_cg_start(a, b, run.cg);
+  run.pcg.plain = false;
+  if constexpr (kGuided)
+    if (wanted) block_pcg_start(a, b, run.cg, run.pcg);
+  return wanted;
+}
+
+// 1 where a preconditioner failed.
+__device__ __forceinline__ double restarts(const KernelArgs& a, const Run& run) {
+  return a.cg.factor_stride > 0 && run.pcg.plain;
+}
+
 // Right-hand side run.column into p (and r, g). True if it needs a product.
+template <bool kGuided>
 __device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Block& b, Run& run) {
   const Layout& l = a.layout;
   pack(l, a.v + int64_t{run.column} * l.flat, b.v, block_party());
@@ -77,7 +94,7 @@ __device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Blo
     store4(b.residual + 4 * q, g);
     if (b.index == 0) store4(b.gradient + 4 * q, g);
   }
-  return block_cg_start(a, b, run.cg);
+  return block_begin<kGuided>(a, b, run);
 }
 
 // A solved column out. Opens with a grid barrier.
@@ -87,31 +104,36 @@ __device__ __forceinline__ void block_store_column(const KernelArgs& a, const Bl
   block_unpack(a.layout, b, a.out + int64_t{run.column} * a.layout.flat,
                [&](int i) { return __ldcg(b.solution + i); });
   if (!reports(b)) return;
-  double* stats = a.stats + run.column * kSolveStats;
-  stats[kSolveQuad] = run.solution.quad;
-  stats[kSolveResidual] = sqrt(run.cg.rr);
-  stats[kSolveIterations] = run.cg.iterations;
-  stats[kSolveCurvature] = run.cg.first_curvature;
+  double* stats = a.stats + run.column * kSolvedCount;
+  stats[kSolvedQuad] = run.solution.quad;
+  stats[kSolvedResidual] = sqrt(run.cg.rr);
+  stats[kSolvedIterations] = run.cg.iterations;
+  stats[kSolvedFirstCurvature] = run.cg.first_curvature;
+  stats[kSolvedLinearGain] = run.solution.linear_gain;
+  stats[kSolvedRestarts] = restarts(a, run);
 }
 
 // Goes on from the present column (`wanted`: it needs a product) until some column needs one; false
 // when none is left.
+template <bool kGuided>
 __device__ __forceinline__ bool block_next_product(const KernelArgs& a, const Block& b, Run& run,
                                                    bool wanted) {
   while (!wanted) {
     if (a.program != kProgramFvp) block_store_column(a, b, run);
     if (++run.column >= a.columns) return false;
     grid_sync();  // the last column's vectors have been read
-    wanted = block_load_column(a, b, run);
+    wanted = block_load_column<kGuided>(a, b, run);
   }
   return true;
 }
 
 // A finished product: the answer itself, or one step of CG. True if its column needs another.
+template <bool kGuided>
 __device__ __forceinline__ bool block_use_product(const KernelArgs& a, const Block& b, Run& run) {
   grid_sync();  // partial vectors (or sums) of all blocks are complete
   if (!run.totals.known) run.totals = collect_totals(b);
   run.cg.scale = static_cast<float>(1.0 / run.totals.fvp_weight);
+  if constexpr (kGuided) return block_pcg_step(a, b, run.cg, run.pcg);
   if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg);
   float* out = a.out + int64_t{run.column} * a.layout.flat;
   block_reduce_to_flat(a.layout, b, b.reduced, out, [&](int quad, float4 sum) {
@@ -180,15 +202,20 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
                                     run.solution.quad,
                                     sqrt(run.cg.rr),
                                     double(run.cg.iterations),
-                                    sqrt(run.cg.gradient_norm2)};
+                                    sqrt(run.cg.gradient_norm2),
+                                    run.solution.linear_gain,
+                                    double(a.factors.picked),
+                                    0,
+                                    restarts(a, run)};
   for (int i = 0; i < kStatCount; ++i) a.stats[i] = stats[i];
 }
 
 // After the gradient's pass. True if CG wants a product.
+template <bool kGuided>
 __device__ __forceinline__ bool block_use_gradient(const KernelArgs& a, const Block& b, Run& run,
                                                    const Scores& score, double group_surrogate) {
   run.totals = block_finish_gradient(a, b, score.sums, group_surrogate);
-  if (a.program == kProgramUpdate) return block_cg_start(a, b, run.cg);
+  if (a.program == kProgramUpdate) return block_begin<kGuided>(a, b, run);
   block_unpack(a.layout, b, a.out, [&](int i) { return __ldcg(b.gradient + i); });
   const Totals& t = run.totals;
   if (reports(b))
@@ -196,7 +223,8 @@ __device__ __forceinline__ bool block_use_gradient(const KernelArgs& a, const Bl
   return false;
 }
 
-template <class V>
+// kGuided: solves and updates with a preconditioner or a stop by gain.
+template <class V, bool kGuided>
 __global__ void __launch_bounds__(kThreads, 1)
     resident_kernel(const __grid_constant__ KernelArgs a) {
   DYN_SMEM(shared);
@@ -208,6 +236,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   // ---- forward
   score.sums.bad = block_setup<V>(a, b);
 
+  // ---- factors
+  if constexpr (kGuided) {
+    if (a.factors.count) {
+      block_factors<V>(a, b);
+      run.pcg.usable = block_invert_factors(a, b);
+    }
+  }
+
   // ---- what precedes the first pass
   bool scoring = a.program == kProgramUpdate || a.program == kProgramGradient;
   bool wanted = scoring;
@@ -217,16 +253,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (!scoring) block_publish_setup(a, b, score.sums, 0);
   if (a.program == kProgramFvp || a.program == kProgramSolve)
-    wanted = block_next_product(a, b, run, block_load_column(a, b, run));
+    wanted = block_next_product<kGuided>(a, b, run, block_load_column<kGuided>(a, b, run));
 
   // ---- gradient, and every product of fvp and cg
   while (wanted) {
     float* sum = scoring ? nullptr : product_sum(a, b, run.cg);
     block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, score);
-    wanted = scoring ? block_use_gradient(a, b, run, score, group_surrogate)
-                     : block_use_product(a, b, run);
+    wanted = scoring ? block_use_gradient<kGuided>(a, b, run, score, group_surrogate)
+                     : block_use_product<kGuided>(a, b, run);
     scoring = false;
-    if (a.program != kProgramGradient) wanted = block_next_product(a, b, run, wanted);
+    if (a.program != kProgramGradient) wanted = block_next_product<kGuided>(a, b, run, wanted);
   }
 
   // ---- step, line_search

@@ -9,4 +9,9 @@ cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
 cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
 cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
 
+// The same with a preconditioner or the stop by gain.
+cudaError_t launch_guided_narrow(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+cudaError_t launch_guided_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+cudaError_t launch_guided_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+
 }  // namespace trpo_fast::cuda

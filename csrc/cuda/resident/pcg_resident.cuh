@@ -1,0 +1,91 @@
+// Conjugate gradient with a preconditioner, or with the stop by gain, as trpo_fast/core/cg.py has it:
+// what stands in place of cg_resident.cuh's start and step. Plain launches have none of this, so that
+// their registers stay what they were.
+#pragma once
+#include "cuda/resident/precondition.cuh"
+
+namespace trpo_fast::cuda {
+namespace {
+
+// CG's state beside Cg, the same in every thread of every block.
+struct Pcg {
+  double rz;     // r'z, r'r where CG is plain
+  double total;  // x'Ax = sum alpha r'z
+  int small;     // products in a row that brought little
+  bool usable;   // the factors have inverses
+  bool plain;    // z = r
+};
+
+__device__ __forceinline__ bool positive(double value) { return value > 0 && isfinite(value); }
+
+// p = z + beta p
+__device__ __forceinline__ void block_next_direction(const KernelArgs& a, const Block& b,
+                                                     bool plain, float beta) {
+  each_loaded<8>(
+      threadIdx.x, a.layout.packed / 4, kThreads,
+      [&](int q) { return plain ? load4(b.residual + 4 * q) : load4_global(direction(a) + 4 * q); },
+      [&](int q, float4 z) { store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), z)); });
+}
+
+// Where block_cg_start found something to do: p = z = M^-1 g in place of p = g, if that serves.
+__device__ __forceinline__ void block_pcg_start(const KernelArgs& a, const Block& b, const Cg& s,
+                                                Pcg& e) {
+  e.plain = !e.usable;
+  e.rz = s.rr;
+  e.total = 0;
+  e.small = 0;
+  if (e.plain) return;
+  const double rz = block_precondition(a, b);
+  e.plain = !positive(rz);
+  if (e.plain) return;
+  e.rz = rz;
+  block_next_direction(a, b, false, 0.0f);
+}
+
+// Plain CG from x = 0, after a preconditioner that failed on the way.
+__device__ __forceinline__ void block_restart(const KernelArgs& a, const Block& b, Cg& s, Pcg& e) {
+  const Slice slice = own_slice(a.layout, b);
+  for (int q = slice.first + threadIdx.x; q < slice.last; q += kThreads)
+    store4(b.solution + 4 * q, make_float4(0, 0, 0, 0));
+  each_loaded<8>(
+      threadIdx.x, a.layout.packed / 4, kThreads,
+      [&](int q) { return load4_global(b.gradient + 4 * q); },
+      [&](int q, float4 g) {
+        store4(b.residual + 4 * q, g);
+        store4(b.v + 4 * q, g);
+      });
+  s.rr = e.rz = s.gradient_norm2;
+  s.iterations = 0;
+  e.total = 0;
+  e.plain = true;
+}
+
+// What follows a product, as block_cg_step. The last product's residual is not preconditioned: nothing
+// would come of it.
+__device__ __forceinline__ bool block_pcg_step(const KernelArgs& a, const Block& b, Cg& s, Pcg& e) {
+  block_complete_product(a, b, s);
+  const StepOperands early = load_operands(a, b, s);
+  const double curvature = block_curvature(a, b, s, early);
+  if (s.iterations == 0) s.first_curvature = curvature;
+  const bool moves = curvature > 0 && !isinf(curvature);
+  const double alpha = e.rz / curvature, gain = alpha * e.rz;
+  if (moves) s.rr = block_step_residual(a, b, s, static_cast<float>(alpha), early);
+  ++s.products;
+  if (!moves) return false;
+  ++s.iterations;
+  e.total += gain;
+  e.small = gain <= a.cg.gain_tol * e.total ? e.small + 1 : 0;
+  if (a.cg.gain_tol > 0 && e.small >= 2) return false;
+  if (s.iterations >= a.cg.iterations || !(s.rr > s.threshold)) return false;
+  const double next = e.plain ? s.rr : block_precondition(a, b);
+  if (!e.plain && !positive(next)) {
+    block_restart(a, b, s, e);
+    return true;
+  }
+  block_next_direction(a, b, e.plain, static_cast<float>(next / e.rz));
+  e.rz = next;
+  return true;
+}
+
+}  // namespace
+}  // namespace trpo_fast::cuda

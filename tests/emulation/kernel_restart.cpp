@@ -1,0 +1,79 @@
+// A preconditioner that fails on the way, which factors of ordinary rows never do: the resident kernel's
+// solve, with an inverse that becomes NaN after the first product.
+#include "cuda/resident/resident.cuh"
+#include "kernel_problem.h"
+
+using namespace emulation_cases;
+
+namespace {
+
+using Narrow = Variation<1, 1, false>;
+
+__global__ void failing_solve_kernel(const KernelArgs a) {
+  DYN_SMEM(shared);
+  const Block b = make_block<Narrow>(a, shared);
+  Run run = {};
+  Scores score = {};
+  score.sums.bad = block_setup<Narrow>(a, b);
+  block_factors<Narrow>(a, b);
+  run.pcg.usable = block_invert_factors(a, b);
+  block_publish_setup(a, b, score.sums, 0);
+  bool wanted = block_next_product<true>(a, b, run, block_load_column<true>(a, b, run));
+  for (int product = 0; wanted; ++product) {
+    if (product == 1 && reports(b)) factor_inverse(a, 0)[0] = NAN;
+    block_pass<Narrow>(a, b, fvp_set(a), product_sum(a, b, run.cg), false, score);
+    wanted = block_use_product<true>(a, b, run);
+    wanted = block_next_product<true>(a, b, run, wanted);
+  }
+}
+
+KernelArgs solve_args(const ResidentCall& call) {
+  KernelArgs a{};
+  a.program = kProgramSolve;
+  a.net = call.fvp.net;
+  a.layout = make_layout(a.net, kRowGroups * call.plan.row_step);
+  a.plan = call.plan;
+  a.rows = call.fvp.rows;
+  a.fvp_rows = call.fvp.fvp_rows;
+  a.fvp_count = call.fvp.fvp_count;
+  a.damping = call.fvp.damping;
+  a.kl_scale = call.fvp.kl_scale;
+  a.cg = call.cg;
+  a.atomics = call.atomics;
+  a.columns = call.columns;
+  a.theta = call.fvp.theta;
+  a.v = call.v;
+  a.out = call.out;
+  a.stats = call.stats;
+  a.scratch = static_cast<unsigned char*>(call.scratch);
+  a.factors =
+      make_factor_layout(a.layout, call.fvp, call.cg.factor_stride, call.plan.scratch.total);
+  return a;
+}
+
+int failing_solve(const ResidentCall& call) {
+  const KernelArgs args = solve_args(call);
+  return launch(failing_solve_kernel, dim3(args.plan.grid), dim3(kThreads),
+                block_bytes(args.layout, args.plan), true, nullptr, args);
+}
+
+EMULATION_CASE(kernel_restart_is_the_plain_solve) {
+  ProblemShape shape = {{5, 8, 3}, Activation::kTanh, Head::kGaussian, {}, 50, 3};
+  Problem plain(shape);
+  plain.run(&CudaApi::solve);
+  for (const bool atomics : {false, true}) {
+    shape.factor_stride = 2;
+    shape.atomics = atomics;
+    Problem failing(shape);
+    CHECK(failing.call.plan.slots == 1 && failing.call.plan.row_step == 1);
+    CHECK(failing_solve(failing.call) == 0);
+    const double* stats = failing.stats->data();
+    CHECK(stats[kSolvedRestarts] == 1 && stats[kSolvedIterations] == 3);
+    for (int64_t i = 0; i < plain.parameters; ++i)
+      CHECK_NEAR((*failing.out)[i], (*plain.out)[i], 1e-5);
+    if (!atomics)
+      CHECK(!memcmp(plain.out->data(), failing.out->data(), 4 * size_t(plain.parameters)));
+  }
+}
+
+}  // namespace
