@@ -34,6 +34,7 @@ from .updates.info import UpdateInfo
 from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
 from .updates.penalty import Penalty, kl_penalty_update
+from .updates.sampler import distribution_params
 
 if TYPE_CHECKING:
     from .envs.errors import EnvError
@@ -76,6 +77,7 @@ __all__ = [
     "UpdateOptions",
     "__version__",
     "backends",
+    "distribution_params",
     "evaluate",
     "flat_params",
     "kl_penalty_update",

@@ -189,13 +189,13 @@ void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats,
 }
 
 void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, int iterations,
-                     float tol, float max_kl, float ratio, int steps, bool search,
+                     float tol, float max_kl, float ratio, int steps, bool search, bool limit_max,
                      float learning_rate, uintptr_t scratch, uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
   c.theta_out = pointer<float>(theta);
   c.stats = pointer<double>(stats);
   c.cg = {iterations, tol};
-  c.search = {max_kl, ratio, steps, c.search.reverse_kl, search};
+  c.search = {max_kl, ratio, steps, c.search.reverse_kl, search, limit_max};
   c.learning_rate = learning_rate;
   launch(cuda_api().update, c);
 }
@@ -230,8 +230,8 @@ void bind_cuda(py::module_& m) {
            py::arg("scratch"), py::arg("stream"))
       .def("update", &operator_update, py::kw_only(), py::arg("theta"), py::arg("stats"),
            py::arg("iterations"), py::arg("tol"), py::arg("max_kl"), py::arg("ratio"),
-           py::arg("steps"), py::arg("search"), py::arg("learning_rate"), py::arg("scratch"),
-           py::arg("stream"))
+           py::arg("steps"), py::arg("search"), py::arg("limit_max"), py::arg("learning_rate"),
+           py::arg("scratch"), py::arg("stream"))
       .def_property_readonly("scratch_bytes",
                              [](const CudaOperator& op) { return op.plan().scratch.total; });
   bind_cuda_rollout(m);

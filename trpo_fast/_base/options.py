@@ -19,6 +19,7 @@ from .choices import (
     ActionMode,
     Activation,
     Backend,
+    Constraint,
     CriticMethod,
     FisherKind,
     KlDirection,
@@ -67,6 +68,13 @@ KlDirectionOption = Annotated[
     KlDirection,
     Doc("the KL that updates are held to: forward KL(old || new), or reverse KL(new || old)"),
 ]
+ConstraintOption = Annotated[
+    Constraint,
+    Doc(
+        "what the line search of trpo holds to max_kl: the mean KL, or the largest KL of a state, "
+        "which takes more backtracks"
+    ),
+]
 FisherOption = Annotated[
     FisherKind,
     Doc("curvature in closed form, or from the gradients of the actions that were taken"),
@@ -91,6 +99,7 @@ class UpdateOptions(TypedDict, total=False):
 
     kl_reduction: KlReductionOption
     kl_direction: KlDirectionOption
+    constraint: ConstraintOption
     fisher: FisherOption
     fvp_rows: Annotated[
         int | Tensor | None,
@@ -138,6 +147,7 @@ class UpdateSettings:
     ] = 10
     kl_reduction: KlReductionOption = "sum"
     kl_direction: KlDirectionOption = "forward"
+    constraint: ConstraintOption = "mean"
     fisher: FisherOption = "analytic"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
 from .._base.options import UpdateOptions
+from .._base.threads import OneThread
 from ..backends.registry import resolve
 from ..core.batch import Batch
 from ..policy.net import MLPPolicy
@@ -14,6 +16,7 @@ from ..updates.first_order import pg_update
 from ..updates.info import UpdateInfo
 from ..updates.natural import OPTIONS, npg_update, trpo_update, update_problem
 from ..updates.penalty import Penalty, kl_penalty_update
+from ..updates.sampler import distribution_params
 from .config import Config
 
 
@@ -32,6 +35,25 @@ def is_limited(config: Config) -> bool:
     if config.algorithm == "kl-penalty":
         return config.penalty_rule != "fixed"
     return config.algorithm != "pg"
+
+
+def apply_rules(
+    policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
+) -> UpdateInfo:
+    """Move the policy ``config.updates_per_rollout`` times on one batch, which it sampled itself;
+    what the last update reports. Update j of n has the limit (j / n)^2 max_kl on the KL to the
+    policy before the first: lengths, square roots of KLs, add up.
+    """
+    count = config.updates_per_rollout
+    later = batch
+    if count > 1:  # a forward now is the sampler's: nothing has moved the policy since
+        with OneThread():
+            params = distribution_params(policy, batch.obs, batch.action_mask)
+        later = replace(batch, old_params=params)
+    for j in range(1, count):
+        rows, limit = batch if j == 1 else later, (j / count) ** 2 * max_kl
+        apply_rule(policy, rows, config, penalty, limit, sync=sync)
+    return apply_rule(policy, later, config, penalty, max_kl, sync=sync)
 
 
 def apply_rule(

@@ -13,6 +13,7 @@ from .._base.choices import (
     Activation,
     Algorithm,
     Backend,
+    Constraint,
     CriticMethod,
     Engine,
     FisherKind,
@@ -52,6 +53,7 @@ class Settings(TypedDict, total=False):
     max_kl_hold: int
     max_kl_steps: int
     scale_kl: bool
+    updates_per_rollout: int
     fvp_fraction: float
     max_kl: float
     damping: float
@@ -61,6 +63,7 @@ class Settings(TypedDict, total=False):
     backtrack_steps: int
     kl_reduction: KlReduction
     kl_direction: KlDirection
+    constraint: Constraint
     fisher: FisherKind
     backend: Backend
     precision: Precision

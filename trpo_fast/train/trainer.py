@@ -38,7 +38,7 @@ from .other_libraries import check_agent, check_callbacks, check_learn
 from .predict import predict, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
-from .rules import apply_rule, is_limited, make_penalty
+from .rules import apply_rules, is_limited, make_penalty
 from .setting_types import Settings
 from .state import pack, restore
 from .targets import estimate
@@ -218,12 +218,12 @@ class TRPO(Agent):
     def update(
         self, batch: Batch, max_kl: float | None = None, *, sync: bool | None = None
     ) -> UpdateInfo:
-        """Move the policy by the configured algorithm, within ``max_kl`` (the one of the settings);
-        by default without waiting for a device.
+        """Move the policy by the configured algorithm and number of updates, within ``max_kl``
+        (the one of the settings); by default without waiting for a device.
         """
         max_kl = self.config.max_kl if max_kl is None else max_kl
         sync = not self.asynchronous if sync is None else sync
-        return apply_rule(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
+        return apply_rules(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
 
     def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
         """Move the critic towards returns [N] at obs [N, O], or a random part of them."""

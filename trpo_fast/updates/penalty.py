@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .._base import extension
@@ -29,7 +29,7 @@ from ..core import checks
 from ..core.batch import Batch, total_weight
 from ..core.modules import functional_params
 from ..core.problem import UpdateConfig
-from ..core.surrogate import evaluate_rows
+from ..core.surrogate import Measures, evaluate_rows
 from ..policy.flat import mark_written
 from .info import UpdateInfo
 from .natural import finish, update_problem
@@ -113,7 +113,10 @@ def kl_penalty_update(
     """Maximise surrogate - lambda KL, then move lambda by the penalty's rule.
 
     ``inner="natural"`` takes the maximiser of the quadratic model, theta + (F + damping I)^-1 g /
-    lambda, times ``backtrack_ratio`` until the penalised objective improves; ``inner="adam"`` takes
+    lambda, times ``backtrack_ratio`` until the penalised objective improves. With the batch's
+    ``old_params`` the KL is that to the policy which sampled it; from a KL of k at the call the
+    model's maximiser along x is 1 / lambda - sqrt(2 k / x'(F + damping I)x) away, and nothing moves
+    where that is behind the call (``at_kl_limit``). ``inner="adam"`` takes
     ``adam_steps`` steps of Adam on all rows, with autograd's gradients, and the backend computes KL
     and surrogate of where they lead. lambda is a number on the host, so this update waits for the
     KL unless the rule is "fixed".
@@ -142,8 +145,8 @@ def kl_penalty_update(
     else:
         _penalised_adam(report, penalty.value, adam_steps, learning_rate)
     mark_written(problem.policy)
-    info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
-    if penalty.rule != "fixed" and info.accepted:
+    info = finish(problem, chosen.name, report.stats(), sync)
+    if penalty.rule != "fixed" and info.reason in ("accepted", "at_kl_limit"):
         penalty.adjust(info.kl)
     elif penalty.rule != "fixed" and info.reason == "line_search_failed":
         penalty.adjust(2.0 * penalty.target_kl)  # every step was too long
@@ -159,20 +162,45 @@ def _penalised_natural(report: Report, multiplier: float, search: UpdateConfig) 
     report.values["quad"] = solution.quad
     report.values["cg_residual"] = solution.residual_norm
     report.values["cg_iterations"] = solution.iterations
+    divisor = _divisor(report, multiplier, solution.quad)
     found = torch.zeros((), dtype=torch.bool, device=report.g.device)
     chosen, used = operator.theta, torch.full((), steps, dtype=torch.int64, device=report.g.device)
     for j in range(steps):
-        candidate = operator.theta + (ratio**j / multiplier) * solution.x
+        candidate = operator.theta + (ratio**j / divisor) * solution.x
         after = operator.evaluate(candidate)
-        better = after.surrogate - multiplier * after.kl > report.before.surrogate
+        better = _objective(after, multiplier) > _start(report, multiplier)
         good = ~found & better & torch.isfinite(after.kl)
         chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
         found = found | good
         if not extension.asynchronous(chosen.device) and bool(found):
             break
+    if isinstance(divisor, Tensor):
+        report.fail("at_kl_limit", torch.isinf(divisor))
     report.fail("line_search_failed", ~found)
     report.values["backtracks"] = used
-    report.write(chosen, ratio ** used.double() / multiplier)
+    report.write(chosen, ratio ** used.double() / divisor)
+
+
+def _objective(measured: Measures, multiplier: float) -> Tensor:
+    """surrogate - lambda KL."""
+    return measured.surrogate - multiplier * measured.kl
+
+
+def _start(report: Report, multiplier: float) -> Tensor:
+    """The objective at the call, whose KL is zero unless the batch says what sampled it."""
+    if report.operator.problem.batch.old_params is None:
+        return report.before.surrogate
+    return _objective(report.before, multiplier)
+
+
+def _divisor(report: Report, multiplier: float, quad: Tensor) -> float | Tensor:
+    """What divides x in the first trial: lambda, or from a KL of k at the call 1 / (1 / lambda -
+    sqrt(2 k / x'Ax)), infinite where the quadratic model has its maximum behind the call.
+    """
+    if report.operator.problem.batch.old_params is None:
+        return multiplier
+    length = 1.0 / multiplier - (2.0 * report.before.kl.double().clamp_min(0.0) / quad).sqrt()
+    return torch.where(length > 0.0, 1.0 / length, math.inf)
 
 
 @outside_autocast
@@ -204,6 +232,6 @@ def _penalised_adam(report: Report, multiplier: float, steps: int, learning_rate
         adam.step()
     chosen = theta.detach()
     after = report.operator.evaluate(chosen)
-    better = after.surrogate - multiplier * after.kl > report.before.surrogate
+    better = _objective(after, multiplier) > _start(report, multiplier)
     report.fail("line_search_failed", ~better | ~torch.isfinite(after.kl))
     report.propose(chosen, learning_rate)

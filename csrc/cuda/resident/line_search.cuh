@@ -75,12 +75,18 @@ struct Search {
   Measures after;
 };
 
-__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& e, double before) {
-  if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
-  return !a.search.search || (e.kl <= a.search.max_kl && e.surrogate > before);
+// The KL that max_kl limits.
+__device__ __forceinline__ double limited(const KernelArgs& a, const Measures& e) {
+  return a.search.search && a.search.limit_max ? e.max_kl : e.kl;
 }
 
-// Candidate number j: theta + full_step c^j x or, to evaluate a given policy, the parameters there.
+__device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& e, double before) {
+  if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
+  return !a.search.search || (limited(a, e) <= a.search.max_kl && e.surrogate > before);
+}
+
+// Candidate number j: theta + full_step c^j x; theta itself for a step of 0, whatever x is; or, to
+// evaluate a given policy, the parameters there.
 // Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
 __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
   if (a.program == kProgramEvaluate) {
@@ -92,11 +98,22 @@ __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Bloc
       threadIdx.x, a.layout.packed / 4, kThreads,
       [&](int q) { return load4_global(b.solution + 4 * q); },
       [&](int q, float4 x) {
-        const float4 quad = candidate_quad(b, q, static_cast<float>(step), x);
+        const float4 quad = step == 0 ? load4(b.weights + 4 * q)
+                                      : candidate_quad(b, q, static_cast<float>(step), x);
         store4(b.v + 4 * q, quad);
         taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
       });
   return taint;
+}
+
+// Theta against the policy that sampled the rows. Its region is not the first of the line search.
+template <class V>
+__device__ __forceinline__ Measures block_measure_call(const KernelArgs& a, const Block& b,
+                                                       const Totals& totals) {
+  const int region = kRegionSearch + 1;
+  block_evaluate<V>(a, b, region, 0, block_candidate(a, b, 0));
+  block_complete_candidates(a, b, region, 1);
+  return collect_candidate(b, region, 0, totals.weight);
 }
 
 // `totals` are collected here if they are not known yet.

@@ -67,22 +67,28 @@ struct RowSums {
   float max_kl;
 };
 
-// log pi(a | s) of a row under the distribution of these outputs. Inlined, long as it is: behind a
+// log pi(a | s) of a row under a distribution. Inlined, long as it is: behind a
 // call the compiler would not know which memory the pointers are to.
-__device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
-                                              const float* weights) {
-  return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
+__device__ __forceinline__ float row_log_prob(const KernelArgs& a, const DistRow& row, int64_t n) {
+  return head_log_prob(a.net, row, row_action(a, n));
 }
 
-// pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of the old
-// outputs where the batch does not bring it; packed weights hold log_std.
+// What a row's KL is measured from: what it was sampled from, or the distribution under theta.
+__device__ __forceinline__ DistRow row_before(const KernelArgs& a, int64_t n, const float* outputs,
+                                              const float* weights) {
+  return a.rows.old_params ? sampler_row(a.net, a.rows, n) : dist_row(a, outputs, weights, n);
+}
+
+// pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of old_params or
+// the old outputs where the batch does not bring it; packed weights hold log_std.
 __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const float* old_outputs,
                                            const float* old_weights, const float* outputs,
                                            const float* weights) {
   if (!choices_exist(a.net, a.rows, n)) return NAN;
-  const float before =
-      a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old_outputs, old_weights);
-  return expf(row_log_prob(a, n, outputs, weights) - before);
+  const float before = a.rows.log_probs
+                           ? a.rows.log_probs[n]
+                           : row_log_prob(a, row_before(a, n, old_outputs, old_weights), n);
+  return expf(row_log_prob(a, dist_row(a, outputs, weights, n), n) - before);
 }
 
 // What the gradient's pass needs beside the rows, and what it adds up.
@@ -143,10 +149,9 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   const float* outputs = tile + m.output + r * m.stride_out;
   const float* candidate = b.work + m.tangent + r * m.stride_tangent;
   const DistRow now = dist_row(a, candidate, b.v, n);
+  const DistRow before = row_before(a, n, outputs, b.weights);
   const bool reverse = a.search.reverse_kl;
-  const DistRow first = dist_row(a, reverse ? candidate : outputs, reverse ? b.v : b.weights, n);
-  const DistRow second = dist_row(a, reverse ? outputs : candidate, reverse ? b.weights : b.v, n);
-  const float kl = a.kl_scale * head_kl(a.net, first, second);
+  const float kl = a.kl_scale * head_kl(a.net, reverse ? now : before, reverse ? before : now);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
   sums.entropy += double{w} * head_entropy(a.net, now);
