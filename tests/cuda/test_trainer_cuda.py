@@ -74,7 +74,10 @@ class Asked(TorchDispatchMode):
 
 @pytest.mark.parametrize("critic", ["adam", "gauss_newton"])
 @pytest.mark.parametrize("algorithm", ["trpo", "npg", "pg"])
-def test_nothing_is_asked_of_the_device_before_the_end(monkeypatch, critic, algorithm) -> None:
+@pytest.mark.parametrize("updates", [1, 2])
+def test_nothing_is_asked_of_the_device_before_the_end(
+    monkeypatch, updates, critic, algorithm
+) -> None:
     """From the first step of a rollout to the last launch of the critic's fit. A snapshot compares
     values of CPU tensors only: that does not count.
     """
@@ -85,6 +88,7 @@ def test_nothing_is_asked_of_the_device_before_the_end(monkeypatch, critic, algo
         "fvp_fraction": 0.5,
     }
     options |= {"critic_steps": 1, "critic_epochs": 1, "algorithm": algorithm, "critic": critic}
+    options["updates_per_rollout"] = updates
     agent = TRPO("Pendulum-v1", backend="cuda", **(SMALL | options))
     agent.train_once()  # what is made once is made
     no_values_compared(monkeypatch)

@@ -29,6 +29,7 @@ CASES: list[tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
     ({}, trpo, {}),
     ({"kl_reduction": "mean"}, trpo, {"kl_reduction": "mean"}),
     ({"kl_direction": "reverse"}, trpo, {"kl_direction": "reverse"}),
+    ({"constraint": "max"}, trpo, {"constraint": "max"}),
     ({"fisher": "empirical"}, trpo, {"fisher": "empirical"}),
     ({"fvp_fraction": 0.25}, trpo, {"fvp_rows": 10}),
     ({"damping": 0.7}, trpo, {"damping": 0.7}),

@@ -4,19 +4,23 @@ backend and for every head, and the step is what is left of max_kl.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from cases import HEADS, ON_CUDA, UPDATES, Case, poison, weighted
-from exactness import relative_error
+from cases import HEADS, ON_CUDA, UPDATES, Case, few, poison, weighted
+from cpu_cases import in_double
+from cuda_support import to_device
+from exactness import SOLUTION, no_worse, relative_error
 from module_cases import DISTRIBUTIONS, Custom
 from sampler_cases import BACKENDS, MAX_KL, Moved, moved, moved_module, ready
 from torch import nn
 
 from trpo_fast import Batch, distribution_params, flat_params, npg_update, trpo_update
+from trpo_fast.core.problem import STATS
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -32,6 +36,7 @@ SERVED = [
     for options in (OPTIONS if head in ("gaussian", "categorical") else OPTIONS[:2])
     if not (backend == "autograd" and "chunk_rows" in options)
 ]
+GROUPED = Case(rows=64, weights=True, group_size=4)
 # A KL of rows in float32 is off by so much for rounding, beside a share of 1e-4.
 ROUNDING = 3e-7
 
@@ -65,6 +70,36 @@ def test_the_second_update_reports_the_kl_to_the_sampler(
     first = math.sqrt(limit) - math.sqrt(begin)
     step = first * math.sqrt(2 / info.quad) * 0.8**info.backtracks
     assert info.step_size == pytest.approx(step, rel=1e-6 if dtype == torch.float64 else 1e-3)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_rows": 9, "kl_reduction": "mean"}, {"kl_direction": "reverse"}]
+)
+@pytest.mark.parametrize(
+    "case", [*few(ON_CUDA), Case(rows=64, weights=True, group_size=4)], ids=str
+)
+def test_kernels_take_the_references_step(
+    case: Case, options: dict[str, Any], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ready(backend, monkeypatch)
+    m = moved(case, backend)
+    single = copy.deepcopy(m.policy).cpu(), to_device(m.batch, device="cpu")
+    double = in_double(*single)
+    infos, steps = [], []
+    for (policy, batch), chosen in zip(
+        ((m.policy, m.batch), single, double), (name, "reference", "reference"), strict=True
+    ):
+        before = flat_params(policy).clone()
+        given = {"max_kl": MAX_KL, "cg_iterations": 4, "backend": chosen, **options}
+        infos.append(trpo_update(policy, batch, **given))
+        steps.append((flat_params(policy) - before).cpu())
+    ours, theirs, truth = infos
+    assert ours.accepted and ours.backtracks == truth.backtracks
+    no_worse(*steps, SOLUTION, "step")
+    for stat in STATS[1:]:
+        value, near, exact = (getattr(info, stat) for info in (ours, theirs, truth))
+        assert abs(value - exact) <= 3 * abs(near - exact) + 1e-4 * abs(exact) + 2e-5, stat
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
