@@ -73,6 +73,7 @@ struct Search {
   bool found;
   double step;  // factor on x of the accepted candidate
   Measures after;
+  Measures call;  // theta against the policy that sampled the rows
 };
 
 // The KL that max_kl limits.
@@ -106,25 +107,38 @@ __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Bloc
   return taint;
 }
 
-// Theta against the policy that sampled the rows. Its region is not the first of the line search.
-template <class V>
-__device__ __forceinline__ Measures block_measure_call(const KernelArgs& a, const Block& b,
-                                                       const Totals& totals) {
-  const int region = kRegionSearch + 1;
-  block_evaluate<V>(a, b, region, 0, block_candidate(a, b, 0));
-  block_complete_candidates(a, b, region, 1);
-  return collect_candidate(b, region, 0, totals.weight);
+// Stage step: the factor on x of the first trial, as in trpo_fast/core/reference.py. `call` is theta
+// against the policy that sampled the rows, where they bring what that was.
+__device__ __forceinline__ double first_trial(const KernelArgs& a, const Measures& call,
+                                              double quad) {
+  const double max_kl = a.search.max_kl;
+  if (a.learning_rate > 0) return a.learning_rate;
+  if (!a.rows.old_params) return sqrt(2.0 * max_kl / quad);
+  return (sqrt(max_kl) - sqrt(fmax(call.kl, 0.0))) * sqrt(2.0 / quad);
 }
 
-// `totals` are collected here if they are not known yet.
+// Whether the call has left some of max_kl.
+__device__ __forceinline__ Reason room_left(const KernelArgs& a, const Measures& call) {
+  const double used = limited(a, call);
+  if (a.learning_rate > 0 || used < a.search.max_kl) return kAccepted;
+  return isfinite(used) ? kAtKlLimit : kNonFinite;
+}
+
+// Line search along the solution, or the one evaluation asked for; `reason` is why there can be none.
+// Where rows bring what they were sampled from, theta itself comes first, as candidate -1. `totals`
+// are collected here if they are not known yet.
 template <class V>
 __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const Block& b,
-                                                    Totals* totals, double full_step) {
+                                                    Totals* totals, double quad, Reason* reason) {
   const int steps = a.search.search ? a.search.backtrack_steps : 1;
-  Search s = {steps, false, 0, {}};
-  double next = full_step;
-  for (int j = 0, parity = 0; j < steps && !s.found; j += a.plan.search_batch, parity ^= 1) {
-    const int count = min(a.plan.search_batch, steps - j), region = kRegionSearch + parity;
+  const bool sampled = a.program == kProgramUpdate && a.rows.old_params;
+  Search s = {steps, false, 0, {}, {}};
+  double next = 0;
+  int j = sampled ? -1 : 0;
+  for (int parity = 0; j < 0 || (j < steps && !s.found && *reason == kAccepted); parity ^= 1) {
+    if (j == 0) next = first_trial(a, s.call, quad);
+    const int count = j < 0 ? 1 : min(a.plan.search_batch, steps - j);
+    const int region = kRegionSearch + parity;
     double tried = next;
     for (int c = 0; c < count; ++c, next *= a.search.backtrack_ratio) {
       block_evaluate<V>(a, b, region, c, block_candidate(a, b, next));
@@ -134,10 +148,15 @@ __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const B
     const double before = totals->surrogate / totals->weight;
     for (int c = 0; c < count && !s.found; ++c, tried *= a.search.backtrack_ratio) {
       s.after = collect_candidate(b, region, c, totals->weight);
-      s.found = acceptable(a, s.after, before);
+      s.found = j >= 0 && acceptable(a, s.after, before);
       s.step = tried;
       s.backtracks = j + c;
     }
+    if (j < 0) {
+      s.call = s.after;
+      if (*reason == kAccepted) *reason = room_left(a, s.call);
+    }
+    j += count;
   }
   if (!s.found) s.backtracks = steps;
   return s;

@@ -67,16 +67,27 @@ struct RowSums {
   float max_kl;
 };
 
-// log pi(a | s) of a row under a distribution. Inlined, long as it is: behind a
+// log pi(a | s) of a row under the distribution of these outputs. Inlined, long as it is: behind a
 // call the compiler would not know which memory the pointers are to.
-__device__ __forceinline__ float row_log_prob(const KernelArgs& a, const DistRow& row, int64_t n) {
-  return head_log_prob(a.net, row, row_action(a, n));
+__device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
+                                              const float* weights) {
+  return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
 }
 
-// What a row's KL is measured from: what it was sampled from, or the distribution under theta.
-__device__ __forceinline__ DistRow row_before(const KernelArgs& a, int64_t n, const float* outputs,
-                                              const float* weights) {
-  return a.rows.old_params ? sampler_row(a.net, a.rows, n) : dist_row(a, outputs, weights, n);
+// The same under what the row was sampled from, and the KL from there to the distribution of these
+// outputs, or back. Not inlined: batches without old_params do without the code.
+__device__ TRPO_NOINLINE float sampler_log_prob(const KernelArgs& a, int64_t n) {
+  return head_log_prob(a.net, sampler_row(a.net, a.rows, n), row_action(a, n));
+}
+__device__ TRPO_NOINLINE float sampler_kl(const KernelArgs& a, int64_t n, const float* outputs,
+                                          const float* weights) {
+  DistRow from = sampler_row(a.net, a.rows, n), to = dist_row(a, outputs, weights, n);
+  if (a.search.reverse_kl) {
+    const DistRow sampler = from;
+    from = to;
+    to = sampler;
+  }
+  return head_kl(a.net, from, to);
 }
 
 // pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of old_params or
@@ -85,10 +96,28 @@ __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const
                                            const float* old_weights, const float* outputs,
                                            const float* weights) {
   if (!choices_exist(a.net, a.rows, n)) return NAN;
-  const float before = a.rows.log_probs
-                           ? a.rows.log_probs[n]
-                           : row_log_prob(a, row_before(a, n, old_outputs, old_weights), n);
-  return expf(row_log_prob(a, dist_row(a, outputs, weights, n), n) - before);
+  float before = 0;
+  if (a.rows.log_probs) {
+    before = a.rows.log_probs[n];
+  } else if (a.rows.old_params) {
+    before = sampler_log_prob(a, n);
+  } else {
+    before = row_log_prob(a, n, old_outputs, old_weights);
+  }
+  return expf(row_log_prob(a, n, outputs, weights) - before);
+}
+
+// KL of a row, from the policy that sampled it or theta to a candidate, or back.
+__device__ __forceinline__ float row_kl(const KernelArgs& a, int64_t n, const float* old_outputs,
+                                        const float* old_weights, const float* outputs,
+                                        const float* weights) {
+  if (a.rows.old_params) return sampler_kl(a, n, outputs, weights);
+  const bool reverse = a.search.reverse_kl;
+  const DistRow from =
+      dist_row(a, reverse ? outputs : old_outputs, reverse ? weights : old_weights, n);
+  const DistRow to =
+      dist_row(a, reverse ? old_outputs : outputs, reverse ? old_weights : weights, n);
+  return head_kl(a.net, from, to);
 }
 
 // What the gradient's pass needs beside the rows, and what it adds up.
@@ -149,9 +178,7 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   const float* outputs = tile + m.output + r * m.stride_out;
   const float* candidate = b.work + m.tangent + r * m.stride_tangent;
   const DistRow now = dist_row(a, candidate, b.v, n);
-  const DistRow before = row_before(a, n, outputs, b.weights);
-  const bool reverse = a.search.reverse_kl;
-  const float kl = a.kl_scale * head_kl(a.net, reverse ? now : before, reverse ? before : now);
+  const float kl = a.kl_scale * row_kl(a, n, outputs, b.weights, candidate, b.v);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
   sums.entropy += double{w} * head_entropy(a.net, now);

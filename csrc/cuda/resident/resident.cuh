@@ -143,27 +143,13 @@ __device__ __forceinline__ Reason solution_reason(const Run& run) {
   return run.cg.first_curvature <= 0 ? kNegativeCurvature : kAccepted;
 }
 
-// Stage step: the factor on x of the first trial, as in trpo_fast/core/reference.py.
-__device__ __forceinline__ double first_trial(const KernelArgs& a, const Measures& call,
-                                              double quad, Reason* reason) {
-  const double max_kl = a.search.max_kl, used = limited(a, call);
-  if (a.learning_rate > 0) return a.learning_rate;
-  if (!a.rows.old_params) return sqrt(2.0 * max_kl / quad);
-  if (*reason == kAccepted && !(used < max_kl)) *reason = isfinite(used) ? kAtKlLimit : kNonFinite;
-  return (sqrt(max_kl) - sqrt(fmax(call.kl, 0.0))) * sqrt(2.0 / quad);
-}
-
 // Line search along the solution (or the one evaluation asked for), the step if it is good, and the
 // statistics.
 template <class V>
 __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, Run& run) {
   const bool update = a.program == kProgramUpdate;
   Reason reason = update ? solution_reason(run) : kAccepted;
-  Measures call = {};
-  if (update && a.rows.old_params) call = block_measure_call<V>(a, b, run.totals);
-  const double full = update ? first_trial(a, call, run.solution.quad, &reason) : 0;
-  Search s = {a.search.search ? a.search.backtrack_steps : 1, false, 0, {}};
-  if (reason == kAccepted) s = block_line_search<V>(a, b, &run.totals, full);
+  Search s = block_line_search<V>(a, b, &run.totals, run.solution.quad, &reason);
   if (!update) {
     if (reports(b)) report_evaluation(a, s.after, has_bad_values(run.totals));
     return;
@@ -176,7 +162,7 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
                  [&](int i) { return fmaf(step, __ldcg(b.solution + i), b.weights[i]); });
   } else {
     if (reason == kAccepted) reason = a.search.search ? kLineSearchFailed : kNonFinite;
-    s.after = {call.kl, call.max_kl, before, t.entropy / t.weight};
+    s.after = {s.call.kl, s.call.max_kl, before, t.entropy / t.weight};
     s.step = 0;
   }
   if (!reports(b)) return;
