@@ -112,8 +112,9 @@ def test_questions_are_noticed() -> None:
     assert any("_local_scalar_dense" in question for question in asked.found)
 
 
-def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch) -> None:
-    agent = TRPO("Pendulum-v1", backend="cuda", **SMALL)
+@pytest.mark.parametrize("updates", [1, 2])
+def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch, updates) -> None:
+    agent = TRPO("Pendulum-v1", backend="cuda", **SMALL, updates_per_rollout=updates)
     before = flat_params(agent.policy).clone(), agent.critic.theta.clone()
     rewards = agent.envs.dynamics
     bad = lambda *given: (lambda s, r, t: (s, r * torch.nan, t))(*rewards(*given))  # noqa: E731

@@ -126,7 +126,7 @@ UpdateOptions.__doc__ = f"{UpdateOptions.__doc__}\n\n{_descriptions(UpdateOption
 class UpdateSettings:
     """The step of the policy: how far, along which direction, and how it is found."""
 
-    max_kl: Annotated[float, Above(0.0), Doc("limit on the mean KL of an update")] = 0.01
+    max_kl: Annotated[float, Above(0.0), Doc("limit on the KL of an update")] = 0.01
     damping: Annotated[
         float, AtLeast(0.0), Doc("multiple of the identity that is added to the Fisher matrix")
     ] = 0.1

@@ -10,6 +10,7 @@ import torch
 from .._base.options import UpdateOptions
 from .._base.threads import OneThread
 from ..backends.registry import resolve
+from ..core import checks
 from ..core.batch import Batch
 from ..policy.net import MLPPolicy
 from ..updates.first_order import pg_update
@@ -66,8 +67,7 @@ def apply_rule(
         rate, norm = c.pg_learning_rate, c.pg_max_grad_norm
         return pg_update(policy, batch, learning_rate=rate, max_grad_norm=norm, **shared)
     shared |= {"damping": c.damping, "cg_iterations": c.cg_iterations, "cg_tol": c.cg_tol}
-    if c.fvp_fraction < 1.0:
-        shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
+    shared |= _rows(c, batch)
     search: dict[str, Any] = {
         "backtrack_ratio": c.backtrack_ratio,
         "backtrack_steps": c.backtrack_steps,
@@ -89,6 +89,19 @@ def _options(config: Config) -> UpdateOptions:
     """The options that every update has; ``fvp_rows`` comes with the batch."""
     options = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
     return cast(UpdateOptions, options)
+
+
+def _rows(config: Config, batch: Batch) -> UpdateOptions:
+    """The rows of the products, where they are not all."""
+    if config.fvp_fraction == 1.0:
+        return {}
+    return {"fvp_rows": max(1, round(config.fvp_fraction * len(batch)))}
+
+
+def raise_for_values(policy: MLPPolicy, batch: Batch, config: Config) -> None:
+    """Raise for the first value of the batch that no update can use; moves nothing."""
+    options = cast(UpdateOptions, {**_options(config), **_rows(config, batch)})
+    checks.raise_for_values(update_problem(policy, batch, config.damping, options, True))
 
 
 def check_serves(policy: MLPPolicy, config: Config) -> None:

@@ -38,7 +38,7 @@ from .other_libraries import check_agent, check_callbacks, check_learn
 from .predict import predict, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
-from .rules import apply_rules, is_limited, make_penalty
+from .rules import apply_rules, is_limited, make_penalty, raise_for_values
 from .setting_types import Settings
 from .state import pack, restore
 from .targets import estimate
@@ -173,7 +173,7 @@ class TRPO(Agent):
                 self.normaliser.update(rollout.transitions(rollout.raw_obs))
             explained = advantage.explained_variance(values, returns)
         if self.asynchronous:
-            self._read(rollout, batch, max_kl, info, critic)
+            self._read(rollout, batch, info, critic)
         self.updates += 1
         end = time.perf_counter()
         return {
@@ -203,15 +203,13 @@ class TRPO(Agent):
         self.recent_returns.extend(rollout.returns)
         self.recent_lengths.extend(rollout.lengths)
 
-    def _read(
-        self, rollout: Rollout, batch: Batch, max_kl: float, info: UpdateInfo, critic: CriticInfo
-    ) -> None:
+    def _read(self, rollout: Rollout, batch: Batch, info: UpdateInfo, critic: CriticInfo) -> None:
         """Wait for an update that nothing has waited for, and raise what would have been raised
         on the way.
         """
         self._count_episodes(rollout)
         if info.reason in ("bad_values", "non_finite"):
-            self.update(batch, max_kl, sync=True)  # moves nothing; its error names the argument
+            raise_for_values(self.policy, batch, self.config)
         if math.isnan(float(critic)):
             raise ValueError("returns: expected a finite loss of the critic, got nan")
 
