@@ -140,6 +140,6 @@ def test_a_look_at_the_values_moves_nothing(settings: dict[str, Any]) -> None:
     before, config = flat_params(policy).clone(), Config(**settings)
     raise_for_values(policy, batch, config)
     batch.advantages[3] = math.nan  # type: ignore[index]
-    with pytest.raises(ValueError, match="^advantages: expected finite values, got nan at index"):
+    with pytest.raises(ValueError, match=r"^advantages: expected finite values, got nan"):
         raise_for_values(policy, batch, config)
     assert torch.equal(before, flat_params(policy))
