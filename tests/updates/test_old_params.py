@@ -72,6 +72,15 @@ def test_the_second_update_reports_the_kl_to_the_sampler(
     assert info.step_size == pytest.approx(step, rel=1e-6 if dtype == torch.float64 else 1e-3)
 
 
+@pytest.mark.parametrize("head", ["gaussian", "categorical"])
+def test_split_precision_reports_it(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = ready("cuda", monkeypatch)
+    m = moved(replace(weighted(head), rows=70, hidden=(32, 16)), "cuda")
+    info = trpo_update(m.policy, m.batch, max_kl=MAX_KL, backend=name, precision="fp16x3")
+    assert info.accepted
+    check_kl(m, info, torch.float32)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     "options", [{}, {"chunk_rows": 9, "kl_reduction": "mean"}, {"kl_direction": "reverse"}]

@@ -75,19 +75,21 @@ __device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, co
 }
 
 // The same under what the row was sampled from, and the KL from there to the distribution of these
-// outputs, or back. Not inlined: batches without old_params do without the code.
+// outputs, or back. Not inlined: batches without old_params do without the code. Behind the call the
+// compiler is told which memory the pointers are to.
+__device__ __forceinline__ DistRow global_row(DistRow row) {
+  return {{off_chip(row.first.base), 1}, {off_chip(row.second.base), 1}, off_chip(row.mask)};
+}
 __device__ TRPO_NOINLINE float sampler_log_prob(const KernelArgs& a, int64_t n) {
-  return head_log_prob(a.net, sampler_row(a.net, a.rows, n), row_action(a, n));
+  const Action action = row_action(a, n);
+  return head_log_prob(a.net, global_row(sampler_row(a.net, a.rows, n)),
+                       {off_chip(action.values), off_chip(action.choices)});
 }
 __device__ TRPO_NOINLINE float sampler_kl(const KernelArgs& a, int64_t n, const float* outputs,
                                           const float* weights) {
-  DistRow from = sampler_row(a.net, a.rows, n), to = dist_row(a, outputs, weights, n);
-  if (a.search.reverse_kl) {
-    const DistRow sampler = from;
-    from = to;
-    to = sampler;
-  }
-  return head_kl(a.net, from, to);
+  const DistRow sampler = global_row(sampler_row(a.net, a.rows, n));
+  const DistRow now = dist_row(a, on_chip(outputs), weights, n);
+  return a.search.reverse_kl ? head_kl(a.net, now, sampler) : head_kl(a.net, sampler, now);
 }
 
 // pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of old_params or
