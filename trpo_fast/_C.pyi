@@ -64,6 +64,7 @@ class FvpParams:
         advantages: int,
         log_probs: int,
         group_size: int,
+        old_params: int,
         fvp_rows: int,
         fvp_count: int,
         chunk_rows: int,
@@ -92,8 +93,8 @@ class CpuOperator:
     def bad_values(self, *, threads: int) -> bool: ...
     def update(
         self, *, theta: int, stats: int, iterations: int, tol: float, gain_tol: float,
-        factor_stride: int, max_kl: float, ratio: float, steps: int, search: bool, learning_rate:
-        float, threads: int
+        factor_stride: int, max_kl: float, ratio: float, steps: int, search: bool, limit_max: bool,
+        learning_rate: float, threads: int
     ) -> None: ...  # fmt: skip
     @property
     def scratch_bytes(self) -> int: ...
@@ -189,8 +190,8 @@ class CudaOperator:
     def evaluate(self, *, theta: int, stats: int, scratch: int, stream: int) -> None: ...
     def update(
         self, *, theta: int, stats: int, iterations: int, tol: float, gain_tol: float,
-        factor_stride: int, max_kl: float, ratio: float, steps: int, search: bool, learning_rate:
-        float, scratch: int, stream: int
+        factor_stride: int, max_kl: float, ratio: float, steps: int, search: bool, limit_max: bool,
+        learning_rate: float, scratch: int, stream: int
     ) -> None: ...  # fmt: skip
     def scratch_bytes(self, *, factor_stride: int) -> int: ...
 

@@ -36,6 +36,7 @@ from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
 from .updates.penalty import kl_penalty_update
 from .updates.rat import rat_update
+from .updates.sampler import distribution_params
 
 if TYPE_CHECKING:
     from .envs.errors import EnvError
@@ -78,6 +79,7 @@ __all__ = [
     "UpdateOptions",
     "__version__",
     "backends",
+    "distribution_params",
     "evaluate",
     "flat_params",
     "kl_penalty_update",

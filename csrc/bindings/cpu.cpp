@@ -175,10 +175,10 @@ void solve(Operator& op, uintptr_t g, int64_t columns, int iterations, double to
 
 void update(Operator& op, uintptr_t theta, uintptr_t stats, int iterations, double tol,
             double gain_tol, int factor_stride, double max_kl, double ratio, int steps, bool search,
-            double learning_rate, int threads) {
+            bool limit_max, double learning_rate, int threads) {
   const UpdateParams params{
       cg_params(iterations, tol, gain_tol, factor_stride),
-      {static_cast<float>(max_kl), static_cast<float>(ratio), steps, false, search},
+      {static_cast<float>(max_kl), static_cast<float>(ratio), steps, false, search, limit_max},
       learning_rate};
   op.run(threads, [&](CpuOperator& core, const CallOptions& call) {
     core.update(params, pointer<float>(theta), pointer<double>(stats), call);
@@ -229,7 +229,7 @@ void bind_fused(py::class_<Operator>& type) {
   type.def("update", &update, py::kw_only(), py::arg("theta"), py::arg("stats"),
            py::arg("iterations"), py::arg("tol"), py::arg("gain_tol"), py::arg("factor_stride"),
            py::arg("max_kl"), py::arg("ratio"), py::arg("steps"), py::arg("search"),
-           py::arg("learning_rate"), py::arg("threads"));
+           py::arg("limit_max"), py::arg("learning_rate"), py::arg("threads"));
   type.def_property_readonly("scratch_bytes", &Operator::scratch_bytes);
 }
 

@@ -193,13 +193,13 @@ void operator_evaluate(const CudaOperator& op, uintptr_t theta, uintptr_t stats,
 
 void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, int iterations,
                      float tol, float gain_tol, int factor_stride, float max_kl, float ratio,
-                     int steps, bool search, float learning_rate, uintptr_t scratch,
+                     int steps, bool search, bool limit_max, float learning_rate, uintptr_t scratch,
                      uintptr_t stream) {
   ResidentCall c = op.call(scratch, stream);
   c.theta_out = pointer<float>(theta);
   c.stats = pointer<double>(stats);
   c.cg = {iterations, tol, gain_tol, factor_stride};
-  c.search = {max_kl, ratio, steps, c.search.reverse_kl, search};
+  c.search = {max_kl, ratio, steps, c.search.reverse_kl, search, limit_max};
   c.learning_rate = learning_rate;
   launch(cuda_api().update, c);
 }
@@ -235,7 +235,7 @@ void bind_cuda(py::module_& m) {
       .def("update", &operator_update, py::kw_only(), py::arg("theta"), py::arg("stats"),
            py::arg("iterations"), py::arg("tol"), py::arg("gain_tol"), py::arg("factor_stride"),
            py::arg("max_kl"), py::arg("ratio"), py::arg("steps"), py::arg("search"),
-           py::arg("learning_rate"), py::arg("scratch"), py::arg("stream"))
+           py::arg("limit_max"), py::arg("learning_rate"), py::arg("scratch"), py::arg("stream"))
       .def("scratch_bytes", &CudaOperator::scratch, py::kw_only(), py::arg("factor_stride"),
            "What a call needs, with the factors of one of so many rows (0: without).");
   bind_cuda_rollout(m);

@@ -37,8 +37,8 @@ NetShape net_shape(const std::vector<int>& widths, int activation, int head,
 FvpParams fvp_params(const NetShape& net, uintptr_t theta, int64_t parameters, int64_t count,
                      uintptr_t obs, uintptr_t weights, uintptr_t mask, uintptr_t actions,
                      uintptr_t choices, uintptr_t advantages, uintptr_t log_probs,
-                     int64_t group_size, uintptr_t fvp_rows, int64_t fvp_count, int64_t chunk_rows,
-                     float damping, float kl_scale) {
+                     int64_t group_size, uintptr_t old_params, uintptr_t fvp_rows,
+                     int64_t fvp_count, int64_t chunk_rows, float damping, float kl_scale) {
   TRPO_CHECK_EQ("theta: length", parameters, flat_size(net));
   TRPO_CHECK(count > 0, "at least one row", count);
   const Rows rows = {count,
@@ -49,7 +49,8 @@ FvpParams fvp_params(const NetShape& net, uintptr_t theta, int64_t parameters, i
                      pointer<const int64_t>(choices),
                      pointer<const float>(advantages),
                      pointer<const float>(log_probs),
-                     group_size};
+                     group_size,
+                     pointer<const float>(old_params)};
   return {net,       pointer<const float>(theta),
           rows,      pointer<const int64_t>(fvp_rows),
           fvp_count, chunk_rows,
@@ -66,8 +67,8 @@ void bind_problem(py::module_& m) {
       .def(py::init(&fvp_params), py::kw_only(), py::arg("net"), py::arg("theta"),
            py::arg("parameters"), py::arg("count"), py::arg("obs"), py::arg("weights"),
            py::arg("mask"), py::arg("actions"), py::arg("choices"), py::arg("advantages"),
-           py::arg("log_probs"), py::arg("group_size"), py::arg("fvp_rows"), py::arg("fvp_count"),
-           py::arg("chunk_rows"), py::arg("damping"), py::arg("kl_scale"));
+           py::arg("log_probs"), py::arg("group_size"), py::arg("old_params"), py::arg("fvp_rows"),
+           py::arg("fvp_count"), py::arg("chunk_rows"), py::arg("damping"), py::arg("kl_scale"));
 }
 
 }  // namespace trpo_fast

@@ -6,6 +6,7 @@
 //   obs                finite
 //   advantages         finite
 //   log_probs          finite
+//   old_params         finite, where action_mask allows the choice
 //   action_mask        allows some choice of every factor
 //   actions            numbers that the head's block takes; the categorical heads: choices from 0
 //                      to below nvec that action_mask allows
@@ -43,12 +44,24 @@ TRPO_HOST_DEVICE bool mask_allows(const NetShape& net, const Rows& rows, int64_t
   return fine;
 }
 
+// Whether the parameters that row n was sampled with are numbers.
+TRPO_HOST_DEVICE bool usable_old_params(const NetShape& net, const Rows& rows, int64_t n) {
+  const int params = dist_params(net);
+  const uint8_t* mask = rows.mask ? rows.mask + n * params : nullptr;
+  bool fine = true;
+  for (int i = 0; rows.old_params && i < params; ++i) {
+    fine = fine && ((mask && !mask[i]) || usable_number(rows.old_params[n * params + i]));
+  }
+  return fine;
+}
+
 // Whether an update can use row n, whose weight is positive. Its observation is left out: both cores
 // look at it where they load it, usable_number for every entry.
 TRPO_HOST_DEVICE bool usable_row(const NetShape& net, const Rows& rows, int64_t n) {
   bool fine = choices_exist(net, rows, n) && mask_allows(net, rows, n);
   if (rows.advantages) fine = fine && usable_number(rows.advantages[n]);
   if (rows.log_probs) fine = fine && usable_number(rows.log_probs[n]);
+  fine = fine && usable_old_params(net, rows, n);
   const int actions = action_columns(net);
   for (int i = 0; rows.actions && i < actions; ++i) {
     fine = fine && head_takes(net, rows.actions[n * actions + i]);

@@ -38,6 +38,13 @@ TRPO_HOST_DEVICE int dist_params(const NetShape& net) {
   return net.head == Head::kGaussian ? 2 * outputs : outputs;
 }
 
+// What row n was sampled from; the batch brings old_params.
+TRPO_HOST_DEVICE DistRow sampler_row(const NetShape& net, const Rows& rows, int64_t n) {
+  const int params = dist_params(net);
+  const float* first = rows.old_params + n * params;
+  return {{first, 1}, {first + params / 2, 1}, rows.mask ? rows.mask + n * params : nullptr};
+}
+
 // Floats of noise for one action.
 TRPO_HOST_DEVICE int noise_columns(const NetShape& net) {
   const bool normal = with_head(net.head, [](auto head) { return head.kNoise == Noise::kNormal; });

@@ -45,8 +45,9 @@ struct Rows {
   const float* actions;     // [N, A], null for the categorical heads
   const int64_t* choices;   // [N, factors] for the categorical heads, otherwise null
   const float* advantages;  // [N]
-  const float* log_probs;   // [N] of the actions when chosen, or null: under theta
+  const float* log_probs;   // [N] of the actions when chosen, or null: under old_params
   int64_t group_size;       // vine: rows per self-normalised group, 0 for a plain mean
+  const float* old_params;  // [N, D] the rows were sampled with, or null: those under theta
 };
 
 // The Fisher-vector product F v = sum_n w_n J' M J v / sum_n w_n * kl_scale + damping * v.
@@ -74,6 +75,7 @@ struct SearchParams {
   int backtrack_steps;
   bool reverse_kl;  // search on KL(new || old) instead of KL(old || new)
   bool search;      // false: natural policy gradient, the one step is taken if it is finite
+  bool limit_max;   // max_kl limits the largest KL of a state, otherwise the mean KL
 };
 
 // Acting for E environments: what both cores read and write. Policy and critic see one width of
@@ -135,6 +137,7 @@ enum Reason : int {
   kBadValues,
   kNegativeCurvature,
   kLineSearchFailed,
+  kAtKlLimit,
 };
 
 }  // namespace trpo_fast

@@ -18,6 +18,7 @@ from trpo_fast import (
     Gaussian,
     MLPPolicy,
     MultiCategorical,
+    distribution_params,
     flat_params,
     kl_penalty_update,
     trpo_update,
@@ -42,6 +43,13 @@ def fisher(policy, batch, **options):
 FUNCTIONS = {"FisherOperator": fisher, **UPDATES}
 
 
+def sampled(case, policy):
+    """The case's batch with everything that a batch may have."""
+    batch = case.batch(policy)
+    old_params = distribution_params(policy, batch.obs, batch.action_mask)
+    return replace(batch, old_params=old_params)
+
+
 def spoiled(batch, name, fault):
     return replace(batch, **{name: fault(getattr(batch, name))})
 
@@ -63,6 +71,7 @@ PER_TENSOR = {
     "actions": ("rank", "length", "width", "dtype", "device", "type"),
     "advantages": ("rank", "length", "dtype", "device", "type"),
     "log_probs": ("rank", "length", "dtype", "device", "type"),
+    "old_params": ("rank", "length", "width", "dtype", "device", "type"),
     "weights": ("rank", "length", "dtype", "device", "type"),
     "action_mask": ("rank", "length", "width", "dtype", "device", "type"),
 }
@@ -76,7 +85,7 @@ def test_structure_of_the_batch(name, function):
         pytest.skip("a Fisher operator does not take it")
     for case in (CHOOSING,) if name == "action_mask" else (CHOOSING, MOVING):
         policy = case.policy()
-        batch = case.batch(policy)
+        batch = sampled(case, policy)
         for fault in PER_TENSOR[name]:
             bad = spoiled(batch, name, STRUCTURE[fault])
             refuses(name, policy, lambda bad=bad, p=policy: FUNCTIONS[function](p, bad))
@@ -97,6 +106,7 @@ VALUES = [
     *[("actions", MOVING, put(v, (3, 1))) for v in (NAN, INF)],
     *[("advantages", MOVING, put(v, 3)) for v in (NAN, -INF)],
     *[("log_probs", MOVING, put(v, 3)) for v in (NAN, INF)],
+    *[("old_params", MOVING, put(v, (3, 1))) for v in (NAN, INF)],
     *[("weights", MOVING, put(v, 3)) for v in (NAN, INF, -1.0)],
     ("weights", MOVING, torch.zeros_like),
     ("action_mask", CHOOSING, put(False, 3)),
@@ -115,7 +125,7 @@ def test_values_of_the_batch(function, backend):
         if function == "FisherOperator" and name not in ROWS_ONLY:
             continue
         policy = case.policy()
-        bad = spoiled(case.batch(policy), name, fault)
+        bad = spoiled(sampled(case, policy), name, fault)
         call = lambda p=policy, b=bad: FUNCTIONS[function](p, b, backend=backend)  # noqa: E731
         refuses(name, policy, call)
 
@@ -126,7 +136,7 @@ def test_values_become_a_reason_without_sync(function, backend):
     for name, case, fault in VALUES:
         policy = case.policy()
         before = flat_params(policy).clone()
-        bad = spoiled(case.batch(policy), name, fault)
+        bad = spoiled(sampled(case, policy), name, fault)
         info = UPDATES[function](policy, bad, backend=backend, sync=False)
         assert info.reason in ("bad_values", "non_finite"), (name, info.reason)
         assert torch.equal(flat_params(policy), before), name
@@ -134,10 +144,10 @@ def test_values_become_a_reason_without_sync(function, backend):
 
 def test_zero_weight_rows_may_hold_anything():
     policy = MOVING.policy()
-    batch = MOVING.batch(policy)
+    batch = sampled(MOVING, policy)
     padding = batch.weights == 0
     bad = batch
-    for name in ("obs", "actions", "advantages", "log_probs"):
+    for name in ("obs", "actions", "advantages", "log_probs", "old_params"):
         bad = spoiled(bad, name, put(NAN, padding))
     good = trpo_update(MOVING.policy(), batch)
     assert trpo_update(policy, bad).stats.equal(good.stats) and good.accepted
@@ -157,6 +167,7 @@ ARGUMENTS = {
     "inner": ("sgd", None),
     "kl_reduction": ("max", None),
     "kl_direction": ("backward",),
+    "constraint": ("largest", None),
     "fisher": ("exact",),
     "precision": (32, None),
     "chunk_rows": (0, 1.5, 2**63),
@@ -177,7 +188,7 @@ ARGUMENTS = {
 TAKES = {
     "FisherOperator": "damping kl_reduction fisher precision chunk_rows backend fvp_rows",
     "trpo_update": "damping max_kl cg_iterations cg_tol backtrack_ratio backtrack_steps "
-    "kl_reduction kl_direction fisher precision chunk_rows backend fvp_rows",
+    "kl_reduction kl_direction constraint fisher precision chunk_rows backend fvp_rows",
     "npg_update": "damping max_kl cg_iterations cg_tol learning_rate kl_reduction fvp_rows backend",
     "kl_penalty_update": "damping cg_iterations cg_tol backtrack_ratio backtrack_steps adam_steps "
     "learning_rate inner kl_reduction chunk_rows backend",

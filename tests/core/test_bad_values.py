@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 import torch
 from cases import ON_CUDA, Case
-from cuda_support import DEVICE, EMULATED, why_not
+from cuda_support import DEVICE, EMULATED, to_device, why_not
 from torch import Tensor
 
-from trpo_fast import Batch, FisherOperator, MLPPolicy, flat_params, trpo_update
+from trpo_fast import (
+    Batch,
+    FisherOperator,
+    MLPPolicy,
+    distribution_params,
+    flat_params,
+    trpo_update,
+)
 from trpo_fast._base import extension
 from trpo_fast.backends.support import family_support
 
@@ -58,6 +65,7 @@ ANY_HEAD = {
     **{f"obs {x}": Fault("obs", value(x, 4)) for x in (NAN, INF)},
     **{f"advantages {x}": Fault("advantages", value(x)) for x in (NAN, -INF)},
     **{f"log_probs {x}": Fault("log_probs", value(x)) for x in (NAN, -INF)},
+    **{f"old_params {x}": Fault("old_params", value(x)) for x in (NAN, INF)},
     **{f"weights {x}": Fault("weights", value(x)) for x in (NAN, INF, -1.0)},
     "weights all zero": Fault("weights", everything_zero),
 }
@@ -137,10 +145,10 @@ def made(head: str, backend: str) -> tuple[MLPPolicy, Batch, dict[str, Any]]:
     case = case_of(head, backend)
     policy = case.policy()
     batch = case.batch(policy)
+    old = distribution_params(policy, batch.obs, batch.action_mask)
+    batch = replace(batch, old_params=old)
     if backend == "cuda":
-        names = ("obs", "actions", "advantages", "log_probs", "weights", "action_mask")
-        moved = {n: t.to(DEVICE) for n in names if (t := getattr(batch, n)) is not None}
-        policy, batch = policy.to(DEVICE), replace(batch, **moved)
+        policy, batch = policy.to(DEVICE), to_device(batch)
     return policy, batch, {"backend": BACKENDS[backend][0]}
 
 

@@ -31,10 +31,13 @@ def stages(backend: str, policy: MLPPolicy, batch: Batch, options: dict[str, Any
     """A product, a short solve, the gradient and what is said of a step, by one backend."""
     operator = operator_of(backend, policy, batch, **options)
     v = random_vector(policy).to(operator.theta.device)
-    g, _ = operator.gradient()
+    g, here = operator.gradient()
     there: Measures = operator.evaluate(operator.theta + 0.01 * v)
     said = torch.stack([n.double() for n in (there.kl, there.max_kl, there.surrogate)])
-    return [operator.fvp(v[None])[0], operator.solve(v[None], CgConfig(2)).x[0], g, said]
+    found = [operator.fvp(v[None])[0], operator.solve(v[None], CgConfig(2)).x[0], g, said]
+    if batch.old_params is not None:  # otherwise the KL of the call is zero
+        found.append(torch.stack([here.kl.double(), here.max_kl.double()]))
+    return found
 
 
 def as_exact_as_the_reference(found: Drawn, backend: str) -> None:
@@ -66,6 +69,23 @@ def test_the_cuda_kernels_are_as_exact_as_the_reference(
         monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
         schedule(order=number % 3, seed=number)
     as_exact_as_the_reference(drawn(1000 + number, rows=33, width=33, heads=ON_CUDA), "cuda")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@numbered(40)
+def test_rows_of_another_policy_are_measured_as_exactly(
+    number: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "cpu":
+        as_exact_as_the_reference(drawn(6000 + number, sampled=True), "cpu")
+        return
+    if reason := why_not():
+        pytest.skip(reason)
+    if EMULATED:
+        monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
+        schedule(order=number % 3, seed=number)
+    found = drawn(7000 + number, rows=33, width=33, heads=ON_CUDA, sampled=True)
+    as_exact_as_the_reference(found, "cuda")
 
 
 @numbered(60)

@@ -73,6 +73,7 @@ class Asked(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("critic", ["adam", "gauss_newton"])
+@pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize(
     ("algorithm", "targets"),
     [
@@ -83,7 +84,7 @@ class Asked(TorchDispatchMode):
     ],
 )
 def test_nothing_is_asked_of_the_device_before_the_end(
-    monkeypatch, critic, algorithm, targets
+    monkeypatch, updates, critic, algorithm, targets
 ) -> None:
     """From the first step of a rollout to the last launch of the critic's fit. A snapshot compares
     values of CPU tensors only: that does not count.
@@ -96,6 +97,7 @@ def test_nothing_is_asked_of_the_device_before_the_end(
     }
     options |= {"critic_steps": 1, "critic_epochs": 1, "algorithm": algorithm, "critic": critic}
     options |= targets
+    options["updates_per_rollout"] = updates
     agent = TRPO("Pendulum-v1", backend="cuda", **(SMALL | options))
     agent.train_once()  # what is made once is made
     no_values_compared(monkeypatch)
@@ -119,8 +121,9 @@ def test_questions_are_noticed() -> None:
     assert any("_local_scalar_dense" in question for question in asked.found)
 
 
-def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch) -> None:
-    agent = TRPO("Pendulum-v1", backend="cuda", **SMALL)
+@pytest.mark.parametrize("updates", [1, 2])
+def test_bad_values_are_raised_at_the_end_and_move_nothing(monkeypatch, updates) -> None:
+    agent = TRPO("Pendulum-v1", backend="cuda", **SMALL, updates_per_rollout=updates)
     before = flat_params(agent.policy).clone(), agent.critic.theta.clone()
     rewards = agent.envs.dynamics
     bad = lambda *given: (lambda s, r, t: (s, r * torch.nan, t))(*rewards(*given))  # noqa: E731

@@ -120,6 +120,37 @@ EMULATION_CASE(kernel_update_in_chunks) {
   check_update(shape);
 }
 
+// With old_params there is one pass more, theta against the sampler, and the step is what that leaves of max_kl.
+void check_update_from_sampler(const ProblemShape& shape) {
+  Problem p(shape);
+  p.call.search.max_kl = 1e-4f;  // below the KL at the call
+  const std::vector<float> before(p.theta->begin(), p.theta->end());
+  if (p.run(&CudaApi::update).empty()) return;
+  const double* stats = p.stats->data();
+  const double at_call = stats[kStatKl];
+  CHECK(stats[kStatReason] == kAtKlLimit && at_call > 1e-4 && stats[kStatMaxKl] >= at_call);
+  p.call.search.max_kl = float(1.2 * at_call);
+  if (p.run(&CudaApi::update).empty()) return;
+  CHECK(stats[kStatReason] == kAccepted && stats[kStatKl] <= 1.2 * at_call * (1 + 1e-6));
+  CHECK(stats[kStatSurrogateAfter] > stats[kStatSurrogateBefore]);
+  p.call.search.limit_max = true;  // some state is farther away than the mean may be
+  if (p.run(&CudaApi::update).empty()) return;
+  CHECK(stats[kStatReason] == kAtKlLimit);
+}
+
+EMULATION_CASE(kernel_update_from_a_sampler) {
+  ProblemShape shape = {{11, 16, 16, 3}, kTanh, Head::kGaussian, {}, 100, 4};
+  shape.old_params = true;
+  check_update_from_sampler(shape);
+  shape = {{6, 12, 5}, Activation::kElu, Head::kMultiCategorical, {2, 3}, 60, 3, 1, true, true};
+  shape.old_params = true;
+  check_update_from_sampler(shape);
+  shape = {{4, 10, 2}, kTanh, Head::kGaussian, {}, 60, 3, 1, true};
+  shape.old_params = true;
+  shape.group_size = 5;
+  check_update_from_sampler(shape);
+}
+
 ProblemShape in_halves(ProblemShape shape) {
   shape.precision = Precision::kFp16x3;
   return shape;
@@ -149,6 +180,8 @@ EMULATION_CASE(kernel_split_updates) {
   shape = in_halves({{4, 10, 2}, Activation::kGelu, Head::kGaussian, {}, 60, 3, 1, true});
   shape.group_size = 5;
   check_update(shape);
+  shape.old_params = true;
+  check_update_from_sampler(shape);
 }
 
 ProblemShape with_factors(ProblemShape shape, int stride) {

@@ -77,6 +77,12 @@ void Problem::fill_rows() {
       if ((*row_weights)[n] == 0) (*obs)[n * net.width[0]] = (*advantages)[n] = NAN;
     r.weights = row_weights->data();
   }
+  if (shape.old_params) {  // near what a tame net puts out
+    old_params = random(rows * dist_params(net), 0.3f);
+    for (size_t n = 0; n < rows && row_weights; ++n)
+      if ((*row_weights)[n] == 0) (*old_params)[n * dist_params(net)] = NAN;
+    r.old_params = old_params->data();
+  }
   if (shape.subset) {
     fvp_rows_ = std::make_unique<DeviceArray<int64_t>>((rows + 2) / 3, 0);
     for (size_t i = 0; i < fvp_rows_->size(); ++i) (*fvp_rows_)[i] = int64_t(3 * i);
@@ -113,7 +119,7 @@ void Problem::fill_call() {
   call.scratch = scratch_->data();
   call.cg = {3, 0, shape.gain_tol, shape.factor_stride};
   call.atomics = shape.atomics;
-  call.search = {0.01f, 0.5f, 6, shape.reverse, true};
+  call.search = {0.01f, 0.5f, 6, shape.reverse, true, false};
 }
 
 std::vector<float> Problem::run_once(int (*entry)(const ResidentCall&), emulation::Order order) {

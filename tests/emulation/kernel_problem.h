@@ -21,6 +21,7 @@ struct ProblemShape {
   int grid;  // 0: as the plan chooses
   int columns = 1;
   bool weights = false, mask = false, subset = false, atomics = false, reverse = false;
+  bool old_params = false;
   int64_t group_size = 0, chunk_rows = 0;
   Precision precision = Precision::kFp32;
   int factor_stride = 0;  // of a preconditioner
@@ -39,8 +40,8 @@ class Problem {
   NetShape net{};
   int64_t parameters;
   ResidentCall call{};
-  std::unique_ptr<DeviceArray<float>> theta, obs, row_weights, actions, advantages, in, out,
-      theta_out;
+  std::unique_ptr<DeviceArray<float>> theta, obs, row_weights, actions, advantages, old_params, in,
+      out, theta_out;
   std::unique_ptr<DeviceArray<double>> stats;
 
  private:

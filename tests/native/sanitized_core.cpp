@@ -20,7 +20,7 @@ namespace {
 struct Problem {
   NetShape net;
   int64_t count;
-  std::vector<float> theta, obs, weights, actions, advantages;
+  std::vector<float> theta, obs, weights, actions, advantages, old_params;
   std::vector<int64_t> choices, some;
   std::vector<uint8_t> mask;
 
@@ -29,6 +29,7 @@ struct Problem {
     for (float& t : theta) t *= 0.3f;
     obs = random.floats(rows * net.width[0]);
     advantages = random.floats(rows);
+    old_params = random.floats(rows * dist_params(net));
     weights = random.floats(rows);
     for (float& w : weights) w = std::max(w, 0.0f);
     weights[0] = 1.0f;
@@ -47,7 +48,7 @@ struct Problem {
     }
   }
 
-  FvpParams params(bool weighted, bool subset, int64_t chunk, int64_t group) const {
+  FvpParams params(bool weighted, bool subset, bool sampled, int64_t chunk, int64_t group) const {
     FvpParams p{};
     p.net = net;
     p.theta = theta.data();
@@ -59,7 +60,8 @@ struct Problem {
               choices.empty() ? nullptr : choices.data(),
               advantages.data(),
               nullptr,
-              group};
+              group,
+              sampled ? old_params.data() : nullptr};
     if (subset) p.fvp_rows = some.data(), p.fvp_count = static_cast<int64_t>(some.size());
     p.chunk_rows = chunk;
     p.damping = 0.1f;
@@ -85,11 +87,13 @@ std::vector<float> everything(const Problem& problem, const FvpParams& params,
   op.fvp(at, 2, at + 2 * size, call);
   Solved solved;
   op.solve(v.data(), 1, {4, 0.0f, 0.0f, 0}, at + 4 * size, &solved, call);
+  // Random old_params are far away: a limit that leaves room for a step.
+  const float max_kl = params.rows.old_params ? 1e3f : 0.01f;
   for (int stride : {0, 3}) {
     float* theta = at + (stride ? 6 : 5) * size;
     std::copy(problem.theta.begin(), problem.theta.end(), theta);
     double stats[kStatCount];
-    const UpdateParams update{{4, 0.0f, 0.01f, stride}, {0.01f, 0.8f, 5, false, true}, 0.0};
+    const UpdateParams update{{4, 0.0f, 0.01f, stride}, {max_kl, 0.8f, 5, false, true, false}, 0.0};
     op.update(update, theta, stats, call);
   }
   Solved both[2];
@@ -118,8 +122,8 @@ bool trpo_fast::cpu::check_core(Isa isa, int bf16_planes) {
       shape.back() = 2 * (shape.back() / 2 + 1);
     const NetShape net = net_of(shape, static_cast<Activation>(i % 6), head);
     const Problem problem(net, i % 3 == 0 ? 301 : i + 1, random);
-    for (int k = 0; k < 4; ++k) {
-      const auto params = problem.params(k & 1, k & 2, k == 3 ? 16 : 0, k == 2 ? 1 : 0);
+    for (int k = 0; k < 6; ++k) {
+      const auto params = problem.params(k & 1, k & 2, k >= 4, k == 3 ? 16 : 0, k == 2 ? 1 : 0);
       if (check(problem, params, kernels)) continue;
       std::printf("%s, %d planes, net %d, options %d: bits depend on threads\n", isa_name(isa),
                   bf16_planes, i, k);

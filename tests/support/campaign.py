@@ -16,7 +16,7 @@ import torch
 from cases import HEADS, Case, poison
 from torch import Tensor
 
-from trpo_fast import Batch, MLPPolicy
+from trpo_fast import Batch, MLPPolicy, distribution_params
 from trpo_fast.policy.net import ACTIVATIONS
 
 TIMES = max(1, int(os.environ.get("TRPO_FAST_CAMPAIGN", "1")))
@@ -44,8 +44,17 @@ class Drawn:
     options: dict[str, Any]  # of a problem: what products, gradients and updates have in common
 
 
-def drawn(number: int, *, rows: int = 200, width: int = 65, heads: Iterable[str] = HEADS) -> Drawn:
-    """The case with this number; at most so many rows and so wide."""
+def drawn(
+    number: int,
+    *,
+    rows: int = 200,
+    width: int = 65,
+    heads: Iterable[str] = HEADS,
+    sampled: bool = False,
+) -> Drawn:
+    """The case with this number; at most so many rows and so wide. ``sampled``: by a policy that is
+    some way off, whose distribution parameters the batch has.
+    """
     draw = random.Random(number)
     head = draw.choice(list(heads))
     count = draw.choice([n for n in SIZES if n <= rows])
@@ -70,10 +79,14 @@ def drawn(number: int, *, rows: int = 200, width: int = 65, heads: Iterable[str]
         "chunk_rows": draw.choice([None, None, 1, 7, 50]),
         "fvp_rows": draw.choice([None, None, math.ceil(count / 2)]),
     }
+    if sampled:
+        params = distribution_params(policy, batch.obs, batch.action_mask)
+        noise = torch.randn(params.shape, generator=torch.Generator().manual_seed(number))
+        batch = replace(batch, old_params=params + 0.2 * noise)
     if case.weights:
         options["fvp_rows"] = None  # else all of its rows may be without weight
         batch = poison(batch)
-    names = ("obs", "actions", "advantages", "log_probs", "weights", "action_mask")
+    names = ("obs", "actions", "advantages", "log_probs", "weights", "action_mask", "old_params")
     given = {name: getattr(batch, name) for name in names}
     laid = {name: laid_out(draw, x) for name, x in given.items() if x is not None}
     return Drawn(case, policy, replace(batch, **laid), options)

@@ -154,7 +154,9 @@ def poison(batch: Batch) -> Batch:
     assert batch.weights is not None
     dead = batch.weights == 0
     filled = {}
-    for name in ("obs", "actions", "advantages", "log_probs"):
+    for name in ("obs", "actions", "advantages", "log_probs", "old_params"):
+        if getattr(batch, name) is None:
+            continue
         value = getattr(batch, name).clone()
         value[dead] = float("nan") if value.is_floating_point() else -5
         filled[name] = value

@@ -99,7 +99,7 @@ def activations(policy: MLPPolicy, batch: Batch, dtype: torch.dtype) -> referenc
 
 def in_double(policy: MLPPolicy, batch: Batch) -> tuple[MLPPolicy, Batch]:
     """The same numbers in float64."""
-    names = ("obs", "actions", "advantages", "log_probs", "weights")
+    names = ("obs", "actions", "advantages", "log_probs", "weights", "old_params")
     values = {name: getattr(batch, name) for name in names}
     double = {
         name: value.double()

@@ -126,7 +126,7 @@ def to_device(batch: Batch, dtype: torch.dtype | None = None, device: Any = DEVI
             return None
         return value.to(device, dtype if value.is_floating_point() else None)
 
-    names = ("obs", "actions", "advantages", "log_probs", "weights", "action_mask")
+    names = ("obs", "actions", "advantages", "log_probs", "weights", "action_mask", "old_params")
     return replace(batch, **{name: move(getattr(batch, name)) for name in names})
 
 

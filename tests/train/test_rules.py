@@ -23,7 +23,7 @@ from trpo_fast import pg_update as pg
 from trpo_fast import trpo_update as trpo
 from trpo_fast.core.problem import BackendUnavailable
 from trpo_fast.train.config import Config
-from trpo_fast.train.rules import apply_rule, check_serves, make_penalty
+from trpo_fast.train.rules import apply_rule, check_serves, make_penalty, raise_for_values
 
 MAX_KL, DAMPING = 0.5, 1e-3  # the line search has something to do
 
@@ -37,6 +37,7 @@ CASES: list[tuple[dict[str, Any], Callable[..., Any], dict[str, Any]]] = [
     ({}, trpo, {}),
     ({"kl_reduction": "mean"}, trpo, {"kl_reduction": "mean"}),
     ({"kl_direction": "reverse"}, trpo, {"kl_direction": "reverse"}),
+    ({"constraint": "max"}, trpo, {"constraint": "max"}),
     ({"fisher": "empirical"}, trpo, {"fisher": "empirical"}),
     ({"fvp_fraction": 0.25}, trpo, {"fvp_rows": 10}),
     ({"damping": 0.7}, trpo, {"damping": 0.7}),
@@ -148,3 +149,14 @@ def test_what_cannot_be_served_is_said_before_there_are_rows() -> None:
     check_serves(policy, Config(backend="reference"))
     with pytest.raises(ValueError, match=r"^policy: expected an MLPPolicy .* net.0 is frozen$"):
         check_serves(policy, Config(algorithm="rat"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"fvp_fraction": 0.25}, {"updates_per_rollout": 2}])
+def test_a_look_at_the_values_moves_nothing(settings: dict[str, Any]) -> None:
+    policy, batch = fresh()
+    before, config = flat_params(policy).clone(), Config(**settings)
+    raise_for_values(policy, batch, config)
+    batch.advantages[3] = math.nan  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"^advantages: expected finite values, got nan"):
+        raise_for_values(policy, batch, config)
+    assert torch.equal(before, flat_params(policy))

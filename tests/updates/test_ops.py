@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import HEADS, Case, few
+from sampler_cases import moved
 
-from trpo_fast import FisherOperator, flat_params, trpo_update
+from trpo_fast import FisherOperator, distribution_params, flat_params, trpo_update
 from trpo_fast.core.problem import STATS
 from trpo_fast.updates.compiled import SOLVE_STATS
 
@@ -38,6 +41,7 @@ def calls(case):
     rows = {"weights": batch.weights, "action_mask": batch.action_mask}
     steps = {**rows, "log_probs": batch.log_probs}
     data = (theta, batch.obs, batch.actions, batch.advantages, *net(policy))
+    old = distribution_params(policy, batch.obs, batch.action_mask)
     index = torch.arange(0, len(batch), 2)
     return [
         (ops.fvp.default, (theta, batch.obs, v[:, 0].contiguous(), *net(policy)), rows),
@@ -45,7 +49,9 @@ def calls(case):
         (ops.solve.default, (theta, batch.obs, v[:, 0].contiguous(), *net(policy)), rows),
         (ops.solve.default, (theta, batch.obs, v, *net(policy)), {**rows, "iterations": 3}),
         (ops.gradient.default, data, steps),
+        (ops.gradient.default, data, {**steps, "old_params": old}),
         (ops.update.default, data, {**steps, "max_kl": 0.02, "kl_reduction": "mean"}),
+        (ops.update.default, data, {**steps, "old_params": old, "constraint": "max"}),
     ]
 
 
@@ -113,6 +119,22 @@ def test_update_moves_nothing_in_place(case):
     info = trpo_update(policy, batch)
     assert info.accepted and stats[STATS.index("reason")] == 0
     assert torch.equal(moved, flat_params(policy)) and torch.equal(stats, info.stats)
+
+
+@pytest.mark.parametrize("case", few(), ids=str)
+def test_an_update_of_rows_that_another_policy_sampled(case):
+    m = moved(case)
+    theta, batch = flat_params(m.policy).clone(), m.batch
+    data = (theta, batch.obs, batch.actions, batch.advantages, *net(m.policy))
+    rows = {"weights": batch.weights, "action_mask": batch.action_mask}
+    given = {**rows, "old_params": batch.old_params, "max_kl": 0.1, "constraint": "max"}
+    g, found = ops.gradient(*data, **rows, old_params=batch.old_params)
+    after, stats = ops.update(*data, **given)
+    info = trpo_update(m.policy, replace(batch, log_probs=None), max_kl=0.1, constraint="max")
+    assert info.accepted and info.kl_from == "sampler"
+    assert torch.equal(after, flat_params(m.policy)) and torch.equal(stats, info.stats)
+    assert float(found[0]) == pytest.approx(info.surrogate_before, rel=1e-12)
+    assert float(g.norm()) == pytest.approx(info.gradient_norm, rel=1e-12)
 
 
 def test_bad_values_become_a_reason():

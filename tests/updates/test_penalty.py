@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import Case
 from exactness import relative_error
+from sampler_cases import moved
 
 from trpo_fast import FisherOperator, Penalty, flat_params, kl_penalty_update, pg_update
 
@@ -263,3 +264,44 @@ def test_an_optimizer_that_changes_a_size_moves_nothing():
     with pytest.raises(ValueError, match=r"^optimizer: expected a step that keeps the policy"):
         pg_update(policy, batch, optimizer=Shrinking(policy.parameters(), 0.1))
     assert torch.equal(flat_params(policy), theta)
+
+
+def objective(m, multiplier):
+    """surrogate - lambda KL of the policy as it is, by hand."""
+    with torch.no_grad():
+        log_probs = m.policy(m.batch.obs).log_prob(m.batch.actions)
+    value = ((log_probs - m.batch.log_probs).exp() * m.batch.advantages).mean()
+    return float(value) - multiplier * m.mean(m.kl())
+
+
+@pytest.mark.parametrize("inner", ["natural", "adam"])
+@pytest.mark.parametrize("multiplier", [2.0, 4.0])
+def test_from_a_sampler_the_objective_begins_at_its_kl(inner, multiplier):
+    m = moved(Case(rows=129))
+    before = objective(m, multiplier)
+    penalty = Penalty(multiplier, rule="fixed")
+    info = kl_penalty_update(m.policy, m.batch, penalty, inner=inner, adam_steps=3)
+    assert info.accepted and info.kl_from == "sampler"
+    after = info.surrogate_after - multiplier * info.kl
+    assert after == pytest.approx(objective(m, multiplier), rel=1e-9) and after > before
+
+
+def test_from_a_sampler_the_step_is_what_its_kl_leaves():
+    m = moved(Case(rows=129))
+    begin = m.mean(m.kl())
+    info = kl_penalty_update(m.policy, m.batch, Penalty(4.0, rule="fixed"))
+    first = 1.0 / 4.0 - (2.0 * begin / info.quad) ** 0.5
+    assert info.accepted and info.step_size == pytest.approx(first * 0.8**info.backtracks)
+
+
+@pytest.mark.parametrize("rule", ["fixed", "adaptive"])
+def test_a_penalty_that_has_gone_far_enough_moves_nothing(rule):
+    """The quadratic model's maximum is behind the call; lambda still learns from the KL there."""
+    m = moved(Case(rows=129))
+    before, begin = flat_params(m.policy).clone(), m.mean(m.kl())
+    penalty = Penalty(1e4, rule=rule, target_kl=10.0 * begin)
+    info = kl_penalty_update(m.policy, m.batch, penalty)
+    assert info.reason == "at_kl_limit" and info.step_size == 0
+    assert info.kl == pytest.approx(begin, rel=1e-9)
+    assert torch.equal(before, flat_params(m.policy))
+    assert penalty.value == (1e4 if rule == "fixed" else 5e3)

@@ -19,6 +19,7 @@ from .choices import (
     ActionMode,
     Activation,
     Backend,
+    Constraint,
     CriticMethod,
     FisherKind,
     KlDirection,
@@ -68,6 +69,13 @@ KlDirectionOption = Annotated[
     KlDirection,
     Doc("the KL that updates are held to: forward KL(old || new), or reverse KL(new || old)"),
 ]
+ConstraintOption = Annotated[
+    Constraint,
+    Doc(
+        "what the line search of trpo holds to max_kl: the mean KL, or the largest KL of a state, "
+        "which takes more backtracks"
+    ),
+]
 FisherOption = Annotated[
     FisherKind,
     Doc("curvature in closed form, or from the gradients of the actions that were taken"),
@@ -92,6 +100,7 @@ class UpdateOptions(TypedDict, total=False):
 
     kl_reduction: KlReductionOption
     kl_direction: KlDirectionOption
+    constraint: ConstraintOption
     fisher: FisherOption
     fvp_rows: Annotated[
         int | Tensor | None,
@@ -118,7 +127,7 @@ UpdateOptions.__doc__ = f"{UpdateOptions.__doc__}\n\n{_descriptions(UpdateOption
 class UpdateSettings:
     """The step of the policy: how far, along which direction, and how it is found."""
 
-    max_kl: Annotated[float, Above(0.0), Doc("limit on the mean KL of an update")] = 0.01
+    max_kl: Annotated[float, Above(0.0), Doc("limit on the KL of an update")] = 0.01
     damping: Annotated[
         float, AtLeast(0.0), Doc("multiple of the identity that is added to the Fisher matrix")
     ] = 0.1
@@ -161,6 +170,7 @@ class UpdateSettings:
     ] = 10
     kl_reduction: KlReductionOption = "sum"
     kl_direction: KlDirectionOption = "forward"
+    constraint: ConstraintOption = "mean"
     fisher: FisherOption = "analytic"
 
 

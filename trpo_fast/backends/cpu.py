@@ -170,6 +170,7 @@ class CpuOperator(Operator):
             ratio=config.backtrack_ratio,
             steps=config.backtrack_steps,
             search=config.search,
+            limit_max=self.problem.constraint == "max",
             learning_rate=config.learning_rate or 0.0,
             threads=kernel_threads(),
         )

@@ -203,6 +203,8 @@ class CudaOperator(Operator):
 
     def gradient(self) -> tuple[Tensor, Measures]:
         g, stats = self._gradient()
+        if self.problem.batch.old_params is not None:  # its pass measures no KL
+            return g, self.evaluate(self.theta)
         return g, self._measures(stats)
 
     def _gradient(self) -> tuple[Tensor, Tensor]:
@@ -235,6 +237,7 @@ class CudaOperator(Operator):
             ratio=config.backtrack_ratio,
             steps=config.backtrack_steps,
             search=config.search,
+            limit_max=self.problem.constraint == "max",
             learning_rate=config.learning_rate or 0.0,
         )
         return stats

@@ -117,6 +117,7 @@ class NativeProblem:
             advantages=self._address(batch.advantages),
             log_probs=self._address(batch.log_probs),
             group_size=batch.group_size or 0,
+            old_params=self._address(batch.old_params),
             fvp_rows=self._address(fvp_rows),
             fvp_count=0 if fvp_rows is None else fvp_rows.numel(),
             chunk_rows=problem.chunk_rows or 0,

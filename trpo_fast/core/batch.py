@@ -18,7 +18,8 @@ class Batch:
 
     ``log_probs=None`` stands for those under the policy of the call. weights [N] >= 0: rows of
     weight zero may hold anything, NaN included. action_mask [N, Z] bool, True = allowed.
-    group_size: as many consecutive rows share one denominator.
+    group_size: as many consecutive rows share one denominator. old_params [N, D]: the distribution
+    parameters that the rows were sampled with, for a KL to the policy that sampled them.
     """
 
     obs: Tensor  # [N, O], or what a custom module takes with N rows first
@@ -28,6 +29,7 @@ class Batch:
     weights: Tensor | None = None  # [N] >= 0; None: all ones
     action_mask: Tensor | None = None  # [N, Z] bool, True = allowed
     group_size: int | None = None  # K: consecutive rows that share one denominator
+    old_params: Tensor | None = None  # [N, D] the rows were sampled with; None: those of the call
 
     def __len__(self) -> int:
         """N, the number of rows."""
@@ -85,9 +87,10 @@ class Batch:
             name: fill(getattr(self, name), 0)
             for name in ("obs", "advantages", "log_probs", "weights")
         }
-        if self.actions is not None:  # what is harmless depends on the head: the first used action
-            first = keep.long().argmax().view(1)
-            filled["actions"] = fill(self.actions, self.actions.index_select(0, first))
+        first = keep.long().argmax().view(1)
+        for name in ("actions", "old_params"):  # what is harmless depends on the head: a used row's
+            if (value := getattr(self, name)) is not None:
+                filled[name] = fill(value, value.index_select(0, first))
         return replace(self, **filled, action_mask=fill(self.action_mask, True))
 
 

@@ -135,7 +135,24 @@ def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
         checked.weights,
         checked.action_mask,
         checked.group_size,
+        check_old_params(policy, theta, batch.old_params, checked),
     )
+
+
+def check_old_params(
+    policy: nn.Module, theta: Tensor, old_params: Any, batch: Batch
+) -> Tensor | None:
+    """Distribution parameters [N, D] that a checked batch's rows were sampled with. A net's mask
+    forbids the same of them as of its own outputs.
+    """
+    if old_params is None:
+        return None
+    head = head_of(policy, batch)
+    width = head.parameters_per_row
+    checked = check_tensor("old_params", old_params, theta, (len(batch), width))
+    if batch.action_mask is None or not isinstance(policy, MLPPolicy):
+        return checked
+    return head.distribution_params(checked, mask=batch.action_mask)
 
 
 def check_actions(policy: nn.Module, theta: Tensor, actions: Any, batch: Batch) -> Tensor:

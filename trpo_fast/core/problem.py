@@ -49,6 +49,7 @@ REASONS = (
     "bad_values",
     "negative_curvature",
     "line_search_failed",
+    "at_kl_limit",
 )
 
 
@@ -71,6 +72,7 @@ class Problem:
     chunk_rows: int | None = None
     precision: str = "fp32"
     deterministic: bool = True  # equal bits from equal inputs
+    constraint: str = "mean"  # which KL max_kl limits in a line search
 
     def fisher_batch(self) -> Batch:
         """The rows that Fisher-vector products see."""
@@ -172,13 +174,12 @@ class Operator(abc.ABC):
         """
         g, before = self.gradient()
         solution = self.solve(g, config.cg)
-        scale = step(solution.quad, config.max_kl).to(g.dtype)
-        if config.learning_rate is not None:
-            scale = torch.full_like(scale, config.learning_rate)
+        scale, at_limit = self.first_trial(config, solution.quad, before)
+        scale = scale.to(g.dtype)
 
         def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
             evaluation = self.evaluate(theta)
-            return evaluation.kl, evaluation.surrogate
+            return self.limited(config, evaluation), evaluation.surrogate
 
         ratio, steps = config.backtrack_ratio, config.backtrack_steps
         j, candidate, found = line_search(
@@ -193,7 +194,9 @@ class Operator(abc.ABC):
             steps=steps if config.search else 1,
         )
         failed = "line_search_failed" if config.search else "non_finite"
-        reason = self._reason(g, solution, failed, ~found)
+        lost = ~torch.isfinite(before.kl)
+        ends = (("non_finite", lost), ("at_kl_limit", at_limit), (failed, ~found))
+        reason = self._reason(g, solution, *ends)
         accepted = reason == REASONS.index("accepted")
         theta = torch.where(accepted, candidate, self.theta)
         after = self.evaluate(theta)
@@ -213,8 +216,25 @@ class Operator(abc.ABC):
         }
         return torch.stack([values[name].double() for name in STATS])
 
-    def _reason(self, g: Tensor, solution: CgResult, failed: str, no_step: Tensor) -> Tensor:
-        """Index into REASONS; the first that applies, worst first."""
+    def first_trial(
+        self, config: UpdateConfig, quad: Tensor, before: Measures
+    ) -> tuple[Tensor, Tensor]:
+        """The factor on x that is tried first, and whether the call has used up its limit."""
+        free = torch.zeros_like(quad, dtype=torch.bool)
+        if config.learning_rate is not None:
+            return torch.full_like(quad, config.learning_rate), free
+        if self.problem.batch.old_params is None:
+            return step(quad, config.max_kl), free
+        at_limit = self.limited(config, before) >= config.max_kl
+        return torch.where(at_limit, 0.0, step(quad, config.max_kl, before.kl)), at_limit
+
+    def limited(self, config: UpdateConfig, measured: Measures) -> Tensor:
+        """The KL that max_kl limits."""
+        largest = config.search and self.problem.constraint == "max"
+        return measured.max_kl if largest else measured.kl
+
+    def _reason(self, g: Tensor, solution: CgResult, *ends: tuple[str, Tensor]) -> Tensor:
+        """Index into REASONS; the first that applies, worst first, then ``ends``."""
         curvature = solution.first_curvature
         finite = (
             torch.isfinite(g).all() & torch.isfinite(solution.x).all() & torch.isfinite(curvature)
@@ -224,7 +244,7 @@ class Operator(abc.ABC):
             ("non_finite", ~finite),
             ("zero_gradient", (g == 0).all()),
             ("negative_curvature", curvature <= 0),
-            (failed, no_step),
+            *ends,
         )
         reason = torch.zeros((), dtype=torch.int64, device=g.device)
         for name, applies in reversed(conditions):

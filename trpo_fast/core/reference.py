@@ -183,11 +183,16 @@ def precondition(r: Tensor, inverses: Inverses) -> Tensor:
     return z
 
 
-def step(quad: Tensor, max_kl: float) -> Tensor:
+def step(quad: Tensor, max_kl: float, kl: Tensor | None = None) -> Tensor:
     """beta = sqrt(2 max_kl / x'Ax) with A = F + damping I. The quadratic model of the KL, x'Fx / 2,
     reaches max_kl at beta x without damping and stays below with it.
+
+    Where ``kl`` is what the call is away from the policy that sampled its rows, the rest of max_kl:
+    beta = (sqrt(max_kl) - sqrt(kl)) sqrt(2 / x'Ax), as lengths, square roots of KLs, add up.
     """
-    return (2.0 * max_kl / quad).sqrt()
+    if kl is None:
+        return (2.0 * max_kl / quad).sqrt()
+    return (math.sqrt(max_kl) - kl.double().clamp_min(0.0).sqrt()) * (2.0 / quad).sqrt()
 
 
 def line_search(

@@ -22,9 +22,9 @@ from .batch import Batch, normalised_weights
 
 @dataclass(frozen=True)
 class Measures:
-    """The policy at some parameters, 0-d tensors. KL is that between it and the policy at the
-    parameters of the call, which sampled the batch only if nothing has moved them since; the
-    surrogate's ratios are to the batch's log_probs where it has them.
+    """The policy at some parameters, 0-d tensors. KL is that between the policy of the batch's
+    old_params and this one; without them, between the policy of the call and this one. The
+    surrogate's ratios are to the batch's log_probs where it has them, otherwise to the same policy.
     """
 
     kl: Tensor
@@ -33,8 +33,13 @@ class Measures:
     entropy: Tensor
 
 
+def sampler_params(batch: Batch, call_params: Tensor) -> Tensor:
+    """Distribution parameters [N, D] of the policy that KL is measured from."""
+    return call_params if batch.old_params is None else batch.old_params
+
+
 def surrogate(
-    head: Head, batch: Batch, old_params: Tensor, params: Tensor, total: Tensor
+    head: Head, batch: Batch, call_params: Tensor, params: Tensor, total: Tensor
 ) -> tuple[Tensor, Tensor]:
     """S over these rows, and dS / d log pi(a_n) [N], both normalised by the whole batch's
     weight.
@@ -42,7 +47,7 @@ def surrogate(
     assert batch.actions is not None and batch.advantages is not None
     old = batch.log_probs
     if old is None:
-        old = head.log_prob(old_params, batch.actions)
+        old = head.log_prob(sampler_params(batch, call_params), batch.actions)
     ratio = (head.log_prob(params, batch.actions) - old).exp()
     weights = normalised_weights(batch, total)
     if batch.group_size is None:
@@ -62,7 +67,7 @@ def surrogate(
 def evaluate_rows(
     head: Head,
     batch: Batch,
-    old_params: Tensor,
+    call_params: Tensor,
     params: Tensor,
     total: Tensor,
     *,
@@ -70,14 +75,15 @@ def evaluate_rows(
     reverse_kl: bool,
 ) -> Measures:
     """KL, largest KL of a state, surrogate and entropy of these rows' share of the batch."""
-    first, second = (params, old_params) if reverse_kl else (old_params, params)
+    old = sampler_params(batch, call_params)
+    first, second = (params, old) if reverse_kl else (old, params)
     kl = kl_scale * head.kl(first, second)
     weights = normalised_weights(batch, total)
     counted = kl if batch.weights is None else torch.where(batch.weights > 0, kl, 0.0)
     if batch.actions is None:
         value = torch.zeros_like(total)
     else:
-        value, _ = surrogate(head, batch, old_params, params, total)
+        value, _ = surrogate(head, batch, call_params, params, total)
     return Measures(
         (weights * kl).sum(), counted.amax(), value, (weights * head.entropy(params)).sum()
     )

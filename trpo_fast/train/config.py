@@ -170,6 +170,15 @@ class AlgorithmSettings:
     gain_good: Annotated[
         float, Doc("gain: max_kl grows where the rise is a larger share of the predicted one")
     ] = 0.9
+    updates_per_rollout: Annotated[
+        int,
+        AtLeast(1),
+        COUNT,
+        Doc(
+            "updates on the rows of one rollout; update j of n may go to a KL of (j / n)^2 max_kl "
+            "from the policy that sampled them"
+        ),
+    ] = 1
     fvp_fraction: Annotated[
         float, Above(0.0), AtMost(1.0), Doc("share of the rows that Fisher-vector products use")
     ] = 1.0

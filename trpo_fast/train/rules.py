@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
 from .._base.options import UpdateOptions
+from .._base.threads import OneThread
 from ..backends.registry import resolve
+from ..core import checks
 from ..core.batch import Batch
 from ..core.checks import CG
 from ..policy.net import MLPPolicy
@@ -17,6 +20,7 @@ from ..updates.multiplier import Penalty
 from ..updates.natural import OPTIONS, npg_update, trpo_update, update_problem
 from ..updates.penalty import kl_penalty_update
 from ..updates.rat import rat_problem, rat_update
+from ..updates.sampler import distribution_params
 from .config import Config
 
 
@@ -37,6 +41,25 @@ def is_limited(config: Config) -> bool:
     return config.algorithm != "pg"
 
 
+def apply_rules(
+    policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
+) -> UpdateInfo:
+    """Move the policy ``config.updates_per_rollout`` times on one batch, which it sampled itself;
+    what the last update reports. Update j of n has the limit (j / n)^2 max_kl on the KL to the
+    policy before the first: lengths, square roots of KLs, add up.
+    """
+    count = config.updates_per_rollout
+    later = batch
+    if count > 1:  # a forward now is the sampler's: nothing has moved the policy since
+        with OneThread():
+            params = distribution_params(policy, batch.obs, batch.action_mask)
+        later = replace(batch, old_params=params)
+    for j in range(1, count):
+        rows, limit = batch if j == 1 else later, (j / count) ** 2 * max_kl
+        apply_rule(policy, rows, config, penalty, limit, sync=sync)
+    return apply_rule(policy, later, config, penalty, max_kl, sync=sync)
+
+
 def apply_rule(
     policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
 ) -> UpdateInfo:
@@ -47,8 +70,7 @@ def apply_rule(
         rate, norm = c.pg_learning_rate, c.pg_max_grad_norm
         return pg_update(policy, batch, learning_rate=rate, max_grad_norm=norm, **shared)
     shared["damping"] = c.damping
-    if c.fvp_fraction < 1.0:
-        shared["fvp_rows"] = max(1, round(c.fvp_fraction * len(batch)))
+    shared |= _rows(c, batch)
     search: dict[str, Any] = {
         "backtrack_ratio": c.backtrack_ratio,
         "backtrack_steps": c.backtrack_steps,
@@ -75,6 +97,19 @@ def _options(config: Config) -> UpdateOptions:
     """The options that every update has; ``fvp_rows`` comes with the batch."""
     options = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
     return cast(UpdateOptions, options)
+
+
+def _rows(config: Config, batch: Batch) -> UpdateOptions:
+    """The rows of the products, where they are not all."""
+    if config.fvp_fraction == 1.0:
+        return {}
+    return {"fvp_rows": max(1, round(config.fvp_fraction * len(batch)))}
+
+
+def raise_for_values(policy: MLPPolicy, batch: Batch, config: Config) -> None:
+    """Raise for the first value of the batch that no update can use; moves nothing."""
+    options = cast(UpdateOptions, {**_options(config), **_rows(config, batch)})
+    checks.raise_for_values(update_problem(policy, batch, config.damping, options, True))
 
 
 def check_serves(policy: MLPPolicy, config: Config) -> None:

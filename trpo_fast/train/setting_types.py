@@ -14,6 +14,7 @@ from .._base.choices import (
     AdvantageEstimator,
     Algorithm,
     Backend,
+    Constraint,
     CriticMethod,
     Engine,
     FisherKind,
@@ -65,6 +66,7 @@ class Settings(TypedDict, total=False):
     kl_factor: float
     gain_poor: float
     gain_good: float
+    updates_per_rollout: int
     fvp_fraction: float
     max_kl: float
     damping: float
@@ -77,6 +79,7 @@ class Settings(TypedDict, total=False):
     backtrack_steps: int
     kl_reduction: KlReduction
     kl_direction: KlDirection
+    constraint: Constraint
     fisher: FisherKind
     backend: Backend
     precision: Precision

@@ -38,7 +38,7 @@ from .other_libraries import check_agent, check_callbacks, check_learn
 from .predict import predict, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
-from .rules import apply_rule, is_limited, make_penalty
+from .rules import apply_rules, is_limited, make_penalty, raise_for_values
 from .setting_types import Settings
 from .state import pack, restore
 from .targets import estimate
@@ -173,7 +173,7 @@ class TRPO(Agent):
                 self.normaliser.update(rollout.transitions(rollout.raw_obs))
             explained = advantage.explained_variance(values, returns)
         if self.asynchronous:
-            self._read(rollout, batch, max_kl, info, critic)
+            self._read(rollout, batch, info, critic)
         self.trust_region.update_radius(info, self.steps - steps)
         self.updates += 1
         end = time.perf_counter()
@@ -204,27 +204,25 @@ class TRPO(Agent):
         self.recent_returns.extend(rollout.returns)
         self.recent_lengths.extend(rollout.lengths)
 
-    def _read(
-        self, rollout: Rollout, batch: Batch, max_kl: float, info: UpdateInfo, critic: CriticInfo
-    ) -> None:
+    def _read(self, rollout: Rollout, batch: Batch, info: UpdateInfo, critic: CriticInfo) -> None:
         """Wait for an update that nothing has waited for, and raise what would have been raised
         on the way.
         """
         self._count_episodes(rollout)
         if info.reason in ("bad_values", "non_finite"):
-            self.update(batch, max_kl, sync=True)  # moves nothing; its error names the argument
+            raise_for_values(self.policy, batch, self.config)
         if math.isnan(float(critic)):
             raise ValueError("returns: expected a finite loss of the critic, got nan")
 
     def update(
         self, batch: Batch, max_kl: float | None = None, *, sync: bool | None = None
     ) -> UpdateInfo:
-        """Move the policy by the configured algorithm, within ``max_kl`` (the one of the settings);
-        by default without waiting for a device.
+        """Move the policy by the configured algorithm and number of updates, within ``max_kl``
+        (the one of the settings); by default without waiting for a device.
         """
         max_kl = self.config.max_kl if max_kl is None else max_kl
         sync = not self.asynchronous if sync is None else sync
-        return apply_rule(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
+        return apply_rules(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
 
     def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
         """Move the critic towards returns [N] at obs [N, O], or a random part of them."""

@@ -213,10 +213,11 @@ def gradient(
     chunk_rows: int | None = KernelSettings.chunk_rows,
     backend: str = KernelSettings.backend,
     precision: str = KernelSettings.precision,
+    old_params: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the surrogate at theta [P], and GRADIENT_STATS [2] in float64."""
     policy = _policy(theta, widths, activation, head, nvec)
-    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size)
+    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size, old_params)
     problem = make_problem(
         policy,
         checks.check_batch(policy, theta, batch),
@@ -266,12 +267,14 @@ def update(
     chunk_rows: int | None = KernelSettings.chunk_rows,
     backend: str = KernelSettings.backend,
     precision: str = KernelSettings.precision,
+    old_params: Tensor | None = None,
+    constraint: str = UpdateSettings.constraint,
 ) -> tuple[Tensor, Tensor]:
     """``trpo_update`` that returns the new parameters [P] (equal to theta where the step was not
     accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``STATS``.
     """
     policy = _policy(theta, widths, activation, head, nvec)
-    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size)
+    batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size, old_params)
     problem = make_problem(
         policy,
         checks.check_batch(policy, theta, batch),
@@ -279,6 +282,7 @@ def update(
         damping=damping,
         kl_reduction=kl_reduction,
         kl_direction=kl_direction,
+        constraint=constraint,
         fvp_rows=fvp_rows,
         chunk_rows=chunk_rows,
         precision=precision,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from ..core.problem import REASONS, STATS
+
+# Whether a KL is from the policy of the call or from the one of the batch's old_params.
+KlFrom = Literal["call", "sampler"]
 
 
 @dataclass
@@ -20,6 +24,7 @@ class UpdateInfo:
 
     backend: str
     stats: Tensor  # [len(STATS)] float64
+    kl_from: KlFrom = "call"  # which policy kl and max_state_kl are measured from
     _values: dict[str, float] | None = field(default=None, repr=False)
 
     def _read(self, name: str) -> float:
@@ -37,6 +42,8 @@ class UpdateInfo:
         negative_curvature   p'Fp <= 0 in the first iteration of CG, or a direct solve without a
                              Cholesky factor
         line_search_failed   no step tried was within the limits and better
+        at_kl_limit          the call began as far from the batch's old_params as its limit or
+                             penalty lets it go
         """
         return REASONS[int(self._read("reason"))]
 
@@ -47,8 +54,9 @@ class UpdateInfo:
 
     @property
     def kl(self) -> float:
-        """Mean KL between the policy before this call and the one after it, in the reduction and
-        direction asked for. Of several updates on one batch, each counts from where it began.
+        """Mean KL between the policy before this call, or that of the batch's ``old_params``
+        (``kl_from``), and the one after it, in the reduction and direction asked for. Without
+        ``old_params`` each of several updates on one batch counts from where it began.
         """
         return self._read("kl")
 

@@ -22,7 +22,7 @@ from ..core import checks
 from ..core.batch import Batch
 from ..core.problem import Problem, UpdateConfig
 from ..policy.flat import mark_written
-from .info import UpdateInfo
+from .info import KlFrom, UpdateInfo
 from .operator import make_problem
 
 OPTIONS = tuple(UpdateOptions.__annotations__)
@@ -52,10 +52,14 @@ def trpo_update(
 
     theta <- theta + c^j sqrt(2 max_kl / x'(F + damping I)x) x for the first j < backtrack_steps
     that keeps the KL within max_kl and improves the surrogate. With damping the full step's KL is
-    below max_kl, about x'Fx / x'(F + damping I)x of it. ``preconditioner``: "kfac", or a function
-    that takes residuals [P] to M^-1 r, M positive definite. ``sync=False`` returns without waiting
-    for the device. ``options`` are those of ``trpo_fast.UpdateOptions``, which says what each is;
-    their defaults, here and everywhere, are ``Config``'s.
+    below max_kl, about x'Fx / x'(F + damping I)x of it. With the batch's ``old_params``, max_kl
+    limits the KL to the policy that sampled it: from a KL of k at the call the first trial is
+    (sqrt(max_kl) - sqrt(k)) sqrt(2 / x'(F + damping I)x) x, and a call that begins at its limit
+    moves nothing (``at_kl_limit``). ``constraint="max"`` has the line search hold the largest KL of
+    a state to max_kl; its first trial is the same, so that it backtracks more. ``preconditioner``:
+    "kfac", or a function that takes residuals [P] to M^-1 r, M positive definite. ``sync=False``
+    returns without waiting for the device. ``options`` are those of ``trpo_fast.UpdateOptions``,
+    which says what each is; their defaults, here and everywhere, are ``Config``'s.
     """
     config = checks.check_search(
         max_kl=max_kl,
@@ -90,7 +94,8 @@ def npg_update(
     without a rate theta + sqrt(2 max_kl / x'(F + damping I)x) x.
 
     No line search: the step is taken if it, its KL and its surrogate are finite (else
-    ``non_finite``). Options as for ``trpo_update``.
+    ``non_finite``). With the batch's ``old_params`` a step without a rate is as long as the first
+    trial of ``trpo_update``. Options as there.
     """
     config = UpdateConfig(
         max_kl=checks.UPDATE["max_kl"].check(max_kl),
@@ -123,7 +128,7 @@ def _natural_update(
         stats = chosen.operator(problem).update(config)
     finally:  # Ctrl-C may come right after the write
         mark_written(problem.policy)
-    return finish(problem, UpdateInfo(chosen.name, stats), sync)
+    return finish(problem, chosen.name, stats, sync)
 
 
 def unknown_option(name: str, update: Callable[..., UpdateInfo]) -> TypeError:
@@ -158,10 +163,12 @@ def update_problem(
     )
 
 
-def finish(problem: Problem, info: UpdateInfo, sync: bool) -> UpdateInfo:
-    """With ``sync``, read the reason and turn unusable values into an error that names the
-    argument.
+def finish(problem: Problem, backend: str, stats: Tensor, sync: bool) -> UpdateInfo:
+    """What an update reports. With ``sync``, read the reason and turn unusable values into an error
+    that names the argument.
     """
+    kl_from: KlFrom = "call" if problem.batch.old_params is None else "sampler"
+    info = UpdateInfo(backend, stats, kl_from)
     if sync and info.reason in ("bad_values", "non_finite"):
         checks.raise_for_values(problem)
     return info

@@ -57,6 +57,7 @@ def make_problem(
     damping: float,
     kl_reduction: str = UpdateSettings.kl_reduction,
     kl_direction: str = UpdateSettings.kl_direction,
+    constraint: str = UpdateSettings.constraint,
     fisher: str = UpdateSettings.fisher,
     fvp_rows: int | Tensor | None = None,
     chunk_rows: int | None = KernelSettings.chunk_rows,
@@ -87,6 +88,7 @@ def make_problem(
         chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
         precision=KERNELS["precision"].check(precision),
         deterministic=KERNELS["deterministic"].check(deterministic),
+        constraint=UPDATE["constraint"].check(constraint),
     )
 
 

@@ -30,7 +30,7 @@ from ..core import checks
 from ..core.batch import Batch, total_weight
 from ..core.modules import functional_params
 from ..core.problem import UpdateConfig
-from ..core.surrogate import evaluate_rows
+from ..core.surrogate import Measures, evaluate_rows
 from ..policy.flat import mark_written
 from .info import UpdateInfo
 from .multiplier import PENALTY, Penalty
@@ -66,7 +66,10 @@ def kl_penalty_update(
     """Maximise surrogate - lambda KL, then move lambda by the penalty's rule.
 
     ``inner="natural"`` takes the maximiser of the quadratic model, theta + (F + damping I)^-1 g /
-    lambda, times ``backtrack_ratio`` until the penalised objective improves; ``inner="adam"`` takes
+    lambda, times ``backtrack_ratio`` until the penalised objective improves. With the batch's
+    ``old_params`` the KL is that to the policy which sampled it; from a KL of k at the call the
+    model's maximiser along x is 1 / lambda - sqrt(2 k / x'(F + damping I)x) away, and nothing moves
+    where that is behind the call (``at_kl_limit``). ``inner="adam"`` takes
     ``adam_steps`` steps of Adam on all rows, with autograd's gradients, and the backend computes KL
     and surrogate of where they lead. lambda is a number on the host, so this update waits for the
     KL unless the rule is "fixed".
@@ -97,7 +100,7 @@ def kl_penalty_update(
     report = Report(operator, g, before)
     _put_in_place(report, _maximise(report, penalty, way, search))
     mark_written(problem.policy)
-    info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
+    info = finish(problem, chosen.name, report.stats(), sync)
     if penalty.rule != "fixed":
         _move(penalty, info)
     return info
@@ -105,7 +108,7 @@ def kl_penalty_update(
 
 def _move(penalty: Penalty, info: UpdateInfo) -> None:
     """Move lambda by what the update reached."""
-    if info.accepted:
+    if info.reason in ("accepted", "at_kl_limit"):
         penalty.adjust(info.kl)
     elif info.reason == "line_search_failed":
         penalty.adjust(TOO_LONG * penalty.target_kl)
@@ -137,6 +140,13 @@ class _Proposal:
     found: Tensor  # 0-d bool: finite, and better
     step_size: float | Tensor
     backtracks: Tensor | None = None
+    at_limit: Tensor | None = None  # 0-d bool: lambda asks for less KL than the call has
+
+    @property
+    def known_kl(self) -> float:
+        """The KL that lambda leads to; infinite where every step was too long."""
+        known = bool(self.found) or (self.at_limit is not None and bool(self.at_limit))
+        return float(self.kl) if known else math.inf
 
 
 def _maximise(
@@ -167,7 +177,7 @@ def _alternate(
     best, least = proposal, math.inf
     low, high = penalty.min_value, penalty.max_value
     for turn in range(way.rounds):
-        kl = float(proposal.kl) if bool(proposal.found) else math.inf
+        kl = proposal.known_kl
         distance = abs(kl / penalty.target_kl - 1.0)
         if distance < least:
             best, least = proposal, distance
@@ -189,6 +199,8 @@ def _alternate(
 
 def _put_in_place(report: Report, proposal: _Proposal) -> None:
     """Put a proposal in place, or say that none was found."""
+    if proposal.at_limit is not None:
+        report.fail("at_kl_limit", proposal.at_limit)
     report.fail("line_search_failed", ~proposal.found)
     if proposal.backtracks is None:
         report.propose(proposal.theta, proposal.step_size)
@@ -208,22 +220,46 @@ def _natural_proposals(report: Report, search: UpdateConfig) -> Callable[[float]
 
     def propose(multiplier: float) -> _Proposal:
         device = report.g.device
+        divisor = _divisor(report, multiplier, solution.quad)
         found = torch.zeros((), dtype=torch.bool, device=device)
         chosen, kl = operator.theta, report.before.kl
         used = torch.full((), steps, dtype=torch.int64, device=device)
         for j in range(steps):
-            candidate = operator.theta + (ratio**j / multiplier) * solution.x
+            candidate = operator.theta + (ratio**j / divisor) * solution.x
             after = operator.evaluate(candidate)
-            better = after.surrogate - multiplier * after.kl > report.before.surrogate
+            better = _objective(after, multiplier) > _start(report, multiplier)
             good = ~found & better & torch.isfinite(after.kl)
             chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
             kl = torch.where(good, after.kl, kl)
             found = found | good
             if not extension.asynchronous(chosen.device) and bool(found):
                 break
-        return _Proposal(chosen, kl, found, ratio ** used.double() / multiplier, used)
+        at_limit = torch.isinf(torch.as_tensor(divisor))
+        return _Proposal(chosen, kl, found, ratio ** used.double() / divisor, used, at_limit)
 
     return propose
+
+
+def _objective(measured: Measures, multiplier: float) -> Tensor:
+    """surrogate - lambda KL."""
+    return measured.surrogate - multiplier * measured.kl
+
+
+def _start(report: Report, multiplier: float) -> Tensor:
+    """The objective at the call, whose KL is zero unless the batch says what sampled it."""
+    if report.operator.problem.batch.old_params is None:
+        return report.before.surrogate
+    return _objective(report.before, multiplier)
+
+
+def _divisor(report: Report, multiplier: float, quad: Tensor) -> float | Tensor:
+    """What divides x in the first trial: lambda, or from a KL of k at the call 1 / (1 / lambda -
+    sqrt(2 k / x'Ax)), infinite where the quadratic model has its maximum behind the call.
+    """
+    if report.operator.problem.batch.old_params is None:
+        return multiplier
+    length = 1.0 / multiplier - (2.0 * report.before.kl.double().clamp_min(0.0) / quad).sqrt()
+    return torch.where(length > 0.0, 1.0 / length, math.inf)
 
 
 @outside_autocast
@@ -257,5 +293,5 @@ def _adam_proposal(
         adam.step()
     chosen = theta.detach()
     after = report.operator.evaluate(chosen)
-    better = after.surrogate - multiplier * after.kl > report.before.surrogate
+    better = _objective(after, multiplier) > _start(report, multiplier)
     return _Proposal(chosen, after.kl, better & torch.isfinite(after.kl), learning_rate)

@@ -33,7 +33,7 @@ from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import dot
 from ..core.gram import gram
 from ..core.problem import Problem, UpdateConfig
-from ..core.reference import forward, jvp, line_search, step, vjp
+from ..core.reference import forward, jvp, line_search, vjp
 from ..core.surrogate import surrogate
 from ..policy.flat import mark_written
 from ..policy.net import MLPPolicy
@@ -78,7 +78,7 @@ def rat_update(
         _take(report, direct_solve(problem, g), search)
     finally:  # Ctrl-C may come right after the write
         mark_written(problem.policy)
-    return finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
+    return finish(problem, chosen.name, report.stats(), sync)
 
 
 def rat_problem(
@@ -171,11 +171,12 @@ def _take(report: Report, found: Direction, search: UpdateConfig) -> None:
     report.fail("non_finite", ~found.finite)
     report.fail("negative_curvature", ~found.positive)
     report.fail("non_finite", ~torch.isfinite(found.x).all())
-    scale = step(found.quad, search.max_kl).to(found.x.dtype)
+    scale, at_limit = operator.first_trial(search, found.quad, report.before)
+    scale = scale.to(found.x.dtype)
 
     def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
         measured = operator.evaluate(theta)
-        return measured.kl, measured.surrogate
+        return operator.limited(search, measured), measured.surrogate
 
     j, theta, accepted = line_search(
         evaluate,
@@ -186,6 +187,7 @@ def _take(report: Report, found: Direction, search: UpdateConfig) -> None:
         ratio=search.backtrack_ratio,
         steps=search.backtrack_steps,
     )
+    report.fail("at_kl_limit", at_limit)
     report.fail("line_search_failed", ~accepted)
     report.values["quad"] = found.quad
     report.values["linear_gain"] = dot(report.g, found.x)

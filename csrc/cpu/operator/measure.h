@@ -10,6 +10,9 @@ enum Measure : int { kSumKl = 0, kTopKl, kSumEntropy, kMeasures };
 
 inline bool has_actions(const Rows& rows) { return rows.actions || rows.choices; }
 
+// Whether the ratios are to theta's own probabilities, which a pass at theta must leave behind.
+inline bool ratios_to_theta(const Rows& rows) { return !rows.log_probs && !rows.old_params; }
+
 // Row m of a block, row n of the batch.
 inline DistRow dist_row(const Plan& plan, const Rows& rows, const Block& block, int m, int64_t n,
                         const float* packed) {

@@ -152,6 +152,7 @@ class CpuOperator {
   void score_block(int64_t b, const Block& block, Workspace& work);
   void measure_block(int64_t b, const Block& now, const Block& old, const float* packed,
                      double* sums) const;
+  float log_prob_before(int64_t i, int64_t n) const;
   void log_ratios(const RowSet& rows, int64_t b, const Block& block, const float* packed);
   Measures total_of_measures() const;
   double surrogate();
@@ -160,6 +161,8 @@ class CpuOperator {
   // update.cpp
   bool bad_rows(Team& team);
   Reason direction(Team& team, const CgParams& cg, const float* g, Solved* solved);
+  Reason first_trial(const UpdateParams& params, const Measures& before, double quad,
+                     double* scale) const;
   Reason line_search(Team& team, const UpdateParams& params, double scale, const Measures& before,
                      Measures* after, int* backtracks);
 

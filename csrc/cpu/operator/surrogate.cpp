@@ -8,6 +8,14 @@
 
 namespace trpo_fast::cpu {
 
+// log pi_old of row i of the set, row n of the batch.
+float CpuOperator::log_prob_before(int64_t i, int64_t n) const {
+  const Rows& batch = batch_.rows();
+  if (batch.log_probs) return batch.log_probs[n];
+  if (!batch.old_params) return log_old_[i];
+  return head_log_prob(plan_.net, sampler_row(plan_.net, batch, n), action_of(plan_.net, batch, n));
+}
+
 // log(pi / pi_old) of every row and, at theta itself, log pi_old where the batch does not bring it.
 void CpuOperator::log_ratios(const RowSet& rows, int64_t b, const Block& block,
                              const float* packed) {
@@ -17,8 +25,8 @@ void CpuOperator::log_ratios(const RowSet& rows, int64_t b, const Block& block,
     const int64_t i = b * plan_.block_rows + m, n = rows.row(i);
     const float log_prob = head_log_prob(plan_.net, dist_row(plan_, batch, block, m, n, packed),
                                          action_of(plan_.net, batch, n));
-    if (!batch.log_probs && at_theta) log_old_[i] = log_prob;
-    log_ratio_[i] = log_prob - (batch.log_probs ? batch.log_probs[n] : log_old_[i]);
+    if (ratios_to_theta(batch) && at_theta) log_old_[i] = log_prob;
+    log_ratio_[i] = log_prob - log_prob_before(i, n);
   }
 }
 
@@ -67,7 +75,7 @@ void CpuOperator::reserve_surrogate() {
   const int64_t count = batch_.count();
   log_ratio_.reserve(count);
   slope_.reserve(count);
-  if (!batch_.rows().log_probs) log_old_.reserve(count);
+  if (ratios_to_theta(batch_.rows())) log_old_.reserve(count);
   partial_.reserve(kMeasures * batch_.lanes().count);
   lane_sums_.reserve(batch_.lanes().count * plan_.size);
 }
@@ -82,8 +90,9 @@ void CpuOperator::measure_block(int64_t b, const Block& now, const Block& old, c
     const DistRow at = dist_row(plan_, batch, now, m, n, packed);
     const double weight = batch_.weight(i) / total;
     sums[kSumEntropy] += weight * head_entropy(plan_.net, at);
-    if (packed == theta_.data()) continue;
-    const DistRow before = dist_row(plan_, batch, old, m, n, theta_.data());
+    if (packed == theta_.data() && !batch.old_params) continue;
+    const DistRow before = batch.old_params ? sampler_row(plan_.net, batch, n)
+                                            : dist_row(plan_, batch, old, m, n, theta_.data());
     const float kl = params_.kl_scale * (reverse_kl_ ? head_kl(plan_.net, at, before)
                                                      : head_kl(plan_.net, before, at));
     sums[kSumKl] += weight * kl;
@@ -112,7 +121,7 @@ Measures CpuOperator::evaluate_candidate(Team& team) {
   return evaluate_weights(team, {candidate_.data(), nullptr, candidate_split_.data(), nullptr});
 }
 
-// One forward of `weights` over all rows, measured against theta.
+// One forward of `weights` over all rows, measured against the policy that sampled them or theta.
 Measures CpuOperator::evaluate_weights(Team& team, const Weights& weights) {
   const float* packed = weights.packed;
   const bool at_theta = packed == theta_.data(), actions = has_actions(batch_.rows());
@@ -187,7 +196,7 @@ Measures CpuOperator::evaluate(const float* theta, const CallOptions& call) {
   region(call, [&](Team& team) {
     reserve_surrogate();
     prepare(team, batch_);
-    if (!batch_.rows().log_probs && !has_old_) evaluate_theta(team);
+    if (ratios_to_theta(batch_.rows()) && !has_old_) evaluate_theta(team);
     candidate_.reserve(plan_.size);
     pack(plan_, theta, candidate_.data());
     at = evaluate_candidate(team);

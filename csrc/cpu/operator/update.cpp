@@ -17,6 +17,11 @@ bool usable_weights(const Rows& rows) {
                                       [](float w) { return usable_weight(w); });
 }
 
+// The KL that max_kl limits.
+double limited(const SearchParams& search, const Measures& measured) {
+  return search.search && search.limit_max ? measured.max_kl : measured.kl;
+}
+
 }  // namespace
 
 bool CpuOperator::bad_rows(Team& team) {
@@ -61,6 +66,22 @@ Reason CpuOperator::direction(Team& team, const CgParams& cg, const float* g, So
   return solved->first_curvature <= 0.0 ? kNegativeCurvature : kAccepted;
 }
 
+// step: the factor on x of the first trial. Lengths, square roots of KLs, add up: the KL of the call,
+// which is there if the batch brings the sampler's parameters, is part of what max_kl allows.
+Reason CpuOperator::first_trial(const UpdateParams& params, const Measures& before, double quad,
+                                double* scale) const {
+  const double max_kl = params.search.max_kl;
+  *scale = params.learning_rate;
+  if (params.learning_rate > 0.0) return kAccepted;
+  *scale = std::sqrt(2.0 * max_kl / quad);
+  if (!batch_.rows().old_params) return kAccepted;
+  const double used = limited(params.search, before);
+  if (!std::isfinite(used)) return kNonFinite;
+  if (used >= max_kl) return kAtKlLimit;
+  *scale = (std::sqrt(max_kl) - std::sqrt(std::max(before.kl, 0.0))) * std::sqrt(2.0 / quad);
+  return kAccepted;
+}
+
 // line_search: theta + c^j scale x for the first acceptable j; the accepted one is in candidate_.
 Reason CpuOperator::line_search(Team& team, const UpdateParams& params, double scale,
                                 const Measures& before, Measures* after, int* backtracks) {
@@ -79,7 +100,7 @@ Reason CpuOperator::line_search(Team& team, const UpdateParams& params, double s
     if (!kernels_.all_finite(candidate_.data(), size)) continue;
     *after = evaluate_candidate(team);
     const bool finite = std::isfinite(after->kl) && std::isfinite(after->surrogate);
-    if (finite && after->kl <= max_kl && after->surrogate > least) return kAccepted;
+    if (finite && limited(search, *after) <= max_kl && after->surrogate > least) return kAccepted;
   }
   *backtracks = steps;
   return search.search ? kLineSearchFailed : kNonFinite;
@@ -106,8 +127,8 @@ void CpuOperator::update(const UpdateParams& params, float* theta, double* stats
     gradient_packed(team, g.data());
     reason = direction(team, params.cg, g.data(), &solved);
     if (reason != kAccepted) return;
-    scale = params.learning_rate > 0.0 ? params.learning_rate
-                                       : std::sqrt(2.0 * params.search.max_kl / solved.quad);
+    reason = first_trial(params, before, solved.quad, &scale);
+    if (reason != kAccepted) return;
     reason = line_search(team, params, scale, before, &after, &backtracks);
   });
   const bool accepted = reason == kAccepted;

@@ -15,6 +15,7 @@
 //                                        branches it forgets, and then loads are slow generic ones
 //   on_chip(pointer)                     the same by a conversion of the address, which holds through
 //                                        lambdas as well
+//   off_chip(pointer)                    that for global memory, or null
 //   to_tf32, pack_fp16, pack_bf16, unpack_fp16, unpack_bf16
 //   TRPO_SITE_PARAM, TRPO_SITE_ARG       last parameter / argument of a wrapper around a barrier or
 //   TRPO_SITE_ONLY, TRPO_SITE_PASS       collective (the only one): the emulator then reports the
@@ -31,6 +32,10 @@
 namespace trpo_fast::cuda {
 template <class T>
 T* on_chip(T* pointer) {
+  return pointer;
+}
+template <class T>
+T* off_chip(T* pointer) {
   return pointer;
 }
 }  // namespace trpo_fast::cuda
@@ -63,6 +68,12 @@ __device__ __forceinline__ T* on_chip(T* pointer) {
   size_t address;
   asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(pointer));
   return static_cast<T*>(__cvta_shared_to_generic(address));
+}
+template <class T>
+__device__ __forceinline__ T* off_chip(T* pointer) {
+  size_t address;
+  asm("cvta.to.global.u64 %0, %1;" : "=l"(address) : "l"(pointer));
+  return static_cast<T*>(__cvta_global_to_generic(address));
 }
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* flag) {

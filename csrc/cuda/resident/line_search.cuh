@@ -73,14 +73,21 @@ struct Search {
   bool found;
   double step;  // factor on x of the accepted candidate
   Measures after;
+  Measures call;  // theta against the policy that sampled the rows
 };
+
+// The KL that max_kl limits.
+__device__ __forceinline__ double limited(const KernelArgs& a, const Measures& e) {
+  return a.search.search && a.search.limit_max ? e.max_kl : e.kl;
+}
 
 __device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& e, double before) {
   if (!isfinite(e.kl) || !isfinite(e.surrogate)) return false;
-  return !a.search.search || (e.kl <= a.search.max_kl && e.surrogate > before);
+  return !a.search.search || (limited(a, e) <= a.search.max_kl && e.surrogate > before);
 }
 
-// Candidate number j: theta + full_step c^j x or, to evaluate a given policy, the parameters there.
+// Candidate number j: theta + full_step c^j x; theta itself for a step of 0, whatever x is; or, to
+// evaluate a given policy, the parameters there.
 // Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
 __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
   if (a.program == kProgramEvaluate) {
@@ -92,22 +99,46 @@ __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Bloc
       threadIdx.x, a.layout.packed / 4, kThreads,
       [&](int q) { return load4_global(b.solution + 4 * q); },
       [&](int q, float4 x) {
-        const float4 quad = candidate_quad(b, q, static_cast<float>(step), x);
+        const float4 quad = step == 0 ? load4(b.weights + 4 * q)
+                                      : candidate_quad(b, q, static_cast<float>(step), x);
         store4(b.v + 4 * q, quad);
         taint += 0 * quad.x + 0 * quad.y + 0 * quad.z + 0 * quad.w;
       });
   return taint;
 }
 
-// `totals` are collected here if they are not known yet.
+// Stage step: the factor on x of the first trial, as in trpo_fast/core/reference.py. `call` is theta
+// against the policy that sampled the rows, where they bring what that was.
+__device__ __forceinline__ double first_trial(const KernelArgs& a, const Measures& call,
+                                              double quad) {
+  const double max_kl = a.search.max_kl;
+  if (a.learning_rate > 0) return a.learning_rate;
+  if (!a.rows.old_params) return sqrt(2.0 * max_kl / quad);
+  return (sqrt(max_kl) - sqrt(fmax(call.kl, 0.0))) * sqrt(2.0 / quad);
+}
+
+// Whether the call has left some of max_kl.
+__device__ __forceinline__ Reason room_left(const KernelArgs& a, const Measures& call) {
+  const double used = limited(a, call);
+  if (a.learning_rate > 0 || used < a.search.max_kl) return kAccepted;
+  return isfinite(used) ? kAtKlLimit : kNonFinite;
+}
+
+// Line search along the solution, or the one evaluation asked for; `reason` is why there can be none.
+// Where rows bring what they were sampled from, theta itself comes first, as candidate -1. `totals`
+// are collected here if they are not known yet.
 template <class V>
 __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const Block& b,
-                                                    Totals* totals, double full_step) {
+                                                    Totals* totals, double quad, Reason* reason) {
   const int steps = a.search.search ? a.search.backtrack_steps : 1;
-  Search s = {steps, false, 0, {}};
-  double next = full_step;
-  for (int j = 0, parity = 0; j < steps && !s.found; j += a.plan.search_batch, parity ^= 1) {
-    const int count = min(a.plan.search_batch, steps - j), region = kRegionSearch + parity;
+  const bool sampled = a.program == kProgramUpdate && a.rows.old_params;
+  Search s = {steps, false, 0, {}, {}};
+  double next = 0;
+  int j = sampled ? -1 : 0;
+  for (int parity = 0; j < 0 || (j < steps && !s.found && *reason == kAccepted); parity ^= 1) {
+    if (j == 0) next = first_trial(a, s.call, quad);
+    const int count = j < 0 ? 1 : min(a.plan.search_batch, steps - j);
+    const int region = kRegionSearch + parity;
     double tried = next;
     for (int c = 0; c < count; ++c, next *= a.search.backtrack_ratio) {
       block_evaluate<V>(a, b, region, c, block_candidate(a, b, next));
@@ -117,10 +148,15 @@ __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const B
     const double before = totals->surrogate / totals->weight;
     for (int c = 0; c < count && !s.found; ++c, tried *= a.search.backtrack_ratio) {
       s.after = collect_candidate(b, region, c, totals->weight);
-      s.found = acceptable(a, s.after, before);
+      s.found = j >= 0 && acceptable(a, s.after, before);
       s.step = tried;
       s.backtracks = j + c;
     }
+    if (j < 0) {
+      s.call = s.after;
+      if (*reason == kAccepted) *reason = room_left(a, s.call);
+    }
+    j += count;
   }
   if (!s.found) s.backtracks = steps;
   return s;

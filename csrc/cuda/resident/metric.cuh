@@ -74,15 +74,52 @@ __device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, co
   return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
 }
 
-// pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of the old
-// outputs where the batch does not bring it; packed weights hold log_std.
+// The same under what the row was sampled from, and the KL from there to the distribution of these
+// outputs, or back. Not inlined: batches without old_params do without the code. Behind the call the
+// compiler is told which memory the pointers are to.
+__device__ __forceinline__ DistRow global_row(DistRow row) {
+  return {{off_chip(row.first.base), 1}, {off_chip(row.second.base), 1}, off_chip(row.mask)};
+}
+__device__ TRPO_NOINLINE float sampler_log_prob(const KernelArgs& a, int64_t n) {
+  const Action action = row_action(a, n);
+  return head_log_prob(a.net, global_row(sampler_row(a.net, a.rows, n)),
+                       {off_chip(action.values), off_chip(action.choices)});
+}
+__device__ TRPO_NOINLINE float sampler_kl(const KernelArgs& a, int64_t n, const float* outputs,
+                                          const float* weights) {
+  const DistRow sampler = global_row(sampler_row(a.net, a.rows, n));
+  const DistRow now = dist_row(a, on_chip(outputs), weights, n);
+  return a.search.reverse_kl ? head_kl(a.net, now, sampler) : head_kl(a.net, sampler, now);
+}
+
+// pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of old_params or
+// the old outputs where the batch does not bring it; packed weights hold log_std.
 __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const float* old_outputs,
                                            const float* old_weights, const float* outputs,
                                            const float* weights) {
   if (!choices_exist(a.net, a.rows, n)) return NAN;
-  const float before =
-      a.rows.log_probs ? a.rows.log_probs[n] : row_log_prob(a, n, old_outputs, old_weights);
+  float before = 0;
+  if (a.rows.log_probs) {
+    before = a.rows.log_probs[n];
+  } else if (a.rows.old_params) {
+    before = sampler_log_prob(a, n);
+  } else {
+    before = row_log_prob(a, n, old_outputs, old_weights);
+  }
   return expf(row_log_prob(a, n, outputs, weights) - before);
+}
+
+// KL of a row, from the policy that sampled it or theta to a candidate, or back.
+__device__ __forceinline__ float row_kl(const KernelArgs& a, int64_t n, const float* old_outputs,
+                                        const float* old_weights, const float* outputs,
+                                        const float* weights) {
+  if (a.rows.old_params) return sampler_kl(a, n, outputs, weights);
+  const bool reverse = a.search.reverse_kl;
+  const DistRow from =
+      dist_row(a, reverse ? outputs : old_outputs, reverse ? weights : old_weights, n);
+  const DistRow to =
+      dist_row(a, reverse ? old_outputs : outputs, reverse ? old_weights : weights, n);
+  return head_kl(a.net, from, to);
 }
 
 // What the gradient's pass needs beside the rows, and what it adds up.
@@ -143,10 +180,7 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   const float* outputs = tile + m.output + r * m.stride_out;
   const float* candidate = b.work + m.tangent + r * m.stride_tangent;
   const DistRow now = dist_row(a, candidate, b.v, n);
-  const bool reverse = a.search.reverse_kl;
-  const DistRow first = dist_row(a, reverse ? candidate : outputs, reverse ? b.v : b.weights, n);
-  const DistRow second = dist_row(a, reverse ? outputs : candidate, reverse ? b.weights : b.v, n);
-  const float kl = a.kl_scale * head_kl(a.net, first, second);
+  const float kl = a.kl_scale * row_kl(a, n, outputs, b.weights, candidate, b.v);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
   sums.entropy += double{w} * head_entropy(a.net, now);

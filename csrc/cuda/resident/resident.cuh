@@ -171,10 +171,7 @@ template <class V>
 __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, Run& run) {
   const bool update = a.program == kProgramUpdate;
   Reason reason = update ? solution_reason(run) : kAccepted;
-  const double full = a.learning_rate > 0 ? double{a.learning_rate}
-                                          : sqrt(2.0 * a.search.max_kl / run.solution.quad);
-  Search s = {a.search.search ? a.search.backtrack_steps : 1, false, 0, {}};
-  if (reason == kAccepted) s = block_line_search<V>(a, b, &run.totals, full);
+  Search s = block_line_search<V>(a, b, &run.totals, run.solution.quad, &reason);
   if (!update) {
     if (reports(b)) report_evaluation(a, s.after, has_bad_values(run.totals));
     return;
@@ -187,7 +184,7 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
                  [&](int i) { return fmaf(step, __ldcg(b.solution + i), b.weights[i]); });
   } else {
     if (reason == kAccepted) reason = a.search.search ? kLineSearchFailed : kNonFinite;
-    s.after = {0, 0, before, t.entropy / t.weight};
+    s.after = {s.call.kl, s.call.max_kl, before, t.entropy / t.weight};
     s.step = 0;
   }
   if (!reports(b)) return;

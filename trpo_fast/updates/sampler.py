@@ -1,0 +1,25 @@
+"""What a policy is on its rows before anything moves it, for a KL to the policy that sampled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .._base.guards import outside_autocast
+from ..core import checks
+from ..core.batch import Batch
+from ..core.modules import functional_params
+
+
+@outside_autocast
+@torch.no_grad()
+def distribution_params(
+    policy: nn.Module, obs: Tensor, action_mask: Tensor | None = None
+) -> Tensor:
+    """Distribution parameters [N, D] of the policy on rows obs [N, O], for ``Batch.old_params``:
+    means and log standard deviations, logits, or whatever the rows' distributions obey.
+    """
+    policy, theta = checks.check_policy(policy)
+    batch = checks.check_rows(policy, theta, Batch(obs, action_mask=action_mask))
+    _, params = functional_params(policy, batch)(theta)
+    return params
