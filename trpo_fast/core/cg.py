@@ -61,7 +61,8 @@ def cg(
     used = torch.zeros_like(rr, dtype=torch.int64)
     small = torch.zeros_like(used)  # products in a row that brought little
     waits = g.device.type == "cpu"
-    for _ in range(iterations * (2 if waits and precondition is not None else 1)):
+    most = iterations * (2 if waits and precondition is not None else 1)
+    for i in range(most):
         active = active & (rr > threshold) & (used < iterations)
         if waits and not active.any():
             break
@@ -76,7 +77,9 @@ def cg(
         rr = torch.where(active, dot(r, r), rr)
         total, used = total + alpha * rz, used + active
         small = torch.where(alpha * rz <= gain_tol * total, small + 1, 0)
-        active = active & ((small < 2) | (gain_tol <= 0.0))
+        active = active & ((small < 2) | (gain_tol <= 0.0)) & (used < iterations)
+        if i == most - 1 or (waits and not active.any()):
+            break
         z, rz_next = start.preconditioned(r, rr, plain)
         failed = active & ~plain & (rr > threshold) & ~_positive(rz_next)
         beta = torch.where(active, rz_next / rz, 0.0).to(g.dtype).unsqueeze(-1)

@@ -146,8 +146,9 @@ class Preconditioner:
         usable = torch.isfinite(scale).all()
         for _, positive in found:
             usable = usable & positive
-        scale = torch.where(usable, scale, float("nan"))  # CG takes it for no preconditioner
-        self.inverses = Inverses([pair for pair, _ in found], scale)
+        sound = torch.where(usable, 1.0, float("nan")).to(theta.dtype)  # NaN: CG goes on without
+        pairs = [pair._replace(inputs=sound * pair.inputs) for pair, _ in found]
+        self.inverses = Inverses(pairs, sound * scale)
 
     def __call__(self, r: Tensor) -> Tensor:
         """M^-1 r, [..., P]."""
