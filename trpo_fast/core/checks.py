@@ -28,34 +28,10 @@ from ..policy.wrappers import unwrapped
 from .bad_values import Judged, raise_for
 from .batch import Batch
 from .modules import head_of
-from .problem import CgConfig, Problem, UpdateConfig
+from .problem import Problem
 
 UPDATE = declared(UpdateSettings)
-# The settings of CG, and their names in CgConfig.
-CG = {
-    "cg_iterations": "iterations",
-    "cg_tol": "tol",
-    "cg_gain_tol": "gain_tol",
-    "preconditioner": "preconditioner",
-    "factor_fraction": "fraction",
-}
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-def check_search(**search: Any) -> UpdateConfig:
-    """A trust-region step with its line search, from the settings of these names."""
-    solving = {name: search.pop(name) for name in CG if name in search}
-    checked = {name: UPDATE[name].check(value) for name, value in search.items()}
-    return UpdateConfig(cg=check_cg(**solving), **checked)
-
-
-def check_cg(**solving: Any) -> CgConfig:
-    """How to solve, from the settings of these names; a preconditioner may be a callable, too."""
-    checked = {}
-    for name, value in solving.items():
-        own = name == "preconditioner" and callable(value)
-        checked[CG[name]] = value if own else UPDATE[name].check(value)
-    return CgConfig(**checked)
 
 
 def check_policy(policy: Any) -> tuple[nn.Module, Tensor]:

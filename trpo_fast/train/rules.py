@@ -12,7 +12,7 @@ from .._base.threads import OneThread
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.checks import CG
+from ..core.search_checks import CG
 from ..policy.net import MLPPolicy
 from ..updates.first_order import pg_update
 from ..updates.info import UpdateInfo

@@ -12,22 +12,20 @@ values are not: a NaN becomes the reason in the statistics. Eager functions do n
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._base.choices import Activation
 from .._base.options import KernelSettings, UpdateSettings
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import STATS, CgConfig, Operator, Problem
-from ..policy.heads import head_of_kind
-from ..policy.net import ACTIVATIONS, MLPPolicy
+from ..core.problem import STATS, Operator, Problem
+from ..core.search_checks import check_search, check_solve
 from .operator import make_problem
+from .shapes import policy_of
 
 # Rows of the statistics of ``solve`` and entries of those of ``gradient``.
 SOLVE_STATS = (
@@ -40,38 +38,6 @@ SOLVE_STATS = (
     "scaled_blocks",
 )
 GRADIENT_STATS = ("surrogate", "entropy")
-
-
-class _Shape(MLPPolicy):
-    """A net that arguments describe in full, whatever torch does at modules."""
-
-    def departure(self) -> str:
-        return ""
-
-
-@functools.lru_cache(maxsize=64)
-def _shape_only(
-    widths: tuple[int, ...], activation: Activation, head: str, nvec: tuple[int, ...]
-) -> MLPPolicy:
-    """A policy that has the shape and no values: what backends ask a problem's policy for."""
-    if len(widths) < 2 or min(widths) < 1:
-        raise checks.fail("widths", "at least an input and an output width", list(widths))
-    checks.check_choice("activation", activation, ACTIVATIONS)
-    with torch.random.fork_rng(devices=[]):  # initial weights that are never read
-        return _Shape(
-            widths[0], head_of_kind(head, widths[-1], nvec), widths[1:-1], activation, device="meta"
-        )
-
-
-def _policy(
-    theta: Tensor, widths: Sequence[int], activation: str, head: str, nvec: Sequence[int]
-) -> MLPPolicy:
-    named = cast(Activation, activation)  # which _shape_only checks
-    policy = _shape_only(tuple(widths), named, head, tuple(nvec))
-    if theta.dtype not in (torch.float32, torch.float64):
-        raise checks.fail("theta", "float32 or float64 parameters", theta.dtype)
-    checks.check_tensor("theta", theta, theta, (policy.spec.size,))
-    return policy
 
 
 def _operator(problem: Problem, backend: str) -> Operator:
@@ -87,7 +53,7 @@ def _fisher_operator(
     backend: str,
     **options: Any,
 ) -> Operator:
-    policy = _policy(theta, *net)
+    policy = policy_of(theta, *net)
     batch = checks.check_rows(policy, theta, Batch(obs, weights=weights, action_mask=action_mask))
     problem = make_problem(policy, batch, theta=theta.detach(), sync=False, **options)
     return _operator(problem, backend)
@@ -176,13 +142,7 @@ def solve(
         chunk_rows=chunk_rows,
         precision=precision,
     )
-    config = CgConfig(
-        checks.UPDATE["cg_iterations"].check(iterations, "iterations"),
-        checks.UPDATE["cg_tol"].check(tol, "tol"),
-        checks.UPDATE["cg_gain_tol"].check(gain_tol, "gain_tol"),
-        checks.UPDATE["preconditioner"].check(preconditioner),
-        checks.UPDATE["factor_fraction"].check(factor_fraction),
-    )
+    config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
     found = operator.solve(checks.check_vector("g", g, theta), config)
     values = (torch.as_tensor(getattr(found, name)) for name in SOLVE_STATS)
     stats = torch.stack([value.double().expand_as(found.quad) for value in values])
@@ -216,7 +176,7 @@ def gradient(
     old_params: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the surrogate at theta [P], and GRADIENT_STATS [2] in float64."""
-    policy = _policy(theta, widths, activation, head, nvec)
+    policy = policy_of(theta, widths, activation, head, nvec)
     batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size, old_params)
     problem = make_problem(
         policy,
@@ -273,7 +233,7 @@ def update(
     """``trpo_update`` that returns the new parameters [P] (equal to theta where the step was not
     accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``STATS``.
     """
-    policy = _policy(theta, widths, activation, head, nvec)
+    policy = policy_of(theta, widths, activation, head, nvec)
     batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size, old_params)
     problem = make_problem(
         policy,
@@ -288,7 +248,7 @@ def update(
         precision=precision,
         sync=False,
     )
-    config = checks.check_search(
+    config = check_search(
         max_kl=max_kl,
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,

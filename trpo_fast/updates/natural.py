@@ -21,6 +21,7 @@ from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
 from ..core.problem import Problem, UpdateConfig
+from ..core.search_checks import check_cg, check_search
 from ..policy.flat import mark_written
 from .info import KlFrom, UpdateInfo
 from .operator import make_problem
@@ -61,7 +62,7 @@ def trpo_update(
     returns without waiting for the device. ``options`` are those of ``trpo_fast.UpdateOptions``,
     which says what each is; their defaults, here and everywhere, are ``Config``'s.
     """
-    config = checks.check_search(
+    config = check_search(
         max_kl=max_kl,
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
@@ -99,7 +100,7 @@ def npg_update(
     """
     config = UpdateConfig(
         max_kl=checks.UPDATE["max_kl"].check(max_kl),
-        cg=checks.check_cg(
+        cg=check_cg(
             cg_iterations=cg_iterations,
             cg_tol=cg_tol,
             cg_gain_tol=cg_gain_tol,

@@ -18,7 +18,8 @@ from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import CgConfig, Operator, Problem
+from ..core.problem import Operator, Problem
+from ..core.search_checks import check_solve
 from ..policy.flat import Snapshot
 
 UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
@@ -201,15 +202,9 @@ class FisherOperator:
         residuals of the shape of g to M^-1 r, M positive definite. One that is not, or gives NaN,
         has plain CG begin anew.
         """
-        config = CgConfig(
-            UPDATE["cg_iterations"].check(iterations, "iterations"),
-            UPDATE["cg_tol"].check(tol, "tol"),
-            UPDATE["cg_gain_tol"].check(gain_tol, "gain_tol"),
-            _as_rows(preconditioner)
-            if callable(preconditioner)
-            else UPDATE["preconditioner"].check(preconditioner),
-            UPDATE["factor_fraction"].check(factor_fraction),
-        )
+        if callable(preconditioner):
+            preconditioner = _as_rows(preconditioner)
+        config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
         self._check_fresh()
         g = checks.check_vector("g", g, self._snapshot.theta)
         found = self._operator.solve(g, config)

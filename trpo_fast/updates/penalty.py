@@ -30,6 +30,7 @@ from ..core import checks
 from ..core.batch import Batch, total_weight
 from ..core.modules import functional_params
 from ..core.problem import UpdateConfig
+from ..core.search_checks import check_search
 from ..core.surrogate import Measures, evaluate_rows
 from ..policy.flat import mark_written
 from .info import UpdateInfo
@@ -84,7 +85,7 @@ def kl_penalty_update(
     if not isinstance(penalty, Penalty):
         raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
     penalty.check()
-    search = checks.check_search(
+    search = check_search(
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
         cg_gain_tol=cg_gain_tol,

@@ -34,6 +34,7 @@ from ..core.cg import dot
 from ..core.gram import gram
 from ..core.problem import Problem, UpdateConfig
 from ..core.reference import forward, jvp, line_search, vjp
+from ..core.search_checks import check_search
 from ..core.surrogate import surrogate
 from ..policy.flat import mark_written
 from ..policy.net import MLPPolicy
@@ -66,7 +67,7 @@ def rat_update(
     have no say. Without damping a part of the rows is ``non_finite``, and a matrix that has no
     Cholesky factor ``negative_curvature``.
     """
-    search = checks.check_search(
+    search = check_search(
         max_kl=max_kl, backtrack_ratio=backtrack_ratio, backtrack_steps=backtrack_steps
     )
     problem = rat_problem(policy, batch, damping, max_rows, options, sync)
