@@ -47,7 +47,7 @@ struct Scale {
 __device__ __forceinline__ Scale make_scale(const uint32_t* slots) {
   const uint32_t peak = get_peak(slots);
   if (peak == 0 || peak >= 0x7f800000u) return {1.0f, 1.0f};
-  const uint32_t exponent = min(max(peak >> 23, 30u), 240u);
+  const uint32_t exponent = max(peak >> 23, 30u);  // 254 at most: both powers are normal numbers
   return {__uint_as_float((267u - exponent) << 23), __uint_as_float((exponent - 13u) << 23)};
 }
 
