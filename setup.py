@@ -78,8 +78,8 @@ def ask_nvcc() -> SimpleNamespace:
     found = [p for folder in folders if (p := Path(folder, "libcudart_static.a")).exists()]
     if not found:
         raise FileNotFoundError(f"no libcudart_static.a in {', '.join(folders)}")
-    includes, link = shlex.split(value.get("INCLUDES", "")), [str(found[0]), "-ldl", "-lrt"]
-    return SimpleNamespace(nvcc=nvcc, includes=includes, link=link, gencode=gencodes(nvcc))
+    link = [str(found[0]), "-ldl", "-lrt"]
+    return SimpleNamespace(nvcc=nvcc, link=link, gencode=gencodes(nvcc))
 
 
 class Build(build_ext):
@@ -125,7 +125,6 @@ class Build(build_ext):
         units |= {source: ISA_FLAGS.get(source.stem, []) for source in csrc.glob("cpu/**/*.cpp")}
         if cuda:
             binding.append(f'-DTRPO_FAST_CUDA_ARCHS="{";".join(cuda.gencode).replace(",", ";")}"')
-            units |= {source: cuda.includes for source in csrc.glob("cuda/**/*.cpp")}
             units |= {source: [*cuda.gencode.values()] for source in csrc.glob("cuda/**/*.cu")}
         return {s: f for s, f in sorted(units.items()) if x86 or s.stem not in ISA_FLAGS}
 

@@ -115,6 +115,12 @@ py::dict cuda_limits(int device) {
   return d;
 }
 
+int cuda_room(const NetShape& net, const Plan& plan, int device) {
+  int blocks = 0;
+  check_cuda_status(cuda_api().room(device, net, plan, &blocks));
+  return blocks;
+}
+
 // A policy at one theta on its rows. Everything it points to stays alive on the Python side.
 class CudaOperator {
  public:
@@ -212,8 +218,11 @@ void bind_cuda(py::module_& m) {
         "What config.h chooses for these shapes on such a device; needs no GPU.");
   m.def("cuda_limits", &cuda_limits, py::arg("device"),
         "What cuda_plan wants to know of a device.");
+  m.def("cuda_room", &cuda_room, py::kw_only(), py::arg("net"), py::arg("plan"), py::arg("device"),
+        "How many blocks of a plan's kernel the device runs at once.");
   py::class_<Plan>(m, "CudaPlan", "How the kernels would run one shape on one device.")
       .def("describe", &plan_dict)
+      .def_property_readonly("grid", [](const Plan& p) { return p.grid; })
       .def_property_readonly("refusal", [](const Plan& p) { return p.refusal; });
   py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")
       .def(py::init<const FvpParams&, const Plan&, bool, int, bool>(), py::kw_only(),

@@ -35,12 +35,20 @@ class DeviceGuard {
   cudaError_t error_;
 };
 
+Layout plan_layout(const NetShape& net, const Plan& plan) {
+  return make_layout(net, kRowGroups * plan.row_step, plan.precision != Precision::kFp32);
+}
+
+ResidentKernel kernel_of(const Plan& plan) {
+  if (plan.precision != Precision::kFp32) return split_kernel();
+  return plan.slots == 1 ? narrow_kernel(plan) : wide_kernel(plan);
+}
+
 KernelArgs kernel_args(const ResidentCall& call, Program program) {
   KernelArgs a{};
   a.program = program;
   a.net = call.fvp.net;
-  const bool split = call.plan.precision != Precision::kFp32;
-  a.layout = make_layout(call.fvp.net, kRowGroups * call.plan.row_step, split);
+  a.layout = plan_layout(call.fvp.net, call.plan);
   a.plan = call.plan;
   a.rows = call.fvp.rows;
   a.fvp_rows = call.fvp.fvp_rows;
@@ -67,12 +75,24 @@ int run(const ResidentCall& call) {
   const DeviceGuard guard(call.device);
   if (guard.error() != cudaSuccess) return cleared(guard.error());
   const KernelArgs args = kernel_args(call, kProgram);
-  const size_t shared = block_bytes(args.layout, args.plan);
-  const auto stream = static_cast<cudaStream_t>(call.stream);
-  const cudaError_t error = call.plan.precision != Precision::kFp32
-                                ? launch_resident_split(args, shared, stream)
-                            : call.plan.slots == 1 ? launch_resident_narrow(args, shared, stream)
-                                                   : launch_resident_wide(args, shared, stream);
+  return cleared(launch(kernel_of(call.plan), dim3(call.plan.grid), dim3(kThreads),
+                        block_bytes(args.layout, args.plan), true,
+                        static_cast<cudaStream_t>(call.stream), args));
+}
+
+// A cooperative launch fails where its blocks are not all resident at once.
+int room(int device, const NetShape& net, const Plan& plan, int* blocks) {
+  const DeviceGuard guard(device);
+  cudaError_t error = guard.error();
+  const ResidentKernel kernel = kernel_of(plan);
+  const size_t shared = block_bytes(plan_layout(net, plan), plan);
+  int multiprocessors = 0;
+  if (error == cudaSuccess) error = allow_shared(reinterpret_cast<const void*>(kernel));
+  if (error == cudaSuccess)
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, kernel, kThreads, shared);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  *blocks *= multiprocessors;
   return cleared(error);
 }
 
@@ -113,6 +133,7 @@ const char* error_string(int error) { return cudaGetErrorString(static_cast<cuda
 extern "C" const trpo_fast::cuda::CudaApi* trpo_fast_cuda_api() {
   using namespace trpo_fast::cuda;
   static const CudaApi api = {device_limits,
+                              room,
                               error_string,
                               run<kProgramFvp>,
                               run<kProgramSolve>,

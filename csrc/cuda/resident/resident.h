@@ -1,12 +1,13 @@
-// Host entries of the resident kernel's units, so that they compile side by side.
+// The kernels of the resident kernel's units, which compile side by side.
 #pragma once
 #include "cuda/resident/stage.cuh"
 
 namespace trpo_fast::cuda {
 
-cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
-                                   cudaStream_t stream);
-cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
-cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+using ResidentKernel = void (*)(const KernelArgs);
+
+ResidentKernel narrow_kernel(const Plan& plan);
+ResidentKernel wide_kernel(const Plan& plan);
+ResidentKernel split_kernel();
 
 }  // namespace trpo_fast::cuda

@@ -4,11 +4,9 @@
 
 namespace trpo_fast::cuda {
 
-cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
-                                   cudaStream_t stream) {
-  const auto kernel = args.plan.row_step == 4 ? resident_kernel<Variation<4, 1, false>>
-                                              : resident_kernel<Variation<1, 1, false>>;
-  return launch(kernel, dim3(args.plan.grid), dim3(kThreads), shared_bytes, true, stream, args);
+ResidentKernel narrow_kernel(const Plan& plan) {
+  return plan.row_step == 4 ? resident_kernel<Variation<4, 1, false>>
+                            : resident_kernel<Variation<1, 1, false>>;
 }
 
 }  // namespace trpo_fast::cuda

@@ -4,10 +4,6 @@
 
 namespace trpo_fast::cuda {
 
-cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes,
-                                  cudaStream_t stream) {
-  return launch(resident_kernel<SplitVariation<Fp16>>, dim3(args.plan.grid), dim3(kThreads),
-                shared_bytes, true, stream, args);
-}
+ResidentKernel split_kernel() { return resident_kernel<SplitVariation<Fp16>>; }
 
 }  // namespace trpo_fast::cuda
