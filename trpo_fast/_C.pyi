@@ -148,6 +148,8 @@ class _Limits(TypedDict):
     shared_bytes: int
     arch: int  # such as 90
 
+class CudaFault(RuntimeError): ...  # the device has ended all work of this process
+
 def cuda_connect(path: str) -> None: ...
 def cuda_limits(device: int) -> _Limits: ...
 def cuda_plan(

@@ -43,6 +43,10 @@ def connected() -> ModuleType:
     return extension.native
 
 
+class DeviceFault(BackendUnavailable):
+    """The device ended an earlier launch, whoever made it, and refuses all work of this process."""
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """The CUDA runtime's sentence as the reason why this backend cannot serve."""
@@ -51,7 +55,18 @@ def explained() -> Iterator[None]:
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if isinstance(error, BackendUnavailable):
             raise
+        if _is_fault(error):
+            raise DeviceFault(
+                "backend='cuda' failed after a fault of the device, which leaves unknown what "
+                f"earlier launches have written; start the process anew: {error}"
+            ) from error
         raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
+
+
+def _is_fault(error: RuntimeError) -> bool:
+    if isinstance(error, extension.native.CudaFault):
+        return True
+    return not isinstance(error, torch.OutOfMemoryError) and str(error).startswith("CUDA error")
 
 
 def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> dict[str, Any]:
@@ -90,6 +105,12 @@ def _plan(
         grid=grid,
         **dict(limits),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _room(spec: NetSpec, plan: _C.CudaPlan, index: int) -> int:
+    """How many blocks of a plan's kernel the device runs at once."""
+    return connected().cuda_room(net=native_shape(spec), plan=plan, device=index)
 
 
 def _plan_of(problem: Problem, grid: int = 0) -> _C.CudaPlan:
@@ -260,8 +281,13 @@ class CudaBackend(Backend):
             name = type(policy.head).__name__
             answer = Support(f"its kernels have no formulas for the head {name}")
         if answer:
-            with explained():
-                answer = self._shape_support(problem)
+            try:
+                with explained():
+                    answer = self._shape_support(problem)
+            except DeviceFault:
+                raise
+            except BackendUnavailable as error:  # the device does not say what it is
+                answer = Support(str(error))
         if answer or "; " in answer.why_not:  # the sentence already says what to do
             return answer
         return Support(f"{answer.why_not}; use backend='reference'")
@@ -272,7 +298,14 @@ class CudaBackend(Backend):
             answer = device_support(problem.theta.device)
             if not answer:
                 return answer
-        return Support(_plan_of(problem).refusal or "")
+        plan = _plan_of(problem)
+        if plan.refusal:
+            return Support(plan.refusal)
+        assert isinstance(problem.policy, MLPPolicy)
+        room = _room(problem.policy.spec, plan, device_index(problem.theta.device))
+        if room < plan.grid:
+            return Support(f"its {plan.grid} blocks wait for each other, and {room} fit at once")
+        return SERVES
 
     def operator(self, problem: Problem) -> CudaOperator:
         return CudaOperator(problem, atomics=not problem.deterministic)

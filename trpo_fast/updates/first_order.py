@@ -60,7 +60,8 @@ def pg_update(
         usable = torch.where(report.reason == 0, g, 0.0)
         report.propose(_optimizer_step(problem.policy, problem, usable, optimizer), 1.0)
     mark_written(problem.policy)
-    return finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
+    stats = report.stats()
+    return finish(problem, UpdateInfo(chosen.name, stats), sync)
 
 
 @uninterrupted

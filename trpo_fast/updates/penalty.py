@@ -142,7 +142,8 @@ def kl_penalty_update(
     else:
         _penalised_adam(report, penalty.value, adam_steps, learning_rate)
     mark_written(problem.policy)
-    info = finish(problem, UpdateInfo(chosen.name, report.stats()), sync)
+    stats = report.stats()
+    info = finish(problem, UpdateInfo(chosen.name, stats), sync)
     if penalty.rule != "fixed" and info.accepted:
         penalty.adjust(info.kl)
     elif penalty.rule != "fixed" and info.reason == "line_search_failed":
