@@ -55,6 +55,9 @@ def _native_act(policy: MLPPolicy, critic: Any) -> _C.CudaAct:
 class CudaActor(KernelActor):
     """Acts through the CUDA kernels for float32 MLPs on a device, on contiguous tensors; those of
     another device are copied there, and the answers back.
+
+    A CUDA graph can capture a bound call. It must know the generator, if there is one:
+    ``graph.register_generator_state(generator)`` before the capture.
     """
 
     def __init__(

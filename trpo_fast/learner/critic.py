@@ -170,6 +170,7 @@ class Critic(nn.Module):
 
         With ``sync=False`` and without weights a CUDA graph can capture a fit, any but the first.
         Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.
+        A ``generator`` must be registered with the graph before.
         """
         if not all(p.requires_grad for p in every_parameter(self.net)):
             raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
