@@ -34,8 +34,8 @@ def refusal(name: str) -> Callable[..., Any]:
     return refuse
 
 
-# Ways from the host's numbers to a tensor, which for a tensor of a device are copies. One that is to stay
-# on the host says device="cpu" in so many words, where the emulated device is torch.device("cpu").
+# Ways from the host's numbers to a tensor, which for a tensor of a device are copies. One that is
+# to stay on the host says device="cpu" in so many words; the emulated device is torch.device("cpu").
 FROM_HOST = ("tensor", "as_tensor", "asarray", "from_numpy", "frombuffer")
 
 
