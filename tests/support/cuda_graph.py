@@ -35,7 +35,7 @@ def refusal(name: str) -> Callable[..., Any]:
 
 
 # Ways from the host's numbers to a tensor, which for a tensor of a device are copies. One that is
-# to stay on the host says device="cpu" in so many words; the emulated device is torch.device("cpu").
+# to stay on the host says device="cpu" in so many words: the emulated device is an object.
 FROM_HOST = ("tensor", "as_tensor", "asarray", "from_numpy", "frombuffer")
 
 

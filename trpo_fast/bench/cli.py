@@ -15,6 +15,7 @@ from ..backends.registry import registry
 from .cases import CASE_NETS, CASES, DEFAULT_CASES
 from .report import machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
+from .suite import GRAPH
 from .suites import GROUPS
 
 SUITES = (
@@ -38,7 +39,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"nets, by name: {CASE_NETS} (default: {' '.join(DEFAULT_CASES)})",
     )
     p.add_argument(
-        "--backend", nargs="+", help="backends of trpo_fast to time (default: all that serve)"
+        "--backend",
+        nargs="+",
+        help="backends of trpo_fast to time; cuda_graph: the CUDA kernels' call as a CUDA graph, "
+        "replayed (default: all that serve)",
     )
     p.add_argument("--opponents", nargs="+", help="names, 'all' (default) or 'none'")
     p.add_argument("--iterations", type=integer, default=10, help="CG iterations k")
@@ -79,7 +83,7 @@ def _check(arguments: argparse.Namespace) -> None:
     check_size("busy", arguments.busy, least=0)
     check_number("seconds", arguments.seconds, least=0.0)
     for name in arguments.backend or ():
-        check_choice("backend", name, tuple(registry()))
+        check_choice("backend", name, (*registry(), GRAPH))
 
 
 def main(argv: list[str]) -> int:

@@ -8,17 +8,19 @@ update   trpo_update from a batch to the new parameters, in sb3-contrib's KL con
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .._base.choices import Backend
 from ..policy.flat import flat_params, write_params
+from ..updates.info import UpdateInfo
 from ..updates.natural import trpo_update
 from ..updates.operator import FisherOperator
 from . import opponents
 from .cases import Case, Workload
-from .suite import Suite, Timed
+from .suite import GRAPH, Suite, Timed, as_timed, kernels_of
 
 MAX_KL = 0.01
 
@@ -27,16 +29,20 @@ def make_setup(work: Workload) -> Any:
     return opponents.Setup(work.params(), work.obs, work.case.head, work.damping)
 
 
-def _own_fvp(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
-    operator = FisherOperator(
+def _own_operator(work: Workload, backend: str, precision: Any) -> FisherOperator:
+    return FisherOperator(
         work.policy,
         work.obs,
         damping=work.damping,
-        backend=backend,
+        backend=cast(Backend, kernels_of(backend)),
         precision=precision,
         sync=False,
     )
-    call = lambda: operator @ work.g  # noqa: E731
+
+
+def _own_fvp(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
+    operator = _own_operator(work, backend, precision)
+    call = as_timed(backend, lambda: operator @ work.g)
     return Timed(call, call)
 
 
@@ -45,18 +51,11 @@ def _opponent_fvp(name: str, work: Workload, precision: str, iterations: int) ->
     return Timed(lambda: product(work.g), lambda: product(work.g))
 
 
-def _own_cg(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
-    def call() -> Tensor:
-        operator = FisherOperator(
-            work.policy,
-            work.obs,
-            damping=work.damping,
-            backend=backend,
-            precision=precision,
-            sync=False,
-        )
-        return operator.solve(work.g, iterations=iterations).x
+def _own_cg(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
+    def solve() -> Tensor:
+        return _own_operator(work, backend, precision).solve(work.g, iterations=iterations).x
 
+    call = as_timed(backend, solve)
     return Timed(call, call)
 
 
@@ -67,24 +66,27 @@ def _opponent_cg(name: str, work: Workload, precision: str, iterations: int) -> 
     )
 
 
-def _own_update(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
+def _own_update(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
     theta, start = flat_params(work.policy), work.theta
 
     def reset() -> None:
         write_params(work.policy, theta, start)
 
-    def call() -> None:
-        trpo_update(
+    def update() -> UpdateInfo:
+        return trpo_update(
             work.policy,
             work.batch,
             max_kl=MAX_KL,
             damping=work.damping,
             cg_iterations=iterations,
-            backend=backend,
+            backend=cast(Backend, kernels_of(backend)),
             precision=precision,
             kl_reduction="mean",
             kl_direction="reverse",
+            sync=backend != GRAPH,
         )
+
+    call = as_timed(backend, update)
 
     def result() -> Tensor:
         reset()

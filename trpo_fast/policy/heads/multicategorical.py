@@ -65,8 +65,8 @@ class MultiCategorical(Head):
         return torch.cat([F.log_softmax(part, dim=-1) for part in self._parts(params)], dim=-1)
 
     def _factors(self, actions: Tensor) -> Iterator[tuple[Tensor, int]]:
-        """Each factor's choices [N] and their number: never as a tensor, whose values would be copied
-        from the host, which no CUDA graph captures.
+        """Each factor's choices [N] and their number, which is never a tensor: its value would be
+        copied from the host, and no CUDA graph captures that.
         """
         return zip(actions.reshape(-1, len(self.nvec)).unbind(-1), self.nvec, strict=True)
 
