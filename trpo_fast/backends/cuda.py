@@ -47,11 +47,25 @@ class DeviceFault(BackendUnavailable):
     """The device ended an earlier launch, whoever made it, and refuses all work of this process."""
 
 
+def _current(device: torch.device | None) -> contextlib.AbstractContextManager[Any]:
+    """Makes a device current where another one is. Left to the kernels' core, going back would make
+    a context, of hundreds of megabytes, on a device that had none: torch goes back without.
+    """
+    if device is None or device.type != "cuda":
+        return contextlib.nullcontext()
+    if device_index(device) == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """The CUDA runtime's sentence as the reason why this backend cannot serve."""
+def explained(launches_on: torch.device | None = None) -> Iterator[None]:
+    """The CUDA runtime's sentence as the reason why this backend cannot serve. Launches say where
+    they go.
+    """
     try:
-        yield
+        with _current(launches_on):
+            yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if isinstance(error, BackendUnavailable):
             raise
@@ -177,7 +191,7 @@ class CudaOperator(Operator):
         it to later work of the same stream only.
         """
         stream = current_stream(self._device)
-        with explained():
+        with explained(self._device):
             size = self._op.scratch_bytes + 256
             scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
             aligned = (scratch.data_ptr() + 255) // 256 * 256

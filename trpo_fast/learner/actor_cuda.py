@@ -99,7 +99,7 @@ class CudaActor(KernelActor):
         """On what ``act_rows`` made; theta 0: values alone."""
         if self.normaliser is not None:
             self._follow_normaliser()
-        with explained():
+        with explained(self.device):
             self._act(
                 theta=theta,
                 critic_theta=self._critic.pointer(),
