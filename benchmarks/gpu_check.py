@@ -157,7 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plan", choices=list(SECONDS), help="four minutes, or eight")
     parser.add_argument("--rehearse", action="store_true", help="the emulator instead of a device")
-    parser.add_argument("--seconds", type=float, help="time for all steps together (default: the plan's)")
+    parser.add_argument("--seconds", type=float, help="time for all of it (default: the plan's)")
     parser.add_argument(
         "--json", type=Path, help="the report (default: beside the suites' results)"
     )
