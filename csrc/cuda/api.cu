@@ -40,7 +40,8 @@ Layout plan_layout(const NetShape& net, const Plan& plan) {
 }
 
 ResidentKernel kernel_of(const Plan& plan) {
-  if (plan.precision != Precision::kFp32) return split_kernel();
+  if (plan.precision != Precision::kFp32)
+    return plan.slots == 1 ? split_narrow_kernel() : split_wide_kernel();
   return plan.slots == 1 ? narrow_kernel(plan) : wide_kernel(plan);
 }
 

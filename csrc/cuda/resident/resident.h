@@ -8,6 +8,7 @@ using ResidentKernel = void (*)(const KernelArgs);
 
 ResidentKernel narrow_kernel(const Plan& plan);
 ResidentKernel wide_kernel(const Plan& plan);
-ResidentKernel split_kernel();
+ResidentKernel split_narrow_kernel();
+ResidentKernel split_wide_kernel();
 
 }  // namespace trpo_fast::cuda
