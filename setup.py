@@ -5,11 +5,14 @@ Ninja keeps depfiles and command lines: a touched header or a changed flag rebui
 
 TRPO_FAST_REQUIRE_NATIVE=1   fail where otherwise a pure Python package would be installed
 TRPO_FAST_CUDA=0|1|auto      leave CUDA out, fail without it, or (default) build it when nvcc works
+TRPO_FAST_CUDA=prebuilt      link the CUDA objects that any Python has built of these sources
 TRPO_FAST_CUDA_ARCHS         such as 90a;90+PTX, a comma for two from one PTX; default 80,90;100+PTX
 CXX, CXXFLAGS, LDFLAGS, NVCC, NVCCFLAGS and MAX_JOBS are honoured.
 """
 
 import atexit
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -25,6 +28,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"
+KEPT = ROOT / "build" / "cuda"  # the CUDA half, which knows no Python, for TRPO_FAST_CUDA=prebuilt
 CXX_FLAGS = (  # never -ffast-math: NaN is honoured
     "-std=c++20 -O3 -fPIC -pthread -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra "
     "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
@@ -78,17 +82,49 @@ def ask_nvcc() -> SimpleNamespace:
     found = [p for folder in folders if (p := Path(folder, "libcudart_static.a")).exists()]
     if not found:
         raise FileNotFoundError(f"no libcudart_static.a in {', '.join(folders)}")
-    includes, link = shlex.split(value.get("INCLUDES", "")), [str(found[0]), "-ldl", "-lrt"]
-    return SimpleNamespace(nvcc=nvcc, includes=includes, link=link, gencode=gencodes(nvcc))
+    link = [str(found[0]), "-ldl", "-lrt"]
+    return SimpleNamespace(nvcc=nvcc, link=link, gencode=gencodes(nvcc))
+
+
+def cuda_sources() -> str:
+    """A digest of all that the objects of the CUDA half are made from."""
+    folders = [ROOT / "csrc" / name for name in ("cuda", "shared")]
+    files = sorted(path for folder in folders for path in folder.rglob("*.*"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def keep_cuda(cuda: SimpleNamespace) -> None:
+    """Puts the objects, and the runtime that they need, where the next Python finds them."""
+    shutil.rmtree(KEPT, ignore_errors=True)
+    KEPT.mkdir(parents=True)
+    shutil.copy2(cuda.link[0], KEPT)
+    for path in BUILD.glob("cuda/**/*.cu.o"):
+        shutil.copy2(path, KEPT / "-".join(path.relative_to(BUILD).parts))
+    about = {"sources": cuda_sources(), "archs": list(cuda.gencode)}
+    (KEPT / "about.json").write_text(json.dumps(about))
+
+
+def kept_cuda() -> SimpleNamespace:
+    """The CUDA half as an earlier build left it; no nvcc is asked."""
+    try:
+        about = json.loads((KEPT / "about.json").read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no build with nvcc has left its objects in {KEPT}") from None
+    if about["sources"] != cuda_sources():
+        raise OSError(f"the objects in {KEPT} are those of other sources")
+    objects = [os.path.relpath(path, BUILD) for path in sorted(KEPT.glob("*.o"))]
+    runtime = os.path.relpath(KEPT / "libcudart_static.a", BUILD)
+    link = [*objects, runtime, "-ldl", "-lrt"]
+    return SimpleNamespace(nvcc=None, link=link, gencode=dict.fromkeys(about["archs"]))
 
 
 class Build(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Without a compiler the package is pure Python, unless native code was asked for."""
         mode = os.environ.get("TRPO_FAST_CUDA") or "auto"
-        if mode not in ("0", "1", "auto"):
-            raise ValueError(f"TRPO_FAST_CUDA: expected 0, 1 or auto, got {mode!r}")
-        required = "1" in (mode, os.environ.get("TRPO_FAST_REQUIRE_NATIVE"))
+        if mode not in ("0", "1", "auto", "prebuilt"):
+            raise ValueError(f"TRPO_FAST_CUDA: expected 0, 1, auto or prebuilt, got {mode!r}")
+        required = mode in ("1", "prebuilt") or os.environ.get("TRPO_FAST_REQUIRE_NATIVE") == "1"
         target = Path(self.get_ext_fullpath(ext.name))
         target.unlink(missing_ok=True)  # a stale one must not be packaged
         try:
@@ -107,10 +143,12 @@ class Build(build_ext):
         self.cxx = find_program("CXX", "g++", "clang++", "c++")
         if mode != "0":
             try:
-                return self.run_ninja(ask_nvcc())
+                cuda = kept_cuda() if mode == "prebuilt" else ask_nvcc()
+                self.run_ninja(cuda)
+                return keep_cuda(cuda) if cuda.nvcc else None
             except (OSError, subprocess.CalledProcessError) as error:
-                if mode == "1":
-                    raise OSError(f"TRPO_FAST_CUDA=1: {error}") from error
+                if mode != "auto":
+                    raise OSError(f"TRPO_FAST_CUDA={mode}: {error}") from error
                 print(f"trpo_fast: building without CUDA: {error}", file=sys.stderr)
         self.run_ninja(None)
 
@@ -125,14 +163,14 @@ class Build(build_ext):
         units |= {source: ISA_FLAGS.get(source.stem, []) for source in csrc.glob("cpu/**/*.cpp")}
         if cuda:
             binding.append(f'-DTRPO_FAST_CUDA_ARCHS="{";".join(cuda.gencode).replace(",", ";")}"')
-            units |= {source: cuda.includes for source in csrc.glob("cuda/**/*.cpp")}
-            units |= {source: [*cuda.gencode.values()] for source in csrc.glob("cuda/**/*.cu")}
+            kernels = csrc.glob("cuda/**/*.cu") if cuda.nvcc else ()
+            units |= {source: [*cuda.gencode.values()] for source in kernels}
         return {s: f for s, f in sorted(units.items()) if x86 or s.stem not in ISA_FLAGS}
 
     def run_ninja(self, cuda: SimpleNamespace | None) -> None:
         csrc = os.path.relpath(ROOT / "csrc", BUILD)  # relative: the tree may move, or hold spaces
         commands = {".cpp": [*self.cxx, *CXX_FLAGS, f"-I{csrc}", *env_words("CXXFLAGS")]}
-        if cuda:
+        if cuda and cuda.nvcc:
             commands[".cu"] = [*cuda.nvcc, *NVCC_FLAGS, f"-I{csrc}", *env_words("NVCCFLAGS")]
         units = {s.relative_to(ROOT / "csrc"): flags for s, flags in self.units(cuda).items()}
         objects = [f"{name}.o" for name in units]

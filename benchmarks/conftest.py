@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from trpo_fast.bench import CASES, make_workload
+from trpo_fast.bench.harness import finished
 from trpo_fast.bench.suites import GROUPS, SUITES
 from trpo_fast.core.problem import BackendUnavailable
 
@@ -62,15 +63,26 @@ def timed(request, case, suite, contender):
     return made, error
 
 
+def time_call(benchmark, made, device):
+    """What the call has started on the device is part of it, what the reset has is not."""
+    benchmark.pedantic(
+        finished(made.call, device),
+        setup=made.reset and finished(made.reset, device),
+        rounds=10,
+        iterations=1,
+        warmup_rounds=2,
+    )
+
+
 @pytest.fixture
-def run(benchmark, timed, suite, case):
+def run(request, benchmark, timed, suite, case):
     """Times the call and refuses a result without a finite error."""
 
     def go():
         made, error = timed
         benchmark.group = f"{suite.name} {case}"  # what may be compared
         benchmark.extra_info["rel_err"] = error
-        benchmark.pedantic(made.call, setup=made.reset, rounds=10, iterations=1, warmup_rounds=2)
+        time_call(benchmark, made, request.config.getoption("--bench-device"))
         assert error < float("inf")
 
     return go

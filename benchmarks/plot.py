@@ -37,7 +37,7 @@ TITLES = {
     "critic_128": "Critic: 10 epochs of Adam, minibatches of 128",
     "critic_1024": "Critic: Adam, ours 20 epochs of minibatches of 1024, sb3's 10 of 128",
 }
-OURS = ("cuda", "cpu", "reference", "autograd")
+OURS = ("cuda_graph", "cuda", "cpu", "reference", "autograd")
 
 
 def is_ours(row: Row) -> bool:

@@ -153,18 +153,23 @@ class _Limits(TypedDict):
     shared_bytes: int
     arch: int  # such as 90
 
+class CudaFault(RuntimeError): ...  # the device has ended all work of this process
+
 def cuda_connect(path: str) -> None: ...
 def cuda_limits(device: int) -> _Limits: ...
 def cuda_plan(
     *, net: NetShape, rows: int, fvp_count: int, chunk_rows: int, group_size: int, precision: str,
     grid: int, multiprocessors: int, shared_bytes: int, arch: int
 ) -> CudaPlan: ...  # fmt: skip
+def cuda_room(*, net: NetShape, plan: CudaPlan, device: int) -> int: ...
 
 @final
 class CudaPlan:
     """How the kernels would run one shape on one device; made by ``cuda_plan``."""
 
     def describe(self) -> dict[str, Any]: ...
+    @property
+    def grid(self) -> int: ...
     @property
     def refusal(self) -> str | None: ...
 

@@ -46,8 +46,27 @@ const CudaApi& cuda_api() {
   return *connected;
 }
 
+namespace {
+
+// An error that stays: the device has ended some launch, and with it all that the process asks of it.
+struct CudaFault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// In the order of cudaError_t: ECC, illegal address, timeout, assert, and 714 to 719, from a broken stack to
+// an unspecified failure of a launch.
+bool is_fault(int error) {
+  return error == 214 || error == 700 || error == 702 || error == 710 ||
+         (error >= 714 && error <= 719);
+}
+
+}  // namespace
+
 void check_cuda_status(int error) {
-  if (error) throw std::runtime_error(cuda_api().error_string(error));
+  if (!error) return;
+  const char* sentence = cuda_api().error_string(error);
+  if (is_fault(error)) throw CudaFault(sentence);
+  throw std::runtime_error(sentence);
 }
 
 DeviceLimits cuda_device_limits(int device) {
@@ -113,6 +132,12 @@ py::dict cuda_limits(int device) {
   d["shared_bytes"] = limits.shared_bytes;
   d["arch"] = limits.arch;
   return d;
+}
+
+int cuda_room(const NetShape& net, const Plan& plan, int device) {
+  int blocks = 0;
+  check_cuda_status(cuda_api().room(device, net, plan, &blocks));
+  return blocks;
 }
 
 // A policy at one theta on its rows. Everything it points to stays alive on the Python side.
@@ -208,6 +233,7 @@ void operator_update(const CudaOperator& op, uintptr_t theta, uintptr_t stats, i
 
 void bind_cuda(py::module_& m) {
   m.attr("families").cast<py::list>().append("cuda");
+  py::register_exception<CudaFault>(m, "CudaFault", PyExc_RuntimeError);
   m.def("cuda_connect", &connect, py::arg("path"),
         "Use the kernels of this module (empty path) or of an emulation library.");
   m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("net"), py::arg("rows"),
@@ -218,7 +244,10 @@ void bind_cuda(py::module_& m) {
         "What cuda_plan wants to know of a device.");
   py::class_<Plan>(m, "CudaPlan", "How the kernels would run one shape on one device.")
       .def("describe", &plan_dict)
+      .def_property_readonly("grid", [](const Plan& p) { return p.grid; })
       .def_property_readonly("refusal", [](const Plan& p) { return p.refusal; });
+  m.def("cuda_room", &cuda_room, py::kw_only(), py::arg("net"), py::arg("plan"), py::arg("device"),
+        "How many blocks of a plan's kernel the device runs at once.");
   py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")
       .def(py::init<const FvpParams&, const Plan&, bool, int, bool>(), py::kw_only(),
            py::arg("params"), py::arg("plan"), py::arg("reverse_kl"), py::arg("device"),

@@ -1,4 +1,7 @@
 // The table of entries: device guard, kernel arguments from a call, and the choice of unit.
+#include <algorithm>
+#include <climits>
+
 #include "cuda/api.h"
 #include "cuda/learner/rollout.h"
 #include "cuda/resident/resident.h"
@@ -35,12 +38,24 @@ class DeviceGuard {
   cudaError_t error_;
 };
 
+Layout plan_layout(const NetShape& net, const Plan& plan) {
+  return make_layout(net, kRowGroups * plan.row_step, plan.precision != Precision::kFp32);
+}
+
+ResidentKernel kernel_of(const Plan& plan, bool guided) {
+  if (plan.precision != Precision::kFp32) {
+    if (plan.slots == 1) return guided ? guided_split_narrow_kernel() : split_narrow_kernel();
+    return guided ? guided_split_wide_kernel() : split_wide_kernel();
+  }
+  if (plan.slots == 1) return guided ? guided_narrow_kernel(plan) : narrow_kernel(plan);
+  return guided ? guided_wide_kernel(plan) : wide_kernel(plan);
+}
+
 KernelArgs kernel_args(const ResidentCall& call, Program program) {
   KernelArgs a{};
   a.program = program;
   a.net = call.fvp.net;
-  const bool split = call.plan.precision != Precision::kFp32;
-  a.layout = make_layout(call.fvp.net, kRowGroups * call.plan.row_step, split);
+  a.layout = plan_layout(call.fvp.net, call.plan);
   a.plan = call.plan;
   a.rows = call.fvp.rows;
   a.fvp_rows = call.fvp.fvp_rows;
@@ -65,14 +80,10 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   return a;
 }
 
-cudaError_t launch_unit(const KernelArgs& args, size_t shared, cudaStream_t stream) {
+// Whether a call takes the kernels with a preconditioner and the stop by gain.
+bool is_guided(const KernelArgs& args) {
   const bool solves = args.program == kProgramSolve || args.program == kProgramUpdate;
-  const bool guided = solves && (args.cg.factor_stride > 0 || args.cg.gain_tol > 0);
-  if (args.plan.precision != Precision::kFp32)
-    return (guided ? launch_guided_split : launch_resident_split)(args, shared, stream);
-  if (args.plan.slots == 1)
-    return (guided ? launch_guided_narrow : launch_resident_narrow)(args, shared, stream);
-  return (guided ? launch_guided_wide : launch_resident_wide)(args, shared, stream);
+  return solves && (args.cg.factor_stride > 0 || args.cg.gain_tol > 0);
 }
 
 template <Program kProgram>
@@ -80,9 +91,28 @@ int run(const ResidentCall& call) {
   const DeviceGuard guard(call.device);
   if (guard.error() != cudaSuccess) return cleared(guard.error());
   const KernelArgs args = kernel_args(call, kProgram);
-  const size_t shared = block_bytes(args.layout, args.plan);
-  const auto stream = static_cast<cudaStream_t>(call.stream);
-  return cleared(launch_unit(args, shared, stream));
+  return cleared(launch(kernel_of(call.plan, is_guided(args)), dim3(call.plan.grid), dim3(kThreads),
+                        block_bytes(args.layout, args.plan), true,
+                        static_cast<cudaStream_t>(call.stream), args));
+}
+
+// A cooperative launch fails where its blocks are not all resident at once.
+int room(int device, const NetShape& net, const Plan& plan, int* blocks) {
+  const DeviceGuard guard(device);
+  cudaError_t error = guard.error();
+  const size_t shared = block_bytes(plan_layout(net, plan), plan);
+  int multiprocessors = 0, fewest = INT_MAX;
+  for (const bool guided : {false, true}) {
+    const ResidentKernel kernel = kernel_of(plan, guided);
+    if (error == cudaSuccess) error = allow_shared(reinterpret_cast<const void*>(kernel));
+    if (error == cudaSuccess)
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, kernel, kThreads, shared);
+    if (error == cudaSuccess) fewest = std::min(fewest, *blocks);
+  }
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  *blocks = error == cudaSuccess ? fewest * multiprocessors : 0;
+  return cleared(error);
 }
 
 // One of rollout.h's launchers as an entry of the table.
@@ -122,6 +152,7 @@ const char* error_string(int error) { return cudaGetErrorString(static_cast<cuda
 extern "C" const trpo_fast::cuda::CudaApi* trpo_fast_cuda_api() {
   using namespace trpo_fast::cuda;
   static const CudaApi api = {device_limits,
+                              room,
                               error_string,
                               run<kProgramFvp>,
                               run<kProgramSolve>,

@@ -11,6 +11,7 @@ namespace trpo_fast::cuda {
 
 struct CudaApi {
   int (*device_limits)(int device, DeviceLimits* limits);
+  int (*room)(int device, const NetShape& net, const Plan& plan, int* blocks);  // at once
   const char* (*error_string)(int error);
   int (*fvp)(const ResidentCall&);       // v [K, P]; out: F v + damping v [K, P]
   int (*solve)(const ResidentCall&);     // v: g [K, P]; out: x [K, P]; stats [K, 4]: quad,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def gpu_check():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     path = ROOT / "benchmarks" / "gpu_check.py"
     spec = importlib.util.spec_from_file_location("gpu_check", path)
     module = importlib.util.module_from_spec(spec)
@@ -73,40 +76,97 @@ def row(case: str, precision: str, **changed) -> dict[str, object]:
     ],
 )
 def test_a_suite_without_the_kernels_rows_has_failed(gpu_check, tmp_path, changed, status, words):
-    wanted = [(c, p) for c in gpu_check.CASES for p in gpu_check.PRECISIONS]
+    wanted = [(c, p) for c in ("C1", "C2") for p in gpu_check.PRECISIONS]
     rows = [row(c, p, **(changed if (c, p) == ("C2", "fp16x3") else {})) for c, p in wanted]
-    (tmp_path / "machine").mkdir()
-    (tmp_path / "machine" / "cg.json").write_text(json.dumps({"rows": rows}))
-    step = gpu_check.Step("bench cg", python("print('fine')"), rows=("cg", tmp_path))
+    path = tmp_path / "cg.json"
+    path.write_text(json.dumps({"rows": rows}))
+    step = gpu_check.Step("bench cg", python("print('fine')"), rows=(path, ("C1", "C2")))
     result = gpu_check.run(step, left=100)
     assert result.status == status and words in result.said
 
 
-def test_steps_fit_into_ten_minutes_and_name_what_exists(gpu_check, tmp_path):
-    steps = gpu_check.steps(True, tmp_path, tmp_path)
+@pytest.fixture
+def place(gpu_check, tmp_path):
+    return gpu_check.Place(False, tmp_path, tmp_path)
+
+
+@pytest.fixture
+def h200(gpu_check, monkeypatch):
+    monkeypatch.setattr(gpu_check.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_check.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(gpu_check.torch.cuda, "get_device_capability", lambda: (9, 0))
+
+
+@pytest.mark.parametrize("plan", ["first", "full"])
+def test_a_plan_names_what_exists(gpu_check, tmp_path, plan):
+    steps = gpu_check.steps(plan, gpu_check.Place(True, tmp_path, tmp_path))
     assert len({step.name for step in steps}) == len(steps)
-    assert all(step.limit <= 300 for step in steps)
-    skipped = {step.name for step in steps if step.skip}
-    assert {"emulator against hardware", "compute-sanitizer", "barriers and sums"} <= skipped
-    assert {f"bench cg {case}, compiled" for case in gpu_check.CASES} <= skipped
-    assert [step.name for step in steps][-3:] == [s.name for s in steps if "compiled" in s.name]
+    assert all(step.limit <= gpu_check.SECONDS[plan] for step in steps)
+    assert all(step.skip for step in steps if "hardware" in step.name or "ncu" in step.name)
     for step in steps:
         for word in step.command:
             assert not word.startswith(("tests/", "benchmarks/")) or (ROOT / word).exists()
 
 
-def test_a_device_has_one_folder_for_its_report_and_its_suites(gpu_check, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_check.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_check.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+def test_the_first_minutes_are_what_tells_most(gpu_check, place, h200):
+    """C1 and C2 replayed, against the graphed opponent, each into the file by itself."""
+    steps = gpu_check.steps("first", place)
+    assert sum(step.limit for step in steps[1:]) <= gpu_check.SECONDS["first"]
+    names = [step.name for step in steps]
+    assert names[:4] == ["build", "emulator against hardware", "bench cg C1", "bench cg C2"]
+    for step in steps[2:4]:
+        words = " ".join(step.command)
+        assert "--backend cuda_graph cuda" in words and "--device cuda" in words
+        assert "--opponents gauss_newton_graph --device" in words
+        assert f"--append --json {place.results / 'cg.json'}" in words
+    full = [step.name for step in gpu_check.steps("full", place)]
+    assert "bench cg C3 C4 C5" in full and {"ncu, fp32", "ncu, fp16x3"} <= set(full)
+    assert all("compiled" in name for name in full[-3:])
+
+
+def test_what_is_timed_is_what_ships(gpu_check, place, h200, monkeypatch, tmp_path):
+    """No architecture is asked for, and objects that were built before are taken."""
+    monkeypatch.setattr(sys.modules["gpu_steps"], "ROOT", tmp_path)
+    assert gpu_check.steps("first", place)[0].env == {"TRPO_FAST_CUDA": "1"}
+    (tmp_path / "build" / "cuda").mkdir(parents=True)
+    (tmp_path / "build" / "cuda" / "about.json").write_text("{}")
+    assert gpu_check.steps("first", place)[0].env == {"TRPO_FAST_CUDA": "prebuilt"}
+
+
+def test_a_device_has_one_folder_for_its_report_and_its_suites(gpu_check, tmp_path, h200):
     assert gpu_check.machine_folder(tmp_path) == tmp_path / "h200"
-    compiled = gpu_check.steps(True, tmp_path, tmp_path)[-1].command
-    assert compiled[-1] == str(tmp_path / "h200" / "cg_compiled.json")
+
+
+def test_the_report_is_written_after_every_step(gpu_check, tmp_path, monkeypatch):
+    report = tmp_path / "report.json"
+    seen = f"import json; print(len(json.load(open({str(report)!r}))['steps']), 'before')"
+    made = [gpu_check.Step(f"step {i}", python(seen)) for i in range(2)]
+    monkeypatch.setattr(gpu_check, "steps", lambda plan, place: made)
+    assert not gpu_check.check("first", gpu_check.Place(True, tmp_path, tmp_path), 60, report)
+    first, second = json.loads(report.read_text())["steps"]  # the first finds no report yet
+    assert first["status"] == "failed" and second["said"] == "1 before\n"
+
+
+def test_counters_that_are_the_administrators_are_skipped(gpu_check):
+    step, said = gpu_check.Step("ncu, fp32", []), "==ERROR== ERR_NVGPUCTRPERM - ..."
+    assert gpu_check._status(step, 1, said) == "skipped"
+    assert gpu_check._status(step, 1, "no such kernel") == "failed"
+
+
+def test_the_profilers_program_solves(monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("the emulator is for machines without a device")
+    monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
+    words = ["one_solve.py", "tiny", "fp16x3", "--device", "cpu", "--rows", "40"]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(ROOT / "benchmarks" / "one_solve.py"), run_name="__main__")
+    assert re.fullmatch(r"tiny fp16x3: \|x\| = [0-9.e-]+\n", capsys.readouterr().out)
 
 
 def test_needs_a_device_unless_it_rehearses():
     if torch.cuda.is_available():
         pytest.skip("there is a device")
-    script = [str(ROOT / "benchmarks" / "gpu_check.sh")]
+    script = [str(ROOT / "benchmarks" / "gpu_check.sh"), "first"]
     env = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     done = subprocess.run(script, capture_output=True, text=True, env=env)
     assert done.returncode == 2 and "no CUDA device" in done.stderr

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from backend_cases import AVAILABLE, setting
 from cases import UPDATES, Case
 from refusals import refuses
 
@@ -23,14 +24,12 @@ from trpo_fast import (
     kl_penalty_update,
     trpo_update,
 )
-from trpo_fast.backends.registry import registry
 from trpo_fast.learner.critic import Critic
 
 pytestmark = pytest.mark.attack
 
 CHOOSING = Case("multicategorical", weights=True, masks=True, dtype=torch.float32)
 MOVING = Case("gaussian", weights=True, dtype=torch.float32)
-BACKENDS = [name for name, backend in registry().items() if backend.machine_support()]
 
 
 def fisher(policy, batch, **options):
@@ -45,7 +44,10 @@ FUNCTIONS = {"FisherOperator": fisher, **UPDATES}
 
 def sampled(case, policy):
     """The case's batch with everything that a batch may have."""
-    batch = case.batch(policy)
+    return with_sampler(policy, case.batch(policy))
+
+
+def with_sampler(policy, batch):
     old_params = distribution_params(policy, batch.obs, batch.action_mask)
     return replace(batch, old_params=old_params)
 
@@ -118,25 +120,25 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_values_of_the_batch(function, backend):
     for name, case, fault in VALUES:
         if function == "FisherOperator" and name not in ROWS_ONLY:
             continue
-        policy = case.policy()
-        bad = spoiled(sampled(case, policy), name, fault)
+        policy, batch = setting(case, backend)
+        bad = spoiled(with_sampler(policy, batch), name, fault)
         call = lambda p=policy, b=bad: FUNCTIONS[function](p, b, backend=backend)  # noqa: E731
         refuses(name, policy, call)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("function", UPDATES)
 def test_values_become_a_reason_without_sync(function, backend):
     for name, case, fault in VALUES:
-        policy = case.policy()
+        policy, batch = setting(case, backend)
         before = flat_params(policy).clone()
-        bad = spoiled(sampled(case, policy), name, fault)
+        bad = spoiled(with_sampler(policy, batch), name, fault)
         info = UPDATES[function](policy, bad, backend=backend, sync=False)
         assert info.reason in ("bad_values", "non_finite"), (name, info.reason)
         assert torch.equal(flat_params(policy), before), name
@@ -244,11 +246,11 @@ VECTORS = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("fault", VECTORS)
 def test_vectors(fault, backend):
-    policy = MOVING.policy()
-    F = FisherOperator(policy, MOVING.batch(policy).obs, backend=backend)
+    policy, batch = setting(MOVING, backend)
+    F = FisherOperator(policy, batch.obs, backend=backend)
     bad = VECTORS[fault](flat_params(policy).clone())
     refuses("v", policy, lambda: F @ bad)
     refuses("g", policy, lambda: F.solve(bad))

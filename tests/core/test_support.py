@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from backend_cases import device_of, setting
+from cases import Case
 from cpu_cases import needs_native
 
 from trpo_fast import BackendUnavailable, FisherOperator, Gaussian, MLPPolicy
+from trpo_fast.backends.registry import registry
 from trpo_fast.backends.support import SERVES, Support, choose
 from trpo_fast.learner.advantage import gae
 from trpo_fast.learner.critic import Critic
@@ -87,3 +90,13 @@ def test_advantages_know_the_names_of_backends() -> None:
     with pytest.raises(ValueError, match=r"^backend: expected one of .*, got 'gpu'"):
         advantages("gpu")
     assert torch.equal(advantages("cpu"), advantages("reference"))
+
+
+def test_tensors_lie_where_a_backend_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRPO_FAST_EMULATE", raising=False)
+    wanted = {name: "cuda" if name == "cuda" else "cpu" for name in registry()}
+    assert {name: device_of(name).type for name in registry()} == wanted
+    monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
+    assert {device_of(name).type for name in registry()} == {"cpu"}
+    policy, batch = setting(Case("gaussian", masks=False), "cuda")
+    assert next(policy.parameters()).device == batch.obs.device == torch.device("cpu")

@@ -104,6 +104,7 @@ HARMLESS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_every_call_that_fails_is_an_exception_that_moves_nothing(emulator, name):
     work = Work()
+    work.calls[name]()  # asks what is asked once for a shape
     emulator.calls()
     work.calls[name]()
     made = [call for call, _ in emulator.calls()]
@@ -157,6 +158,31 @@ def test_a_device_of_another_architecture_is_refused_by_name(monkeypatch):
     support = cuda_backend.device_support.__wrapped__
     assert "does not serve cuda:1 (sm_75)" in support(device).why_not
     assert support(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_makes_the_device_current(emulator, monkeypatch, name):
+    """Which goes back to the caller's without a context there; then the core has nothing to do."""
+    entered = []
+
+    class Current:
+        def __init__(self, device):
+            entered.append(device)
+
+        __enter__ = __exit__ = lambda self, *_: None
+
+    work, far = Work(), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", Current)
+    for module in (cuda, actor_cuda, advantage_cuda, fits_cuda):
+        explained = module.explained
+        monkeypatch.setattr(
+            module, "explained", lambda on=None, explained=explained: explained(on and far)
+        )
+    emulator.calls()
+    work.calls[name]()
+    launched = [call for call, _ in emulator.calls() if call == "cudaLaunchKernelEx"]
+    assert entered == [far] * len(launched) != []
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")

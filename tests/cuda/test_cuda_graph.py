@@ -134,12 +134,15 @@ def test_the_registered_operators():
     assert same(found, call())
 
 
-def test_acting_draws_anew_at_every_replay():
+@pytest.mark.parametrize("own", [False, True], ids=["torch's", "own"])
+def test_acting_draws_anew_at_every_replay(own):
+    """From torch's generator or from one that was registered with the graph, as a trainer's is."""
+    generator = torch.Generator(DEVICE).manual_seed(5) if own else None
     policy, critic = CASE.policy().to(DEVICE), Critic(5, (8,), device=DEVICE)
     obs = torch.randn(9, 5, device=DEVICE)
     actions, *rest = (torch.empty(s, device=DEVICE) for s in ((9, 3), (9,), (9,)))
-    call = CudaActor(policy, critic).bind(ActTensors(obs, None, actions, *rest))
-    graph, _ = capture(call)
+    call = CudaActor(policy, critic, generator).bind(ActTensors(obs, None, actions, *rest))
+    graph, _ = capture(call, *([generator] if own else []))
     drawn = []
     for seed in (1, 2):
         torch.manual_seed(seed)

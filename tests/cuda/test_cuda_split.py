@@ -64,13 +64,29 @@ def test_products_and_gradients_are_as_close_as_in_fp32(case):
         assert float(getattr(now, name)) == pytest.approx(float(getattr(exact, name)), abs=2e-5)
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-6, 1.0, 1e6, 1e30])
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1.0, 1e6, 1e30, 1e35])
 def test_size_of_a_direction_does_not_matter(size):
     p = Pair(ODD)
     v = size * p.vector()
     v[: v.numel() // 2] *= 1e-3
     found = p.split.fvp(v.to(DEVICE))
     no_worse(found, p.kernels.fvp(v.to(DEVICE)), p.exact.fvp(v.double()), FP16X3)
+
+
+def test_long_sums_have_no_bias():
+    """Every term of a sum has the same sign, so that cutting off adds up where it is not mended."""
+    case = Case("gaussian", (64, 64), "relu", 300, obs_dim=96)
+    p = Pair(case, grid=1)
+    for parameter in p.policy.parameters():
+        parameter.data.abs_()
+    obs = p.batch.obs.abs()
+    v = p.vector().abs().to(DEVICE)
+    found = [
+        FisherOperator(p.policy, obs, backend="cuda", precision=precision) @ v
+        for precision in ("fp16x3", "fp32")
+    ]
+    exact = FisherOperator(p.policy.double(), obs.double(), backend="reference") @ v.double()
+    no_worse(*found, exact, FP16X3)
 
 
 @pytest.mark.parametrize("sizes", [(1e-6, 1.0), (1e6, 1e-6)])

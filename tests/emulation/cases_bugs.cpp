@@ -270,6 +270,6 @@ BUG(trap, 1, 32, 0, false) {
 BUG(too_many_threads, 1, 1025, 0, false) {}
 BUG(no_blocks, 0, 32, 0, false) {}
 BUG(too_much_shared_memory, 1, 32, emulation::shared_limit() + 1, false) {}
-BUG(cooperative_beyond_residency, 9, 1024, 0, true) {}  // 4 multiprocessors, two blocks on each
+BUG(cooperative_beyond_residency, 9, 1024, 0, true) {}  // 4 multiprocessors, one block on each
 
 }  // namespace

@@ -17,6 +17,14 @@ TRPO_EXPORT void trpo_emulation_schedule(int order, uint64_t seed, float preempt
 TRPO_EXPORT void trpo_emulation_device(int device, int multiprocessors, uint64_t shared_limit) {
   emulation::options.device[device] = {multiprocessors, shared_limit};
 }
+// What limits how many blocks are resident at once beside the multiprocessors: as PretendedDevice says.
+TRPO_EXPORT void trpo_emulation_room(int device, int occupancy, int at_once) {
+  emulation::options.device[device].occupancy = occupancy;
+  emulation::options.device[device].at_once = at_once;
+}
+TRPO_EXPORT void trpo_emulation_linger(int microseconds) {
+  emulation::options.linger = microseconds;
+}
 TRPO_EXPORT void trpo_emulation_devices(int count) { emulation::options.devices = count; }
 TRPO_EXPORT int trpo_emulation_current_device() { return emulation::current_device; }
 // What a call has left for cudaGetLastError.

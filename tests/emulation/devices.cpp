@@ -1,18 +1,23 @@
 // The pretended devices: which is current and what a kernel may ask for on each; a log of the
 // runtime's calls, with failures planted among them; and launches that are recorded in place of
 // being run, as stream capture does.
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "fibers.h"
 
 namespace emulation {
 
-int current_device;
-int last_error;
+__thread int current_device;
+__thread int last_error;
 
 namespace {
+
+std::mutex table;  // guards what follows
 
 char calls[1 << 16];  // "name@device " of every call since the log was read
 size_t calls_length;
@@ -83,6 +88,8 @@ int refuse(int error) {
 }
 
 int enter(const char* call, bool waits) {
+  if (options.linger) usleep(options.linger);
+  const std::lock_guard<std::mutex> guard(table);
   const size_t room = sizeof calls - calls_length;
   const int wrote = snprintf(calls + calls_length, room, "%s@%d ", call, current_device);
   if (wrote > 0 && size_t(wrote) < room) calls_length += size_t(wrote);
@@ -113,13 +120,16 @@ int allow_shared(const void* kernel, size_t bytes) {
     say("launch: expected at most %zu bytes of shared memory, got %zu", shared_limit(), bytes);
     return kInvalidValue;
   }
+  const std::lock_guard<std::mutex> guard(table);
   allowance_of(kernel)->bytes[current_device] = bytes;
   return kSuccess;
 }
 
 int launch(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, const void* kernel,
            Body body, const void* argument, size_t argument_bytes) {
+  table.lock();
   const size_t allowed = allowance_of(kernel)->bytes[current_device];
+  table.unlock();
   if (shared_bytes > kStaticShared && shared_bytes > allowed) {
     say("launch: %zu bytes of shared memory where the kernel may have %zu on device %d",
         shared_bytes, allowed > kStaticShared ? allowed : kStaticShared, current_device);

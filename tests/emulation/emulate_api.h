@@ -95,6 +95,24 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = emulation::options.devices;
   return emulation::entered(__func__);
 }
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem;
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
+  if (const cudaError_t error = emulation::known(device)) return error;
+  *properties = {"emulated", size_t{16} << 30};
+  return cudaSuccess;
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return emulation::entered(__func__);
+}
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = emulation::options.driver_version;
+  return emulation::entered(__func__);
+}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = emulation::current_device;
   return emulation::entered(__func__);
@@ -149,6 +167,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 template <class Kernel>
 inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads,
                                                                  size_t shared_bytes) {
+  if (const cudaError_t error = emulation::entered(__func__)) return error;
   *blocks = emulation::blocks_per_multiprocessor(threads, shared_bytes);
   return cudaSuccess;
 }

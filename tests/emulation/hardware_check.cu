@@ -3,7 +3,7 @@
 // products are small integers, for which every order of accumulation is exact.
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <vector>
 
 #include "cuda/prims/copy.cuh"
 #include "cuda/prims/grid_sync.cuh"
@@ -107,28 +107,34 @@ __global__ void hardware_kernel(const Params p) {
 
 }  // namespace
 
-// Zeroed memory that host and device both reach; left to the end of the process.
+// Zeroed memory of the device; left to the end of the process.
 template <class T>
-T* shared_array(size_t count) {
-#if defined(__CUDACC__)
+T* device_array(size_t count) {
   void* memory = nullptr;
-  cudaMallocManaged(&memory, count * sizeof(T));
+#if defined(__CUDACC__)
+  cudaMalloc(&memory, count * sizeof(T));
 #else
-  void* memory = std::aligned_alloc(256, (count * sizeof(T) + 255) / 256 * 256);
+  memory = std::aligned_alloc(256, (count * sizeof(T) + 255) / 256 * 256);
 #endif
-  return static_cast<T*>(memory ? std::memset(memory, 0, count * sizeof(T)) : nullptr);
+  if (memory) cudaMemsetAsync(memory, 0, count * sizeof(T), nullptr);
+  return static_cast<T*>(memory);
 }
 
 int main() {
   constexpr size_t kTotal = size_t{kBlocks} * 32 * kWords;
-  uint32_t* source = shared_array<uint32_t>(128);
-  const Params p = {shared_array<uint32_t>(kTotal), shared_array<unsigned>(1),
-                    shared_array<float>(kBlocks), source};
-  for (uint32_t i = 0; source && i < 128; ++i) source[i] = 0x01010101u * i;
+  std::vector<uint32_t> source(128), out(kTotal);
+  for (uint32_t i = 0; i < 128; ++i) source[i] = 0x01010101u * i;
+  uint32_t* given = device_array<uint32_t>(128);
+  const Params p = {device_array<uint32_t>(kTotal), device_array<unsigned>(1),
+                    device_array<float>(kBlocks), given};
+  cudaMemcpyAsync(given, source.data(), 128 * sizeof(uint32_t), cudaMemcpyDefault, nullptr);
   Carve size;
   size.take<unsigned char>(512);
   size.take<uint32_t>(128);
   cudaError_t error = launch(hardware_kernel, kBlocks, 32, size.bytes, true, nullptr, p);
+  if (error == cudaSuccess)
+    error =
+        cudaMemcpyAsync(out.data(), p.out, kTotal * sizeof(uint32_t), cudaMemcpyDefault, nullptr);
   if (error == cudaSuccess) error = cudaStreamSynchronize(nullptr);
   if (error != cudaSuccess) {
     std::fprintf(stderr, "%s\n", cudaGetErrorString(error));
@@ -136,7 +142,7 @@ int main() {
   }
   for (size_t i = 0; i < kTotal; ++i) {
     if (i % kWords == 0) std::printf("\nblock %zu lane %zu:", i / kWords / 32, i / kWords % 32);
-    std::printf(" %08x", p.out[i]);
+    std::printf(" %08x", out[i]);
   }
   std::printf("\n");
 }

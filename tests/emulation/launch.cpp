@@ -190,8 +190,10 @@ int check_launch(dim3 grid, dim3 shape, size_t shared_bytes, bool cooperative) {
   if (shared_bytes > shared_limit())
     return reject(kInvalidValue, "launch: expected at most %zu bytes of shared memory, got %zu",
                   shared_limit(), shared_bytes);
-  const uint64_t room = uint64_t(options.device[current_device].multiprocessors) *
-                        blocks_per_multiprocessor(static_cast<int>(threads), shared_bytes);
+  const PretendedDevice& device = options.device[current_device];
+  uint64_t room = uint64_t(device.multiprocessors) *
+                  blocks_per_multiprocessor(static_cast<int>(threads), shared_bytes);
+  if (device.at_once >= 0) room = std::min<uint64_t>(room, device.at_once);
   if (cooperative && blocks > room)
     return reject(kCooperativeTooLarge,
                   "cooperative launch: expected at most %llu blocks (what "
@@ -218,9 +220,11 @@ size_t shared_limit() {
 
 int blocks_per_multiprocessor(int threads, size_t shared_bytes) {
   if (threads <= 0 || shared_bytes > shared_limit()) return 0;
-  const size_t by_threads = 2048 / ((threads + 31) / 32 * 32);
+  if (const int given = options.device[current_device].occupancy; given >= 0) return given;
+  const size_t warps = (threads + 31) / 32;
+  const size_t registers = 32 * warps * std::min<size_t>(256, 65536 / (32 * warps));
   const size_t by_shared = (shared_limit() + 1024) / (shared_bytes + 1024);
-  return static_cast<int>(std::min({by_threads, by_shared, size_t{32}}));
+  return static_cast<int>(std::min({65536 / registers, by_shared, size_t{32}}));
 }
 
 bool is_private(const void* address) {

@@ -1,5 +1,6 @@
-// What the emulated CUDA vocabulary (emulate.h) asks of the runtime. One OS thread drives every
-// CUDA thread as a fiber, so nothing here needs a lock. The runtime itself is never compiled with
+// What the emulated CUDA vocabulary (emulate.h) asks of the runtime. One OS thread at a time drives every
+// CUDA thread as a fiber, so nothing that kernels call needs a lock; what other OS threads may do
+// meanwhile, launches and calls of the CUDA runtime, takes one (launch.cpp, devices.cpp). The runtime itself is never compiled with
 // -fsanitize=thread: its bookkeeping is shared by all CUDA threads by design.
 #pragma once
 #include <cstddef>
@@ -38,6 +39,8 @@ constexpr int kMaxDevices = 2;
 struct PretendedDevice {
   int multiprocessors = 4;
   size_t shared_limit = 0;  // bytes a block may ask for; 0: 227 KB
+  int occupancy = -1;       // blocks a multiprocessor holds; -1: as registers and memory allow
+  int at_once = -1;         // blocks of a cooperative launch, where others use the device; -1: all
 };
 
 struct Options {
@@ -46,11 +49,13 @@ struct Options {
   float preempt = 0;        // probability that an atomic yields first
   uint64_t spin_limit = 0;  // yields without progress that count as a livelock; 0: by grid size
   int devices = 1;
+  int driver_version = 13000;  // 0: no driver
+  int linger = 0;              // microseconds before every call of the runtime, for threads to meet
   PretendedDevice device[kMaxDevices];
 };
 extern Options options;
-extern int current_device;
-extern int last_error;  // that cudaGetLastError has not taken yet
+extern __thread int current_device;
+extern __thread int last_error;  // that cudaGetLastError has not taken yet
 
 struct Counters {
   uint64_t launches, cooperative_launches, switches, block_barriers, grid_barriers, warp_ops, mmas,
@@ -72,6 +77,7 @@ int run(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative, Body body,
 int check_launch(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative);
 const char* last_message();  // of the last call that failed
 size_t shared_limit();       // of the current device
+// As many as fit if each thread has all the registers that it may have.
 int blocks_per_multiprocessor(int threads, size_t shared_bytes);
 
 // ---- the CUDA runtime's calls (devices.cpp) ------------------------------------------------------

@@ -15,7 +15,7 @@ Launch resident;
 
 namespace {
 
-char message[2048];
+__thread char message[2048];
 uint64_t random_state, idle_yields;
 
 struct Queue {  // ring of ready fibers

@@ -68,7 +68,7 @@ BUGS = {
     "too_many_threads": ("plain", "expected 1 to 1024 threads .* got 1025 threads"),
     "no_blocks": ("plain", "at least one block, got 32 threads, 0x1x1 blocks"),
     "too_much_shared_memory": ("plain", "at most 232448 bytes of shared memory, got 232449"),
-    "cooperative_beyond_residency": ("plain", "expected at most 8 blocks .* got 9"),
+    "cooperative_beyond_residency": ("plain", "expected at most 4 blocks .* got 9"),
 }
 
 

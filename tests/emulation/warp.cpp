@@ -1,6 +1,7 @@
 // Warp collectives: shuffles, votes, reductions, mma.sync, ldmatrix. A collective runs when the last
 // lane of its mask arrives; that lane computes the result of all. Fragment maps are those of the
 // PTX ISA, "Matrix Fragments for mma.m16n8k8 / m16n8k16" and "ldmatrix".
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -57,18 +58,70 @@ TRPO_UNCHECKED void gather_16bit(Fiber* warp, float (*convert)(uint32_t), Fragme
   }
 }
 
+// How tensor cores add: exact products and the accumulator are aligned to the largest exponent, cut off
+// kExtraBits below fp32's last bit, added up without error, and the sum is cut off to fp32, always towards
+// zero. Depth 16 takes two such sums, depth 8 of tf32 as well. This is the A100, the coarsest device that
+// is served: an H100 makes one sum of it, with two extra bits (arXiv 2512.07004).
+constexpr int kExtraBits = 1, kFusedBytes = 16, kNoExponent = -10000;
+
+TRPO_UNCHECKED int exponent_of(
+    float x) {  // of a product: not that of a result, which may be one more
+  const int field = std::bit_cast<uint32_t>(x) >> 23 & 255;
+  return x == 0 ? kNoExponent : field ? field - 127 : -126;
+}
+
+TRPO_UNCHECKED double power_of_two(int exponent) {
+  return std::bit_cast<double>(uint64_t(exponent + 1023) << 52);
+}
+
+TRPO_UNCHECKED float cut_to_fp32(int32_t sum, double unit) {
+  const uint32_t size = sum < 0 ? 0u - uint32_t(sum) : uint32_t(sum);
+  const int beyond = std::max(int(std::bit_width(size)) - 24, 0);
+  const double kept = double(size >> beyond << beyond) * unit;
+  return static_cast<float>(sum < 0 ? -kept : kept);
+}
+
+// d += a b over `count` terms of one row and eight columns.
+TRPO_UNCHECKED void add_fused(float* d, const float* a, const float (*b)[8], int count) {
+  int largest[8];
+  float finite = 0;
+  for (int j = 0; j < 8; ++j) largest[j] = exponent_of(d[j]), finite += 0 * d[j];
+  for (int k = 0; k < count; ++k)
+    for (int j = 0; j < 8; ++j) {
+      largest[j] = std::max(largest[j], exponent_of(a[k]) + exponent_of(b[k][j]));
+      finite += 0 * a[k] * b[k][j];
+    }
+  if (finite != 0) {  // NaN: some operand is not finite, and nothing is cut off
+    for (int k = 0; k < count; ++k)
+      for (int j = 0; j < 8; ++j) d[j] += a[k] * b[k][j];
+    return;
+  }
+  double per_unit[8];
+  int32_t sum[8];
+  for (int j = 0; j < 8; ++j) {
+    largest[j] = std::max(largest[j], -126);
+    per_unit[j] = power_of_two(23 + kExtraBits - largest[j]);
+    sum[j] = static_cast<int32_t>(d[j] * per_unit[j]);
+  }
+  for (int k = 0; k < count; ++k)
+    for (int j = 0; j < 8; ++j)
+      sum[j] += static_cast<int32_t>(double(a[k]) * b[k][j] * per_unit[j]);
+  for (int j = 0; j < 8; ++j)
+    d[j] = cut_to_fp32(sum[j], power_of_two(largest[j] - 23 - kExtraBits));
+}
+
 TRPO_UNCHECKED void multiply(Fiber* warp, WarpOp op) {
   Fragments f;
-  const int depth = op == WarpOp::kMmaTf32 ? 8 : 16;
-  if (op == WarpOp::kMmaTf32) gather_tf32(warp, &f);
+  const bool tf32 = op == WarpOp::kMmaTf32;
+  const int depth = tf32 ? 8 : 16, fused = kFusedBytes / (tf32 ? 4 : 2);
+  if (tf32) gather_tf32(warp, &f);
   if (op == WarpOp::kMmaFp16) gather_16bit(warp, from_fp16, &f);
   if (op == WarpOp::kMmaBf16) gather_16bit(warp, from_bf16, &f);
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i)
       f.d[(lane >> 2) + 8 * (i >> 1)][2 * (lane & 3) + (i & 1)] = warp[lane].matrix.d[i];
   for (int i = 0; i < 16; ++i)
-    for (int k = 0; k < depth; ++k)
-      for (int j = 0; j < 8; ++j) f.d[i][j] += f.a[i][k] * f.b[k][j];
+    for (int k = 0; k < depth; k += fused) add_fused(f.d[i], f.a[i] + k, f.b + k, fused);
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i)
       warp[lane].matrix.d[i] = f.d[(lane >> 2) + 8 * (i >> 1)][2 * (lane & 3) + (i & 1)];

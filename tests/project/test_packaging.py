@@ -163,6 +163,24 @@ def test_rebuilds_kernels(tree: Path) -> None:
 
 
 @needs_tools
+@needs_nvcc
+def test_another_python_compiles_its_bindings_alone(tree: Path) -> None:
+    write(tree / "csrc", KERNEL)
+    before = {"TRPO_FAST_CUDA": "prebuilt", "NVCC": "/nonexistent"}
+    command = ["setup.py", "-q", "build_ext", "--inplace"]
+    assert "no build with nvcc has left its objects in" in run(command, tree, **before).stdout
+    assert "kernel.cu.o" in rebuilt(tree, TRPO_FAST_CUDA="1", TRPO_FAST_CUDA_ARCHS="90")
+    for folder in tree.glob("build/native-*"):
+        shutil.rmtree(folder)  # another Python has none of its own
+    made = rebuilt(tree, **before)
+    assert "module.cpp.o" in made and "kernel.cu.o" not in made
+    found = run(["-c", "from trpo_fast import _C; print(_C.answer)"], tree)
+    assert found.stdout.split()[-1].isdigit()
+    (tree / "csrc/cuda/kernel.cuh").write_text(KERNEL["cuda/kernel.cuh"] + "// touched")
+    assert "are those of other sources" in run(command, tree, **before).stdout
+
+
+@needs_tools
 def test_wheel_with_a_compiler(tree: Path) -> None:
     done, names = wheel(tree, TRPO_FAST_REQUIRE_NATIVE="1")
     assert done.returncode == 0, done.stdout
@@ -205,7 +223,7 @@ FAILURES = {
         "no native code: no /nonexistent",
     ),
     "no nvcc": ({"NVCC": "/nonexistent", "TRPO_FAST_CUDA": "1"}, "CUDA=1: no /nonexistent"),
-    "mode": ({"TRPO_FAST_CUDA": "yes"}, "expected 0, 1 or auto, got 'yes'"),
+    "mode": ({"TRPO_FAST_CUDA": "yes"}, "expected 0, 1, auto or prebuilt, got 'yes'"),
     "bad source": ({"CXXFLAGS": "-Dshared=3", "TRPO_FAST_REQUIRE_NATIVE": "1"}, "no native code"),
 }
 

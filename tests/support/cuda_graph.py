@@ -1,5 +1,6 @@
 """A CUDA graph of a call: a real one on a device, otherwise the emulator's, which records launches
-and torch's operators in turn, runs no kernel meanwhile and refuses what waits for a device.
+and torch's operators in turn, runs no kernel meanwhile and refuses what a capture on a device does:
+what waits, tensors made from the host's numbers, generators that the graph does not know.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "
 
 
 # Methods that read a CPU tensor past all operators, and on a device would wait.
-READS = ("tolist", "numpy", "cpu", "__array__")
+READS = ("tolist", "numpy", "cpu", "__array__", "new_tensor")
 
 
 def refusal(name: str) -> Callable[..., Any]:
@@ -31,6 +32,21 @@ def refusal(name: str) -> Callable[..., Any]:
         raise RuntimeError(f"{name} while a stream is captured: {asked_from()}")
 
     return refuse
+
+
+# Ways from the host's numbers to a tensor, which for a tensor of a device are copies. One that is
+# to stay on the host says device="cpu" in so many words: the emulated device is an object.
+FROM_HOST = ("tensor", "as_tensor", "asarray", "from_numpy", "frombuffer")
+
+
+def from_host(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+    refuse = refusal(f"torch.{name} of the host's numbers")
+
+    def made(*given: Any, **named: Any) -> Any:
+        stays = isinstance(given[0], Tensor) or named.get("device") == "cpu"
+        return make(*given, **named) if stays else refuse(*given)
+
+    return made
 
 
 def waits(func: Any, args: tuple[Any, ...]) -> str:
@@ -58,15 +74,22 @@ class HostGraph(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self._generators = [torch.default_generator]
         self._emulator = Emulator()
         self._tape: list[Any] = []  # numbers of launches, and operators with what they returned
         self._launches = 0
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        """As of torch.cuda.CUDAGraph: the graph may draw from it."""
+        self._generators.append(generator)
 
     def __enter__(self) -> Any:
         self._emulator.capture(True)
         self._patches = pytest.MonkeyPatch()
         for name in READS:
             self._patches.setattr(torch.Tensor, name, refusal(name))
+        for name in FROM_HOST:
+            self._patches.setattr(torch, name, from_host(name, getattr(torch, name)))
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -81,7 +104,7 @@ class HostGraph(TorchDispatchMode):
             self._launches += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if name := waits(func, args):
+        if name := waits(func, args) or self._forbidden(args, kwargs or {}):
             raise RuntimeError(f"{name} while a stream is captured: {asked_from()}")
         self._note_launches()
         if func.namespace == "trpo_fast":  # an operator of ours: what it is made of is recorded
@@ -91,6 +114,15 @@ class HostGraph(TorchDispatchMode):
         if not any(t.is_meta for t in tensors((args, out))):
             self._tape.append((func, args, kwargs or {}, out))
         return out
+
+    def _forbidden(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """What of this call no stream can record, although it does not wait."""
+        for value in (*args, *kwargs.values()):
+            if not isinstance(value, torch.Generator):
+                continue
+            if value._cdata not in [known._cdata for known in self._generators]:
+                return "a draw from a generator that is not registered with the graph"
+        return ""
 
     @contextlib.contextmanager
     def _again(self) -> Iterator[None]:
@@ -122,12 +154,14 @@ def tensors(value: Any) -> list[Tensor]:
     return [t for v in value for t in tensors(v)] if isinstance(value, (tuple, list)) else []
 
 
-def capture(call: Callable[[], Any]) -> tuple[Any, Any]:
-    """The graph of a call, and what the call returned. On a device the call runs before, once, to
-    load its kernels.
+def capture(call: Callable[[], Any], *generators: torch.Generator) -> tuple[Any, Any]:
+    """The graph of a call, which may draw from ``generators`` beside torch's own, and what the call
+    returned. On a device the call runs before, once, to load its kernels.
     """
     if EMULATED:
         graph: Any = HostGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
         with graph:
             return graph, call()
     side = torch.cuda.Stream()
@@ -136,6 +170,8 @@ def capture(call: Callable[[], Any]) -> tuple[Any, Any]:
         call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
     with torch.cuda.graph(graph):
         result = call()
     return graph, result

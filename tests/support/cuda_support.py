@@ -62,6 +62,16 @@ class Emulator:
     def device(self, multiprocessors: int, shared_limit: int, number: int = 0) -> None:
         self._library.trpo_emulation_device(number, multiprocessors, shared_limit)
 
+    def room(self, occupancy: int = -1, at_once: int = -1, number: int = 0) -> None:
+        """Blocks that a multiprocessor holds, and that a cooperative launch may have; -1: as for a
+        kernel with all the registers it may have.
+        """
+        self._library.trpo_emulation_room(number, occupancy, at_once)
+
+    def linger(self, microseconds: int) -> None:
+        """Before every call of the runtime, so that those of several threads meet."""
+        self._library.trpo_emulation_linger(microseconds)
+
     def devices(self, count: int) -> None:
         self._library.trpo_emulation_devices(count)
 

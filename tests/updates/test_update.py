@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from backend_cases import AVAILABLE, setting
 from cases import Case, few, poison
 from exactness import relative_error
 
 from trpo_fast import Batch, FisherOperator, flat_params, npg_update, pg_update, trpo_update
-from trpo_fast.backends.registry import registry
 from trpo_fast.core.problem import STATS
 from trpo_fast.core.reference import line_search
 
@@ -172,14 +172,14 @@ TOO_FAR = [
 ]
 
 
-@pytest.mark.parametrize("backend", [n for n, b in registry().items() if b.machine_support()])
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("hidden", [(8, 5), ()], ids=str)
 @pytest.mark.parametrize(
     "update, options, reason", TOO_FAR, ids=lambda value: getattr(value, "__name__", str(value))
 )
 def test_a_step_past_all_numbers(update, options, reason, hidden, backend):
     for head in ("gaussian", "categorical"):
-        policy, batch = setup(Case(head, hidden, dtype=torch.float32))
+        policy, batch = setting(Case(head, hidden, dtype=torch.float32), backend)
         before = flat_params(policy).clone()
         info = update(policy, batch, backend=backend, **options)
         assert info.reason == reason and info.step_size == 0 and info.kl == 0

@@ -49,15 +49,44 @@ def connected() -> ModuleType:
     return extension.native
 
 
+class DeviceFault(BackendUnavailable):
+    """The device ended an earlier launch, whoever made it, and refuses all work of this process."""
+
+
+def _current(device: torch.device | None) -> contextlib.AbstractContextManager[Any]:
+    """Makes a device current where another one is. Left to the kernels' core, going back would make
+    a context, of hundreds of megabytes, on a device that had none: torch goes back without.
+    """
+    if device is None or device.type != "cuda":
+        return contextlib.nullcontext()
+    if device_index(device) == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """The CUDA runtime's sentence as the reason why this backend cannot serve."""
+def explained(launches_on: torch.device | None = None) -> Iterator[None]:
+    """The CUDA runtime's sentence as the reason why this backend cannot serve. Launches say where
+    they go.
+    """
     try:
-        yield
+        with _current(launches_on):
+            yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if isinstance(error, BackendUnavailable):
             raise
+        if _is_fault(error):
+            raise DeviceFault(
+                "backend='cuda' failed after a fault of the device, which leaves unknown what "
+                f"earlier launches have written; start the process anew: {error}"
+            ) from error
         raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
+
+
+def _is_fault(error: RuntimeError) -> bool:
+    if isinstance(error, extension.native.CudaFault):
+        return True
+    return not isinstance(error, torch.OutOfMemoryError) and str(error).startswith("CUDA error")
 
 
 def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> dict[str, Any]:
@@ -96,6 +125,12 @@ def _plan(
         grid=grid,
         **dict(limits),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _room(spec: NetSpec, plan: _C.CudaPlan, index: int) -> int:
+    """How many blocks of a plan's kernel the device runs at once."""
+    return connected().cuda_room(net=native_shape(spec), plan=plan, device=index)
 
 
 def _plan_of(problem: Problem, grid: int = 0) -> _C.CudaPlan:
@@ -162,7 +197,7 @@ class CudaOperator(Operator):
         it to later work of the same stream only.
         """
         stream = current_stream(self._device)
-        with explained():
+        with explained(self._device):
             stride = arguments.get("factor_stride", 0)
             size = self._op.scratch_bytes(factor_stride=stride) + 256
             scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
@@ -278,8 +313,13 @@ class CudaBackend(Backend):
             name = type(policy.head).__name__
             answer = Support(f"its kernels have no formulas for the head {name}")
         if answer:
-            with explained():
-                answer = self._shape_support(problem)
+            try:
+                with explained():
+                    answer = self._shape_support(problem)
+            except DeviceFault:
+                raise
+            except BackendUnavailable as error:  # the device does not say what it is
+                answer = Support(str(error))
         if answer or "; " in answer.why_not:  # the sentence already says what to do
             return answer
         return Support(f"{answer.why_not}; use backend='reference'")
@@ -290,7 +330,14 @@ class CudaBackend(Backend):
             answer = device_support(problem.theta.device)
             if not answer:
                 return answer
-        return Support(_plan_of(problem).refusal or "")
+        plan = _plan_of(problem)
+        if plan.refusal:
+            return Support(plan.refusal)
+        assert isinstance(problem.policy, MLPPolicy)
+        room = _room(problem.policy.spec, plan, device_index(problem.theta.device))
+        if room < plan.grid:
+            return Support(f"its {plan.grid} blocks wait for each other, and {room} fit at once")
+        return SERVES
 
     def operator(self, problem: Problem) -> CudaOperator:
         return CudaOperator(problem, atomics=not problem.deterministic)

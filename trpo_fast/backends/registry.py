@@ -13,6 +13,7 @@ from .autograd import AutogradBackend
 from .base import Backend
 from .cpu import CpuBackend
 from .cuda import CudaBackend
+from .fallback import OrReference
 from .reference import ReferenceBackend
 from .support import Support, choose
 
@@ -35,8 +36,12 @@ def backends() -> dict[str, str]:
 
 
 def resolve(name: str, problem: Problem) -> Backend:
-    """The backend that will serve; an explicit name is never replaced by another."""
+    """The backend that will serve; an explicit name is never replaced by another, and the choice of
+    "auto" only where the CUDA kernels fail.
+    """
     chosen = choose(name, _supports(), problem, can="serve")
+    if (name, chosen) == ("auto", "cuda"):
+        return OrReference(registry()["cuda"], registry()["reference"])
     if name == "auto" and chosen not in ("cpu", "cuda"):
         _tell_of_pytorch(chosen, problem)
     return registry()[chosen]

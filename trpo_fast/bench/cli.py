@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from .._base.arguments import check_choice, check_number, integer
 from .._base.command_checks import check_size, working_device
 from ..backends.registry import registry
 from .cases import CASE_NETS, CASES, DEFAULT_CASES, RECORDED_CASES
-from .report import machine_name, merge, read_json, sgemm_range, table, write_json
+from .report import Row, machine_name, merge, read_json, sgemm_range, table, write_json
 from .run import Options, Outcome, run
+from .suite import GRAPH
 from .suites import GROUPS
 
 SUITES = (
@@ -39,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
         f"{' '.join(RECORDED_CASES)}, batches from training)",
     )
     p.add_argument(
-        "--backend", nargs="+", help="backends of trpo_fast to time (default: all that serve)"
+        "--backend",
+        nargs="+",
+        help="backends of trpo_fast to time; cuda_graph: the CUDA kernels' call as a CUDA graph, "
+        "replayed (default: all that serve)",
     )
     p.add_argument("--opponents", nargs="+", help="names, 'all' (default) or 'none'")
     p.add_argument("--iterations", type=integer, default=10, help="CG iterations k")
@@ -85,7 +90,7 @@ def _check(arguments: argparse.Namespace) -> None:
     check_size("busy", arguments.busy, least=0)
     check_number("seconds", arguments.seconds, least=0.0)
     for name in arguments.backend or ():
-        check_choice("backend", name, tuple(registry()))
+        check_choice("backend", name, (*registry(), GRAPH))
 
 
 def main(argv: list[str]) -> int:
@@ -103,23 +108,39 @@ def main(argv: list[str]) -> int:
         turns=arguments.turns,
         device=arguments.device,
     )
-    outcome = run(arguments.suite, options, say=lambda line: print(line, file=sys.stderr))
+    write = _writer(arguments)
+    outcome = run(
+        arguments.suite, options, say=lambda line: print(line, file=sys.stderr), keep=write
+    )
     print(table(outcome.rows))
     for name, reason in outcome.skipped.items():
         print(f"skipped {name}: {reason}")
     if arguments.json is not None:
-        _write(arguments.json, arguments.suite, outcome, append=arguments.append)
+        print(f"written: {_target(arguments, outcome)}")
     return 0 if outcome.rows else 1
 
 
-def _write(path: Path, suite: str, outcome: Outcome, *, append: bool) -> None:
-    if path.suffix != ".json":
-        path = path / machine_name(outcome.environment) / f"{suite}.json"
-    rows, skipped = outcome.rows, outcome.skipped
-    if append and path.exists():
-        document = json.loads(path.read_text())
-        rows = merge(read_json(path)[1], rows)
-        skipped = {**document["skipped"], **skipped}
-    outcome.environment["sgemm_gflops"] = sgemm_range(rows)
-    write_json(path, outcome.environment, rows, skipped)
-    print(f"written: {path}")
+def _target(arguments: argparse.Namespace, outcome: Outcome) -> Path:
+    path: Path = arguments.json
+    if path.suffix == ".json":
+        return path
+    return path / machine_name(outcome.environment) / f"{arguments.suite}.json"
+
+
+def _writer(arguments: argparse.Namespace) -> Callable[[Outcome], None]:
+    """Writes the rows there are, a case at a time: what is measured outlasts what ends the run."""
+    earlier: list[tuple[list[Row], dict[str, str]]] = []
+
+    def write(outcome: Outcome) -> None:
+        if arguments.json is None:
+            return
+        path = _target(arguments, outcome)
+        if not earlier:
+            found = arguments.append and path.exists()
+            skipped = json.loads(path.read_text())["skipped"] if found else {}
+            earlier.append((read_json(path)[1] if found else [], skipped))
+        rows, skipped = merge(earlier[0][0], outcome.rows), {**earlier[0][1], **outcome.skipped}
+        header = {**outcome.environment, "sgemm_gflops": sgemm_range(rows)}
+        write_json(path, header, rows, skipped)
+
+    return write

@@ -19,7 +19,7 @@ from ..updates.operator import FisherOperator
 from . import opponents
 from .cases import CASES, Case, Workload, make_workload
 from .gain import best, gain
-from .suite import Suite, Timed, plain_and_preconditioned, solver_of
+from .suite import Suite, Timed, as_timed, kernels_of, plain_and_preconditioned, solver_of
 from .update_suites import make_setup
 
 MOST = 256  # products
@@ -72,10 +72,9 @@ def _judge(case: str, rows: int) -> _Judge:
     return _Judge(case, rows)
 
 
-def _own(
-    goal: float | None, work: Workload, backend: Any, precision: Any, iterations: int
-) -> Timed:
-    backend, preconditioner = solver_of(backend)
+def _own(goal: float | None, work: Workload, name: str, precision: Any, iterations: int) -> Timed:
+    contender, preconditioner = solver_of(name)
+    backend: Any = kernels_of(contender)
     judge = _judge(work.case.name, work.rows)
     products = judge.products(goal, preconditioner)
 
@@ -93,7 +92,8 @@ def _own(
     def exact(_: Tensor) -> Tensor:
         return judge.solve(products, preconditioner)
 
-    return Timed(call, call, exact=exact, products=products)
+    timed = as_timed(contender, call)
+    return Timed(timed, timed, exact=exact, products=products)
 
 
 def _opponent(

@@ -8,6 +8,7 @@ is timed on its own. Every reported time is a median over all counted calls.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import subprocess
 import sys
@@ -15,9 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+from ..core.problem import BackendUnavailable
+
+T = TypeVar("T")
 
 BURST_SECONDS = 0.02
 # Long enough for the spinning workers of OpenMP to give their cores back to the next contender.
@@ -53,6 +58,47 @@ class Contender:
 def waiter(device: str) -> Callable[[], None]:
     """What makes the host wait for the device: nothing on a CPU."""
     return torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+
+def captured(call: Callable[[], T], *generators: torch.Generator) -> Callable[[], T]:
+    """The replay of a CUDA graph of a call, which may draw from ``generators``; like the call it
+    returns the tensors that hold the answer.
+    """
+    graph, answer = record(call, *generators)
+    return functools.partial(_replay, graph, answer, call)
+
+
+def _replay(graph: Any, answer: T, call: Callable[[], T]) -> T:
+    """``call`` is only kept: the graph has addresses of what it holds."""
+    graph.replay()
+    return answer
+
+
+def record(call: Callable[[], T], *generators: torch.Generator) -> tuple[Any, T]:
+    """The graph of a call, and what the call returned while it was captured."""
+    if not torch.cuda.is_available():
+        raise BackendUnavailable("a CUDA graph: expected a CUDA device, got none")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()  # loads what is loaded once
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        return graph, call()
+
+
+def finished(call: Callable[[], Any], device: str) -> Callable[[], None]:
+    """The call and the wait for what it has started: all that a clock on the host may time."""
+    wait = waiter(device)
+
+    def run() -> None:
+        call()
+        wait()
+
+    return run
 
 
 def measure(

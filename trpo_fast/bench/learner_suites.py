@@ -24,7 +24,7 @@ from ..policy.flat import write_params
 from ..policy.net import MLPPolicy
 from . import opponents
 from .cases import Case, Workload, make_workload
-from .suite import Suite, Timed
+from .suite import GRAPH, Suite, Timed, as_timed, kernels_of
 from .update_suites import make_setup
 
 ENVS = 8
@@ -69,13 +69,13 @@ def _exact_act(work: Workload, actions: Tensor) -> Tensor:
 
 def _own_act(work: Workload, backend: str, precision: str, iterations: int) -> Timed:
     critic, generator = _critic(work), torch.Generator(work.obs.device)
-    actor = ACTORS[backend](work.policy, critic, generator)
+    actor = ACTORS[kernels_of(backend)](work.policy, critic, generator)
     assert work.batch.actions is not None
     actions = torch.empty_like(work.batch.actions)
     log_probs, values = torch.empty(2, work.rows, device=work.obs.device)
 
     tensors = ActTensors(work.obs, None, actions, log_probs, values)
-    call = actor.bind(tensors)  # as a collector does, once
+    call = as_timed(backend, actor.bind(tensors), generator)  # bound once, as a collector does
 
     def result() -> Tensor:
         call()
@@ -198,6 +198,10 @@ def _value_case(case: Case) -> Case:
     return Case(case.name, case.obs_dim, case.hidden, "gaussian", 1, case.full_rows, case.cpu_rows)
 
 
+def _actors() -> list[tuple[str, str]]:
+    return [*_modules(), (GRAPH, "fp32")]
+
+
 def _modules() -> list[tuple[str, str]]:
     native = [("cpu", "fp32")] if family_support("act") else []
     return [("reference", "fp32"), *native, ("cuda", "fp32")]
@@ -220,7 +224,7 @@ ACT = Suite(
     opponents.ACT_OPPONENTS,
     _opponent_act,
     _act_flops,
-    _modules,
+    _actors,
     rows=ENVS,
 )
 CRITIC_128, CRITIC_1024 = _critic_suite(128), _critic_suite(1024)

@@ -52,8 +52,15 @@ class _Entry:
     products: int | None
 
 
-def run(group: str, options: Options, say: Callable[[str], None] = print) -> Outcome:
-    """Every case of ``options`` at every thread count; ``say`` gets a line when one begins."""
+def run(
+    group: str,
+    options: Options,
+    say: Callable[[str], None] = print,
+    keep: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Every case of ``options`` at every thread count; ``say`` gets a line when one begins,
+    ``keep`` what there is after each.
+    """
     with thread_count(options.threads[0]):
         copy = round(copy_rate(options.device) / 1e9, 1)
         outcome = Outcome(environment(options.device, copy_gb_per_s=copy), [], {})
@@ -69,7 +76,8 @@ def run(group: str, options: Options, say: Callable[[str], None] = print) -> Out
                     size = f"{workload.rows} rows, P = {workload.size}"
                     say(f"{suite.name} {name}: {size}, {count} threads")
                     _run_case(suite, workload, options, count, outcome)
-    outcome.environment["sgemm_gflops"] = sgemm_range(outcome.rows)
+                    outcome.environment["sgemm_gflops"] = sgemm_range(outcome.rows)
+                    keep(outcome)
     return outcome
 
 

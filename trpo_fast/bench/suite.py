@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..backends.registry import registry
+from . import harness
 from .cases import Case, Workload
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,9 +40,25 @@ def solver_of(name: str) -> tuple[str, Literal["kfac"] | None]:
     return name.removesuffix(PRECONDITIONED), "kfac" if name.endswith(PRECONDITIONED) else None
 
 
+# The CUDA kernels once more: one CUDA graph of the whole call, replayed, as a training loop has it
+# that records its update, and as the fastest opponents are timed.
+GRAPH = "cuda_graph"
+
+
 def every_backend() -> list[tuple[str, str]]:
-    """(name, precision) of every backend, whether it can serve or not."""
-    return [(b.name, precision) for b in registry().values() for precision in b.precisions]
+    """(name, precision) of every backend, whether it can serve or not, and of GRAPH."""
+    found = [(b.name, precision) for b in registry().values() for precision in b.precisions]
+    return found + [(GRAPH, precision) for precision in registry()["cuda"].precisions]
+
+
+def kernels_of(contender: str) -> str:
+    """The backend of a contender of ours."""
+    return "cuda" if contender == GRAPH else contender
+
+
+def as_timed(contender: str, call: Callable[[], T], *drawn: torch.Generator) -> Callable[[], T]:
+    """The call itself, or for GRAPH its replay, generators being those that it draws from."""
+    return harness.captured(call, *drawn) if contender == GRAPH else call
 
 
 def plain_and_preconditioned() -> list[tuple[str, str]]:

@@ -10,22 +10,24 @@ update   trpo_update from a batch to the new parameters, in sb3-contrib's KL con
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .._base.choices import Backend
 from .._base.options import UpdateOptions
 from ..backends.registry import registry
 from ..backends.support import SERVES, Support
 from ..policy.flat import flat_params, write_params
+from ..updates.info import UpdateInfo
 from ..updates.natural import trpo_update, update_problem
 from ..updates.operator import FisherOperator
 from ..updates.rat import rat_update
 from . import opponents
 from .cases import Case, Workload
 from .gain import best, gain
-from .suite import Suite, Timed, plain_and_preconditioned, solver_of
+from .suite import GRAPH, Suite, Timed, as_timed, kernels_of, plain_and_preconditioned, solver_of
 
 MAX_KL = 0.01
 KFAC_SHARE = 0.3  # of the products, which is as good a step on batches from training
@@ -36,16 +38,20 @@ def make_setup(work: Workload) -> Any:
     return opponents.Setup(work.params(), work.obs, work.case.head, work.damping)
 
 
-def _own_fvp(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
-    operator = FisherOperator(
+def _own_operator(work: Workload, backend: str, precision: Any) -> FisherOperator:
+    return FisherOperator(
         work.policy,
         work.obs,
         damping=work.damping,
-        backend=backend,
+        backend=cast(Backend, kernels_of(backend)),
         precision=precision,
         sync=False,
     )
-    call = lambda: operator @ work.g  # noqa: E731
+
+
+def _own_fvp(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
+    operator = _own_operator(work, backend, precision)
+    call = as_timed(backend, lambda: operator @ work.g)
     return Timed(call, call)
 
 
@@ -54,18 +60,11 @@ def _opponent_fvp(name: str, work: Workload, precision: str, iterations: int) ->
     return Timed(lambda: product(work.g), lambda: product(work.g))
 
 
-def _own_cg(work: Workload, backend: Any, precision: Any, iterations: int) -> Timed:
-    def call() -> Tensor:
-        operator = FisherOperator(
-            work.policy,
-            work.obs,
-            damping=work.damping,
-            backend=backend,
-            precision=precision,
-            sync=False,
-        )
-        return operator.solve(work.g, iterations=iterations).x
+def _own_cg(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
+    def solve() -> Tensor:
+        return _own_operator(work, backend, precision).solve(work.g, iterations=iterations).x
 
+    call = as_timed(backend, solve)
     return Timed(call, call)
 
 
@@ -76,24 +75,26 @@ def _opponent_cg(name: str, work: Workload, precision: str, iterations: int) -> 
     )
 
 
-def _own_update(work: Workload, name: Any, precision: Any, iterations: int) -> Timed:
-    backend, preconditioner = solver_of(name)
+def _own_update(work: Workload, name: str, precision: Any, iterations: int) -> Timed:
+    contender, preconditioner = solver_of(name)
+    own = kernels_of(contender)
     products = iterations if preconditioner is None else max(1, round(KFAC_SHARE * iterations))
 
-    def call(work: Workload = work, backend: Any = backend, precision: Any = precision) -> None:
+    def call(work: Workload = work, backend: str = own, precision: Any = precision) -> UpdateInfo:
         options: UpdateOptions = {**CONVENTIONS, "precision": precision}
-        trpo_update(
+        return trpo_update(
             work.policy,
             work.batch,
             max_kl=MAX_KL,
             damping=work.damping,
             cg_iterations=products,
             preconditioner=preconditioner,
-            backend=backend,
+            backend=cast(Backend, backend),
+            sync=contender != GRAPH,
             **options,
         )
 
-    made = _moving(work, call)
+    made = _moving(work, as_timed(contender, call))
     if preconditioner is not None:
         double = work.double()
         made.exact = lambda _: _moving(double, lambda: call(double, "reference", "fp32")).result()
@@ -127,7 +128,7 @@ class Rat:
         return made
 
 
-def _moving(work: Workload, call: Callable[[], None]) -> Timed:
+def _moving(work: Workload, call: Callable[[], Any]) -> Timed:
     """A call that moves the policy, and what it moves it by."""
     theta, start = flat_params(work.policy), work.theta
 

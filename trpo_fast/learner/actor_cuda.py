@@ -55,6 +55,9 @@ def _native_act(policy: MLPPolicy, critic: Any) -> _C.CudaAct:
 class CudaActor(KernelActor):
     """Acts through the CUDA kernels for float32 MLPs on a device, on contiguous tensors; those of
     another device are copied there, and the answers back.
+
+    A CUDA graph can capture a bound call. It must know the generator, if there is one:
+    ``graph.register_generator_state(generator)`` before the capture.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class CudaActor(KernelActor):
         """On what ``act_rows`` made; theta 0: values alone."""
         if self.normaliser is not None:
             self._follow_normaliser()
-        with explained():
+        with explained(self.device):
             self._act(
                 theta=theta,
                 critic_theta=self._critic.pointer(),

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..backends.fallback import or_reference
 from ..backends.support import PYTORCH, SERVES, Support, choose
 from .advantage_cuda import cuda_gae, cuda_gae_support
 
@@ -70,11 +71,16 @@ def gae(
     One launch for float32 tensors on a CUDA device; ``backend="cuda"`` insists on it. The others
     are PyTorch's operators.
     """
-    if choose(backend, SUPPORTS, rewards, can="estimate advantages") == "cuda":
-        return cuda_gae(rewards, values, following, done, gamma=gamma, lam=lam)
-    delta = rewards + gamma * following - values
-    decay = (~done).to(delta.dtype) * (gamma * lam)
-    return reverse_scan(delta, decay)
+    chosen = choose(backend, SUPPORTS, rewards, can="estimate advantages")
+
+    def estimate(name: str) -> Tensor:
+        if name == "cuda":
+            return cuda_gae(rewards, values, following, done, gamma=gamma, lam=lam)
+        delta = rewards + gamma * following - values
+        decay = (~done).to(delta.dtype) * (gamma * lam)
+        return reverse_scan(delta, decay)
+
+    return or_reference(backend, chosen, estimate, gae, rewards)
 
 
 def n_step(

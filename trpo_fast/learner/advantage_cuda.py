@@ -31,7 +31,7 @@ def cuda_gae(
     if len(shape) != 2 or got != [(shape, dtype, device) for dtype in wanted]:
         raise ValueError(f"gae: expected float32 [T, E] and bool done on {device}, got {got}")
     rows = [readable(tensor) for tensor in inputs]
-    with explained():
+    with explained(device):
         advantages = torch.empty_like(rewards, memory_format=torch.contiguous_format)
         if not advantages.numel():
             return advantages

@@ -23,6 +23,7 @@ from .._base.options import CriticSettings, KernelSettings, PolicySettings
 from .._base.settings import declared
 from .._base.threads import OneThread
 from ..backends.cuda import capturing
+from ..backends.fallback import or_reference
 from ..backends.support import PYTORCH, Support, choose
 from ..core import checks
 from ..policy.flat import every_parameter, flat_params, mark_written
@@ -173,6 +174,7 @@ class Critic(nn.Module):
 
         With ``sync=False`` and without weights a CUDA graph can capture a fit, any but the first.
         Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.
+        A ``generator`` must be registered with the graph before.
         """
         if not all(p.requires_grad for p in every_parameter(self.net)):
             raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
@@ -182,7 +184,13 @@ class Critic(nn.Module):
             raise checks.fail("critic", wanted, f"one where {reason}")
         chosen = choose(self.backend, SUPPORTS, self.net, self.method, can="fit this critic")
         with OneThread() if chosen in ("cpu", "cuda") else nullcontext():
-            return self._fit(obs, targets, weights, chosen, generator, sync)
+            return or_reference(
+                self.backend,
+                chosen,
+                lambda name: self._fit(obs, targets, weights, name, generator, sync),
+                self,
+                self.theta,
+            )
 
     def _fit(
         self,

@@ -74,7 +74,7 @@ class CudaFit:
 
     def _launch(self, entry: str, pass_rows: int, **arguments: Any) -> None:
         """One launch on the current stream, scratch from torch's allocator."""
-        with explained():
+        with explained(self._device):
             size = self._native.scratch_bytes(pass_rows=pass_rows) + 256
             scratch = torch.empty(size, dtype=torch.uint8, device=self._device)
             aligned = (scratch.data_ptr() + 255) // 256 * 256

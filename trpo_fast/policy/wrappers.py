@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from .._base.arguments import fail
 from .net import MLPPolicy
 
-_told: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+_told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 def unwrapped(policy: nn.Module) -> nn.Module:
@@ -65,13 +66,15 @@ def _check_one_rank(policy: DistributedDataParallel) -> None:
         raise fail("policy", "DistributedDataParallel without mixed_precision", "one with it")
 
 
-def tell_once(policy: nn.Module, words: str) -> None:
-    """Warn where the package was called, once for each policy and words."""
+def tell_once(policy: Any, words: str, *, about: str = "") -> None:
+    """Warn where the package was called, once for each policy (or what else is at work) and words,
+    or what they are about.
+    """
     told = _told.setdefault(policy, set())
-    if words in told:
+    if (about or words) in told:
         return
     warnings.warn(words, stacklevel=_levels_to_caller())
-    told.add(words)
+    told.add(about or words)
 
 
 def _levels_to_caller() -> int:

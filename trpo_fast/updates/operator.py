@@ -147,8 +147,7 @@ class FisherOperator:
             deterministic=deterministic,
             sync=sync,
         )
-        chosen = resolve(backend, problem)
-        self.backend = chosen.name
+        self._backend = chosen = resolve(backend, problem)
         self.damping = problem.damping
         self._sync = sync
         self._operator: Operator = chosen.operator(problem)
@@ -156,6 +155,11 @@ class FisherOperator:
         self._rows = _Rows(problem)
         if sync and bool(self._operator.bad_values()):
             checks.raise_for_values(problem)
+
+    @property
+    def backend(self) -> str:
+        """Who computes."""
+        return self._backend.name
 
     @property
     def shape(self) -> tuple[int, int]:

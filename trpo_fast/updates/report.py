@@ -53,6 +53,8 @@ class Report:
         values["reason"] = self.reason
         values["kl"], values["max_state_kl"] = self.after.kl, self.after.max_kl
         values["surrogate_before"] = self.before.surrogate
-        values["surrogate_after"] = self.after.surrogate
+        values["surrogate_after"] = torch.where(  # equal bits where nothing moved
+            self.reason == 0, self.after.surrogate, self.before.surrogate
+        )
         values["entropy"] = self.after.entropy
         return torch.stack([values[name].double() for name in STATS])

@@ -202,16 +202,25 @@ __device__ __forceinline__ float2 unpack_bf16(uint32_t pair) {
 
 namespace trpo_fast::cuda {
 
-// Every launch. What a kernel may ask of shared memory is kept for each device by itself, so it is said
-// every time, for the current one; like a launch, that is allowed while a stream is captured.
+// Lets a kernel ask for as much shared memory as a block of the current device may have. The driver keeps
+// that number for each kernel and device, for all threads: it is the same whatever a launch asks for, so
+// that none lowers it below what another thread is about to launch.
+TRPO_LAUNCH cudaError_t allow_shared(const void* kernel) {
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
+// Every launch. All of it is allowed while a stream is captured.
 template <class... Params, class... Args>
 TRPO_LAUNCH cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
                                size_t shared_bytes, bool cooperative, cudaStream_t stream,
                                const Args&... args) {
   if (shared_bytes > 48 * 1024) {  // beyond the static limit a kernel must opt in
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    const cudaError_t error = allow_shared(reinterpret_cast<const void*>(kernel));
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute attribute = {};

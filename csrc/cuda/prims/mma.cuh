@@ -16,7 +16,9 @@ __device__ __forceinline__ int mma_column(int i) { return 2 * (lane_index() & 3)
 
 // One step of depth 8 or 16 in some precision: how floats become fragments and products.
 // Split operands are high + low with high rounded to the narrow type; the product drops low * low,
-// so its relative error is about 2^-21 (tf32, fp16) or 2^-16 (bf16) and accumulation is fp32.
+// so its relative error is about 2^-21 (fp16) or 2^-16 (bf16). Tensor cores cut off what lies below the
+// last bit of the largest term, the accumulator's among them, always towards zero: over many steps that
+// is a bias. So a step of split operands starts at zero, and rounded fp32 additions sum up the steps.
 struct Tf32 {
   static constexpr int kDepth = 8;
   struct A {
@@ -87,9 +89,12 @@ struct Split16 {
   }
   __device__ static __forceinline__ void multiply(float (&d)[4], const A& a,
                                                   const B& b TRPO_SITE_PARAM) {
-    Half::product(d, a.low, b.high TRPO_SITE_ARG);  // small terms first
-    Half::product(d, a.high, b.low TRPO_SITE_ARG);
-    Half::product(d, a.high, b.high TRPO_SITE_ARG);
+    float large[4] = {}, small[4] = {};
+    Half::product(large, a.high, b.high TRPO_SITE_ARG);
+    Half::product(small, a.low, b.high TRPO_SITE_ARG);
+    Half::product(small, a.high, b.low TRPO_SITE_ARG);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] += large[i] + small[i];
   }
 };
 

@@ -84,11 +84,11 @@ struct Variation {
 // The same in split precision, one for each type of half (Fp16 or Bf16 of prims/mma.cuh). Weights and
 // v are in shared memory as words, two halves to a word; the floats they come from lie in
 // global memory, as in a streamed kernel.
-template <class HalfType>
+template <class HalfType, int kSlotCount>
 struct SplitVariation {
   using Half = HalfType;
   static constexpr bool kSplit = true, kStreamed = true;
-  static constexpr int kSlots = kSplitSlots;
+  static constexpr int kSlots = kSlotCount;  // blocks of weight gradient per warp
 };
 
 template <class V>

@@ -16,7 +16,7 @@ constexpr int kScalars = 16;                 // doubles a block publishes at a t
 constexpr int kScalarRegions = 4;            // setup, dots, search (two, alternating)
 constexpr int kReduceFloats = 4 * kThreads;  // shared scratch of the reductions
 constexpr int kMaxSearchBatch = 4;           // candidates evaluated between two grid barriers
-constexpr int kSplitSlots = 3;  // blocks of weight gradient a warp owns in split precision
+constexpr int kSplitSlots = 3;  // blocks of weight gradient a warp owns in split precision, at most
 constexpr int kBiasSlots = 2;   // outputs whose bias a thread adds up
 constexpr int kPeakSets = 3;    // of the work planes, the weights, p
 constexpr int kPeaks = kPeakSets * kMaxMaps * kWarps;
@@ -73,9 +73,11 @@ struct Variant {
 };
 constexpr Variant kResidentVariants[] = {{1, 1, 1.0f}, {4, 1, 2.8f}, {1, 3, 1.0f}, {2, 3, 1.7f}};
 constexpr Variant kStreamedVariant = {1, 3, 1.0f};
-// One kernel serves every number of rows; few rows leave warps without work (predicted as well).
-constexpr Variant kSplitVariants[] = {
-    {1, kSplitSlots, 0.7f}, {2, kSplitSlots, 0.8f}, {4, kSplitSlots, 1.2f}};
+// A kernel for each number of slots serves every number of rows; few rows leave warps without work
+// (predicted as well). With one slot, which a net of 64-64 takes, a quarter as much is spilled.
+constexpr Variant kSplitVariants[] = {{1, 1, 0.7f},           {2, 1, 0.8f},
+                                      {4, 1, 1.2f},           {1, kSplitSlots, 0.7f},
+                                      {2, kSplitSlots, 0.8f}, {4, kSplitSlots, 1.2f}};
 
 inline int64_t shared_floats(const Layout& l, const Plan& p) {
   const int64_t words = p.precision == Precision::kFp32 ? 0 : int64_t{2} * l.packed + kPeaks;
@@ -186,14 +188,14 @@ inline Plan make_split_plan(const PlanRequest& q, const DeviceLimits& d) {
   Plan best{};
   int outputs = 0;
   for (int i = 1; i <= q.net.maps; ++i) outputs += q.net.width[i];
-  if (make_layout(q.net, kRowGroups, true).tiles > kWarps * kSplitSlots ||
-      outputs > kThreads * kBiasSlots) {
+  const int tiles = make_layout(q.net, kRowGroups, true).tiles;
+  if (tiles > kWarps * kSplitSlots || outputs > kThreads * kBiasSlots) {
     best.refusal =
         "split precision keeps weight gradients in registers, at most 24 blocks of 32 x 32, and "
         "this net has more; use precision='fp32'";
     return best;
   }
-  best = cheapest_plan(q, d, kSplitVariants, kSplitSlots);
+  best = cheapest_plan(q, d, kSplitVariants, tiles <= kWarps ? 1 : kSplitSlots);
   if (best.path == Path::kNone)
     best.refusal =
         "split precision keeps the weights and a direction on chip, and those of this net do not "

@@ -1,17 +1,20 @@
-// Host entries of the resident kernel's units, so that they compile side by side.
+// The kernels of the resident kernel's units, which compile side by side.
 #pragma once
 #include "cuda/resident/stage.cuh"
 
 namespace trpo_fast::cuda {
 
-cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
-                                   cudaStream_t stream);
-cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
-cudaError_t launch_resident_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+using ResidentKernel = void (*)(const KernelArgs);
+
+ResidentKernel narrow_kernel(const Plan& plan);
+ResidentKernel wide_kernel(const Plan& plan);
+ResidentKernel split_narrow_kernel();
+ResidentKernel split_wide_kernel();
 
 // The same with a preconditioner or the stop by gain.
-cudaError_t launch_guided_narrow(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
-cudaError_t launch_guided_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
-cudaError_t launch_guided_split(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream);
+ResidentKernel guided_narrow_kernel(const Plan& plan);
+ResidentKernel guided_wide_kernel(const Plan& plan);
+ResidentKernel guided_split_narrow_kernel();
+ResidentKernel guided_split_wide_kernel();
 
 }  // namespace trpo_fast::cuda

@@ -3,9 +3,6 @@
 
 namespace trpo_fast::cuda {
 
-cudaError_t launch_resident_narrow(const KernelArgs& args, size_t shared_bytes,
-                                   cudaStream_t stream) {
-  return launch_resident(narrow_kernel<false>(args.plan), args, shared_bytes, stream);
-}
+ResidentKernel narrow_kernel(const Plan& plan) { return narrow_variation<false>(plan); }
 
 }  // namespace trpo_fast::cuda

@@ -3,8 +3,6 @@
 
 namespace trpo_fast::cuda {
 
-cudaError_t launch_resident_wide(const KernelArgs& args, size_t shared_bytes, cudaStream_t stream) {
-  return launch_resident(wide_kernel<false>(args.plan), args, shared_bytes, stream);
-}
+ResidentKernel wide_kernel(const Plan& plan) { return wide_variation<false>(plan); }
 
 }  // namespace trpo_fast::cuda

@@ -47,7 +47,7 @@ struct Scale {
 __device__ __forceinline__ Scale make_scale(const uint32_t* slots) {
   const uint32_t peak = get_peak(slots);
   if (peak == 0 || peak >= 0x7f800000u) return {1.0f, 1.0f};
-  const uint32_t exponent = min(max(peak >> 23, 30u), 240u);
+  const uint32_t exponent = max(peak >> 23, 30u);  // 254 at most: both powers are normal numbers
   return {__uint_as_float((267u - exponent) << 23), __uint_as_float((exponent - 13u) << 23)};
 }
 
@@ -77,19 +77,24 @@ __device__ TRPO_NOINLINE void block_split(const Layout& l, const float* packed, 
   for (int i = 0; i < l.maps; ++i) {
     const MapLayout& m = l.map[i];
     uint32_t peak = 0;
-    for (int q = threadIdx.x; q < m.out * m.stride_in / 4; q += kThreads) {
-      const float4 x = load4_global(packed + m.weights + 4 * q);
-      peak = max(peak, max(max(peak_of(x.x), peak_of(x.y)), max(peak_of(x.z), peak_of(x.w))));
-    }
+    each_loaded<4>(
+        threadIdx.x, m.out * m.stride_in / 4, kThreads,
+        [&](int q) { return load4_global(packed + m.weights + 4 * q); },
+        [&](int, float4 x) {
+          peak = max(peak, max(max(peak_of(x.x), peak_of(x.y)), max(peak_of(x.z), peak_of(x.w))));
+        });
     put_peak(peaks + i * kWarps, peak);
   }
   __syncthreads();  // the peaks are complete
   for (int i = 0; i < l.maps; ++i) {
     const MapLayout& m = l.map[i];
     const float up = make_scale(peaks + i * kWarps).up;
-    for (int q = threadIdx.x; q < m.out * m.stride_in / 4; q += kThreads)
-      store4(on_chip(words) + m.weights + 4 * q,
-             make_words<Half>(load4_global(packed + m.weights + 4 * q), up));
+    each_loaded<4>(
+        threadIdx.x, m.out * m.stride_in / 4, kThreads,
+        [&](int q) { return load4_global(packed + m.weights + 4 * q); },
+        [&](int q, float4 x) {
+          store4(on_chip(words) + m.weights + 4 * q, make_words<Half>(x, up));
+        });
   }
 }
 

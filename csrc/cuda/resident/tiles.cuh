@@ -146,9 +146,9 @@ struct PassStages {
 };
 
 // The same in split precision.
-template <class Half>
-struct PassStages<SplitVariation<Half>> {
-  SplitGradients<kSplitSlots> gradients;
+template <class Half, int kSlots>
+struct PassStages<SplitVariation<Half, kSlots>> {
+  SplitGradients<kSlots> gradients;
 
   __device__ __forceinline__ void jvp(const Layout& l, const Block& b, const float* tile) {
     block_split_jvp<Half>(l, b, tile);

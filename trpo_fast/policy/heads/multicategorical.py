@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -64,13 +64,21 @@ class MultiCategorical(Head):
     def _log_softmax(self, params: Tensor) -> Tensor:
         return torch.cat([F.log_softmax(part, dim=-1) for part in self._parts(params)], dim=-1)
 
+    def _factors(self, actions: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Each factor's choices [N] and their number, which is never a tensor: its value would be
+        copied from the host, and no CUDA graph captures that.
+        """
+        return zip(actions.reshape(-1, len(self.nvec)).unbind(-1), self.nvec, strict=True)
+
     def _chosen(self, actions: Tensor) -> Tensor:
         """Columns of the chosen logits [N, factors]; a choice out of range counts as the nearest,
         so that it reads no other memory before ``unusable`` is looked at.
         """
-        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
-        choices = actions.reshape(-1, len(self.nvec)).long().clamp_min(0)
-        return torch.minimum(choices, limits - 1) + limits.cumsum(0) - limits
+        columns, first = [], 0
+        for choices, n in self._factors(actions):
+            columns.append(choices.long().clamp(0, n - 1) + first)
+            first += n
+        return torch.stack(columns, dim=-1)
 
     @property
     def expected_actions(self) -> str:
@@ -79,9 +87,8 @@ class MultiCategorical(Head):
         return f"choices from 0 on, in each column below that of {list(self.nvec)}"
 
     def unusable(self, actions: Tensor) -> Tensor:
-        limits = torch.tensor(self.nvec, dtype=torch.int64, device=actions.device)
-        choices = actions.reshape(-1, len(self.nvec))
-        return ((choices < 0) | (choices >= limits)).view_as(actions)
+        beyond = [(choices < 0) | (choices >= n) for choices, n in self._factors(actions)]
+        return torch.stack(beyond, dim=-1).view_as(actions)
 
     def without_choice(self, mask: Tensor) -> Tensor:
         return ~torch.stack([part.any(-1) for part in self._parts(mask)]).all(0)
