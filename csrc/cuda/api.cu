@@ -75,8 +75,7 @@ KernelArgs kernel_args(const ResidentCall& call, Program program) {
   a.stats = call.stats;
   a.scratch = static_cast<unsigned char*>(call.scratch);
   const bool solves = program == kProgramSolve || program == kProgramUpdate;
-  a.factors = make_factor_layout(a.layout, call.fvp, solves ? call.cg.factor_stride : 0,
-                                 call.plan.scratch.total);
+  a.factors = make_factor_layout(a.layout, call.fvp, solves ? call.cg.factor_stride : 0, call.plan);
   return a;
 }
 

@@ -248,3 +248,13 @@ def test_users_ask_by_name():
     assert found.factor_rows == 16 and found.restarts == 0 and found.iterations == 3
     info = trpo_update(t.policy, t.batch, backend="cuda", cg_iterations=3, preconditioner="kfac")
     assert info.accepted and info.backend == "cuda" and info.factor_rows == 16
+
+
+@pytest.mark.parametrize("chunk_rows", [None, 64])
+def test_blocks_beyond_the_tiles_share_the_rows(chunk_rows):
+    """More than twice as many blocks as tiles, of which there is one a factor."""
+    case = Case("gaussian", (8,), rows=700, obs_dim=3, weights=True)
+    with small_device(multiprocessors=16):
+        t = Trio(case, chunk_rows=chunk_rows)
+        assert t.kernels.plan()["grid"] >= 2 * 4
+        check_solve(t, replace(KFAC, fraction=1.0))

@@ -202,6 +202,15 @@ EMULATION_CASE(kernel_preconditioned_solves_in_rounds) {
   ProblemShape shape = {{3, 6, 2}, kTanh, Head::kGaussianState, {}, 1100, 2};
   shape.chunk_rows = 64;
   check_solve(with_factors(shape, 1));
+  // Two tiles, four blocks: each round's rows in two parts.
+  shape = {{3, 2}, Activation::kIdentity, Head::kGaussian, {}, 1100, 4};
+  for (const int64_t chunk_rows : {0, 64}) {
+    shape.chunk_rows = chunk_rows;
+    const Problem p(shape);
+    const Layout layout = make_layout(p.net, kRowGroups);
+    CHECK(make_factor_layout(layout, p.call.fvp, 1, p.call.plan).parts == 2);
+    check_solve(with_factors(shape, 1));
+  }
 }
 
 EMULATION_CASE(kernel_preconditioned_split_solve) {

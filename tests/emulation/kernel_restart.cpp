@@ -46,8 +46,7 @@ KernelArgs solve_args(const ResidentCall& call) {
   a.out = call.out;
   a.stats = call.stats;
   a.scratch = static_cast<unsigned char*>(call.scratch);
-  a.factors =
-      make_factor_layout(a.layout, call.fvp, call.cg.factor_stride, call.plan.scratch.total);
+  a.factors = make_factor_layout(a.layout, call.fvp, call.cg.factor_stride, call.plan);
   return a;
 }
 

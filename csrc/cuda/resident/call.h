@@ -27,7 +27,7 @@ struct ResidentCall {
 inline int64_t scratch_bytes(const Plan& plan, const FvpParams& fvp, int factor_stride) {
   const bool split = plan.precision != Precision::kFp32;
   const Layout layout = make_layout(fvp.net, kRowGroups * plan.row_step, split);
-  return make_factor_layout(layout, fvp, factor_stride, plan.scratch.total).total;
+  return make_factor_layout(layout, fvp, factor_stride, plan).total;
 }
 
 }  // namespace trpo_fast::cuda

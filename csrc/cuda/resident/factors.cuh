@@ -1,7 +1,8 @@
 // Stage factors: K-FAC's A and G of every map from the picked rows of the products. Blocks keep the
 // inputs of their picked rows and the deltas of S xi in scratch; then each adds up some tiles of the
-// factors over all of those rows. No partial sums go out, and the order of additions depends on the rows
-// alone. Where chunk_rows bounds memory, rows are kept and added up a round at a time.
+// factors over all of those rows, or over a part of them where blocks are more than tiles; whoever reads
+// the tiles first adds up the parts in order. Where chunk_rows bounds memory, rows are kept and added up a
+// round at a time.
 #pragma once
 #include "cuda/resident/gradient.cuh"
 
@@ -65,8 +66,8 @@ __device__ __forceinline__ void block_random_deltas(const KernelArgs& a, const B
   __syncthreads();  // deltas of the outputs are complete
 }
 
-// A tile's rows of the round to scratch: inputs and deltas of every map, padded with zeros, then the
-// row's weight. A warp per row. No barrier: whoever overwrites the planes next opens with one.
+// A tile's rows of the round to scratch: inputs and deltas of every map, padded with zeros, times the
+// square root of the row's weight. A warp per row. No barrier: whoever overwrites the planes next opens with one.
 __device__ __forceinline__ void block_keep_rows(const KernelArgs& a, const Block& b,
                                                 const Round& round, int64_t number,
                                                 const float* tile) {
@@ -76,15 +77,15 @@ __device__ __forceinline__ void block_keep_rows(const KernelArgs& a, const Block
     const int64_t place = kept_place(a, round, number * l.rows + r);
     if (place < 0) continue;
     float* row = kept_row(a, place);
+    const float scale = sqrtf(tile[l.row_weights + r]);
     for (int i = 0; i < all.count; ++i) {
       const MapLayout& m = l.map[i / 2];
       const FactorPlace& f = all.factor[i];
       const float* from =
           i % 2 ? b.work + m.tangent + r * m.stride_tangent : tile + m.input + r * m.stride_in;
       for (int k = lane_index(); k < f.blocks * kFactorSide; k += 32)
-        row[f.column + k] = k < f.size ? from[k] : 0.0f;
+        row[f.column + k] = k < f.size ? scale * from[k] : 0.0f;
     }
-    if (lane_index() == 0) row[all.columns - 4] = tile[l.row_weights + r];
   }
 }
 
@@ -132,10 +133,22 @@ __device__ __forceinline__ FactorTile factor_tile(const FactorLayout& all, int t
   return at;
 }
 
-// Tile number t of one of the two lists.
+// Tile number t of a list: 0 and 1 are what the sweeps read and write in turn; at first parts of the rows
+// are in 0, 2, 3, ...
 __device__ __forceinline__ double* tile_sums(const KernelArgs& a, int list, int t) {
   return reinterpret_cast<double*>(a.scratch + a.factors.sums) +
          (int64_t{list} * a.factors.tiles + t) * kFactorTile;
+}
+
+__device__ __forceinline__ int part_list(int part) { return part == 0 ? 0 : part + 1; }
+
+// An element of a tile in the first `parts` lists of parts together.
+__device__ __forceinline__ double part_sum(const KernelArgs& a, int parts, int t, int element) {
+  double sum = 0;
+#pragma unroll 4
+  for (int part = 0; part < parts; ++part)
+    sum += __ldcg(tile_sums(a, part_list(part), t) + element);
+  return sum;
 }
 
 // A lane's share of a tile: two rows by a quad of columns.
@@ -143,28 +156,27 @@ struct TilePatch {
   float4 sum[2];
 };
 
-// sum_n w_n x_n y_n' over the kept rows n = warp, warp + 8, ..., then over the warps, in warp 0.
-__device__ __forceinline__ TilePatch block_outer(const KernelArgs& a, const Block& b, int kept,
-                                                 int rows_at, int columns_at) {
+// sum_n x_n y_n' over the kept rows of a part, then over the warps, in warp 0.
+__device__ __forceinline__ TilePatch block_outer(const KernelArgs& a, const Block& b, int part,
+                                                 int kept, int rows_at, int columns_at) {
   struct Row {
-    float x[2], w;
+    float2 x;
     float4 y;
   };
   const int lane = lane_index(), warp = warp_index();
   const float* rows = kept_row(a, 0);
   TilePatch patch = {};
-  each_loaded<4>(
-      warp, kept, kWarps,
+  each_loaded<8>(
+      part * kWarps + warp, kept, a.factors.parts * kWarps,
       [&](int n) {
         const float* row = rows + int64_t{n} * a.factors.columns;
         const float* x = row + rows_at + lane / 4 * 2;
-        return Row{{__ldcg(x), __ldcg(x + 1)},
-                   __ldcg(row + a.factors.columns - 4),
+        return Row{__ldcg(reinterpret_cast<const float2*>(x)),
                    load4_global(row + columns_at + lane % 4 * 4)};
       },
       [&](int, const Row& row) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) patch.sum[i] = axpy4(row.w * row.x[i], row.y, patch.sum[i]);
+        patch.sum[0] = axpy4(row.x.x, row.y, patch.sum[0]);
+        patch.sum[1] = axpy4(row.x.y, row.y, patch.sum[1]);
       });
   for (int half = kWarps / 2; half > 0; half /= 2) {
     float* staged = b.reduce + (warp % half) * kFactorTile + lane * 8;
@@ -178,19 +190,21 @@ __device__ __forceinline__ TilePatch block_outer(const KernelArgs& a, const Bloc
   return patch;
 }
 
-// Adds the rows of a round, times `scale`, to the block's tiles of the first list.
+// Adds the rows of a round, times `scale`, to the block's tiles of the lists of parts.
 __device__ __forceinline__ void block_add_round(const KernelArgs& a, const Block& b,
                                                 const Round& round, double scale) {
   const FactorLayout& all = a.factors;
-  for (int t = b.index; t < all.tiles; t += b.grid) {
+  for (int unit = b.index; unit < all.parts * all.tiles; unit += b.grid) {
+    const int t = unit % all.tiles, part = unit / all.tiles;
     const FactorTile at = factor_tile(all, t);
     const int from = all.factor[at.factor].column;
     const TilePatch patch =
-        block_outer(a, b, static_cast<int>(round.last - round.first), from + at.row * kFactorSide,
-                    from + at.column * kFactorSide);
+        block_outer(a, b, part, static_cast<int>(round.last - round.first),
+                    from + at.row * kFactorSide, from + at.column * kFactorSide);
     if (warp_index() != 0) continue;
     const double factor = at.factor % 2 ? scale * a.kl_scale : scale;
-    double* to = tile_sums(a, 0, t) + lane_index() / 4 * 2 * kFactorSide + lane_index() % 4 * 4;
+    double* to = tile_sums(a, part_list(part), t) + lane_index() / 4 * 2 * kFactorSide +
+                 lane_index() % 4 * 4;
     for (int i = 0; i < 2; ++i, to += kFactorSide) {
       const float part[4] = {patch.sum[i].x, patch.sum[i].y, patch.sum[i].z, patch.sum[i].w};
       for (int j = 0; j < 4; ++j) to[j] = (round.first ? to[j] : 0.0) + factor * part[j];
@@ -198,7 +212,7 @@ __device__ __forceinline__ void block_add_round(const KernelArgs& a, const Block
   }
 }
 
-// A and kl_scale G of every map as the first list of tiles. Closes with a grid barrier.
+// A and kl_scale G of every map as lists of tiles. Closes with a grid barrier.
 template <class V>
 __device__ TRPO_NOINLINE void block_factors(const KernelArgs& a, const Block& b) {
   const double weight[1] = {block_picked_weight(a, b)};

@@ -18,8 +18,8 @@ __device__ __forceinline__ double factor_shift(const KernelArgs& a, int factor) 
     double sum = 0;
     for (int d = lane_index(); d < f.size; d += 32) {
       const int block = d / kFactorSide, at = d % kFactorSide;
-      sum +=
-          __ldcg(tile_sums(a, 0, f.first_tile + block * (block + 3) / 2) + at * kFactorSide + at);
+      sum += part_sum(a, a.factors.parts, f.first_tile + block * (block + 3) / 2,
+                      at * kFactorSide + at);
     }
     mean[side] = warp_sum(sum) / f.size;
   }
@@ -44,7 +44,9 @@ struct SweepStep {
       i = j, j = other, row = column, column = r;
     }
     const int t = a.factors.factor[factor].first_tile + i * (i + 1) / 2 + j;
-    return __ldcg(tile_sums(a, list, t) + row * kFactorSide + column) + added;
+    const int element = row * kFactorSide + column;
+    return pivot == 0 ? part_sum(a, a.factors.parts, t, element) + added
+                      : __ldcg(tile_sums(a, list, t) + element);
   }
 };
 
@@ -145,7 +147,7 @@ __device__ __forceinline__ void block_sweep_step(const KernelArgs& a, const Bloc
   }
 }
 
-// Inverses of all factors from the first list of tiles. False where some factor has none. Closes with a
+// Inverses of all factors from the lists of parts. False where some factor has none. Closes with a
 // grid barrier.
 __device__ TRPO_NOINLINE bool block_invert_factors(const KernelArgs& a, const Block& b) {
   double bad = 0;
