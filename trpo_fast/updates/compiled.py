@@ -230,8 +230,8 @@ def update(
     old_params: Tensor | None = None,
     constraint: str = UpdateSettings.constraint,
 ) -> tuple[Tensor, Tensor]:
-    """``trpo_update`` that returns the new parameters [P] (equal to theta where the step was not
-    accepted) and the statistics of ``UpdateInfo``, float64 in the order of ``STATS``.
+    """``trpo_update`` that returns the parameters [P] it leads to, theta where no step was accepted,
+    and the statistics of ``UpdateInfo``, float64 in the order of ``STATS``.
     """
     policy = policy_of(theta, widths, activation, head, nvec)
     batch = Batch(obs, actions, advantages, log_probs, weights, action_mask, group_size, old_params)
@@ -258,8 +258,7 @@ def update(
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )
-    stats = _operator(problem, backend).update(config)
-    return problem.theta, stats
+    return problem.theta, _operator(problem, backend).update(config)
 
 
 @update.register_fake

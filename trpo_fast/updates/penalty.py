@@ -71,15 +71,12 @@ def kl_penalty_update(
     ``old_params`` the KL is that to the policy which sampled it; from a KL of k at the call the
     model's maximiser along x is 1 / lambda - sqrt(2 k / x'(F + damping I)x) away, and nothing moves
     where that is behind the call (``at_kl_limit``). ``inner="adam"`` takes
-    ``adam_steps`` steps of Adam on all rows, with autograd's gradients, and the backend computes KL
-    and surrogate of where they lead. lambda is a number on the host, so this update waits for the
-    KL unless the rule is "fixed".
+    ``adam_steps`` steps of Adam on all rows, with autograd's gradients. lambda is a number on the
+    host, so this update waits for the KL unless the rule is "fixed".
 
-    The rule "dual" solves the dual problem on this batch: the step for lambda and the move of
-    lambda take turns, at most ``rounds`` of them, until the KL is within ``tolerance`` of
-    target_kl, as a share of it. Every round begins at the parameters of the call and its KL counts
-    from there. With "natural" a round costs no solve, only evaluations; ``rounds=1`` moves lambda
-    once a batch.
+    The rule "dual" has the step for lambda and the move of lambda take turns on the batch, at most
+    ``rounds`` of them, until the KL is within ``tolerance`` of target_kl, as a share of it. Every
+    round begins at the parameters of the call; with "natural" it costs evaluations only.
     """
     way = _Maximisation(inner, adam_steps, learning_rate, rounds, tolerance)
     if not isinstance(penalty, Penalty):
