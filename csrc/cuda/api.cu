@@ -44,8 +44,8 @@ Layout plan_layout(const NetShape& net, const Plan& plan) {
 
 ResidentKernel kernel_of(const Plan& plan, bool guided) {
   if (plan.precision != Precision::kFp32) {
-    if (plan.slots == 1) return guided ? guided_split_narrow_kernel() : split_narrow_kernel();
-    return guided ? guided_split_wide_kernel() : split_wide_kernel();
+    if (guided) return guided_split_kernel();
+    return plan.slots == 1 ? split_narrow_kernel() : split_wide_kernel();
   }
   if (plan.slots == 1) return guided ? guided_narrow_kernel(plan) : narrow_kernel(plan);
   return guided ? guided_wide_kernel(plan) : wide_kernel(plan);

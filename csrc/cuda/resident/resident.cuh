@@ -100,7 +100,10 @@ __device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Blo
 // A solved column out. Opens with a grid barrier.
 __device__ __forceinline__ void block_store_column(const KernelArgs& a, const Block& b, Run& run) {
   run.solution = block_cg_finish(a, b);
-  if (a.program != kProgramSolve) return;
+  if (a.program != kProgramSolve) {  // at once: kept until the end it would cost registers
+    if (reports(b)) a.stats[kStatLinearGain] = run.solution.linear_gain;
+    return;
+  }
   block_unpack(a.layout, b, a.out + int64_t{run.column} * a.layout.flat,
                [&](int i) { return __ldcg(b.solution + i); });
   if (!reports(b)) return;
@@ -188,23 +191,22 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
     s.step = 0;
   }
   if (!reports(b)) return;
-  const double stats[kStatCount] = {double(reason),
-                                    s.after.kl,
-                                    s.after.max_kl,
-                                    before,
-                                    s.after.surrogate,
-                                    s.after.entropy,
-                                    s.step,
-                                    double(s.backtracks),
-                                    run.solution.quad,
-                                    sqrt(run.cg.rr),
-                                    double(run.cg.iterations),
-                                    sqrt(run.cg.gradient_norm2),
-                                    run.solution.linear_gain,
-                                    double(a.factors.picked),
-                                    0,
-                                    restarts(a, run)};
-  for (int i = 0; i < kStatCount; ++i) a.stats[i] = stats[i];
+  const double stats[kStatLinearGain] = {double(reason),
+                                         s.after.kl,
+                                         s.after.max_kl,
+                                         before,
+                                         s.after.surrogate,
+                                         s.after.entropy,
+                                         s.step,
+                                         double(s.backtracks),
+                                         run.solution.quad,
+                                         sqrt(run.cg.rr),
+                                         double(run.cg.iterations),
+                                         sqrt(run.cg.gradient_norm2)};
+  for (int i = 0; i < kStatLinearGain; ++i) a.stats[i] = stats[i];
+  a.stats[kStatFactorRows] = static_cast<double>(a.factors.picked);
+  a.stats[kStatScaledBlocks] = 0;
+  a.stats[kStatRestarts] = restarts(a, run);
 }
 
 // After the gradient's pass. True if CG wants a product.

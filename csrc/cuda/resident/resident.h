@@ -14,7 +14,6 @@ ResidentKernel split_wide_kernel();
 // The same with a preconditioner or the stop by gain.
 ResidentKernel guided_narrow_kernel(const Plan& plan);
 ResidentKernel guided_wide_kernel(const Plan& plan);
-ResidentKernel guided_split_narrow_kernel();
-ResidentKernel guided_split_wide_kernel();
+ResidentKernel guided_split_kernel();  // of any net, since it takes a quarter of all compilation
 
 }  // namespace trpo_fast::cuda
