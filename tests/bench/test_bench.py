@@ -196,6 +196,7 @@ def test_updates_are_judged_by_their_gain(tmp_path, capsys):
     g = torch.cat([part.reshape(-1) for part in parts])
     wanted = {
         "reference": SUITES["update"].own(work, "reference", "fp32", 2).result(),
+        "reference+kfac": SUITES["update"].own(work, "reference+kfac", "fp32", 2).result(),
         "rat": SUITES["update"].opponent("rat", work, "fp32", 2).result(),
     }
     _, F = dense("tiny", {"kl_reduction": "mean"})  # the results have moved the other's policy
@@ -204,6 +205,7 @@ def test_updates_are_judged_by_their_gain(tmp_path, capsys):
     assert bench_cli.main([*arguments.split(), "--opponents", "rat", "--json", str(path)]) == 0
     rows = {row.backend: row for row in read_json(path)[1]}
     assert set(rows) == set(wanted) and set(rows["reference"].ratio) == {"rat"}
+    assert set(rows["reference+kfac"].ratio) == {"plain", "rat"} and rows["reference+kfac"].k == 1
     for name, row in rows.items():
         assert row.gain == pytest.approx(gain(lambda v: F @ v, g, wanted[name]), abs=1e-4)
         assert row.rel_err < 1e-5
