@@ -25,6 +25,8 @@ from .policy.heads import (
     Head,
     MultiCategorical,
     SquashedGaussian,
+    register_head,
+    unregister_head,
 )
 from .policy.net import MLPPolicy
 from .policy.spec import NetSpec
@@ -86,7 +88,9 @@ __all__ = [
     "npg_update",
     "pg_update",
     "rat_update",
+    "register_head",
     "trpo_update",
+    "unregister_head",
 ]
 
 # What loads when it is first asked for, and from where: importing the package needs torch only.

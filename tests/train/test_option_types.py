@@ -90,6 +90,15 @@ options: UpdateOptions = {"kl_reduction": "mean"}
 kl_penalty_update(policy, batch, Penalty(rule="dual"), inner="adam", **options)
 pg_update(nn.Linear(3, 1), batch, backend="reference", deterministic=False)
 F = FisherOperator(policy, batch.obs, kl_reduction="mean")
+register_head(torch.distributions.Gamma, params=("concentration", "rate"), samples=8)
+register_head(
+    torch.distributions.Poisson,
+    params=lambda d: [d.rate],
+    distribution=lambda rate: torch.distributions.Poisson(rate),
+    kl=lambda old, new: (old.rate - new.rate).square(),
+    metric=lambda d, tangent: [tangent / d.rate],
+)
+unregister_head(torch.distributions.Poisson)
 """
 SHOWN = {  # an expression of the script, and its type
     "agent.predict(np.zeros(4))": "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]",
@@ -135,6 +144,9 @@ MISTAKES = {
     'Config(engine="threads")': "'sync', 'workers', 'async', 'envpool', 'tensor'",
     'Penalty(rule="linear")': "'fixed', 'adaptive', 'dual'",
     "ConsoleLogger()": "total_steps",
+    'register_head(nn.Linear, params=("weight",))': '"register_head" cannot be "Linear"',
+    'register_head(torch.distributions.Gamma, params=("rate",), kl="exact")': "'sampled'",
+    "register_head(torch.distributions.Gamma)": 'Missing named argument "params"',
     "F @ 3": "Unsupported operand types",
 }
 
