@@ -36,9 +36,11 @@ from .updates.info import UpdateInfo
 from .updates.multiplier import Penalty
 from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
+from .updates.optimizer import NaturalGradient
 from .updates.penalty import kl_penalty_update
 from .updates.rat import rat_update
 from .updates.sampler import distribution_params
+from .updates.step_info import Directions, StepInfo
 
 if TYPE_CHECKING:
     from .envs.errors import EnvError
@@ -63,6 +65,7 @@ __all__ = [
     "ConsoleLogger",
     "Critic",
     "CsvLogger",
+    "Directions",
     "EnvError",
     "Evaluation",
     "FisherOperator",
@@ -71,10 +74,12 @@ __all__ = [
     "JsonLogger",
     "MLPPolicy",
     "MultiCategorical",
+    "NaturalGradient",
     "NetSpec",
     "Penalty",
     "Solution",
     "SquashedGaussian",
+    "StepInfo",
     "TensorBoardLogger",
     "TensorEnvironment",
     "UpdateInfo",

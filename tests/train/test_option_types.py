@@ -99,6 +99,11 @@ register_head(
     metric=lambda d, tangent: [tangent / d.rate],
 )
 unregister_head(torch.distributions.Poisson)
+optimizer = NaturalGradient(policy, max_kl=0.02, preconditioner="kfac")
+optimizer.step(lambda pi: -pi.entropy().mean(), batch.obs)
+optimizer.step(lambda: flat_params(policy).sum(), lambda: flat_params(policy).square().sum())
+pair: Directions = optimizer.solve([lambda pi: pi.entropy().mean()] * 2, batch.obs)
+moved: StepInfo = optimizer.search(pair.x[:, 0], [torch.sum], lambda new: new[0] < 0, batch.obs)
 """
 SHOWN = {  # an expression of the script, and its type
     "agent.predict(np.zeros(4))": "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]",
@@ -120,6 +125,9 @@ SHOWN = {  # an expression of the script, and its type
     "flat_params(policy)": "torch._tensor.Tensor",
     "trpo_update(policy, batch)": "trpo_fast.updates.info.UpdateInfo",
     "trpo_update(policy, batch).kl": "float",
+    "optimizer.step(lambda pi: pi.mean, batch.obs)": "trpo_fast.updates.step_info.StepInfo",
+    "moved.kl": "float",
+    "pair.products": "torch._tensor.Tensor",
     "backends()": "dict[str, str]",
 }
 MISTAKES = {
@@ -147,6 +155,11 @@ MISTAKES = {
     'register_head(nn.Linear, params=("weight",))': '"register_head" cannot be "Linear"',
     'register_head(torch.distributions.Gamma, params=("rate",), kl="exact")': "'sampled'",
     "register_head(torch.distributions.Gamma)": 'Missing named argument "params"',
+    'NaturalGradient(policy, preconditioner="kfak")': "'kfac'",
+    "NaturalGradient(policy.parameters())": "expected Module",
+    "optimizer.step(lambda: batch.obs.sum(), batch.obs)": "Callable[[Any], Tensor]",
+    "optimizer.step(lambda pi: 3.0, batch.obs)": "Incompatible return value",
+    "optimizer.solve(torch.sum, batch.obs)": "Sequence[",
     "F @ 3": "Unsupported operand types",
 }
 

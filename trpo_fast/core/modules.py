@@ -112,16 +112,29 @@ class ModuleFunction:
                 tensors[id(t)] = t.detach().to(theta.dtype)
         return tensors
 
+    def distribution(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Distribution]:
+        """Distribution parameters [N, D] of these rows, and the distribution that has them."""
+        head, params, found = self._found(Substitution(self._tensors(theta)), batch)
+        return params, head.distribution(params) if found is None else found
+
     def _run(self, substitution: Substitution, batch: Batch) -> tuple[Head, Tensor]:
+        return self._found(substitution, batch)[:2]
+
+    def _found(
+        self, substitution: Substitution, batch: Batch
+    ) -> tuple[Head, Tensor, Distribution | None]:
+        """The head, distribution parameters [N, D], and what the module itself returned."""
         policy = substitution.module(self.policy)
         if self._direct:
             assert isinstance(self.policy, MLPPolicy)
-            return self.policy.head, policy.distribution_params(batch.obs, batch.action_mask)
+            params = policy.distribution_params(batch.obs, batch.action_mask)
+            return self.policy.head, params, None
         inputs = _inputs(batch)
         try:
             with _explained(inputs):
                 found = policy(*inputs)
-                return head_of_distribution(found) or self._taken(found, substitution, batch)
+                known = head_of_distribution(found) or self._taken(found, substitution, batch)
+                return *known, found
         except ValueError as error:
             if not from_validation(error):
                 raise
