@@ -308,6 +308,31 @@ def test_autocast_does_not_reach_in(rows):
         assert torch.equal(flat_params(a), flat_params(b))
 
 
+def test_a_closure_may_begin_autocast_itself(rows):
+    module, _, _, loss = problem(Plain(), rows.float(), dtype=torch.float32)
+    with torch.no_grad():
+        old = module(rows.float())
+
+    def lower(value):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return value(module(rows.float())).bfloat16()
+
+    info = NaturalGradient(module).step(
+        lambda: lower(loss), lambda: lower(lambda new: kl_divergence(old, new).mean())
+    )
+    assert info.accepted and info.loss_after < info.loss_before
+
+
+def test_a_copy_steps_with_a_module_of_its_own(rows):
+    module, _, _, loss = problem(Plain(), rows)
+    first = NaturalGradient(module, max_kl=0.02, preconditioner=torch.clone, fvp_rows=30)
+    second, before = copy.deepcopy(first), flat_params(module).clone()
+    expected = second.step(loss, rows)
+    assert expected.accepted and torch.equal(flat_params(module), before)
+    assert first.step(loss, rows) == expected
+    assert torch.equal(flat_params(module), flat_params(second.module))
+
+
 class Recurrent(nn.Module):
     """Sequences [T, B, 4] to a distribution over T rows of B choices."""
 

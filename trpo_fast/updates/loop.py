@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._base.arguments import describe, fail
+from ..backends.reference import ReferenceOperator
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
@@ -65,7 +66,7 @@ def checked_value(argument: str, value: Any, theta: Tensor) -> Tensor:
         raise fail(argument, "a function that returns one number, a 0-d tensor", got)
     if value.device != theta.device:
         raise fail(argument, f"a number on {theta.device}", f"one on {value.device}")
-    return value.reshape(())
+    return value.reshape(()).to(theta.dtype)
 
 
 class Applied(nn.Module):
@@ -121,7 +122,8 @@ class CalledLoop(Loop):
         )
         chosen = resolve(backend, problem)
         self.backend, self._operator = chosen.name, chosen.operator(problem)
-        self._function = ModuleFunction(policy, self._batch)
+        known = self._operator.module if isinstance(self._operator, ReferenceOperator) else None
+        self._function = known or ModuleFunction(policy, self._batch)
         self._old: Tensor | None = None
 
     @torch.enable_grad()

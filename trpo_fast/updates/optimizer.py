@@ -81,6 +81,10 @@ class NaturalGradient(torch.optim.Optimizer):
         self._checked(settings)
         super().__init__(trainable(module), settings)
 
+    def __getstate__(self) -> dict[str, Any]:  # torch's leaves out what a subclass holds
+        own = {name: getattr(self, name) for name in ("module", "_own", "_fvp_rows", "_backend")}
+        return super().__getstate__() | own
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """The one group there is; a second is refused, the trust region spans the module."""
         if self.param_groups:

@@ -50,9 +50,9 @@ def register_head(
 
     ``kl="sampled"`` is for distributions without a KL: over ``samples`` actions a row, drawn from
     the old distribution with the same random numbers at every call, the mean of r - 1 - log r, r
-    the ratio of new to old probability. Its Hessian, the metric, is then the empirical Fisher
-    matrix of those actions. Entropy is estimated from them, too, where the distribution has none;
-    otherwise an unknown entropy is NaN.
+    the ratio of new to old probability; ``log_prob`` then gets actions [samples, N, ...]. Its
+    Hessian, the metric, is the empirical Fisher matrix of those actions. They also estimate the
+    entropy of a distribution that has none; otherwise an unknown entropy is NaN.
     """
     if not (isinstance(kind, type) and issubclass(kind, Distribution)):
         raise fail("kind", "a subclass of torch.distributions.Distribution", repr(kind))
