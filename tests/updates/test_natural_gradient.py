@@ -9,7 +9,14 @@ import pytest
 import torch
 from exactness import relative_error
 from torch import nn
-from torch.distributions import Categorical, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Gumbel,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from trpo_fast import (
     Batch,
@@ -162,6 +169,25 @@ def test_a_kl_of_ones_own_gives_the_same_step(rows, options):
     assert info.cg_iterations == expected.cg_iterations
     assert abs(info.kl - expected.kl) < 1e-12 and abs(info.loss_after - expected.loss_after) < 1e-12
     assert relative_error(flat_params(module), flat_params(other)) < 1e-9
+
+
+def test_a_closure_may_return_the_distribution(rows):
+    module, _, _, loss = problem(Plain(), rows)
+    other = copy.deepcopy(module)
+    expected = NaturalGradient(other).step(loss, rows)
+    optimizer = NaturalGradient(module)
+    info = optimizer.step(lambda: loss(module(rows)), lambda: module(rows))
+    assert abs(info.kl - expected.kl) < 1e-12 and info.backtracks == expected.backtracks
+    assert relative_error(flat_params(module), flat_params(other)) < 1e-9
+    x = optimizer.solve([lambda: loss(module(rows))], lambda: module(rows)).x[:, 0]
+    old, before = module(rows), flat_params(module).clone()
+    moved = optimizer.search(
+        -0.01 * x, [lambda: loss(module(rows))], lambda new: True, lambda: module(rows)
+    )
+    assert abs(moved.kl - kl_divergence(old, module(rows)).mean().item()) < 1e-12
+    assert relative_error(flat_params(module), before - 0.01 * x) < 1e-12
+    with pytest.raises(ValueError, match=r"policy: expected a module that returns .*Gumbel"):
+        optimizer.step(lambda: loss(module(rows)), lambda: Gumbel(module(rows).logits, 1.0))
 
 
 def test_several_losses_are_solved_at_once(rows):

@@ -1,5 +1,5 @@
 """What ``NaturalGradient`` asks of a module, in the two forms it can be given: called on inputs, it
-returns a distribution; or closures call it, and a KL is differentiated twice.
+returns a distribution; or closures call it, and the KL that one gives is differentiated twice.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from ..core.modules import InvalidDistribution, ModuleFunction
 from ..core.problem import CgConfig
 from ..policy.distributions import from_validation
 from ..policy.flat import trainable, write_params
+from ..policy.heads import head_of_distribution, without_head
 from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
 from .operator import make_problem
 
 Closure = Callable[..., Tensor]
+KlClosure = Callable[[], Tensor | Distribution]
 
 
 class Loop(abc.ABC):
@@ -165,9 +167,10 @@ class ClosureLoop(Loop):
 
     backend = "autograd"
 
-    def __init__(self, module: nn.Module, kl: Closure, *, damping: float) -> None:
+    def __init__(self, module: nn.Module, kl: KlClosure, *, damping: float) -> None:
         super().__init__(module)
-        self._kl, self._damping = kl, damping
+        self._closure, self._damping = kl, damping
+        self._old: Tensor | None = None  # distribution parameters at theta, of a KL that is ours
         self._parameters = trainable(self.module)
         self._slope: Tensor | None = None
 
@@ -199,6 +202,19 @@ class ClosureLoop(Loop):
             raise fail("preconditioner", wanted, "'kfac'")
         return cg(self._product, g, config.iterations, config.tol, config.gain_tol, apply)
 
+    def _kl(self) -> Tensor:
+        """The KL from theta at the module's parameters, which are theta at the first call."""
+        found = self._closure()
+        if not isinstance(found, Distribution):
+            return checked_value("kl", found, self.theta)
+        known = head_of_distribution(found)
+        if known is None:
+            raise without_head(repr(found))
+        head, params = known
+        if self._old is None:
+            self._old = params.detach()
+        return head.kl(self._old, params).mean()
+
     @torch.enable_grad()
     def _product(self, v: Tensor) -> Tensor:
         """F v + damping v of v [P] or [K, P]."""
@@ -207,7 +223,7 @@ class ClosureLoop(Loop):
         if self._slope is None:
             # Compiled modules cannot be differentiated twice.
             with torch.compiler.set_stance("force_eager"):
-                value = checked_value("kl", self._kl(), self.theta)
+                value = self._kl()
                 if not value.requires_grad:
                     raise fail("kl", "a function of the module's parameters", "a constant")
                 self._slope = self._flat_gradient(value, graph=True)
@@ -221,6 +237,6 @@ class ClosureLoop(Loop):
         try:
             self.write(theta)
             values = torch.stack([self._value(loss) for loss in losses])
-            return checked_value("kl", self._kl(), self.theta), values
+            return self._kl(), values
         finally:  # an exception of a closure, Ctrl-C among them, leaves the parameters as they were
             self.write(self.theta)

@@ -18,7 +18,7 @@ from ..core.cg import CgResult
 from ..core.problem import UpdateConfig
 from ..core.reference import line_search, step
 from ..policy.flat import trainable
-from .loop import CalledLoop, ClosureLoop, Loop
+from .loop import CalledLoop, ClosureLoop, KlClosure, Loop
 from .step_info import Directions, StepInfo
 
 SEARCH = (
@@ -110,7 +110,7 @@ class NaturalGradient(torch.optim.Optimizer):
         return CalledLoop(self.module, inputs, damping=damping, fvp_rows=rows, backend=backend)
 
     @overload  # type: ignore[override]
-    def step(self, loss: Callable[[], Tensor], kl: Callable[[], Tensor], /) -> StepInfo: ...
+    def step(self, loss: Callable[[], Tensor], kl: KlClosure, /) -> StepInfo: ...
 
     @overload
     def step(self, loss: Callable[[Any], Tensor], /, *inputs: Any) -> StepInfo: ...
@@ -120,9 +120,9 @@ class NaturalGradient(torch.optim.Optimizer):
         """One step that makes the loss, a 0-d tensor, less: ``loss(distribution)`` of what
         ``module(*inputs)`` returns, inputs [N, ...] being tensors, dicts of them, or None.
 
-        Or ``step(loss, kl)`` with two functions of no arguments: ``kl()`` is the mean KL, 0-d, from
-        a fixed distribution, that of the present parameters, to the module's; its Hessian comes by
-        double backward, and both are run at every trial with the parameters in place.
+        Or ``step(loss, kl)`` with two functions of no arguments, which are run at every trial with
+        the parameters in place: ``kl()`` is the module's distribution, or the mean KL to it, 0-d,
+        from a fixed one, that of the present parameters. Its Hessian comes by double backward.
         """
         config, damping = self._checked(self.param_groups[0])
         loop = self._loop(inputs, damping)
