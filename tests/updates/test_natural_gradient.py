@@ -234,6 +234,26 @@ def test_a_search_holds_to_its_kl_and_to_what_is_accepted(rows):
     assert torch.equal(flat_params(module), before) and far.losses_after == far.losses_before
 
 
+@pytest.mark.parametrize("form", ["inputs", "closures"])
+def test_a_trial_without_a_distribution_is_not_taken(rows, form):
+    module, _, _, loss = problem(Plain(), rows)
+    before = flat_params(module).clone()
+    optimizer, far = NaturalGradient(module), torch.full_like(before, float("inf"))
+    if form == "inputs":
+        info = optimizer.search(far, [loss], lambda new: True, rows)
+    else:
+        info = optimizer.search(
+            far, [lambda: loss(module(rows))], lambda new: True, lambda: module(rows)
+        )
+    assert info.reason == "line_search_failed" and torch.equal(flat_params(module), before)
+
+    def raising(*arguments):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        optimizer.search(0.0 * before, [raising], lambda new: True, rows)
+
+
 def test_reasons_why_nothing_moves(rows):
     module, _, _, loss = problem(Plain(), rows)
     before = flat_params(module).clone()

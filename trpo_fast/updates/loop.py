@@ -49,9 +49,20 @@ class Loop(abc.ABC):
     def solve(self, g: Tensor, config: CgConfig) -> CgResult:
         """(F + damping I) x = g for g [K, P]."""
 
-    @abc.abstractmethod
+    @torch.no_grad()
     def at(self, theta: Tensor, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:
         """The KL from theta, 0-d, and losses [K] there; NaN where there is no distribution."""
+        try:
+            return self.measured(theta, losses)
+        except ValueError as error:
+            if not (isinstance(error, InvalidDistribution) or from_validation(error)):
+                raise
+        nothing = self.theta.new_full((len(losses) + 1,), float("nan"))
+        return nothing[0], nothing[1:]
+
+    @abc.abstractmethod
+    def measured(self, theta: Tensor, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:
+        """What ``at`` returns, where there are distributions."""
 
     def write(self, theta: Tensor) -> None:
         """Move the module's parameters."""
@@ -143,20 +154,11 @@ class CalledLoop(Loop):
     def solve(self, g: Tensor, config: CgConfig) -> CgResult:
         return self._operator.solve(g, config)
 
-    @torch.no_grad()
-    def at(self, theta: Tensor, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:
+    def measured(self, theta: Tensor, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:
         if self._old is None:
             self._old = self._function.distribution(self.theta, self._batch)[0]
-        nothing = self.theta.new_full((len(losses) + 1,), float("nan"))
-        try:
-            params, distribution = self._function.distribution(theta, self._batch)
-            values = [self._value(loss, distribution) for loss in losses]
-        except InvalidDistribution:
-            return nothing[0], nothing[1:]
-        except ValueError as error:
-            if not from_validation(error):
-                raise
-            return nothing[0], nothing[1:]
+        params, distribution = self._function.distribution(theta, self._batch)
+        values = [self._value(loss, distribution) for loss in losses]
         return self._function.head.kl(self._old, params).mean(), torch.stack(values)
 
 
@@ -232,8 +234,7 @@ class ClosureLoop(Loop):
         product = self._flat_gradient(self._slope @ v)
         return product.detach() + self._damping * v
 
-    @torch.no_grad()
-    def at(self, theta: Tensor, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:
+    def measured(self, theta: Tensor, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:
         try:
             self.write(theta)
             values = torch.stack([self._value(loss) for loss in losses])
