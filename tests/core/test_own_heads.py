@@ -1,33 +1,31 @@
-"""Distributions of one's own: ``register_head``, and the empirical Fisher matrix without it."""
+"""Distributions of one's own: ``register_head``."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from exactness import relative_error
-from module_cases import Custom
+from head_cases import (
+    MAKERS,
+    a_batch,
+    register,
+    setup,
+    unregister_all,
+)
 from torch import nn
 from torch.distributions import (
-    Categorical,
     Gamma,
     Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
     Normal,
     Poisson,
-    TransformedDistribution,
     kl_divergence,
 )
-from torch.distributions.transforms import TanhTransform
 
 from trpo_fast import (
     Batch,
     FisherOperator,
-    Penalty,
     distribution_params,
     flat_params,
-    kl_penalty_update,
-    npg_update,
     register_head,
     trpo_update,
     unregister_head,
@@ -36,77 +34,11 @@ from trpo_fast.core.modules import functional_params
 from trpo_fast.core.oracle import metric_matrix
 
 
-def normal(z):
-    root = torch.stack([z[:, 2].exp(), torch.zeros_like(z[:, 2]), z[:, 3], z[:, 2].exp()], -1)
-    return MultivariateNormal(z[:, :2], scale_tril=root.view(-1, 2, 2))
-
-
-def mixture(z):
-    parts = Independent(Normal(z.view(-1, 2, 2), torch.full((len(z), 2, 2), 0.7).to(z)), 1)
-    return MixtureSameFamily(Categorical(logits=0.3 * z[:, :2]), parts)
-
-
-def squashed(z):
-    return TransformedDistribution(
-        Independent(Normal(z[:, :2], z[:, 2:].exp()), 1), [TanhTransform()]
-    )
-
-
-def tanh_normal(loc, scale):
-    return TransformedDistribution(Independent(Normal(loc, scale), 1), [TanhTransform()])
-
-
-def of_parts(logits, loc, scale):
-    return MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, scale), 1))
-
-
-def parts_of(found):
-    base = found.component_distribution.base_dist
-    return found.mixture_distribution.logits, base.loc, base.scale
-
-
-MAKERS = {"normal": normal, "mixture": mixture, "squashed": squashed}
-KINDS = {
-    "normal": MultivariateNormal,
-    "mixture": MixtureSameFamily,
-    "squashed": TransformedDistribution,
-}
-
-
-def register(name, **more):
-    if name == "normal":
-        register_head(MultivariateNormal, params=("loc", "scale_tril"), **more)
-    elif name == "mixture":
-        sampled = {"kl": "sampled", "samples": 16, **more}
-        register_head(MixtureSameFamily, params=parts_of, distribution=of_parts, **sampled)
-    else:
-        register_head(
-            TransformedDistribution,
-            params=lambda d: (d.base_dist.base_dist.loc, d.base_dist.base_dist.scale),
-            distribution=tanh_normal,
-            **more,
-        )
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_registered():
-    for kind in (*KINDS.values(), Gamma):
-        unregister_head(kind)
+    unregister_all()
     yield
-    for kind in (*KINDS.values(), Gamma):
-        unregister_head(kind)
-
-
-def setup(name, rows=13, dtype=torch.float64):
-    torch.manual_seed(0)
-    maker = MAKERS[name] if isinstance(name, str) else name
-    policy = Custom(maker).to(dtype)
-    obs = torch.randn(rows, 4, dtype=dtype)
-    return policy, obs
-
-
-def a_batch(policy, obs):
-    return Batch(obs, policy(obs).sample(), torch.randn(len(obs), dtype=obs.dtype))
+    unregister_all()
 
 
 def with_parameters(policy, theta, obs):
@@ -287,78 +219,6 @@ def test_bad_values_are_named_whatever_a_distribution_checks(name):
     with pytest.raises(ValueError, match=r"obs: expected finite values"):
         trpo_update(policy, Batch(spoiled, batch.actions, batch.advantages))
     assert torch.equal(flat_params(policy), before)
-
-
-UNKNOWN = {
-    "poisson": lambda z: Poisson(z.exp()),
-    "gamma": lambda z: Independent(Gamma(z[:, :2].exp(), z[:, 2:].exp()), 1),
-    "normal": normal,
-    "squashed": squashed,
-    "mixture": mixture,
-}
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_the_empirical_matrix_needs_a_log_probability_alone(name):
-    policy, obs = setup(UNKNOWN[name])
-    actions = policy(obs).sample()
-    rows = []
-    for n in range(len(obs)):
-        value = policy(obs).log_prob(actions)[n].sum()
-        gradients = torch.autograd.grad(value, list(policy.parameters()))
-        rows.append(torch.cat([g.reshape(-1) for g in gradients]))
-    scores = torch.stack(rows)
-    exact = scores.T @ scores / len(obs) + 0.1 * torch.eye(scores.shape[1]).to(scores)
-    F = FisherOperator(policy, obs, fisher="empirical", actions=actions)
-    v = torch.randn(exact.shape[0], 2, dtype=exact.dtype)
-    assert relative_error(F @ v, exact @ v) < 1e-10
-    assert relative_error(F.dense(), exact) < 1e-10
-    g = torch.randn(exact.shape[0], dtype=exact.dtype)
-    solved = F.solve(g, iterations=60, preconditioner="kfac").x
-    assert relative_error(solved, torch.linalg.solve(exact, g)) < 1e-6
-
-
-def penalised(policy, batch, **options):
-    return kl_penalty_update(policy, batch, Penalty(2.0, rule="fixed"), **options)
-
-
-def penalised_by_adam(policy, batch, **options):
-    return kl_penalty_update(policy, batch, Penalty(2.0, rule="fixed"), inner="adam", **options)
-
-
-@pytest.mark.parametrize("update", [trpo_update, npg_update, penalised, penalised_by_adam])
-@pytest.mark.parametrize("name", ["poisson", "gamma", "normal", "squashed"])
-def test_an_update_without_a_head_reports_torchs_kl(name, update):
-    policy, obs = setup(UNKNOWN[name], rows=40)
-    batch = a_batch(policy, obs)
-    with torch.no_grad():
-        old = policy(obs)
-    info = update(policy, batch, fisher="empirical", chunk_rows=16)
-    kl = kl_divergence(old, policy(obs)).sum() / len(obs)
-    assert info.accepted and abs(info.kl - kl.item()) < 1e-9
-    info = update(policy, batch, fisher="empirical", kl_direction="reverse")
-    assert info.accepted and info.kl > 0
-
-
-def test_what_cannot_be_is_refused_in_a_sentence():
-    policy, obs = setup("mixture")
-    batch = a_batch(policy, obs)
-    words = r"policy: expected a module that returns .*register_head.*MixtureSameFamily"
-    with pytest.raises(ValueError, match=words):
-        trpo_update(policy, batch)
-    with pytest.raises(ValueError, match=words):
-        distribution_params(policy, obs)
-    no_kl = r"policy: expected a MixtureSameFamily with a KL.*kl=.*, got one without"
-    with pytest.raises(ValueError, match=no_kl):
-        trpo_update(policy, batch, fisher="empirical")
-    register_head(MixtureSameFamily, params=parts_of, distribution=of_parts)
-    for fisher in ("analytic", "empirical"):
-        with pytest.raises(ValueError, match=no_kl):
-            trpo_update(policy, batch, fisher=fisher)
-    poisson, _ = setup(UNKNOWN["poisson"])
-    old = Batch(obs, torch.ones(13, 4).double(), batch.advantages, old_params=batch.actions)
-    with pytest.raises(ValueError, match="old_params: expected None for a distribution without"):
-        trpo_update(poisson, old, fisher="empirical")
 
 
 @pytest.mark.parametrize(
