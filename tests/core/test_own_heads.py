@@ -113,6 +113,23 @@ def test_an_update_improves_within_its_limit(name, fisher, preconditioner):
     assert (info.entropy == info.entropy) == (name != "squashed")
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"preconditioner": "kfac"}, {"fisher": "empirical"}], ids=str
+)
+@pytest.mark.parametrize("name", MAKERS)
+def test_inference_mode_changes_nothing(name, options):
+    register(name)
+    moved = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        policy, obs = setup(name)
+        batch = a_batch(policy, obs)
+        with mode():
+            made = Batch(*(t.clone() for t in (obs, batch.actions, batch.advantages)))
+            assert trpo_update(policy, made, **options).accepted
+        moved.append(flat_params(policy).clone())
+    assert torch.equal(*moved)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_roots_of_a_metric_have_it_as_their_mean_product(name):
     register(name)

@@ -123,6 +123,19 @@ def test_a_copy_steps_with_a_module_of_its_own(rows):
     assert torch.equal(flat_params(module), flat_params(second.module))
 
 
+def test_it_differentiates_where_gradients_are_off_but_not_in_inference_mode(rows):
+    module, _, _, loss = problem(Plain(), rows)
+    optimizer = NaturalGradient(module)
+    with torch.no_grad():
+        assert optimizer.step(loss, rows).accepted
+        assert optimizer.step(lambda: loss(module(rows)), lambda: module(rows)).accepted
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"outside of torch\.inference_mode"),
+    ):
+        optimizer.step(loss, rows)
+
+
 class Recurrent(nn.Module):
     """Sequences [T, B, 4] to a distribution over T rows of B choices."""
 

@@ -99,6 +99,9 @@ class NaturalGradient(torch.optim.Optimizer):
         return config, checks.UPDATE["damping"].check(settings["damping"])
 
     def _loop(self, inputs: tuple[Any, ...], damping: float) -> Loop:
+        if torch.is_inference_mode_enabled():
+            wanted = "to be called outside of torch.inference_mode(), which forbids derivatives"
+            raise fail("NaturalGradient", wanted, "a call within")
         if not inputs:
             raise fail(
                 "inputs", "what the module is called on, or a function that returns a KL", ()
