@@ -25,6 +25,8 @@ from .policy.heads import (
     Head,
     MultiCategorical,
     SquashedGaussian,
+    register_head,
+    unregister_head,
 )
 from .policy.net import MLPPolicy
 from .policy.spec import NetSpec
@@ -34,9 +36,11 @@ from .updates.info import UpdateInfo
 from .updates.multiplier import Penalty
 from .updates.natural import npg_update, trpo_update
 from .updates.operator import FisherOperator, Solution
+from .updates.optimizer import NaturalGradient
 from .updates.penalty import kl_penalty_update
 from .updates.rat import rat_update
 from .updates.sampler import distribution_params
+from .updates.step_info import Directions, StepInfo
 
 if TYPE_CHECKING:
     from .envs.errors import EnvError
@@ -61,6 +65,7 @@ __all__ = [
     "ConsoleLogger",
     "Critic",
     "CsvLogger",
+    "Directions",
     "EnvError",
     "Evaluation",
     "FisherOperator",
@@ -69,10 +74,12 @@ __all__ = [
     "JsonLogger",
     "MLPPolicy",
     "MultiCategorical",
+    "NaturalGradient",
     "NetSpec",
     "Penalty",
     "Solution",
     "SquashedGaussian",
+    "StepInfo",
     "TensorBoardLogger",
     "TensorEnvironment",
     "UpdateInfo",
@@ -86,7 +93,9 @@ __all__ = [
     "npg_update",
     "pg_update",
     "rat_update",
+    "register_head",
     "trpo_update",
+    "unregister_head",
 ]
 
 # What loads when it is first asked for, and from where: importing the package needs torch only.

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("safetensors")
 
-from trpo_fast import TRPO
+from trpo_fast import TRPO, Directions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 if not EXAMPLES.exists():
@@ -56,3 +57,47 @@ def test_hopper_goes_on_from_its_checkpoint(
 def test_the_environment_of_ones_own_trains() -> None:
     env = example("train_tensor_env").Homing(64)
     assert TRPO(env, rows_per_update=640, gamma=0.9).learn(1280).steps == 1280
+
+
+def regimes() -> dict[str, tuple[float, bool]]:
+    """(what the cost is above its limit, whether a step can lower it to the limit)."""
+    return {"far below": (-9.0, True), "below": (-0.001, True), "at": (0.0, True),
+            "above": (0.01, True), "far above": (9.0, False)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", regimes())
+def test_the_step_of_cpo_is_the_best_within_both_limits(name: str) -> None:
+    step_of = example("constrained").cpo_step
+    excess, reachable = regimes()[name]
+    torch.manual_seed(0)
+    root = torch.randn(6, 6, dtype=torch.float64)
+    H, max_kl = root @ root.T + torch.eye(6), 0.01
+    g = torch.randn(6, 2, dtype=torch.float64)
+    g[:, 1] -= 0.5 * g[:, 0]  # what lowers the loss raises the cost
+    found = Directions(torch.zeros(2), g, torch.linalg.solve(H, g))
+    x = step_of(found, excess, max_kl)
+    assert (x @ H @ x).item() <= 2.0 * max_kl * (1.0 + 1e-9)
+    sphere = torch.randn(20_000, 6, dtype=torch.float64)
+    others = sphere / (sphere @ H * sphere).sum(-1, keepdim=True).sqrt() * (2.0 * max_kl) ** 0.5
+    others = others * torch.rand(len(others), 1, dtype=torch.float64) ** (1 / 6)
+    loss, cost = (x @ g).tolist()
+    if reachable:
+        allowed = others[excess + others @ g[:, 1] <= 0.0]
+        assert excess + cost <= 1e-9 and len(allowed) > 10
+        assert loss <= (allowed @ g[:, 0]).min().item()
+    else:
+        assert cost <= (others @ g[:, 1]).min().item()
+
+
+def test_the_constrained_driver_is_fast_and_meets_its_cost_limit(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module, seen = example("constrained"), []
+    for limit in (module.COST_LIMIT, float(module.STEPS)):
+        torch.manual_seed(0)
+        rollout = module.drive(module.train(16, 64, limit), 2048)
+        seen.append([x.sum(0).mean().item() for x in (rollout.rewards, rollout.costs)])
+    (distance, cost), (_, free_cost) = seen
+    assert cost <= module.COST_LIMIT and distance > 20.0
+    assert free_cost > 4.0 * module.COST_LIMIT
+    assert capsys.readouterr().out.count("accepted") > 28

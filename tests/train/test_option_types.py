@@ -90,6 +90,20 @@ options: UpdateOptions = {"kl_reduction": "mean"}
 kl_penalty_update(policy, batch, Penalty(rule="dual"), inner="adam", **options)
 pg_update(nn.Linear(3, 1), batch, backend="reference", deterministic=False)
 F = FisherOperator(policy, batch.obs, kl_reduction="mean")
+register_head(torch.distributions.Gamma, params=("concentration", "rate"), samples=8)
+register_head(
+    torch.distributions.Poisson,
+    params=lambda d: [d.rate],
+    distribution=lambda rate: torch.distributions.Poisson(rate),
+    kl=lambda old, new: (old.rate - new.rate).square(),
+    metric=lambda d, tangent: [tangent / d.rate],
+)
+unregister_head(torch.distributions.Poisson)
+optimizer = NaturalGradient(policy, max_kl=0.02, preconditioner="kfac")
+optimizer.step(lambda pi: -pi.entropy().mean(), batch.obs)
+optimizer.step(lambda: flat_params(policy).sum(), lambda: flat_params(policy).square().sum())
+pair: Directions = optimizer.solve([lambda pi: pi.entropy().mean()] * 2, batch.obs)
+moved: StepInfo = optimizer.search(pair.x[:, 0], [torch.sum], lambda new: new[0] < 0, batch.obs)
 """
 SHOWN = {  # an expression of the script, and its type
     "agent.predict(np.zeros(4))": "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]",
@@ -111,6 +125,9 @@ SHOWN = {  # an expression of the script, and its type
     "flat_params(policy)": "torch._tensor.Tensor",
     "trpo_update(policy, batch)": "trpo_fast.updates.info.UpdateInfo",
     "trpo_update(policy, batch).kl": "float",
+    "optimizer.step(lambda pi: pi.mean, batch.obs)": "trpo_fast.updates.step_info.StepInfo",
+    "moved.kl": "float",
+    "pair.products": "torch._tensor.Tensor",
     "backends()": "dict[str, str]",
 }
 MISTAKES = {
@@ -135,6 +152,14 @@ MISTAKES = {
     'Config(engine="threads")': "'sync', 'workers', 'async', 'envpool', 'tensor'",
     'Penalty(rule="linear")': "'fixed', 'adaptive', 'dual'",
     "ConsoleLogger()": "total_steps",
+    'register_head(nn.Linear, params=("weight",))': '"register_head" cannot be "Linear"',
+    'register_head(torch.distributions.Gamma, params=("rate",), kl="exact")': "'sampled'",
+    "register_head(torch.distributions.Gamma)": 'Missing named argument "params"',
+    'NaturalGradient(policy, preconditioner="kfak")': "'kfac'",
+    "NaturalGradient(policy.parameters())": "expected Module",
+    "optimizer.step(lambda: batch.obs.sum(), batch.obs)": "Callable[[Any], Tensor]",
+    "optimizer.step(lambda pi: 3.0, batch.obs)": "Incompatible return value",
+    "optimizer.solve(torch.sum, batch.obs)": "Sequence[",
     "F @ 3": "Unsupported operand types",
 }
 

@@ -25,7 +25,7 @@ from ..core.preconditioner import Factors, Preconditioner, net_factors, picked_r
 from ..core.problem import CgConfig, Operator, Problem
 from ..core.reference import Activations, forward, jvp, metric, vjp
 from ..core.surrogate import Measures, evaluate_rows, surrogate
-from ..policy.heads import Head
+from ..policy.heads import Head, TakenActions, without_head
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
@@ -105,7 +105,10 @@ class ReferenceOperator(Operator):
         """The policy as a module, where the stages are not for it."""
         if isinstance(policy, MLPPolicy) and not policy.departure():
             return None
-        return ModuleFunction(policy, self.batch)
+        function = ModuleFunction(policy, self.batch)
+        if isinstance(function.head, TakenActions) and self.problem.fisher != "empirical":
+            raise without_head(f"{function.head.found!r} (fisher='empirical' takes any)")
+        return function
 
     def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
         policy = self.problem.policy

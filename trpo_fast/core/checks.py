@@ -23,6 +23,7 @@ from .._base.arguments import fail as fail
 from .._base.options import UpdateSettings
 from .._base.settings import declared
 from ..policy.flat import flat_params
+from ..policy.heads import TakenActions
 from ..policy.net import MLPPolicy
 from ..policy.wrappers import unwrapped
 from .bad_values import Judged, raise_for
@@ -124,6 +125,8 @@ def check_old_params(
     if old_params is None:
         return None
     head = head_of(policy, batch)
+    if isinstance(head, TakenActions):
+        raise fail("old_params", "None for a distribution without a head", "a tensor")
     width = head.parameters_per_row
     checked = check_tensor("old_params", old_params, theta, (len(batch), width))
     if batch.action_mask is None or not isinstance(policy, MLPPolicy):

@@ -20,8 +20,9 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
+from ..policy.distributions import from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
-from ..policy.heads import Head, head_of_distribution
+from ..policy.heads import Head, TakenActions, head_of_distribution
 from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
 from .batch import Batch
@@ -74,10 +75,14 @@ class ModuleFunction:
         self._trainable = trainable(policy)
         self._sizes = [p.numel() for p in self._trainable]
         self._direct = isinstance(policy, MLPPolicy) and not policy.own_forward()
+        self._call: Tensor | None = None  # the parameters that KL is measured from without a head
+        self._called: tuple[Batch, Distribution] | None = None
         if isinstance(policy, MLPPolicy) and not policy.departure():
             self.head = policy.head
         else:
             self.head = self._head(batch)
+        if isinstance(self.head, TakenActions):
+            self._call = torch.cat([p.detach().reshape(-1) for p in self._trainable])
 
     def on(self, batch: Batch) -> Params:
         """theta [P] -> (head, distribution parameters [N, D]) on these rows."""
@@ -107,21 +112,49 @@ class ModuleFunction:
                 tensors[id(t)] = t.detach().to(theta.dtype)
         return tensors
 
+    def distribution(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Distribution]:
+        """Distribution parameters [N, D] of these rows, and the distribution that has them."""
+        head, params, found = self._found(Substitution(self._tensors(theta)), batch)
+        return params, head.distribution(params) if found is None else found
+
     def _run(self, substitution: Substitution, batch: Batch) -> tuple[Head, Tensor]:
+        return self._found(substitution, batch)[:2]
+
+    def _found(
+        self, substitution: Substitution, batch: Batch
+    ) -> tuple[Head, Tensor, Distribution | None]:
+        """The head, distribution parameters [N, D], and what the module itself returned."""
         policy = substitution.module(self.policy)
         if self._direct:
             assert isinstance(self.policy, MLPPolicy)
-            return self.policy.head, policy.distribution_params(batch.obs, batch.action_mask)
-        inputs = (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+            params = policy.distribution_params(batch.obs, batch.action_mask)
+            return self.policy.head, params, None
+        inputs = _inputs(batch)
         try:
             with _explained(inputs):
-                return head_of_distribution(policy(*inputs))
+                found = policy(*inputs)
+                known = head_of_distribution(found) or self._taken(found, substitution, batch)
+                return *known, found
         except ValueError as error:
-            if not _from_validation(error):
+            if not from_validation(error):
                 raise
             raise InvalidDistribution(
                 f"policy: expected a distribution in every row, got: {error}"
             ) from error
+
+    def _taken(
+        self, found: Distribution, substitution: Substitution, batch: Batch
+    ) -> tuple[Head, Tensor]:
+        """What stands in for a head, and the numbers of the batch's actions [N, 4]."""
+        head = TakenActions(found)
+        if self._call is None or batch.actions is None:
+            return head, head.probed()
+        if self._called is None or self._called[0] is not batch:
+            dtype = substitution.tensors[id(self._trainable[0])].dtype
+            policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
+            with torch.no_grad():
+                self._called = (batch, without_validation(policy(*_inputs(batch))))
+        return head, head.measured(self._called[1], batch.actions)
 
     def _head(self, batch: Batch) -> Head:
         """The head, after a look at whether the module is a function at all: on two rows, or on all
@@ -174,6 +207,11 @@ class ModuleFunction:
                     yield f"{prefix}.{name}" if prefix else name
 
 
+def _inputs(batch: Batch) -> tuple[Tensor, ...]:
+    """What a module is called on."""
+    return (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+
+
 def _named(name: str, module: nn.Module) -> str:
     return f"{type(module).__name__} at {name}" if name else type(module).__name__
 
@@ -203,12 +241,3 @@ def _without_bad_rows(batch: Batch) -> Batch:
     if mask is not None:
         mask = mask | ~mask.any(-1, keepdim=True)
     return replace(batch, obs=obs, action_mask=mask)
-
-
-def _from_validation(error: ValueError) -> bool:
-    """Whether a distribution that looks at its parameters raised it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
-    return where == Distribution.__module__

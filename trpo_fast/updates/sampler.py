@@ -9,6 +9,7 @@ from .._base.guards import outside_autocast
 from ..core import checks
 from ..core.batch import Batch
 from ..core.modules import functional_params
+from ..policy.heads import TakenActions, without_head
 
 
 @outside_autocast
@@ -21,5 +22,7 @@ def distribution_params(
     """
     policy, theta = checks.check_policy(policy)
     batch = checks.check_rows(policy, theta, Batch(obs, action_mask=action_mask))
-    _, params = functional_params(policy, batch)(theta)
+    head, params = functional_params(policy, batch)(theta)
+    if isinstance(head, TakenActions):
+        raise without_head(repr(head.found))
     return params

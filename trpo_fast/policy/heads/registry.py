@@ -17,6 +17,7 @@ from .beta import Beta
 from .categorical import Categorical
 from .gaussian import Gaussian, SquashedGaussian
 from .multicategorical import MultiCategorical
+from .register import registered_head
 
 # Their kinds in the order of enum Head in csrc/shared/params.h.
 STOCK_HEADS: tuple[type[Head], ...] = (
@@ -56,12 +57,22 @@ def head_for_space(action_space: Any, *, std: str = "free", action_mode: str = "
     raise fail("action_space", wanted, f"{kind_of_space.__module__}.{kind_of_space.__name__}")
 
 
-def head_of_distribution(distribution: Distribution) -> tuple[Head, Tensor]:
-    """The head whose closed forms a distribution obeys, and its distribution parameters [N, D]."""
+def head_of_distribution(distribution: Distribution) -> tuple[Head, Tensor] | None:
+    """The head whose formulas a distribution obeys, registered ones first, and its distribution
+    parameters [N, D]; None for a distribution that has none.
+    """
+    if not isinstance(distribution, Distribution):
+        raise without_head(type(distribution).__name__)
+    if found := registered_head(distribution):
+        return found
     for kind in STOCK_HEADS:
         if found := kind.of_distribution(distribution):
             return found
-    *names, last = (name for kind in STOCK_HEADS for name in kind.distributions)
-    wanted = f"a module that returns {', '.join(names)} or {last} over N rows"
-    other = isinstance(distribution, Distribution)
-    raise fail("policy", wanted, repr(distribution) if other else type(distribution).__name__)
+    return None
+
+
+def without_head(got: str) -> ValueError:
+    """The error about what a module returns in place of a distribution with a head."""
+    names = (name for kind in STOCK_HEADS for name in kind.distributions)
+    wanted = f"a module that returns {', '.join(names)} or one of register_head over N rows"
+    return fail("policy", wanted, got)
