@@ -59,6 +59,11 @@ def _fisher_operator(
     return _operator(problem, backend)
 
 
+def _like(column: Tensor, value: Tensor | int) -> Tensor:
+    """A statistic of every right-hand side, float64, or one of all of them."""
+    return value.double() if isinstance(value, Tensor) else torch.full_like(column, value)
+
+
 def _columns_last(value: Tensor) -> Tensor:
     return value.T.contiguous() if value.ndim == 2 else value
 
@@ -144,8 +149,7 @@ def solve(
     )
     config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
     found = operator.solve(checks.check_vector("g", g, theta), config)
-    values = (torch.as_tensor(getattr(found, name)) for name in SOLVE_STATS)
-    stats = torch.stack([value.double().expand_as(found.quad) for value in values])
+    stats = torch.stack([_like(found.quad, getattr(found, name)) for name in SOLVE_STATS])
     return _columns_last(found.x), stats
 
 
@@ -230,7 +234,7 @@ def update(
     old_params: Tensor | None = None,
     constraint: str = UpdateSettings.constraint,
 ) -> tuple[Tensor, Tensor]:
-    """``trpo_update`` that returns the parameters [P] it leads to, theta where no step was accepted,
+    """``trpo_update`` that returns the parameters [P] it leads to, theta where no step was taken,
     and the statistics of ``UpdateInfo``, float64 in the order of ``STATS``.
     """
     policy = policy_of(theta, widths, activation, head, nvec)

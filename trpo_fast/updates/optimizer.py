@@ -17,6 +17,7 @@ from ..core import checks
 from ..core.cg import CgResult
 from ..core.problem import UpdateConfig
 from ..core.reference import line_search, step
+from ..core.search_checks import check_search
 from ..policy.flat import trainable
 from .loop import CalledLoop, ClosureLoop, KlClosure, Loop
 from .step_info import Directions, StepInfo
@@ -95,7 +96,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """The settings as they are now, and the damping."""
         chosen = {name: settings[name] for name in SEARCH}
         apply = settings["preconditioner"] if self._own is None else _as_rows(self._own)
-        config = checks.check_search(preconditioner=apply, **chosen)
+        config = check_search(preconditioner=apply, **chosen)
         return config, checks.UPDATE["damping"].check(settings["damping"])
 
     def _loop(self, inputs: tuple[Any, ...], damping: float) -> Loop:

@@ -232,7 +232,7 @@ def _natural_proposals(report: Report, search: UpdateConfig) -> Callable[[float]
             found = found | good
             if not extension.asynchronous(chosen.device) and bool(found):
                 break
-        at_limit = torch.isinf(torch.as_tensor(divisor))
+        at_limit = torch.isinf(divisor) if isinstance(divisor, Tensor) else None
         return _Proposal(chosen, kl, found, ratio ** used.double() / divisor, used, at_limit)
 
     return propose
