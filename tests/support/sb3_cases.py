@@ -78,7 +78,8 @@ def fill(made: Any, donor: Any) -> None:
         if isinstance(made.observation_space, spaces.Dict):
             obs: Any = {key: np.stack([row[key] for row in drawn]) for key in drawn[0]}
         else:
-            obs = 0.1 * np.stack(drawn)
+            obs = np.stack(drawn)
+            obs = obs if obs.dtype == np.uint8 else 0.1 * obs
         with torch.no_grad():
             actions, values, log_probs = donor.policy(obs_as_tensor(obs, "cpu"))
         rewards, starts = rng.normal(size=ENVS), rng.uniform(size=ENVS) < 0.1

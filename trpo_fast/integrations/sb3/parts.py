@@ -49,10 +49,15 @@ def actor_of(policy: Any) -> MLPPolicy | None:
     """The policy's actor over features [N, O]; None where it is more than an MLPPolicy."""
     if not is_stock(policy) or not is_flat(policy.pi_features_extractor):
         return None
+    return _net(policy.mlp_extractor.policy_net, policy.action_net, head_of_actor(policy))
+
+
+def head_of_actor(policy: Any) -> Head:
+    """The policy's action distribution, with the policy's own ``log_std``."""
     head = _HEADS[type(policy.action_dist)](policy.action_dist)
     if isinstance(head, Gaussian):
         head.log_std = policy.log_std
-    return _net(policy.mlp_extractor.policy_net, policy.action_net, head)
+    return head
 
 
 def critic_of(policy: Any) -> MLPPolicy | None:

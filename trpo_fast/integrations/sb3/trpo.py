@@ -15,9 +15,12 @@ from ..._base.choices import Backend
 from ..._base.options import KernelSettings
 from ...core.batch import Batch
 from ...policy.net import MLPPolicy
+from ...policy.wrappers import tell_once
 from .critic import fit_critic
+from .draws import Generators
+from .module import module_of
 from .parts import actor_of, features
-from .update import PolicyStep, Search, policy_step
+from .update import Actor, PolicyStep, Search, policy_step
 
 _HOOKS = ("_compute_actor_grad", "hessian_vector_product")  # whoever has their own means them
 
@@ -26,27 +29,23 @@ class TRPO(Sb3TRPO):
     """sb3-contrib's ``TRPO`` with the update and the critic's fit in compiled code.
 
     Everything but ``train()`` is inherited, and ``train()`` logs the same, draws the same random
-    numbers and moves the same parameters up to rounding. Policies that are not fully connected,
-    and gSDE, are trained by the inherited ``train()``. Nothing of this class is in a saved zip.
+    numbers and moves the same parameters up to rounding. Fully connected policies go through the
+    kernels, those with convolutions through the reference backend. gSDE, other layers and classes
+    with a ``hessian_vector_product`` of their own are trained by the inherited ``train()``. Nothing
+    of this class is in a saved zip.
 
     >>> from trpo_fast.integrations.sb3 import TRPO
     >>> model = TRPO("MlpPolicy", "Pendulum-v1", seed=0).learn(10_000)
     """
 
-    backend: ClassVar[Backend] = KernelSettings.backend  # who computes; set it in a subclass
+    backend: ClassVar[Backend] = KernelSettings.backend  # of what is fully connected
 
     def train(self) -> None:
         """Update policy and values with what the rollout buffer holds."""
         actor = self._actor()
-        if actor is None:
+        steps = None if actor is None else self._policy_steps(actor)
+        if actor is None or steps is None:
             return super().train()
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        self.policy.optimizer.zero_grad()
-        steps = [
-            policy_step(actor, self._batch(rows), self._search())
-            for rows in self.rollout_buffer.get(batch_size=None)
-        ]
         losses = fit_critic(
             self.policy,
             self.rollout_buffer,
@@ -58,12 +57,33 @@ class TRPO(Sb3TRPO):
         self._n_updates += 1
         self._record(steps, losses)
 
-    def _actor(self) -> MLPPolicy | None:
-        """The actor as a net for the kernels; None if sb3's own ``train()`` is to run."""
+    def _actor(self) -> Actor | None:
+        """The actor as something to differentiate here; None if the inherited ``train()`` is to."""
         for name in _HOOKS:
             if getattr(getattr(self, name), "__func__", None) is not getattr(Sb3TRPO, name):
                 return None
-        return actor_of(self.policy)
+        return actor_of(self.policy) or module_of(self.policy)
+
+    def _policy_steps(self, actor: Actor) -> list[PolicyStep] | None:
+        """The policy's part of ``train()``; None, with the generators as they were, if the module
+        turns out to be none for the reference backend (dropout, batch normalisation, ...).
+        """
+        self.policy.set_training_mode(True)
+        before = Generators(self.device)
+        try:
+            steps = [
+                policy_step(actor, self._batch(actor, rows), self._search())
+                for rows in self.rollout_buffer.get(batch_size=None)
+            ]
+        except (ValueError, RuntimeError) as error:
+            if isinstance(actor, MLPPolicy):
+                raise
+            before.restore()
+            tell_once(self.policy, f"{error}; sb3-contrib's own train() serves it")
+            return None
+        self._update_learning_rate(self.policy.optimizer)
+        self.policy.optimizer.zero_grad()
+        return steps
 
     def _search(self) -> Search:
         return Search(
@@ -75,7 +95,7 @@ class TRPO(Sb3TRPO):
             backend=self.backend,
         )
 
-    def _batch(self, rows: RolloutBufferSamples) -> Batch:
+    def _batch(self, actor: Actor, rows: RolloutBufferSamples) -> Batch:
         """Every ``sub_sampling_factor``-th of the rows, with advantages as the actor sees them."""
         every = slice(None, None, self.sub_sampling_factor if self.sub_sampling_factor > 1 else 1)
         observations = rows.observations
@@ -90,7 +110,10 @@ class TRPO(Sb3TRPO):
             actions = actions.long()
         if self.normalize_advantage:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        obs = features(self.policy, observations, self.policy.pi_features_extractor)
+        if isinstance(actor, MLPPolicy):
+            obs = features(self.policy, observations, self.policy.pi_features_extractor)
+        else:
+            obs = actor.packed(self.policy, observations)
         return Batch(obs, actions, advantages, rows.old_log_prob[every])
 
     def _record(self, steps: list[PolicyStep], losses: list[float]) -> None:

@@ -23,9 +23,12 @@ from ...core.problem import CgConfig, Operator, Problem
 from ...policy.flat import write_params
 from ...policy.heads import MultiCategorical
 from ...policy.net import MLPPolicy
+from .module import ActorModule
 
 SMALLEST_SQUARE = 1e-10  # of the residual: where their CG stops
 START = 1e-4  # times randn: where it begins
+
+Actor = MLPPolicy | ActorModule
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,27 @@ class PolicyStep:
     success: bool
 
 
-def policy_step(actor: MLPPolicy, batch: Batch, search: Search) -> PolicyStep:
-    """One update of the actor on a batch, in place."""
-    checked, theta = checks.check_policy(actor)
+def policy_step(actor: Actor, batch: Batch, search: Search) -> PolicyStep:
+    """One update of the actor on a batch, in place. ``ValueError`` or ``RuntimeError`` of a module
+    that cannot be differentiated here comes before anything is written.
+    """
+    _, theta = checks.check_policy(actor)
+    checked = checks.check_batch(actor, theta, batch)
+    backend: Backend = search.backend
+    if isinstance(actor, ActorModule):
+        actor.check_all_count(checked.obs)
+        backend = "reference"
     problem = Problem(
-        policy=checked,
+        policy=actor,
         theta=theta,
-        batch=checks.check_batch(checked, theta, batch),
+        batch=checked,
         damping=search.damping,
         # sb3 averages torch's KL, which has an entry for each dimension of the action, over all;
         # its categoricals of several factors are summed before.
         kl_scale=1.0 if isinstance(actor.head, MultiCategorical) else actor.head.mean_scale(),
         reverse_kl=True,
     )
-    operator = resolve(search.backend, problem).operator(problem)
+    operator = resolve(backend, problem).operator(problem)
     g, before = operator.gradient()
     objective = float(before.surrogate)
     x, quad = search_direction(operator, g, _start(actor, theta), search.iterations)
@@ -95,7 +105,8 @@ def search_direction(
     return x, float(quad)
 
 
-def _start(actor: MLPPolicy, theta: Tensor) -> Tensor:
+def _start(actor: Actor, theta: Tensor) -> Tensor:
     """Theirs [P], in the order of the flat parameters: sb3's policies have log_std first."""
-    drawn, free = START * torch.randn_like(theta), actor.spec.free
+    drawn = START * torch.randn_like(theta)
+    free = actor.spec.free if isinstance(actor, MLPPolicy) else 0
     return torch.cat([drawn[free:], drawn[:free]])
