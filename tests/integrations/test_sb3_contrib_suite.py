@@ -50,6 +50,5 @@ def test_their_tests_pass_with_this_class(file: str) -> None:
     )
     said = re.search(r"fused updates: (\d+)\n", done.stdout)
     assert done.returncode == 0 and " passed" in done.stdout and said, done.stdout[-5000:]
-    assert (int(said[1]) > 0) is (
-        file != "test_utils.py"
-    )  # which looks at a constructor's warnings
+    trains = file != "test_utils.py"  # which looks at a constructor's warnings
+    assert (int(said[1]) > 0) is trains
