@@ -13,7 +13,7 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test attack lint format train check-cuda bench clean
+.PHONY: help venv install build emulation test attack sb3-contrib lint format train check-cuda bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -42,6 +42,11 @@ test: build emulation  ## run every test
 
 attack: build emulation  ## hostile tensors, environments, files, signals, words; n times as many with TRPO_FAST_CAMPAIGN=n
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m attack --durations=10 tests
+
+sb3-contrib: install  ## fetch sb3-contrib's own tests, which make test then runs with our class
+	$(PY) -m pip download -q --no-deps --no-build-isolation --no-binary sb3-contrib -d build/sb3-contrib \
+		sb3-contrib==$$($(PY) -c "import importlib.metadata as m; print(m.version('sb3-contrib'))")
+	cd build/sb3-contrib && tar xzf sb3_contrib-*.tar.gz
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

@@ -11,10 +11,9 @@ CXX, CXXFLAGS, LDFLAGS, NVCC, NVCCFLAGS and MAX_JOBS are honoured.
 """
 
 import atexit
-import hashlib
-import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -28,7 +27,6 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"
-KEPT = ROOT / "build" / "cuda"  # the CUDA half, which knows no Python, for TRPO_FAST_CUDA=prebuilt
 CXX_FLAGS = (  # never -ffast-math: NaN is honoured
     "-std=c++20 -O3 -fPIC -pthread -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra "
     "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
@@ -86,38 +84,6 @@ def ask_nvcc() -> SimpleNamespace:
     return SimpleNamespace(nvcc=nvcc, link=link, gencode=gencodes(nvcc))
 
 
-def cuda_sources() -> str:
-    """A digest of all that the objects of the CUDA half are made from."""
-    folders = [ROOT / "csrc" / name for name in ("cuda", "shared")]
-    files = sorted(path for folder in folders for path in folder.rglob("*.*"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def keep_cuda(cuda: SimpleNamespace) -> None:
-    """Puts the objects, and the runtime that they need, where the next Python finds them."""
-    shutil.rmtree(KEPT, ignore_errors=True)
-    KEPT.mkdir(parents=True)
-    shutil.copy2(cuda.link[0], KEPT)
-    for path in BUILD.glob("cuda/**/*.cu.o"):
-        shutil.copy2(path, KEPT / "-".join(path.relative_to(BUILD).parts))
-    about = {"sources": cuda_sources(), "archs": list(cuda.gencode)}
-    (KEPT / "about.json").write_text(json.dumps(about))
-
-
-def kept_cuda() -> SimpleNamespace:
-    """The CUDA half as an earlier build left it; no nvcc is asked."""
-    try:
-        about = json.loads((KEPT / "about.json").read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no build with nvcc has left its objects in {KEPT}") from None
-    if about["sources"] != cuda_sources():
-        raise OSError(f"the objects in {KEPT} are those of other sources")
-    objects = [os.path.relpath(path, BUILD) for path in sorted(KEPT.glob("*.o"))]
-    runtime = os.path.relpath(KEPT / "libcudart_static.a", BUILD)
-    link = [*objects, runtime, "-ldl", "-lrt"]
-    return SimpleNamespace(nvcc=None, link=link, gencode=dict.fromkeys(about["archs"]))
-
-
 class Build(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Without a compiler the package is pure Python, unless native code was asked for."""
@@ -143,9 +109,10 @@ class Build(build_ext):
         self.cxx = find_program("CXX", "g++", "clang++", "c++")
         if mode != "0":
             try:
-                cuda = kept_cuda() if mode == "prebuilt" else ask_nvcc()
+                kept = runpy.run_path(str(ROOT / "csrc" / "prebuilt.py"))
+                cuda = kept["kept_cuda"](BUILD) if mode == "prebuilt" else ask_nvcc()
                 self.run_ninja(cuda)
-                return keep_cuda(cuda) if cuda.nvcc else None
+                return kept["keep_cuda"](cuda, BUILD) if cuda.nvcc else None
             except (OSError, subprocess.CalledProcessError) as error:
                 if mode != "auto":
                     raise OSError(f"TRPO_FAST_CUDA={mode}: {error}") from error

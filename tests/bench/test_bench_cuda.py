@@ -15,7 +15,7 @@ from cuda_support import EMULATED, kernels  # noqa: F401
 from trpo_fast.bench import harness
 from trpo_fast.bench import run as bench_run
 from trpo_fast.bench.run import Options, run
-from trpo_fast.bench.suite import GRAPH, Timed
+from trpo_fast.bench.suite import GRAPH, PRECONDITIONED, Timed
 from trpo_fast.bench.suites import SUITES
 from trpo_fast.cli.main import main
 
@@ -53,7 +53,8 @@ def test_our_calls_are_timed_eager_and_replayed(suite, host_graphs):
     outcome = run(suite, options, say=lambda line: None)
     precisions = ["fp32"] if suite == "act" else ["fp32", "fp16x3"]
     found = {(row.backend, row.precision): row.rel_err for row in outcome.rows}
-    assert set(found) == {(b, p) for b in ("cuda", GRAPH) for p in precisions}
+    solvers = ("", PRECONDITIONED) if suite == "update" else ("",)
+    assert set(found) == {(b + s, p) for b in ("cuda", GRAPH) for s in solvers for p in precisions}
     assert host_graphs and all(error < 1e-3 for error in found.values())
     if suite != "act":  # which draws anew
         assert all(found["cuda", p] == found[GRAPH, p] for p in precisions)

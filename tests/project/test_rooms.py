@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Each folder imports from itself and from those before it.
 FOLDERS = (
-    "_base", "policy", "core", "backends", "updates", "learner", "envs", "train", "theory", "bench",
-    "cli",
+    "_base", "policy", "core", "backends", "updates", "learner", "envs", "train", "theory",
+    "integrations", "bench", "cli",
 )  # fmt: skip
 ALONE = {"theory"}  # imports nothing of the package
 CSRC = (

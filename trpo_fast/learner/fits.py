@@ -28,7 +28,6 @@ from .actor_cpu import parameter_support
 if TYPE_CHECKING:
     from .. import _C
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 BACKTRACKS = 10
 
 
@@ -48,13 +47,17 @@ class Targets:
 @dataclass(frozen=True)
 class AdamState:
     """Adam's moments [P], written in place, and the steps taken before this fit: as the host counts
-    them, and for fits on a device in its memory ([1] int64), where the fit adds its own.
+    them, and for fits on a device in its memory ([1] int64), where the fit adds its own. Beside
+    them its constants.
     """
 
     first: Tensor
     second: Tensor
     steps: int
     taken: Tensor | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
 
 
 class Fit(Protocol):
@@ -100,6 +103,7 @@ class ReferenceFit:
 
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
         theta, steps = flat_params(self.net), state.steps
+        beta1, beta2 = state.beta1, state.beta2
         losses: list[Tensor] = []
         weights: list[Tensor] = []
         for epoch in order:
@@ -108,10 +112,10 @@ class ReferenceFit:
                 rows = self.targets.rows(index)
                 loss, g = self._gradient(rows)
                 steps += 1
-                state.first.lerp_(g, 1.0 - BETA1)
-                state.second.mul_(BETA2).addcmul_(g, g, value=1.0 - BETA2)
-                scale = (state.second / (1.0 - BETA2**steps)).sqrt_().add_(EPS)
-                theta.addcdiv_(state.first, scale, value=-learning_rate / (1.0 - BETA1**steps))
+                state.first.lerp_(g, 1.0 - beta1)
+                state.second.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
+                scale = (state.second / (1.0 - beta2**steps)).sqrt_().add_(state.eps)
+                theta.addcdiv_(state.first, scale, value=-learning_rate / (1.0 - beta1**steps))
                 losses.append(loss)
                 share = rows.values.new_tensor(len(index)) if rows.weights is None else rows.weights
                 weights.append(share.sum())
@@ -177,9 +181,9 @@ class NativeFit:
             minibatch=minibatch,
             steps=state.steps,
             learning_rate=learning_rate,
-            beta1=BETA1,
-            beta2=BETA2,
-            eps=EPS,
+            beta1=state.beta1,
+            beta2=state.beta2,
+            eps=state.eps,
             threads=kernel_threads(),
         )
         return _loss(loss)

@@ -18,7 +18,7 @@ from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import parameter_support
-from .fits import BACKTRACKS, BETA1, BETA2, EPS, AdamState, Targets, curvature_rows
+from .fits import BACKTRACKS, AdamState, Targets, curvature_rows
 
 if TYPE_CHECKING:
     from .. import _C
@@ -103,9 +103,9 @@ class CudaFit:
             minibatch=minibatch,
             taken=state.taken.data_ptr(),
             learning_rate=learning_rate,
-            beta1=BETA1,
-            beta2=BETA2,
-            eps=EPS,
+            beta1=state.beta1,
+            beta2=state.beta2,
+            eps=state.eps,
             first=state.first.data_ptr(),
             second=state.second.data_ptr(),
         )

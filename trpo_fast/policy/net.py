@@ -30,6 +30,7 @@ from .stock import ACTIVATION_MODULES, departure, hooks_for_all_modules, own_for
 
 # The order of enum Activation in csrc/shared/params.h.
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+_NAMES = {kind: name for name, kind in ACTIVATION_MODULES.items()}
 
 
 def mlp(
@@ -119,6 +120,25 @@ class MLPPolicy(nn.Module):
             raise fail("observation_space", "a gymnasium space", repr(observation_space))
         head = head_for_space(action_space, std=std, action_mode=action_mode)
         return cls(flatdim(observation_space), head, hidden, activation, **options)
+
+    @classmethod
+    def of_layers(cls, layers: Sequence[nn.Module], head: Head) -> MLPPolicy:
+        """The policy of modules that exist, Linear and one kind of activation in turn, and a head.
+        It holds the modules themselves, so that whoever else does shares its parameters.
+        """
+        linear = [layer for layer in layers[::2] if type(layer) is nn.Linear]
+        kinds = {type(layer) for layer in layers[1::2]} or {nn.Identity}
+        activation = _NAMES.get(kinds.pop())
+        if kinds or activation is None or len(layers) != 2 * len(linear) - 1:
+            wanted = f"Linear and one of {[*ACTIVATION_MODULES]} in turn, Linear at both ends"
+            raise fail("layers", wanted, [type(layer).__name__ for layer in layers])
+        policy = cls.__new__(cls)
+        nn.Module.__init__(policy)
+        policy.net, policy.head = nn.Sequential(*layers), head
+        widths = (linear[0].in_features, *(layer.out_features for layer in linear))
+        policy.spec = NetSpec(widths, activation, head.kind, head.nvec)
+        flat_params(policy)
+        return policy
 
     def departure(self) -> str:
         """What of the policy ``spec`` does not say, in words: what is overridden, replaced, hooked,

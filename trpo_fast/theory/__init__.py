@@ -112,7 +112,7 @@ Large natural steps are greedy, small ones follow f
 The natural gradient does not see the parametrisation
     natural.autograd_score test_natural_gradient_does_not_see_the_parametrisation
 F^-1 g from products alone, by conjugate gradient, with the step length; then a line search
-    core/reference.py:cg core/reference.py:line_search core/test_cg.py:test_solves_the_dense_system
+    core/cg.py:cg core/reference.py:line_search core/test_cg.py:test_solves_the_dense_system
     core/test_cg.py:test_quad_equals_the_explicit_product
     updates/test_update.py:test_line_search_takes_the_first_acceptable
 Single path is unbiased; vine with an exact sum varies less

@@ -131,7 +131,12 @@ class RegisteredHead(Head):
     def _drawn(self, params: Tensor) -> Tensor:
         """Actions [samples, N, ...], the same for the same parameters."""
         with seeded(0, params):
-            return self._sample(params.detach(), torch.Size([self._formulas.samples]))
+            try:
+                return self._sample(params.detach(), torch.Size([self._formulas.samples]))
+            except RuntimeError as error:  # torch's samplers look where distributions do not
+                if params.isfinite().all():
+                    raise
+                raise _NothingDrawn from error
 
     def _sample(self, params: Tensor, shape: torch.Size) -> Tensor:
         made, formula = self.distribution(params), self._formulas.sample
@@ -218,6 +223,10 @@ class RegisteredHead(Head):
         return self.distribution(params).mode
 
 
+class _NothingDrawn(Exception):
+    """The parameters, which are not finite, are those of no distribution to draw from."""
+
+
 @contextmanager
 def nan_if_invalid(params: Tensor) -> Iterator[list[Tensor]]:
     """A list whose last entry is the result: NaN [N] until there is another, and where the
@@ -226,7 +235,7 @@ def nan_if_invalid(params: Tensor) -> Iterator[list[Tensor]]:
     result = [params.new_full(params.shape[:1], float("nan"))]
     try:
         yield result
-    except torch.linalg.LinAlgError:
+    except (torch.linalg.LinAlgError, _NothingDrawn):
         return
     except ValueError as error:
         if not from_validation(error):

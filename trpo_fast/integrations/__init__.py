@@ -1,0 +1,1 @@
+"""The updates of this package inside of other libraries' algorithms, a module each."""
