@@ -27,6 +27,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"
+TOOLKIT = runpy.run_path(str(ROOT / "csrc/cuda/toolkit.py"))
 CXX_FLAGS = (  # never -ffast-math: NaN is honoured
     "-std=c++20 -O3 -fPIC -pthread -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra "
     "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
@@ -57,18 +58,6 @@ def find_program(variable: str, *names: str) -> list[str]:
     raise FileNotFoundError(f"no {os.environ.get(variable) or ' or '.join(names)} (see {variable})")
 
 
-def gencodes(nvcc: list[str]) -> dict[str, str]:
-    """Architecture, or those of one PTX -> nvcc's option for it."""
-    if not (archs := os.environ.get("TRPO_FAST_CUDA_ARCHS")):
-        known = subprocess.run([*nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
-        archs = "80,90;100+PTX" if "compute_100" in known.split() else "80,90+PTX"
-    names = {a: re.fullmatch(r"(\d+[af]?)(,\d+)*(\+PTX)?", a) for a in archs.split(";")}
-    if bad := [arch for arch, match in names.items() if not match]:
-        raise ValueError(f"TRPO_FAST_CUDA_ARCHS: expected such as 80,90;100+PTX, got {bad[0]!r}")
-    code = {a: a.replace(",", ",sm_").replace("+PTX", f",compute_{m[1]}") for a, m in names.items()}
-    return {a: f"-gencode=arch=compute_{m[1]},code=[sm_{code[a]}]" for a, m in names.items()}
-
-
 def ask_nvcc() -> SimpleNamespace:
     """The toolkit as nvcc reports it: nvcc may be a wrapper script, its own path tells nothing."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
@@ -80,8 +69,9 @@ def ask_nvcc() -> SimpleNamespace:
     found = [p for folder in folders if (p := Path(folder, "libcudart_static.a")).exists()]
     if not found:
         raise FileNotFoundError(f"no libcudart_static.a in {', '.join(folders)}")
-    link = [str(found[0]), "-ldl", "-lrt"]
-    return SimpleNamespace(nvcc=nvcc, link=link, gencode=gencodes(nvcc))
+    return SimpleNamespace(
+        nvcc=nvcc, link=[str(found[0]), "-ldl", "-lrt"], gencode=TOOLKIT["gencodes"](nvcc)
+    )
 
 
 class Build(build_ext):
@@ -109,10 +99,9 @@ class Build(build_ext):
         self.cxx = find_program("CXX", "g++", "clang++", "c++")
         if mode != "0":
             try:
-                kept = runpy.run_path(str(ROOT / "csrc" / "prebuilt.py"))
-                cuda = kept["kept_cuda"](BUILD) if mode == "prebuilt" else ask_nvcc()
+                cuda = TOOLKIT["kept_cuda"](BUILD) if mode == "prebuilt" else ask_nvcc()
                 self.run_ninja(cuda)
-                return kept["keep_cuda"](cuda, BUILD) if cuda.nvcc else None
+                return TOOLKIT["keep_cuda"](cuda, BUILD) if cuda.nvcc else None
             except (OSError, subprocess.CalledProcessError) as error:
                 if mode != "auto":
                     raise OSError(f"TRPO_FAST_CUDA={mode}: {error}") from error
@@ -130,8 +119,7 @@ class Build(build_ext):
         units |= {source: ISA_FLAGS.get(source.stem, []) for source in csrc.glob("cpu/**/*.cpp")}
         if cuda:
             binding.append(f'-DTRPO_FAST_CUDA_ARCHS="{";".join(cuda.gencode).replace(",", ";")}"')
-            kernels = csrc.glob("cuda/**/*.cu") if cuda.nvcc else ()
-            units |= {source: [*cuda.gencode.values()] for source in kernels}
+            units |= {s: [*cuda.gencode.values()] for s in csrc.glob("cuda/**/*.cu") if cuda.nvcc}
         return {s: f for s, f in sorted(units.items()) if x86 or s.stem not in ISA_FLAGS}
 
     def run_ninja(self, cuda: SimpleNamespace | None) -> None:
@@ -147,8 +135,15 @@ class Build(build_ext):
         text = "".join(f"build {edge}\n  run = {shlex.join(run)}\n" for edge, run in edges.items())
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "build.ninja").write_text(RULES + text.replace("$", "$$"))
-        jobs = [f"-j{number}" for number in env_words("MAX_JOBS")]
-        subprocess.run([sys.executable, "-m", "ninja", "-C", BUILD, *jobs, "_C.so"], check=True)
+        ninja = [
+            sys.executable,
+            "-m",
+            "ninja",
+            "-C",
+            BUILD,
+            *map("-j".__add__, env_words("MAX_JOBS")),
+        ]
+        subprocess.run([*ninja, "_C.so"], check=True)
 
 
 setup(ext_modules=[Extension("trpo_fast._C", [], optional=True)], cmdclass={"build_ext": Build})

@@ -105,6 +105,8 @@ def tree(tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     write(folder / "csrc", SOURCES)
+    (folder / "csrc" / "cuda").mkdir()
+    shutil.copy(ROOT / "csrc/cuda/toolkit.py", folder / "csrc" / "cuda")
     return folder
 
 

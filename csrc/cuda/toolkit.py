@@ -1,14 +1,28 @@
-"""Objects of the CUDA half, which know no Python, kept in build/cuda for TRPO_FAST_CUDA=prebuilt."""
+"""What setup.py asks about CUDA: nvcc's architectures, and the objects that a build has left."""
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "cuda"
+
+
+def gencodes(nvcc: list[str]) -> dict[str, str]:
+    """Architecture, or those of one PTX -> nvcc's option for it."""
+    if not (archs := os.environ.get("TRPO_FAST_CUDA_ARCHS")):
+        known = subprocess.run([*nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+        archs = "80,90;100+PTX" if "compute_100" in known.split() else "80,90+PTX"
+    names = {a: re.fullmatch(r"(\d+[af]?)(,\d+)*(\+PTX)?", a) for a in archs.split(";")}
+    if bad := [arch for arch, match in names.items() if not match]:
+        raise ValueError(f"TRPO_FAST_CUDA_ARCHS: expected such as 80,90;100+PTX, got {bad[0]!r}")
+    code = {a: a.replace(",", ",sm_").replace("+PTX", f",compute_{m[1]}") for a, m in names.items()}
+    return {a: f"-gencode=arch=compute_{m[1]},code=[sm_{code[a]}]" for a, m in names.items()}
 
 
 def cuda_sources() -> str:
