@@ -172,7 +172,7 @@ def headline() -> str:
         for name, found in sorted(ratios.items(), key=lambda item: -max(item[1], default=0.0))
         if found
     ]
-    places = f"{len(machines)} machines, {len(cases)} networks"
+    places = f"{len(machines)} machines, {len({CASES[case].net for case in cases})} networks"
     return f"**For that solve others take ({places}): {', '.join(spans)} as long.**\n"
 
 
