@@ -158,6 +158,7 @@ def headline() -> str:
     ratios: dict[str, list[float]] = {name: [] for name in RIVALS}
     for machine, files in documents().items():
         rows = [row for name, _, found in files if name == "cg.json" for row in found]
+        rows = [row for row in rows if row.suite == "cg"]
         threads = max((row.threads for row in rows), default=0)
         for row in rows:
             if row.backend in ("cpu", "cuda") and (row.precision, row.threads) == ("fp32", threads):
