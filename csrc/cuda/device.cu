@@ -1,6 +1,5 @@
 // Reads devices and versions through the CUDA runtime; creates no context.
 #include "cuda/device.h"
-
 #include "cuda/prims/dev.h"
 
 namespace trpo_fast::cuda {
