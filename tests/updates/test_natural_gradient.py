@@ -75,7 +75,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids="-".join)
 def test_a_step_is_the_update_on_the_same_loss(rows, options):
     module, actions, advantages, loss = problem(Plain(), rows)
     other = copy.deepcopy(module)
@@ -122,7 +122,7 @@ def test_inputs_are_several_tensors_and_dicts(rows):
     assert info.loss_after < info.loss_before and info.kl <= 0.01
 
 
-@pytest.mark.parametrize("options", OPTIONS[:2] + OPTIONS[3:4] + OPTIONS[5:], ids=str)
+@pytest.mark.parametrize("options", OPTIONS[:2] + OPTIONS[3:4] + OPTIONS[5:], ids="-".join)
 def test_a_kl_of_ones_own_gives_the_same_step(rows, options):
     module, _, _, loss = problem(Plain(), rows)
     other = copy.deepcopy(module)
