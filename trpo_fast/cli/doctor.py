@@ -29,6 +29,7 @@ EXTRAS = {
     "mujoco": ("gymnasium", "mujoco"),
     "box2d": ("gymnasium", "Box2D"),
     "envpool": ("envpool",),
+    "sb3": ("sb3_contrib", "stable_baselines3"),
     "peers": ("sb3_contrib", "stable_baselines3"),
     "jax": ("jax",),
     "export": ("onnx", "onnxscript"),
