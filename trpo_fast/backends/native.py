@@ -80,7 +80,7 @@ def native_shape(spec: NetSpec) -> _C.NetShape:
     )
 
 
-# Numbers that a kernel reports of one right-hand side: enum Solved in csrc/shared/params.h.
+# Numbers that a kernel reports of one right-hand side: enum SolveStat in csrc/shared/params.h.
 SOLVED = 6
 
 

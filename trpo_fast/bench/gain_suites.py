@@ -19,8 +19,8 @@ from ..updates.operator import FisherOperator
 from . import opponents
 from .cases import CASES, Case, Workload, make_workload
 from .gain import best, gain
-from .suite import Suite, Timed, as_timed, kernels_of, plain_and_preconditioned, solver_of
-from .update_suites import make_setup
+from .suite import Suite, Timed, as_timed, plain_and_preconditioned, solver_of
+from .update_suites import make_setup, own_operator
 
 MOST = 256  # products
 GOALS: dict[str, float | None] = {"cg_to_95": 0.95, "cg_to_plain10": None}
@@ -74,19 +74,11 @@ def _judge(case: str, rows: int) -> _Judge:
 
 def _own(goal: float | None, work: Workload, name: str, precision: Any, iterations: int) -> Timed:
     contender, preconditioner = solver_of(name)
-    backend: Any = kernels_of(contender)
     judge = _judge(work.case.name, work.rows)
     products = judge.products(goal, preconditioner)
 
     def call() -> Tensor:
-        operator = FisherOperator(
-            work.policy,
-            work.obs,
-            damping=work.damping,
-            backend=backend,
-            precision=precision,
-            sync=False,
-        )
+        operator = own_operator(work, contender, precision)
         return operator.solve(work.g, products, preconditioner=preconditioner).x
 
     def exact(_: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def make_setup(work: Workload) -> Any:
     return opponents.Setup(work.params(), work.obs, work.case.head, work.damping)
 
 
-def _own_operator(work: Workload, backend: str, precision: Any) -> FisherOperator:
+def own_operator(work: Workload, backend: str, precision: Any) -> FisherOperator:
+    """Of a contender of ours, made anew as a user makes it for every solve."""
     return FisherOperator(
         work.policy,
         work.obs,
@@ -50,7 +51,7 @@ def _own_operator(work: Workload, backend: str, precision: Any) -> FisherOperato
 
 
 def _own_fvp(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
-    operator = _own_operator(work, backend, precision)
+    operator = own_operator(work, backend, precision)
     call = as_timed(backend, lambda: operator @ work.g)
     return Timed(call, call)
 
@@ -62,7 +63,7 @@ def _opponent_fvp(name: str, work: Workload, precision: str, iterations: int) ->
 
 def _own_cg(work: Workload, backend: str, precision: Any, iterations: int) -> Timed:
     def solve() -> Tensor:
-        return _own_operator(work, backend, precision).solve(work.g, iterations=iterations).x
+        return own_operator(work, backend, precision).solve(work.g, iterations=iterations).x
 
     call = as_timed(backend, solve)
     return Timed(call, call)

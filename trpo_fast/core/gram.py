@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..policy.spec import NetSpec
-from .reference import Activations, deltas
+from .reference import Activations, deltas, with_one
 
 TILE = 256  # rows at a time: their products with all rows stay in cache
 
@@ -27,11 +27,7 @@ def gram(theta: Tensor, spec: NetSpec, acts: Activations, scores: Tensor) -> Ten
     own = None
     if spec.free:
         scores, own = scores.chunk(2, dim=-1)
-    one = scores.new_ones(rows, 1)
-    maps = [
-        (delta, torch.cat([acts.inputs[i], one], dim=-1))
-        for i, delta in deltas(theta, spec, acts, scores)
-    ]
+    maps = [(delta, with_one(acts.inputs[i])) for i, delta in deltas(theta, spec, acts, scores)]
     outer, inner = scores.new_empty(2, min(TILE, rows), rows)
     for begin in range(0, rows, TILE):
         end = min(begin + TILE, rows)

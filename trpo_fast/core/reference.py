@@ -149,21 +149,23 @@ def deltas(
             delta = acts.slopes[i - 1] * (delta @ layers.weights[i])
 
 
+def with_one(h: Tensor) -> Tensor:
+    """(h, 1) [..., H + 1]: a map's inputs and the one that its bias multiplies."""
+    return torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
+
+
 def factors(
     theta: Tensor, spec: NetSpec, acts: Activations, delta: Tensor, weights: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """For every map A = sum_n w_n (h, 1)(h, 1)' [H_{l-1} + 1, H_{l-1} + 1] of its inputs and G =
     sum_n w_n d d' [H_l, H_l] of the deltas of its outputs, by one pass back from delta [N, D].
     """
-    layers = unflatten(theta, spec)
-    delta = delta[..., : spec.widths[-1]]
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for i in reversed(range(spec.maps)):
-        h = torch.cat([acts.inputs[i], torch.ones_like(acts.inputs[i][:, :1])], dim=-1)
-        pairs[:0] = [((weights.unsqueeze(-1) * h).T @ h, (weights.unsqueeze(-1) * delta).T @ delta)]
-        if i > 0:
-            delta = acts.slopes[i - 1] * (delta @ layers.weights[i])
-    return pairs
+    weights = weights.unsqueeze(-1)
+    pairs = []
+    for i, d in deltas(theta, spec, acts, delta[..., : spec.widths[-1]]):
+        h = with_one(acts.inputs[i])
+        pairs.append(((weights * h).T @ h, (weights * d).T @ d))
+    return pairs[::-1]
 
 
 def precondition(r: Tensor, inverses: Inverses) -> Tensor:
@@ -172,14 +174,14 @@ def precondition(r: Tensor, inverses: Inverses) -> Tensor:
     """
     z = r * inverses.scale
     for pair in inverses.pairs:
-        rows, columns = pair.outputs.shape[0], pair.inputs.shape[0]
-        block = r[..., pair.weight].unflatten(-1, (rows, -1))
+        block = r[..., pair.weight].unflatten(-1, (pair.outputs.shape[0], -1))
+        inputs = block.shape[-1]
         if pair.bias is not None:
             block = torch.cat([block, r[..., pair.bias].unsqueeze(-1)], dim=-1)
         block = pair.outputs @ block @ pair.inputs
-        z[..., pair.weight] = block[..., : block.shape[-1] - (pair.bias is not None)].flatten(-2)
+        z[..., pair.weight] = block[..., :inputs].flatten(-2)
         if pair.bias is not None:
-            z[..., pair.bias] = block[..., columns - 1]
+            z[..., pair.bias] = block[..., inputs]
     return z
 
 

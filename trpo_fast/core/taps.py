@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..policy.substitute import Substitution
 from .preconditioner import Factors, MapFactors
+from .reference import with_one
 
 
 @dataclass
@@ -77,7 +78,7 @@ def _factors(tap: _Tap, deltas: Tensor, weights: Tensor) -> MapFactors:
     """A averages over the places of a row, G adds them up; deltas have the weights' roots."""
     h, d = tap.inputs[0].detach(), deltas.flatten(0, -2)
     if tap.bias is not None:
-        h = torch.cat([h, torch.ones_like(h[..., :1])], dim=-1)
+        h = with_one(h)
     if len(h) == len(weights):
         h = h * weights.sqrt().view(-1, *[1] * (h.ndim - 1)) / (h[0, ..., 0].numel() ** 0.5)
     else:
