@@ -111,5 +111,5 @@ class TrustRegion:
 
 
 def predicted_gain(info: UpdateInfo) -> float:
-    """s g'x of the step s x that was taken, with x'Ax for g'x: equal once CG has solved A x = g."""
+    """s g'x of the step s x that was taken."""
     return info.step_size * info.linear_gain
