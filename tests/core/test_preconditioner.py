@@ -272,8 +272,13 @@ def test_the_own_preconditioner_of_a_user():
     assert relative_error(found.x, torch.linalg.solve(dense, g)) < 1e-9
     with pytest.raises(ValueError, match="preconditioner: expected"):
         F.solve(g, 1, preconditioner=lambda r: r[:3])
+    twice = F.solve(g[:, 0], 3, preconditioner=lambda r: 2.0 * r)
+    written = F.solve(g[:, 0], 3, preconditioner=lambda r: r.mul_(2.0))
+    assert torch.equal(written.x, twice.x)
     with pytest.raises(ValueError, match="preconditioner: expected"):
         F.solve(g, 1, preconditioner="jacobi")
+    with pytest.raises(ValueError, match="preconditioner: expected"):
+        trpo_update(policy, case.batch(policy), preconditioner=lambda r: r[:3])
 
 
 @pytest.mark.parametrize("precondition", [None, "kfac"])

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._base.arguments import check_tensor
 from .._base.options import UpdateSettings
 from .batch import Batch
 from .cg import CgResult, cg
@@ -89,8 +90,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class CgConfig:
-    """How (F + damping I) x = g is solved. A callable takes residuals [P], or [K, P], to M^-1 r of
-    the same shape.
+    """How (F + damping I) x = g is solved. A callable takes residuals [P], or [P, K] of several
+    right-hand sides, to M^-1 r of the same shape.
     """
 
     iterations: int = UpdateSettings.cg_iterations
@@ -161,8 +162,9 @@ class Operator(abc.ABC):
 
     def solve(self, g: Tensor, config: CgConfig) -> CgResult:
         """Conjugate gradient on (F + damping I) x = g, plain or with a callable preconditioner."""
-        assert config.preconditioner != "kfac"
-        return self.cg(g, config, config.preconditioner)
+        apply = config.preconditioner
+        assert apply != "kfac"
+        return self.cg(g, config, None if apply is None else _of_rows(apply))
 
     def cg(self, g: Tensor, config: CgConfig, apply: Callable[[Tensor], Tensor] | None) -> CgResult:
         """Conjugate gradient on this operator's products."""
@@ -250,3 +252,19 @@ class Operator(abc.ABC):
         for name, applies in reversed(conditions):
             reason = torch.where(applies, REASONS.index(name), reason)
         return reason
+
+
+def columns_last(result: Tensor) -> Tensor:
+    """[P], or [K, P] as the columns [P, K]; and back."""
+    return result.T if result.ndim == 2 else result
+
+
+def _of_rows(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A user's M^-1 of [P] or [P, K] for the [P] or [K, P] inside; it may write what it gets."""
+
+    def applied(r: Tensor) -> Tensor:
+        given = columns_last(r)
+        z = apply(given.clone())
+        return columns_last(check_tensor("preconditioner", z, r, tuple(given.shape)))
+
+    return applied

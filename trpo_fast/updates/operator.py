@@ -18,7 +18,7 @@ from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import Operator, Problem
+from ..core.problem import Operator, Problem, columns_last
 from ..core.search_checks import check_solve
 from ..policy.flat import Snapshot
 
@@ -183,7 +183,7 @@ class FisherOperator:
         v = checks.check_vector("v", v, self._snapshot.theta)
         if self._sync:
             self._check_finite("v", v)
-        return _columns_last(self._operator.fvp(v))
+        return columns_last(self._operator.fvp(v))
 
     def solve(
         self,
@@ -206,8 +206,6 @@ class FisherOperator:
         residuals of the shape of g to M^-1 r, M positive definite. One that is not, or gives NaN,
         has plain CG begin anew.
         """
-        if callable(preconditioner):
-            preconditioner = _as_rows(preconditioner)
         config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
         self._check_fresh()
         g = checks.check_vector("g", g, self._snapshot.theta)
@@ -216,7 +214,7 @@ class FisherOperator:
         if self._sync and not checks.all_finite(found.residual_norm):
             self._check_finite("g", g)
         return Solution(
-            _columns_last(found.x),
+            columns_last(found.x),
             found.quad,
             found.residual_norm,
             found.iterations,
@@ -273,18 +271,3 @@ class _Rows:
             if tensor._version != version:
                 return name
         return None
-
-
-def _columns_last(result: Tensor) -> Tensor:
-    """[P], or [K, P] as the columns [P, K]."""
-    return result.T if result.ndim == 2 else result
-
-
-def _as_rows(preconditioner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A user's M^-1 of [P] or [P, K] for the [P] or [K, P] inside."""
-
-    def apply(r: Tensor) -> Tensor:
-        z = preconditioner(_columns_last(r))
-        return _columns_last(checks.check_tensor("preconditioner", z, r, _columns_last(r).shape))
-
-    return apply

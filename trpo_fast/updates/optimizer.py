@@ -95,7 +95,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _checked(self, settings: dict[str, Any]) -> tuple[UpdateConfig, float]:
         """The settings as they are now, and the damping."""
         chosen = {name: settings[name] for name in SEARCH}
-        apply = settings["preconditioner"] if self._own is None else _as_rows(self._own)
+        apply = settings["preconditioner"] if self._own is None else _of_one(self._own)
         config = check_search(preconditioner=apply, **chosen)
         return config, checks.UPDATE["damping"].check(settings["damping"])
 
@@ -188,15 +188,9 @@ def _checked_losses(losses: Losses) -> Losses:
     return losses
 
 
-def _as_rows(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A user's M^-1 of a vector [P], or of columns [P, K], for rows [K, P]."""
-
-    def rows(r: Tensor) -> Tensor:
-        columns = r[0] if len(r) == 1 else r.T
-        z = checks.check_tensor("preconditioner", apply(columns), r, columns.shape)
-        return z.unsqueeze(0) if len(r) == 1 else z.T
-
-    return rows
+def _of_one(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A user's M^-1 that gets one right-hand side as a vector [P], several as columns [P, K]."""
+    return lambda r: apply(r[:, 0]).unsqueeze(1) if r.ndim == 2 and r.shape[1] == 1 else apply(r)
 
 
 def _why_not(before: Tensor, g: Tensor, found: CgResult) -> str:
