@@ -81,7 +81,7 @@ def test_kernels_are_named_readably() -> None:
 def test_budget_is_one_sided() -> None:
     keys = (*check_cuda.AT_MOST, *check_cuda.PRESENT, *check_cuda.EXACT)
     numbers = dict.fromkeys(keys, 200)
-    budget = {"k": {arch: dict(numbers) for arch in check_cuda.ARCHS}}
+    budget = {"k": {arch: dict(numbers) for arch in check_cuda.SHIPPED}}
     assert not check_cuda.compare(budget, budget)
     for key, free in check_cuda.AT_MOST.items():
         most = 200 + max(20, free)
@@ -101,11 +101,23 @@ def test_budget_is_one_sided() -> None:
     assert len(check_cuda.compare({}, budget)) == len(check_cuda.compare(budget, {})) == 1
 
 
+def test_what_was_not_built_is_not_compared(monkeypatch) -> None:
+    keys = (*check_cuda.AT_MOST, *check_cuda.PRESENT, *check_cuda.EXACT)
+    budget = {"k": {arch: dict.fromkeys(keys, 200) for arch in check_cuda.SHIPPED}}
+    monkeypatch.setenv("TRPO_FAST_CUDA_ARCHS", "80,90+PTX")
+    assert check_cuda.built_for() == ("sm_80", "sm_90")
+    fewer = {"k": {arch: budget["k"][arch] for arch in check_cuda.built_for()}}
+    assert not check_cuda.compare(fewer, budget, check_cuda.built_for())
+    assert len(check_cuda.compare(fewer, budget)) == 1
+    monkeypatch.delenv("TRPO_FAST_CUDA_ARCHS")
+    assert check_cuda.built_for() == check_cuda.SHIPPED
+
+
 def test_recorded_budget_spills_in_no_hot_loop() -> None:
     budget = json.loads(check_cuda.BUDGET.read_text())
     assert any("Split" in kernel for kernel in budget)
     for kernel, archs in budget.items():
-        assert set(archs) == set(check_cuda.ARCHS)
+        assert set(archs) == set(check_cuda.SHIPPED)
         for numbers in archs.values():
             assert numbers["hot_local"] == 0 and numbers["ffma"] > 0
             assert numbers["cp_async"] > 0 or "resident" not in kernel
