@@ -1,7 +1,7 @@
 """``trpo_fast.integrations.sb3.TRPO`` beside sb3-contrib's TRPO, in one process.
 
 python benchmarks/sb3.py train     # train() on the same filled buffers, a line a shape
-python benchmarks/sb3.py rollout   # env steps/s of learn(), and the share of collecting and train()
+python benchmarks/sb3.py rollout   # env steps/s of learn(), and what collecting and train() take
 python benchmarks/sb3.py returns   # final returns over seeds with 95 % intervals (minutes to hours)
 """
 
@@ -76,28 +76,33 @@ def time_train(repeats: int) -> None:
 
 
 def time_rollouts(env: str, envs: int, updates: int) -> None:
+    """Whole updates of both in turn, since the machine may slow down in between: medians."""
+    trained: list[float] = []
+    models, whole, train = {}, {k: [] for k in KINDS}, {k: [] for k in KINDS}
     for kind, made in KINDS.items():
-        spent = []
 
         class Timed(made):  # type: ignore[misc, valid-type]
             def train(self) -> None:
                 start = time.perf_counter()
                 super().train()
-                spent.append(time.perf_counter() - start)  # noqa: B023 of this turn of the loop
+                trained.append(time.perf_counter() - start)
 
-        model = Timed(
-            "MlpPolicy", make_vec_env(env, envs), n_steps=2048 // envs, seed=0, device="cpu"
-        )
-        model.learn(2048)
-        spent.clear()
-        start = time.perf_counter()
-        model.learn(2048 * updates, reset_num_timesteps=False)
-        whole = time.perf_counter() - start
-        share = sum(spent) / whole
-        said = f"collecting {1 - share:.0%}, train() {share:.0%}"
-        print(
-            f"{env}, {envs} envs, {kind}: {2048 * updates / whole:.0f} steps/s; {said}", flush=True
-        )
+        vector = make_vec_env(env, envs, seed=0)
+        models[kind] = Timed("MlpPolicy", vector, n_steps=2048 // envs, seed=0, device="cpu")
+        models[kind].learn(2048)
+    for _ in range(updates):
+        for kind, model in models.items():
+            trained.clear()
+            start = time.perf_counter()
+            model.learn(2048, reset_num_timesteps=False)
+            whole[kind].append(time.perf_counter() - start)
+            train[kind].append(sum(trained))
+    took = {kind: statistics.median(whole[kind]) for kind in KINDS}
+    for kind in KINDS:
+        split = statistics.median(train[kind])
+        said = f"collecting {took[kind] - split:.3f} s, train() {split:.3f} s an update"
+        print(f"{env}, {envs} envs, {kind}: {2048 / took[kind]:.0f} steps/s; {said}", flush=True)
+    print(f"{env}, {envs} envs: {took['sb3'] / took['ours']:.2f}x", flush=True)
 
 
 def final_returns(env: str, steps: int, seeds: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..._base.options import KernelSettings
 from ...core.batch import Batch
 from ...policy.net import MLPPolicy
 from ...policy.wrappers import tell_once
+from .acting import acting
 from .critic import fit_critic
 from .draws import Generators
 from .module import module_of
@@ -28,17 +29,22 @@ _HOOKS = ("_compute_actor_grad", "hessian_vector_product")  # whoever has their 
 class TRPO(Sb3TRPO):
     """sb3-contrib's ``TRPO`` with the update and the critic's fit in compiled code.
 
-    Everything but ``train()`` is inherited, and ``train()`` logs the same, draws the same random
-    numbers and moves the same parameters up to rounding. Fully connected policies go through the
-    kernels, those with convolutions through the reference backend. gSDE, other layers and classes
-    with a ``hessian_vector_product`` of their own are trained by the inherited ``train()``. Nothing
-    of this class is in a saved zip.
+    ``train()`` logs the same as theirs, draws the same random numbers and moves the same parameters
+    up to rounding. Rollouts are theirs bit for bit, of fewer operators. Fully connected policies go
+    through the kernels, those with convolutions through the reference backend. gSDE, other layers
+    and classes with a ``hessian_vector_product`` of their own are trained by the inherited
+    ``train()``. Nothing of this class is in a saved zip.
 
     >>> from trpo_fast.integrations.sb3 import TRPO
     >>> model = TRPO("MlpPolicy", "Pendulum-v1", seed=0).learn(10_000)
     """
 
     backend: ClassVar[Backend] = KernelSettings.backend  # of what is fully connected
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """sb3's own loop, with the policy in fewer operators where it is a stock one."""
+        with acting(self.policy):
+            return super().collect_rollouts(*args, **kwargs)
 
     def train(self) -> None:
         """Update policy and values with what the rollout buffer holds."""
