@@ -92,7 +92,8 @@ def train(argv: list[str]) -> int:
     moment = time.strftime("%Y%m%d-%H%M%S")
     out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
     refuse_used(out)
-    return start_run(TRPO(env, config=config), run, run.steps, out)
+    options = flags.environment(run.env_options)
+    return start_run(TRPO(env, config=config, env_options=options), run, run.steps, out)
 
 
 def _parse(
@@ -127,7 +128,10 @@ def resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
     if _asks_for_help(words):
         tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
-    out = _checkpoint(found, "trpo-fast resume").parent
+    path = _checkpoint(found, "trpo-fast resume")
+    if path.name != CHECKPOINT:
+        raise ValueError(f"RUN: expected the directory of a run, got {path}, a file beside it")
+    out = path.parent
     with files.only_writer(out, "RUN"):
         return _resume_in(out, words)
 
@@ -143,7 +147,11 @@ def _resume_in(out: Path, words: list[str]) -> int:
             f"RUN: expected {OPTIONS} with the run's goal in {out}, got none; "
             "--steps N goes on for N more"
         )
-    agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
+    # Those of the run are in its checkpoint, where options that may open files are refused.
+    again = flags.environment(run.env_options) if "--env-options" in words else None
+    agent = TRPO.load(
+        out / CHECKPOINT, trust_env=run.trust_env, device=run.device, env_options=again
+    )
     until = (goal or 0) if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
     done = agent.reached(run.target_return)
@@ -171,6 +179,8 @@ class EvalOptions:
     """where to act; by default where the run was"""
     trust_env: bool = False
     """import the module of a "module:Id" that the checkpoint names, take all options of its env"""
+    env_options: tuple[str, ...] = ()
+    """other options of the environment, as in --env-options gravity=5.0; by default the run's"""
 
 
 def evaluate(argv: list[str]) -> int:
@@ -185,7 +195,12 @@ def evaluate(argv: list[str]) -> int:
     path = _checkpoint(found, "trpo-fast eval")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that training episodes start anew does not matter here
-        agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
+        agent = TRPO.load(
+            path,
+            trust_env=options.trust_env,
+            device=options.device,
+            env_options=flags.environment(options.env_options) or None,
+        )
     result = evaluate_agent(
         agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
     )
