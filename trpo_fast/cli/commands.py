@@ -71,13 +71,9 @@ def train(argv: list[str]) -> int:
     """
     argv, file = flags.take(argv, "--config")
     argv, words = flags.split(argv, TrainOptions, Config)
-    name = flags.one(words, "ENV", "one environment")
-    argv, named = flags.take(argv, "--env")
-    if name is not None and named not in (None, name):
-        raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
+    argv, env = flags.env_of(argv, words)
     engine = flags.take(argv, "--engine")[1]
     chosen: dict[str, Any] = {} if engine is None else {"engine": engine}
-    env = named if name is None else name
     if env is None and file is not None:
         env = read_toml(file).get("env")
     if env in (None, "") and not _asks_for_help(argv):

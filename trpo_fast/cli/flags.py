@@ -137,6 +137,15 @@ def one(words: list[str], argument: str, what: str) -> str | None:
     return words[0] if words else None
 
 
+def env_of(words: list[str], others: list[str]) -> tuple[list[str], str | None]:
+    """(the other flags, the environment: the word that belongs to no flag, or --env's)."""
+    name = one(others, "ENV", "one environment")
+    words, named = take(words, "--env")
+    if name is not None and named not in (None, name):
+        raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
+    return words, named if name is None else name
+
+
 def parse(
     words: list[str], run: Options, defaults: Config, *, prog: str, description: str
 ) -> tuple[Options, Config]:
