@@ -16,7 +16,6 @@ from .._base import files
 from .._base.command_checks import check_size, working_device
 from .._base.options import LONG
 from .._base.settings import AtLeast
-from ..train.checkpoint import CheckpointError
 from ..train.config import Config, make_config, read_toml
 from ..train.evaluate import check_video, record_video
 from ..train.evaluate import evaluate as evaluate_agent
@@ -29,6 +28,7 @@ from .runs import (
     OPTIONS,
     STEPS,
     RunOptions,
+    checkpoint_of,
     continue_run,
     read_options,
     refuse_used,
@@ -124,7 +124,7 @@ def resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
     if _asks_for_help(words):
         tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
-    path = _checkpoint(found, "trpo-fast resume")
+    path = checkpoint_of(found, "trpo-fast resume")
     if path.name != CHECKPOINT:
         raise ValueError(f"RUN: expected the directory of a run, got {path}, a file beside it")
     out = path.parent
@@ -188,7 +188,7 @@ def evaluate(argv: list[str]) -> int:
     _check_device(options.device)
     if options.render is not None:
         check_video(options.render)  # before the episodes, which take their time
-    path = _checkpoint(found, "trpo-fast eval")
+    path = checkpoint_of(found, "trpo-fast eval")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that training episodes start anew does not matter here
         agent = TRPO.load(
@@ -237,21 +237,3 @@ def _check_device(device: str | None) -> None:
     """Before anything is made there; "auto" and None leave the choice to the agent."""
     if device not in (None, "auto"):
         working_device(device)
-
-
-def _checkpoint(words: list[str], command: str) -> Path:
-    """The checkpoint of the one run that is named: its directory, or the file itself."""
-    name = flags.one(words, "RUN", "the directory of one run")
-    if not name:
-        got = "nothing" if name is None else repr(name)
-        raise UsageError(
-            f"RUN: expected the directory of a run, as in {command} runs/NAME, got {got}"
-        )
-    path = Path(name)
-    path = path if path.is_file() or path.name == CHECKPOINT else path / CHECKPOINT
-    if not path.is_file():
-        here = (
-            f"where {CHECKPOINT} does not exist" if path.parent.is_dir() else "which does not exist"
-        )
-        raise CheckpointError(f"RUN: expected the directory of a run, got {path.parent}, {here}")
-    return path

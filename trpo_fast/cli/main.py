@@ -36,6 +36,9 @@ COMMANDS = {
     "resume": Command(
         "trpo_fast.cli.commands:resume", "go on with a run that ended early", "train"
     ),
+    "export": Command(
+        "trpo_fast.cli.export:export", "write a policy as a program, with a model card", "train"
+    ),
     "tune": Command(
         "trpo_fast.cli.tune:tune", "search for settings that suit an environment", "tune"
     ),

@@ -25,6 +25,7 @@ from .._base.options import COUNT, LONG
 from .._base.settings import AtLeast, check_all
 from ..train.board_loggers import TensorBoardLogger, WandbLogger
 from ..train.checkpoint import NAME as CHECKPOINT
+from ..train.checkpoint import CheckpointError
 from ..train.config import write_toml
 from ..train.eval_callback import BEST, EvalCallback
 from ..train.loggers import (
@@ -37,6 +38,8 @@ from ..train.loggers import (
 from ..train.presets import describe
 from ..train.rules import check_serves
 from ..train.trainer import TRPO, Callback
+from . import flags
+from .failures import UsageError
 
 OPTIONS, PROGRESS = "run.toml", "progress.csv"
 STEPS = 1_000_000
@@ -153,3 +156,21 @@ def read_options(out: Path) -> tuple[int | None, dict[str, Any]]:
             f"run: expected the options of a run in {out / OPTIONS}: {error}"
         ) from error
     return goal, values
+
+
+def checkpoint_of(words: list[str], command: str) -> Path:
+    """The checkpoint of the one run that is named: its directory, or the file itself."""
+    name = flags.one(words, "RUN", "the directory of one run")
+    if not name:
+        got = "nothing" if name is None else repr(name)
+        raise UsageError(
+            f"RUN: expected the directory of a run, as in {command} runs/NAME, got {got}"
+        )
+    path = Path(name)
+    path = path if path.is_file() or path.name == CHECKPOINT else path / CHECKPOINT
+    if not path.is_file():
+        here = (
+            f"where {CHECKPOINT} does not exist" if path.parent.is_dir() else "which does not exist"
+        )
+        raise CheckpointError(f"RUN: expected the directory of a run, got {path.parent}, {here}")
+    return path

@@ -287,8 +287,12 @@ class TRPO(Agent):
         """
         return restore(cls, path, env, device, trust_env, policy, env_options)
 
-    def export(self, path: str | os.PathLike[str], *, single: bool = False) -> None:
-        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked."""
+    def export(
+        self, path: str | os.PathLike[str], *, single: bool = False, card: str | None = None
+    ) -> None:
+        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked; and
+        beside it a model card of this name, with the returns of ten episodes.
+        """
         from .export import export
 
-        export(self, path, single=single)
+        export(self, path, single=single, card=card)
