@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from .envs.errors import EnvError
     from .envs.tensor.base import TensorEnvironment
     from .learner.critic import Critic
+    from .train.board_loggers import TensorBoardLogger, WandbLogger
     from .train.checkpoint import CheckpointError
     from .train.config import Config
     from .train.episodes import Evaluation
+    from .train.eval_callback import EvalCallback
     from .train.evaluate import evaluate
-    from .train.loggers import ConsoleLogger, CsvLogger, JsonLogger, TensorBoardLogger
+    from .train.loggers import ConsoleLogger, CsvLogger, JsonLogger
     from .train.trainer import TRPO
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "CsvLogger",
     "Directions",
     "EnvError",
+    "EvalCallback",
     "Evaluation",
     "FisherOperator",
     "Gaussian",
@@ -84,6 +87,7 @@ __all__ = [
     "TensorEnvironment",
     "UpdateInfo",
     "UpdateOptions",
+    "WandbLogger",
     "__version__",
     "backends",
     "distribution_params",
@@ -107,10 +111,12 @@ _LATER = {
     "Critic": "learner.critic",
     "CsvLogger": "train.loggers",
     "EnvError": "envs.errors",
+    "EvalCallback": "train.eval_callback",
     "Evaluation": "train.episodes",
     "JsonLogger": "train.loggers",
-    "TensorBoardLogger": "train.loggers",
+    "TensorBoardLogger": "train.board_loggers",
     "TensorEnvironment": "envs.tensor.base",
+    "WandbLogger": "train.board_loggers",
     "evaluate": "train.evaluate",
 }
 

@@ -85,6 +85,10 @@ def test_a_resumed_run_keeps_its_options(
         "checkpoint_every": 1,
         "print_every": 2,
         "tensorboard": True,
+        "wandb": None,
+        "eval_every": None,
+        "eval_episodes": 10,
+        "env_options": [],
     }
     assert events and len(list(tmp_path.glob("events.*"))) > events
     err = capsys.readouterr().err

@@ -259,7 +259,7 @@ def test_a_kill_beside_a_checkpoint_leaves_no_hole_in_a_log(after: bool, tmp_pat
     assert {json.loads(line)["update"] for line in lines} == {1, 2, 3, 4, 5}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(out)).Reload().Scalars("kl")
+    events = EventAccumulator(str(out)).Reload().Scalars("train/kl")
     assert {event.step for event in events} == {64, 128, 192, 256, 320}
 
 

@@ -25,7 +25,6 @@ from trpo_fast.train.loggers import (
     JsonLogger,
     LogFile,
     Loggers,
-    TensorBoardLogger,
     clock,
     header,
     line,
@@ -230,21 +229,6 @@ def test_missing_and_empty_runs_are_named(tmp_path: Path) -> None:
     (tmp_path / "curves.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(ValueError, match=r"run: expected a run's progress.csv, got .*curves.png"):
         read_progress(tmp_path / "curves.png")
-
-
-def test_tensorboard_events_hold_the_scalars(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    agent = Agent()
-    with Loggers(TensorBoardLogger(tmp_path)) as log:
-        for update in (1, 2):
-            agent.steps = 100 * update
-            log(agent, record(update))
-    events = EventAccumulator(str(tmp_path)).Reload()
-    returns = [(event.step, event.value) for event in events.Scalars("return")]
-    assert returns == [(100, 10.0), (200, 20.0)]
-    assert "explained_variance" not in events.Tags()["scalars"]
 
 
 def test_bands_are_confidence_intervals_over_seeds() -> None:

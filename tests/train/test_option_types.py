@@ -67,9 +67,12 @@ def make(**options: Any) -> gymnasium.Env[Any, Any]:
 
 
 agent = TRPO("CartPole-v1", num_envs=4, hidden=(8,), max_kl=0.02, algorithm="npg")
-logs = [ConsoleLogger(256, every=2), CsvLogger("."), JsonLogger("."), TensorBoardLogger(Path("."))]
-agent.learn(256, callbacks=[solved, *logs], checkpoint_path="a.safetensors", target_return=3.0)
-agent.learn(256, callbacks=logs)
+logs: list[Any] = [ConsoleLogger(256, every=2), CsvLogger("."), JsonLogger(".")]
+logs += [TensorBoardLogger(Path("."))]
+logs += [WandbLogger("project", ".", mode="offline")]
+evaluation = EvalCallback(64, directory=Path("."), env=make)
+agent.learn(256, callbacks=[evaluation, *logs], checkpoint_path="a.safetensors", target_return=3.0)
+agent.learn(256, callbacks=[solved, *logs])
 agent.learn(256, callbacks=solved).save(Path("a.safetensors"))
 try:
     again = TRPO.load("a.safetensors", make, device="cpu", env_options={"max_episode_steps": 5})

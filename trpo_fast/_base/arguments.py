@@ -124,6 +124,12 @@ def check_text(argument: str, value: Any) -> str:
     return value
 
 
+def check_words(argument: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(word, str) for word in values):
+        raise fail(argument, "a list of strings", _shown(values))
+    return tuple(values)
+
+
 def check_memory(argument: str, value: Any) -> None:
     """A tensor whose values lie in memory, row after row: what kernels, and slices, can read."""
     if not isinstance(value, Tensor):

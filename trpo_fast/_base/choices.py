@@ -24,6 +24,7 @@ KlRule = Literal["fixed", "gain"]
 PenaltyRule = Literal["fixed", "adaptive", "dual"]
 PenaltyInner = Literal["natural", "adam"]
 CriticMethod = Literal["adam", "gauss_newton"]
+CriticSchedule = Literal["constant", "linear", "cosine"]
 
 AdvantageEstimator = Literal["gae", "returns", "n_step"]
 

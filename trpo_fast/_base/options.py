@@ -21,6 +21,7 @@ from .choices import (
     Backend,
     Constraint,
     CriticMethod,
+    CriticSchedule,
     FisherKind,
     KlDirection,
     KlReduction,
@@ -258,6 +259,13 @@ class CriticSettings:
         64,
     )
     critic_learning_rate: Annotated[float, Above(0.0), Doc("adam: the rate of its steps")] = 4e-3
+    critic_schedule: Annotated[
+        CriticSchedule,
+        Doc("adam: the rate stays, or goes to zero in a line or half a cosine"),
+    ] = "constant"
+    critic_schedule_steps: Annotated[
+        int, AtLeast(1), LONG, Doc("environment steps at which a rate that goes to zero is there")
+    ] = 1_000_000
     critic_epochs: Annotated[
         int, AtLeast(1), COUNT, Doc("adam: passes over the rows per update")
     ] = 10

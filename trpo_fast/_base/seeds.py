@@ -21,6 +21,7 @@ USES = (
     "evaluation actions",
     "vine",  # copies that branches run in, by update
     "export",  # observations that an exported policy is checked on
+    "trial",  # proposals of a search for settings, by trial
 )
 
 

@@ -28,6 +28,7 @@ from .arguments import (
     check_counts,
     check_number,
     check_text,
+    check_words,
     fail,
 )
 
@@ -73,6 +74,7 @@ CHECKS: dict[Any, Callable[..., Any]] = {
     float: check_number,
     str: check_text,
     tuple: check_counts,
+    tuple[str, ...]: check_words,
 }
 _BOUNDS = {
     AtLeast: "least",
@@ -88,7 +90,7 @@ class Setting:
     """One field of a dataclass of settings."""
 
     name: str
-    kind: Any  # bool, int, float, str, or tuple for integers from 1 to MAX_INT
+    kind: Any  # bool, int, float, str, tuple (integers from 1 to MAX_INT) or tuple[str, ...]
     optional: bool  # whether it may be None
     choices: tuple[str, ...]  # of a string; () where any will do
     bounds: dict[str, Any]  # by the arguments of check_number and check_count
@@ -133,5 +135,5 @@ def _read(field: dataclasses.Field[Any], hint: Any) -> Setting:
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     bounds = {_BOUNDS[type(note)]: note.bound for note in notes if type(note) in _BOUNDS}
     texts = [note.documentation for note in notes if isinstance(note, Doc)]
-    kind = str if choices else get_origin(hint) or hint
+    kind = str if choices else hint if hint in CHECKS else get_origin(hint) or hint
     return Setting(field.name, kind, optional, choices, bounds, field.default, " ".join(texts))

@@ -41,8 +41,12 @@ def read(path: str | os.PathLike[str], argument: str = "config") -> dict[str, An
 
 def write(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """What ``read`` reads."""
-    lines = [f"{name} = {_text(value)}\n" for name, value in values.items()]
-    files.write(path, "".join(lines).encode())
+    files.write(path, text(values).encode())
+
+
+def text(values: Mapping[str, Any]) -> str:
+    """The lines of a file that ``read`` reads."""
+    return "".join(f"{name} = {_text(value)}\n" for name, value in values.items())
 
 
 def _flat(value: Any) -> bool:

@@ -16,7 +16,6 @@ from .._base import files
 from .._base.command_checks import check_size, working_device
 from .._base.options import LONG
 from .._base.settings import AtLeast
-from ..train.checkpoint import CheckpointError
 from ..train.config import Config, make_config, read_toml
 from ..train.evaluate import check_video, record_video
 from ..train.evaluate import evaluate as evaluate_agent
@@ -29,6 +28,7 @@ from .runs import (
     OPTIONS,
     STEPS,
     RunOptions,
+    checkpoint_of,
     continue_run,
     read_options,
     refuse_used,
@@ -71,13 +71,9 @@ def train(argv: list[str]) -> int:
     """
     argv, file = flags.take(argv, "--config")
     argv, words = flags.split(argv, TrainOptions, Config)
-    name = flags.one(words, "ENV", "one environment")
-    argv, named = flags.take(argv, "--env")
-    if name is not None and named not in (None, name):
-        raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
+    argv, env = flags.env_of(argv, words)
     engine = flags.take(argv, "--engine")[1]
     chosen: dict[str, Any] = {} if engine is None else {"engine": engine}
-    env = named if name is None else name
     if env is None and file is not None:
         env = read_toml(file).get("env")
     if env in (None, "") and not _asks_for_help(argv):
@@ -92,7 +88,8 @@ def train(argv: list[str]) -> int:
     moment = time.strftime("%Y%m%d-%H%M%S")
     out = run.out or Path("runs") / f"{env.replace('/', '_')}-{config.seed}-{moment}"
     refuse_used(out)
-    return start_run(TRPO(env, config=config), run, run.steps, out)
+    options = flags.environment(run.env_options)
+    return start_run(TRPO(env, config=config, env_options=options), run, run.steps, out)
 
 
 def _parse(
@@ -127,7 +124,10 @@ def resume(argv: list[str]) -> int:
     words, found = flags.split(argv, ResumeOptions)
     if _asks_for_help(words):
         tyro.cli(ResumeOptions, args=words, prog="trpo-fast resume RUN")
-    out = _checkpoint(found, "trpo-fast resume").parent
+    path = checkpoint_of(found, "trpo-fast resume")
+    if path.name != CHECKPOINT:
+        raise ValueError(f"RUN: expected the directory of a run, got {path}, a file beside it")
+    out = path.parent
     with files.only_writer(out, "RUN"):
         return _resume_in(out, words)
 
@@ -143,7 +143,11 @@ def _resume_in(out: Path, words: list[str]) -> int:
             f"RUN: expected {OPTIONS} with the run's goal in {out}, got none; "
             "--steps N goes on for N more"
         )
-    agent = TRPO.load(out / CHECKPOINT, trust_env=run.trust_env, device=run.device)
+    # Those of the run are in its checkpoint, where options that may open files are refused.
+    again = flags.environment(run.env_options) if "--env-options" in words else None
+    agent = TRPO.load(
+        out / CHECKPOINT, trust_env=run.trust_env, device=run.device, env_options=again
+    )
     until = (goal or 0) if run.steps is None else agent.steps + run.steps
     print(f"resuming {out} at {agent.steps:,} steps, update {agent.updates}", file=sys.stderr)
     done = agent.reached(run.target_return)
@@ -171,6 +175,8 @@ class EvalOptions:
     """where to act; by default where the run was"""
     trust_env: bool = False
     """import the module of a "module:Id" that the checkpoint names, take all options of its env"""
+    env_options: tuple[str, ...] = ()
+    """other options of the environment, as in --env-options gravity=5.0; by default the run's"""
 
 
 def evaluate(argv: list[str]) -> int:
@@ -182,10 +188,15 @@ def evaluate(argv: list[str]) -> int:
     _check_device(options.device)
     if options.render is not None:
         check_video(options.render)  # before the episodes, which take their time
-    path = _checkpoint(found, "trpo-fast eval")
+    path = checkpoint_of(found, "trpo-fast eval")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that training episodes start anew does not matter here
-        agent = TRPO.load(path, trust_env=options.trust_env, device=options.device)
+        agent = TRPO.load(
+            path,
+            trust_env=options.trust_env,
+            device=options.device,
+            env_options=flags.environment(options.env_options) or None,
+        )
     result = evaluate_agent(
         agent, options.episodes, deterministic=not options.stochastic, seed=options.seed
     )
@@ -226,21 +237,3 @@ def _check_device(device: str | None) -> None:
     """Before anything is made there; "auto" and None leave the choice to the agent."""
     if device not in (None, "auto"):
         working_device(device)
-
-
-def _checkpoint(words: list[str], command: str) -> Path:
-    """The checkpoint of the one run that is named: its directory, or the file itself."""
-    name = flags.one(words, "RUN", "the directory of one run")
-    if not name:
-        got = "nothing" if name is None else repr(name)
-        raise UsageError(
-            f"RUN: expected the directory of a run, as in {command} runs/NAME, got {got}"
-        )
-    path = Path(name)
-    path = path if path.is_file() or path.name == CHECKPOINT else path / CHECKPOINT
-    if not path.is_file():
-        here = (
-            f"where {CHECKPOINT} does not exist" if path.parent.is_dir() else "which does not exist"
-        )
-        raise CheckpointError(f"RUN: expected the directory of a run, got {path.parent}, {here}")
-    return path

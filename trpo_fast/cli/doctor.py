@@ -33,6 +33,8 @@ EXTRAS = {
     "peers": ("sb3_contrib", "stable_baselines3"),
     "jax": ("jax",),
     "export": ("onnx", "onnxscript"),
+    "wandb": ("wandb",),
+    "tune": ("optuna",),
 }
 
 

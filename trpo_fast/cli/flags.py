@@ -5,13 +5,15 @@ decide the defaults of the others, numbers as people write them; and the flags i
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from .._base.arguments import integer
+from .._base.arguments import fail, integer
 from ..train.config import Config, groups
 
 HELP = ("-h", "--help")
+WORDS = tuple[str, ...]  # of a flag that takes name=value, as often as one likes
 
 Options = TypeVar("Options")
 
@@ -41,6 +43,7 @@ def split(words: list[str], *options: type) -> tuple[list[str], list[str]]:
     for option in options:
         hints |= get_type_hints(option)
     flags, others, i = [], [], 0
+    words_of: dict[str, list[str]] = {}
     while i < len(words):
         if not words[i].startswith("-"):
             others.append(words[i])
@@ -54,18 +57,41 @@ def split(words: list[str], *options: type) -> tuple[list[str], list[str]]:
         else:
             count = 0 if flag in HELP else _count(flag, words[i + 1 :], hint)
             values, i = words[i + 1 : i + 1 + count], i + 1 + count
-        if hint is bool:
+        if hint == WORDS:  # all in one place: of a repeated flag tyro takes the last
+            words_of.setdefault(flag, []).extend(values)
+        elif hint is bool:
             flags.append(_switch(flag, values, negative=name not in hints))
         else:
             values = [_plain(flag, value, hint) for value in values]
             flags += [f"{flag}={values[0]}"] if equals else [flag, *values]
+    for flag, values in words_of.items():
+        flags += [flag, *values]
     return flags, others
+
+
+def environment(words: tuple[str, ...]) -> dict[str, Any]:
+    """The options that words such as gravity=5.0 give an environment: values as JSON has them, or
+    Python its constants; anything else is a string.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (equals and name.isidentifier()):
+            raise fail("--env-options", "words such as gravity=5.0", repr(word))
+        try:
+            options[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            options[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return options
 
 
 def _count(flag: str, following: list[str], hint: Any) -> int:
     """How many of the words that follow a flag are its values."""
     if hint is bool:
         return int(bool(following) and following[0].lower() in ("true", "false"))
+    if hint == WORDS:  # name=value; a word without it is of the command
+        given = [word.partition("=")[0].isidentifier() and "=" in word for word in following]
+        return given.index(False) if False in given else len(given)
     if get_origin(hint) is not tuple:
         return min(1, len(following))
     numbers = [_is_number(word) for word in following]
@@ -109,6 +135,15 @@ def one(words: list[str], argument: str, what: str) -> str | None:
     if len(words) > 1:
         raise ValueError(f"{argument}: expected {what}, got {' '.join(words)}")
     return words[0] if words else None
+
+
+def env_of(words: list[str], others: list[str]) -> tuple[list[str], str | None]:
+    """(the other flags, the environment: the word that belongs to no flag, or --env's)."""
+    name = one(others, "ENV", "one environment")
+    words, named = take(words, "--env")
+    if name is not None and named not in (None, name):
+        raise ValueError(f"ENV: expected one environment, got {name} and --env {named}")
+    return words, named if name is None else name
 
 
 def parse(

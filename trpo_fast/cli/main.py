@@ -36,6 +36,12 @@ COMMANDS = {
     "resume": Command(
         "trpo_fast.cli.commands:resume", "go on with a run that ended early", "train"
     ),
+    "export": Command(
+        "trpo_fast.cli.export:export", "write a policy as a program, with a model card", "train"
+    ),
+    "tune": Command(
+        "trpo_fast.cli.tune:tune", "search for settings that suit an environment", "tune"
+    ),
     "plot": Command("trpo_fast.cli.commands:plot", "draw the learning curves of runs", "train"),
     "bench": Command("trpo_fast.bench.cli:main", "time the kernels against other libraries"),
     "doctor": Command("trpo_fast.cli.doctor:main", "say what works on this machine, and why not"),

@@ -3,8 +3,9 @@
 config.toml             what it trains
 run.toml                how long it goes on, and how it reports
 checkpoint.safetensors  where it is, from before its first update on
+best.safetensors        the agent that an evaluation found best, where there were any
 .lock                   held by the process that trains in it
-progress.csv, progress.jsonl, TensorBoard events
+progress.csv, progress.jsonl, evaluations.csv, TensorBoard events, wandb-id
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ from typing_extensions import Doc
 
 from .._base import files, toml
 from .._base.arguments import check_count
-from .._base.options import LONG
+from .._base.options import COUNT, LONG
 from .._base.settings import AtLeast, check_all
+from ..train.board_loggers import TensorBoardLogger, WandbLogger
 from ..train.checkpoint import NAME as CHECKPOINT
+from ..train.checkpoint import CheckpointError
 from ..train.config import write_toml
+from ..train.eval_callback import BEST, EvalCallback
 from ..train.loggers import (
     ConsoleLogger,
     CsvLogger,
     JsonLogger,
     Logger,
     Loggers,
-    TensorBoardLogger,
 )
 from ..train.presets import describe
 from ..train.rules import check_serves
-from ..train.trainer import TRPO
+from ..train.trainer import TRPO, Callback
+from . import flags
+from .failures import UsageError
 
 OPTIONS, PROGRESS = "run.toml", "progress.csv"
 STEPS = 1_000_000
@@ -52,6 +57,22 @@ class RunOptions:
     ] = 10
     print_every: Annotated[int, AtLeast(1), LONG, Doc("updates from one line to the next")] = 1
     tensorboard: Annotated[bool, Doc("write TensorBoard events as well")] = False
+    wandb: Annotated[
+        str | None, Doc("log to Weights & Biases as well, in the project of this name")
+    ] = None
+    eval_every: Annotated[
+        int | None,
+        AtLeast(1),
+        LONG,
+        Doc(f"environment steps between evaluations; the best agent so far is kept as {BEST}"),
+    ] = None
+    eval_episodes: Annotated[
+        int, AtLeast(1), COUNT, Doc("episodes of an evaluation, with the most likely actions")
+    ] = 10
+    env_options: Annotated[
+        tuple[str, ...],
+        Doc("options of the environment, as in --env-options gravity=5.0 render_mode=none"),
+    ] = ()
 
     def __post_init__(self) -> None:
         check_all(self)
@@ -86,12 +107,18 @@ def continue_run(agent: TRPO, options: RunOptions, until: int, out: Path) -> int
     loggers += [CsvLogger(out), JsonLogger(out)]
     if options.tensorboard:
         loggers.append(TensorBoardLogger(out))
+    if options.wandb is not None:
+        loggers.append(WandbLogger(options.wandb, out))
+    callbacks: list[Callback] = []
+    if options.eval_every is not None:
+        episodes = options.eval_episodes
+        callbacks = [EvalCallback(options.eval_every, episodes=episodes, directory=out)]
     begun = time.perf_counter()
     with Loggers(*loggers) as log:
         try:
             agent.learn(
                 left,
-                callbacks=[log],
+                callbacks=[*callbacks, log],
                 target_return=options.target_return,
                 checkpoint_path=out / CHECKPOINT,
                 checkpoint_every=options.checkpoint_every,
@@ -129,3 +156,21 @@ def read_options(out: Path) -> tuple[int | None, dict[str, Any]]:
             f"run: expected the options of a run in {out / OPTIONS}: {error}"
         ) from error
     return goal, values
+
+
+def checkpoint_of(words: list[str], command: str) -> Path:
+    """The checkpoint of the one run that is named: its directory, or the file itself."""
+    name = flags.one(words, "RUN", "the directory of one run")
+    if not name:
+        got = "nothing" if name is None else repr(name)
+        raise UsageError(
+            f"RUN: expected the directory of a run, as in {command} runs/NAME, got {got}"
+        )
+    path = Path(name)
+    path = path if path.is_file() or path.name == CHECKPOINT else path / CHECKPOINT
+    if not path.is_file():
+        here = (
+            f"where {CHECKPOINT} does not exist" if path.parent.is_dir() else "which does not exist"
+        )
+        raise CheckpointError(f"RUN: expected the directory of a run, got {path.parent}, {here}")
+    return path

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._base.arguments import fail
 from .._base.choices import HostEngine
 from .._base.seeds import derive
 from .errors import EnvError, WorkerError
@@ -185,7 +186,13 @@ class _GymnasiumMaker:
     def __call__(self) -> Any:
         import gymnasium
 
-        return gymnasium.make(self.name, **self.options)
+        try:
+            return gymnasium.make(self.name, **self.options)
+        except TypeError as error:
+            if not self.options or "unexpected keyword" not in str(error):
+                raise
+            sentence = fail("env_options", f"arguments of {self.name}", f"{self.options}: {error}")
+            raise sentence from error
 
 
 class _Flattened:

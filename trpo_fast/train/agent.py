@@ -7,6 +7,7 @@ parts and need no more of it.
 from __future__ import annotations
 
 import abc
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -95,6 +96,10 @@ class Agent(abc.ABC):
     @abc.abstractmethod
     def collect(self, *, wait: bool = True) -> Rollout:
         """The next rollout, counted."""
+
+    @abc.abstractmethod
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything training goes on from; all or nothing."""
 
     @abc.abstractmethod
     def predict(

@@ -27,6 +27,9 @@ from .._base.arguments import fail
 from .._base.seeds import derive
 from ..learner.normalise import normalised
 from .agent import Agent
+from .episodes import Evaluation
+from .evaluate import evaluate
+from .model_card import model_card
 
 Program = Callable[[dict[str, Tensor]], Tensor]
 
@@ -72,15 +75,24 @@ class Single(nn.Module):
 
 
 def export(
-    agent: Agent, path: str | os.PathLike[str], *, rows: int = 64, single: bool = False
+    agent: Agent,
+    path: str | os.PathLike[str],
+    *,
+    rows: int = 64,
+    single: bool = False,
+    card: str | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Path:
     """Write the deterministic policy as ``.pt2`` or ``.onnx``, by the path's ending, and check it.
 
     The program takes any number of observations [N, O], or with ``single`` one [O], for which it
     gives one action. ``rows`` random observations must give the actions of ``predict``; otherwise
-    nothing is written.
+    nothing is written. ``card`` is the name of a model card to write beside it, such as README.md,
+    with the returns of ``evaluation``, or of ten episodes that are played here.
     """
     path = Path(path)
+    if card is not None and (Path(card).name != card or not card):
+        raise fail("card", "the name of a file, such as README.md", repr(card))
     if path.suffix not in FORMATS:
         raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
     write, run = FORMATS[path.suffix]
@@ -102,6 +114,9 @@ def export(
             got = run(data)(inputs)
     _compare(got, wanted, path)
     files.write(path, data)
+    if card is not None:
+        text = model_card(agent, evaluation or evaluate(agent), path.name, single=single)
+        files.write(path.with_name(card), text.encode())
     return path
 
 

@@ -1,5 +1,5 @@
-"""What a run says while it trains: a line and a progress bar on the terminal, CSV, JSONL and
-TensorBoard on disk.
+"""What a run says while it trains: a line and a progress bar on the terminal, CSV and JSONL on
+disk. Those for other programs are in board_loggers.py.
 
 Every logger is a callback: ``logger(agent, record)`` after each update. ``Loggers`` bundles those
 of a run.
@@ -68,6 +68,8 @@ class ConsoleLogger(Logger):
                 self._write(header())
             self.lines += 1
             self._write(line(record, left))
+        if math.isfinite(record.get("eval_return", math.nan)):
+            self._write(evaluation_line(record))
         if self.bar is not None:
             self.bar.set_postfix_str(f"return {record['return']:.1f}, kl {record['kl']:.4f}")
             self.bar.update(min(done, self.goal) - self.bar.n)
@@ -129,6 +131,13 @@ def line(record: Record, left: float = math.nan) -> str:
         f"{record['explained_variance']:10.2f}{record['steps_per_second']:11,.0f}"
         f"{100 * record['learner_share']:6.0f} %{end}"
     )
+
+
+def evaluation_line(record: Record) -> str:
+    """What an ``EvalCallback`` found after the update."""
+    words = f"evaluation: return {record['eval_return']:.2f} +- {record['eval_std']:.2f}"
+    best = record["eval_best"]
+    return f"{words}, the best so far" if record["eval_return"] == best else f"{words}, {best=:.2f}"
 
 
 def clock(seconds: float) -> str:
@@ -229,24 +238,6 @@ class JsonLogger(Logger):
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class TensorBoardLogger(Logger):
-    """Scalars for TensorBoard, against environment steps."""
-
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(directory))
-
-    def __call__(self, agent: Agent, record: Record) -> None:
-        for name, value in record.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self.writer.add_scalar(name, value, agent.steps)
-        self.writer.flush()  # a kill must not take the updates of the last two minutes
-
-    def close(self) -> None:
-        self.writer.close()
 
 
 class Loggers:

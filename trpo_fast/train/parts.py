@@ -77,6 +77,8 @@ def make_envs(
     if config.engine == "tensor":
         if not isinstance(env, str):
             raise ValueError(f"env: expected the name of a tensor environment, got {env!r}")
+        if taken := {"num_envs", "device", "seed"} & set(options):
+            raise fail("env_options", f"arguments of {env} that are no settings", sorted(taken))
         return tensor.make(
             env, config.num_envs, device=device, seed=derive(config.seed, "batch", 0), **options
         )

@@ -16,6 +16,7 @@ from .._base.choices import (
     Backend,
     Constraint,
     CriticMethod,
+    CriticSchedule,
     Engine,
     FisherKind,
     KlDirection,
@@ -102,6 +103,8 @@ class Settings(TypedDict, total=False):
     critic: CriticMethod
     critic_hidden: tuple[int, ...]
     critic_learning_rate: float
+    critic_schedule: CriticSchedule
+    critic_schedule_steps: int
     critic_epochs: int
     critic_minibatch: int
     critic_rows: float

@@ -32,6 +32,7 @@ from . import checkpoint, parts
 from .agent import Agent, EnvSource
 from .agent_config import agent_config
 from .config import Config
+from .critic_schedule import critic_rate
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
 from .other_libraries import check_agent, check_callbacks, check_learn
@@ -167,6 +168,8 @@ class TRPO(Agent):
         info = self.update(batch, max_kl)
         self.backend = info.backend
         updated = time.perf_counter()
+        if self.config.critic_schedule != "constant":
+            self.critic.learning_rate = critic_rate(self.config, self.steps - steps)
         critic = self.fit_critic(path.obs, returns)
         with OneThread():
             if self.normaliser is not None:
@@ -183,6 +186,7 @@ class TRPO(Agent):
             "max_kl": max_kl if is_limited(self.config) else math.nan,
             "explained_variance": float(explained),
             "critic_loss": float(critic),
+            "critic_learning_rate": self.critic.learning_rate,
             "rows": len(batch),
             "collected": steps,
             **Times(begin, collected, updated, end, env_seconds).as_dict(steps),
@@ -283,8 +287,12 @@ class TRPO(Agent):
         """
         return restore(cls, path, env, device, trust_env, policy, env_options)
 
-    def export(self, path: str | os.PathLike[str], *, single: bool = False) -> None:
-        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked."""
+    def export(
+        self, path: str | os.PathLike[str], *, single: bool = False, card: str | None = None
+    ) -> None:
+        """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked; and
+        beside it a model card of this name, with the returns of ten episodes.
+        """
         from .export import export
 
-        export(self, path, single=single)
+        export(self, path, single=single, card=card)

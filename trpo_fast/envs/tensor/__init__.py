@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..._base.arguments import fail
 from .acrobot import Acrobot
 from .base import TensorEnv, TensorEnvironment, TensorStep
 from .cartpole import CartPole
@@ -28,7 +29,10 @@ def make(name: str, num_envs: int, **options: Any) -> TensorEnv:
     """
     if name not in REGISTRY:
         raise ValueError(f"env: expected a tensor environment of {sorted(REGISTRY)}, got {name!r}")
-    return REGISTRY[name](num_envs, **options)
+    try:
+        return REGISTRY[name](num_envs, **options)
+    except TypeError as error:
+        raise fail("env_options", f"arguments of {name}", error) from error
 
 
 __all__ = [
