@@ -13,7 +13,7 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test attack sb3-contrib lint format train check-cuda bench clean
+.PHONY: help venv install build emulation test attack sb3-contrib libraries lint format train check-cuda bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,23 @@ sb3-contrib: install  ## fetch sb3-contrib's own tests, which make test then run
 	$(PY) -m pip download -q --no-deps --no-build-isolation --no-binary sb3-contrib -d build/sb3-contrib \
 		sb3-contrib==$$($(PY) -c "import importlib.metadata as m; print(m.version('sb3-contrib'))")
 	cd build/sb3-contrib && tar xzf sb3_contrib-*.tar.gz
+
+# These do not resolve together with all that the tests pin: each has an environment on top of this
+# one, in which only its own packages and those that it wants otherwise are installed.
+LIBRARIES ?= rsl_rl skrl tianshou
+REQUIREMENTS = $(PY) -c "import sys, importlib.metadata as m; print(*(r.partition(';')[0].replace(' ', '') \
+	for r in m.requires('trpo-fast') if 'extra == \"' + sys.argv[1] + '\"' in r))"
+
+libraries: $(LIBRARIES:%=library-%)  ## make environments with rsl_rl, skrl and tianshou, and run their tests
+
+library-%: install
+	$(PY) -m venv build/venvs/$*
+	$(PY) -c "import site; print(site.getsitepackages()[0])" > build/venvs/under.pth
+	cp build/venvs/under.pth $$(echo build/venvs/$*/lib/python3*/site-packages)/
+	grep -v '^filelock==' constraints.txt > build/venvs/constraints.txt  # tianshou wants an older one
+	build/venvs/$*/bin/python -m pip install -q -c build/venvs/constraints.txt \
+		$$($(REQUIREMENTS) $(subst _,-,$*))
+	OMP_NUM_THREADS=1 build/venvs/$*/bin/python -m pytest -q tests/integrations/$*
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

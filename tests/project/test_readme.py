@@ -140,10 +140,12 @@ def test_it_installs_extras_that_exist(page: str) -> None:
         r"optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.DOTALL
     )
     assert extras is not None
-    known = set(re.findall(r"^(\w+) =", extras[1], re.MULTILINE))
+    known = set(re.findall(r"^([\w-]+) =", extras[1], re.MULTILINE))
     installs = [words for words in commands(page) if words[:2] == ["pip", "install"]]
-    asked = {e for words in installs for e in re.findall(r"\w+", words[-1].partition("[")[2])}
-    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
+    asked = {e for words in installs for e in re.findall(r"[\w-]+", words[-1].partition("[")[2])}
+    listed = set(
+        re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)))
+    )
     assert asked and asked <= known
     assert listed == known
     assert {words[0] for words in commands(page)} <= {"pip", "trpo-fast", "make"}

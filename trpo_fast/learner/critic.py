@@ -78,6 +78,15 @@ class CriticInfo:
         return float(self.loss)
 
 
+def gauss_newton(
+    fit: Fit, net: MLPPolicy, targets: Targets, backend: Backend, **options: Any
+) -> tuple[Tensor, int | Tensor]:
+    """The last loss and the steps taken, with the options of ``fit_gauss_newton``."""
+    if isinstance(fit, CudaFit):
+        return fit.gauss_newton(**options)
+    return fit_gauss_newton(fit, net, targets, backend=backend, **options)
+
+
 class Critic(nn.Module):
     """A value function with its optimiser and target statistics; ``state_dict`` holds all of it.
 
@@ -248,9 +257,7 @@ class Critic(nn.Module):
                 "preconditioner": self.preconditioner,
                 "generator": generator,
             }
-            if isinstance(fit, CudaFit):
-                return fit.gauss_newton(**options)
-            return fit_gauss_newton(fit, self.net, targets, backend=self.backend, **options)
+            return gauss_newton(fit, self.net, targets, self.backend, **options)
         loss = fit_adam(
             fit,
             AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),

@@ -16,12 +16,13 @@ from ..._base.options import KernelSettings
 from ...core.batch import Batch
 from ...policy.net import MLPPolicy
 from ...policy.wrappers import tell_once
+from ..step import PolicyStep, Search
 from .acting import acting
 from .critic import fit_critic
 from .draws import Generators
 from .module import module_of
 from .parts import actor_of, features
-from .update import Actor, PolicyStep, Search, policy_step
+from .update import Actor, policy_step
 
 _HOOKS = ("_compute_actor_grad", "hessian_vector_product")  # whoever has their own means them
 

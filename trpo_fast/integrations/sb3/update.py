@@ -1,55 +1,26 @@
-"""The policy's part of sb3-contrib's ``TRPO.train()``, with its conventions, by a backend's stages.
-
-    x ~ (F + damping I)^-1 g by CG from 1e-4 randn,  step = sqrt(2 target_kl / x'(F + damping I) x)
-
+"""The policy's part of sb3-contrib's ``TRPO.train()``, with its conventions, by a backend's stages:
 F is the Hessian of KL(new || old), averaged over rows and over action dimensions, at the present
-parameters. The first step c^j step x with a KL below target_kl and a better surrogate is taken.
+parameters, and CG begins at 1e-4 randn.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..._base.choices import Backend
-from ...backends.registry import resolve
 from ...core import checks
 from ...core.batch import Batch
-from ...core.cg import dot
-from ...core.problem import CgConfig, Operator, Problem
-from ...policy.flat import write_params
+from ...core.problem import Problem
 from ...policy.heads import MultiCategorical
 from ...policy.net import MLPPolicy
+from ..step import PolicyStep, Search, take_step
 from .module import ActorModule
 
-SMALLEST_SQUARE = 1e-10  # of the residual: where their CG stops
-START = 1e-4  # times randn: where it begins
+START = 1e-4  # times randn: where CG begins
 
 Actor = MLPPolicy | ActorModule
-
-
-@dataclass(frozen=True)
-class Search:
-    """Settings of ``TRPO`` under the names of this package."""
-
-    max_kl: float
-    damping: float
-    iterations: int
-    ratio: float
-    steps: int
-    backend: Backend
-
-
-@dataclass(frozen=True)
-class PolicyStep:
-    """What is logged of an update; of one that failed the KL is 0 and the objective the old one."""
-
-    objective: float
-    kl: float
-    success: bool
 
 
 def policy_step(actor: Actor, batch: Batch, search: Search) -> PolicyStep:
@@ -58,10 +29,9 @@ def policy_step(actor: Actor, batch: Batch, search: Search) -> PolicyStep:
     """
     _, theta = checks.check_policy(actor)
     checked = checks.check_batch(actor, theta, batch)
-    backend: Backend = search.backend
     if isinstance(actor, ActorModule):
         actor.check_all_count(checked.obs)
-        backend = "reference"
+        search = replace(search, backend="reference")
     problem = Problem(
         policy=actor,
         theta=theta,
@@ -72,37 +42,7 @@ def policy_step(actor: Actor, batch: Batch, search: Search) -> PolicyStep:
         kl_scale=1.0 if isinstance(actor.head, MultiCategorical) else actor.head.mean_scale(),
         reverse_kl=True,
     )
-    operator = resolve(backend, problem).operator(problem)
-    g, before = operator.gradient()
-    objective = float(before.surrogate)
-    x, quad = search_direction(operator, g, _start(actor, theta), search.iterations)
-    size = math.sqrt(2.0 * search.max_kl / quad) if quad > 0.0 else math.nan
-    for j in range(search.steps if math.isfinite(size) else 0):
-        candidate = operator.theta + search.ratio**j * size * x
-        after = operator.evaluate(candidate)
-        kl, value = float(after.kl), float(after.surrogate)
-        if kl < search.max_kl and value > objective:
-            write_params(actor, theta, candidate)
-            return PolicyStep(value, kl, True)
-    return PolicyStep(objective, 0.0, False)
-
-
-def search_direction(
-    operator: Operator, g: Tensor, start: Tensor, iterations: int
-) -> tuple[Tensor, float]:
-    """x [P] that CG finds from ``start`` [P] for g [P], and x'(F + damping I)x.
-
-    x = start + y, where CG from zero finds y for g - (F + damping I) start: the same iterates.
-    """
-    product = operator.fvp(start)
-    rest = g - product
-    square = float(dot(rest, rest))
-    x, quad = start, dot(start, product)
-    if iterations > 0 and SMALLEST_SQUARE <= square < math.inf:
-        tol = math.sqrt(SMALLEST_SQUARE / square)
-        found = operator.solve(rest, CgConfig(iterations, tol))
-        x, quad = start + found.x, found.quad + 2.0 * dot(found.x, product) + quad
-    return x, float(quad)
+    return take_step(problem, search, _start(actor, theta))
 
 
 def _start(actor: Actor, theta: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""One update of a policy composed from a backend's stages, for libraries whose conventions are not
+those of ``trpo_update``.
+
+    x ~ (F + damping I)^-1 g by CG,  step = sqrt(2 max_kl / x'(F + damping I) x)
+
+CG begins at a start of the caller's and stops once the square of its residual is small. The first
+step first ratio^j step x is taken that has a KL below max_kl and is better enough.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .._base.choices import Backend
+from ..backends.registry import resolve
+from ..core.cg import dot
+from ..core.problem import CgConfig, Operator, Problem
+from ..policy.flat import write_params
+
+SMALLEST_SQUARE = 1e-10  # of the residual: where the CG of these libraries stops
+
+
+@dataclass(frozen=True)
+class Search:
+    """How far to go, and how often to try."""
+
+    max_kl: float
+    damping: float
+    iterations: int
+    ratio: float
+    steps: int
+    backend: Backend
+    first: float = 1.0  # of the full step: where the line search begins
+    share: float = 0.0  # of the gain to first order: what a trial has to bring more than
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """What is logged of an update; of one that failed the KL is 0 and the objective the old one."""
+
+    objective: float
+    kl: float
+    success: bool
+    before: float  # the objective that the update began with
+
+
+def take_step(problem: Problem, search: Search, start: Tensor | None = None) -> PolicyStep:
+    """One update of the problem's policy, in place. ``start`` [P] is where CG begins, by default at
+    zero.
+    """
+    operator = resolve(search.backend, problem).operator(problem)
+    g, measured = operator.gradient()
+    before = float(measured.surrogate)
+    x, quad = search_direction(operator, g, search.iterations, start)
+    size = math.sqrt(2.0 * search.max_kl / quad) if quad > 0.0 else math.nan
+    wanted = search.share * size * float(dot(g, x)) if search.share else 0.0
+    for j in range(search.steps if math.isfinite(size) else 0):
+        taken = search.first * search.ratio**j
+        candidate = operator.theta + taken * size * x
+        after = operator.evaluate(candidate)
+        kl, value = float(after.kl), float(after.surrogate)
+        if kl < search.max_kl and value > before + taken * wanted:
+            write_params(problem.policy, problem.theta, candidate)
+            return PolicyStep(value, kl, True, before)
+    return PolicyStep(before, 0.0, False, before)
+
+
+def search_direction(
+    operator: Operator, g: Tensor, iterations: int, start: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """x [P] that CG finds from ``start`` [P] for g [P], and x'(F + damping I)x.
+
+    x = start + y, where CG from zero finds y for g - (F + damping I) start: the same iterates.
+    """
+    if start is None:
+        found = operator.solve(g, CgConfig(iterations, _tol(float(dot(g, g)))))
+        return found.x, float(found.quad)
+    product = operator.fvp(start)
+    rest = g - product
+    square = float(dot(rest, rest))
+    x, quad = start, dot(start, product)
+    if iterations > 0 and SMALLEST_SQUARE <= square < math.inf:
+        found = operator.solve(rest, CgConfig(iterations, _tol(square)))
+        x, quad = start + found.x, found.quad + 2.0 * dot(found.x, product) + quad
+    return x, float(quad)
+
+
+def _tol(square: float) -> float:
+    """Of a residual that begins with this square: the share of it at which CG stops, after one
+    iteration at the earliest.
+    """
+    return min(math.sqrt(SMALLEST_SQUARE / square), 0.999) if 0.0 < square < math.inf else 0.0
