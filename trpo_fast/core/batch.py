@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import describe
+from .._base.rows import Rows, count_rows, map_rows, parts_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of experience: obs [N, O], actions [N, A] ([N] for Categorical, [N, factors] for
+    """Rows of experience: obs [N, O] (of a custom module what it takes, tensors or dicts and tuples
+    of them, rows first), actions [N, A] ([N] for Categorical, [N, factors] for
     MultiCategorical), advantages [N], log_probs [N] of the actions when they were chosen.
 
     ``log_probs=None`` stands for those under the policy of the call. weights [N] >= 0: rows of
@@ -22,7 +25,7 @@ class Batch:
     parameters that the rows were sampled with, for a KL to the policy that sampled them.
     """
 
-    obs: Tensor  # [N, O], or what a custom module takes with N rows first
+    obs: Rows  # [N, O], or what a custom module takes with N rows first
     actions: Tensor | None = None  # [N, A]; [N] for Categorical, [N, factors] for MultiCategorical
     advantages: Tensor | None = None  # [N]
     log_probs: Tensor | None = None  # [N] of the actions under the policy that took them
@@ -33,7 +36,7 @@ class Batch:
 
     def __len__(self) -> int:
         """N, the number of rows."""
-        return self.obs.shape[0]
+        return count_rows(self.obs)
 
     def __repr__(self) -> str:
         """Types and shapes of what is there, no values."""
@@ -41,6 +44,10 @@ class Batch:
         def shown(value: Any) -> str:
             if isinstance(value, Tensor):
                 return describe(value)
+            if isinstance(value, dict):
+                return f"{{{', '.join(f'{key}: {shown(part)}' for key, part in value.items())}}}"
+            if isinstance(value, tuple):
+                return f"({', '.join(map(shown, value))})"
             return str(value) if isinstance(value, int) else type(value).__name__
 
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -54,21 +61,27 @@ class Batch:
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return replace(self, **tensors)
+        return replace(self, **tensors | {"obs": map_rows(lambda part: part[index], self.obs)})
 
     def tracked(self) -> Batch:
         """The batch with copies of what was made under ``torch.inference_mode()``: torch does not
         count the writes to such tensors, nor let gradients pass through them.
         """
-        untracked: dict[str, Any] = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.is_inference()
-        }
-        if not untracked:
+        if not any(value.is_inference() for _, value in self.tensors()):
             return self
+
+        def copied(value: Any) -> Any:
+            fresh = isinstance(value, Tensor) and value.is_inference()
+            return value.clone() if fresh else value
+
         with torch.inference_mode(False):
-            return replace(self, **{name: value.clone() for name, value in untracked.items()})
+            fields = {name: map_rows(copied, value) for name, value in vars(self).items()}
+            return replace(self, **fields)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor [N, ...] of the batch with its name."""
+        for name, value in vars(self).items():
+            yield from (pair for pair in parts_of(value, name) if isinstance(pair[1], Tensor))
 
     def without_padding(self) -> Batch:
         """Zero-weight rows filled with harmless values, so that 0 * NaN never happens."""
@@ -84,9 +97,9 @@ class Batch:
             )
 
         filled: dict[str, Any] = {
-            name: fill(getattr(self, name), 0)
-            for name in ("obs", "advantages", "log_probs", "weights")
+            name: fill(getattr(self, name), 0) for name in ("advantages", "log_probs", "weights")
         }
+        filled["obs"] = map_rows(lambda part: fill(part, 0), self.obs)
         first = keep.long().argmax().view(1)
         for name in ("actions", "old_params"):  # what is harmless depends on the head: a used row's
             if (value := getattr(self, name)) is not None:
@@ -103,5 +116,6 @@ def normalised_weights(batch: Batch, total: Tensor) -> Tensor:
 
 def total_weight(batch: Batch, dtype: torch.dtype) -> Tensor:
     if batch.weights is None:
-        return torch.full((), float(len(batch)), dtype=dtype, device=batch.obs.device)
+        device = next(batch.tensors())[1].device
+        return torch.full((), float(len(batch)), dtype=dtype, device=device)
     return batch.weights.sum()

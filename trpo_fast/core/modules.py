@@ -20,7 +20,8 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
-from ..policy.distributions import from_validation, without_validation
+from .._base.rows import Rows, map_rows, parts_of
+from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
 from ..policy.net import MLPPolicy
@@ -41,14 +42,15 @@ class Refused(ValueError):
 
 
 @contextlib.contextmanager
-def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+def _explained(inputs: tuple[Rows, ...]) -> Iterator[None]:
     """What torch says within a module about shapes and dtypes, as a sentence about the policy."""
     try:
         yield
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except RuntimeError as error:
-        takes = f"a module that takes {' and '.join(map(describe, inputs))}"
+        given = " and ".join(describe(part) for rows in inputs for _, part in parts_of(rows))
+        takes = f"a module that takes {given}"
         raise Refused(str(fail("policy", takes, f"the error: {error}"))) from error
 
 
@@ -132,7 +134,7 @@ class ModuleFunction:
         inputs = _inputs(batch)
         try:
             with _explained(inputs):
-                found = policy(*inputs)
+                found = distribution_in(policy(*inputs))
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
         except ValueError as error:
@@ -153,7 +155,10 @@ class ModuleFunction:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
             with torch.no_grad():
-                self._called = (batch, without_validation(policy(*_inputs(batch))))
+                self._called = (
+                    batch,
+                    without_validation(distribution_in(policy(*_inputs(batch)))),
+                )
         return head, head.measured(self._called[1], batch.actions)
 
     def _head(self, batch: Batch) -> Head:
@@ -207,7 +212,7 @@ class ModuleFunction:
                     yield f"{prefix}.{name}" if prefix else name
 
 
-def _inputs(batch: Batch) -> tuple[Tensor, ...]:
+def _inputs(batch: Batch) -> tuple[Rows, ...]:
     """What a module is called on."""
     return (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
 
@@ -234,10 +239,14 @@ def _without_bad_rows(batch: Batch) -> Batch:
     """Zeros for observations that are not finite, everything allowed where nothing is: such rows
     make an update fail, and distributions that look at their parameters would raise before.
     """
-    obs, mask = batch.obs, batch.action_mask
-    if obs.is_floating_point():
-        finite = obs.isfinite().reshape(len(obs), -1).all(-1)
-        obs = torch.where(finite.view(-1, *[1] * (obs.ndim - 1)), obs, 0.0).to(obs.dtype)
+
+    def filled(part: Tensor) -> Tensor:
+        if not part.is_floating_point():
+            return part
+        finite = part.isfinite().reshape(len(part), -1).all(-1)
+        return torch.where(finite.view(-1, *[1] * (part.ndim - 1)), part, 0.0).to(part.dtype)
+
+    mask = batch.action_mask
     if mask is not None:
         mask = mask | ~mask.any(-1, keepdim=True)
-    return replace(batch, obs=obs, action_mask=mask)
+    return replace(batch, obs=map_rows(filled, batch.obs), action_mask=mask)

@@ -15,7 +15,6 @@ from .._base.choices import (
     Algorithm,
     Backend,
     Constraint,
-    CriticMethod,
     CriticSchedule,
     Engine,
     FisherKind,
@@ -33,7 +32,7 @@ from .._base.choices import (
 
 
 class Settings(TypedDict, total=False):
-    """Every field of ``Config`` but ``env``, which ``TRPO`` takes first."""
+    """Every field of ``Config`` but ``env`` and ``critic``, arguments of ``TRPO`` itself."""
 
     engine: Engine
     workers: int | None
@@ -100,7 +99,6 @@ class Settings(TypedDict, total=False):
     penalty_inner: PenaltyInner
     penalty_adam_steps: int
     penalty_learning_rate: float
-    critic: CriticMethod
     critic_hidden: tuple[int, ...]
     critic_learning_rate: float
     critic_schedule: CriticSchedule

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.guards import outside_autocast
+from .._base.rows import Rows
 from ..core import checks
 from ..core.batch import Batch
 from ..core.modules import functional_params
@@ -14,9 +15,7 @@ from ..policy.heads import TakenActions, without_head
 
 @outside_autocast
 @torch.no_grad()
-def distribution_params(
-    policy: nn.Module, obs: Tensor, action_mask: Tensor | None = None
-) -> Tensor:
+def distribution_params(policy: nn.Module, obs: Rows, action_mask: Tensor | None = None) -> Tensor:
     """Distribution parameters [N, D] of the policy on rows obs [N, O], for ``Batch.old_params``:
     means and log standard deviations, logits, or whatever the rows' distributions obey.
     """

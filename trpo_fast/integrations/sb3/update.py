@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..._base.rows import one_tensor
 from ...core import checks
 from ...core.batch import Batch
 from ...core.problem import Problem
@@ -30,7 +31,7 @@ def policy_step(actor: Actor, batch: Batch, search: Search) -> PolicyStep:
     _, theta = checks.check_policy(actor)
     checked = checks.check_batch(actor, theta, batch)
     if isinstance(actor, ActorModule):
-        actor.check_all_count(checked.obs)
+        actor.check_all_count(one_tensor(checked.obs))
         search = replace(search, backend="reference")
     problem = Problem(
         policy=actor,
