@@ -1,0 +1,83 @@
+"""``WideOperator``: the reference's stages with products by the kernels of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...core.batch import Batch, normalised_weights
+from ...core.problem import Problem
+from ...policy.net import MLPPolicy
+from ..._base.guards import outside_autocast
+from ..native import readable
+from ..reference import Linearization, MLPLinearization, ReferenceOperator
+from .product import Float32Product, Product, Rows, SplitProduct
+from .tiles import Tiles, tiles_for
+
+COLUMNS = 8  # right-hand sides of one product: memory grows with them
+
+
+class WideOperator(ReferenceOperator):
+    """Forward passes, gradient and evaluation in float32 by torch, F v by Triton or cuBLAS."""
+
+    def __init__(self, problem: Problem, tiles: Tiles | None = None) -> None:
+        super().__init__(problem)
+        assert isinstance(problem.policy, MLPPolicy)
+        self._tiles = tiles or tiles_for(self.theta.device)
+        self._product: Product | None = None
+        self._fisher_rows: Rows | None = None
+
+    @property
+    def product(self) -> Product:
+        """The kernels with theta's weights as they want them, made at the first product."""
+        if self._product is None:
+            problem, policy = self.problem, self.problem.policy
+            assert isinstance(policy, MLPPolicy)
+            numbers = {"damping": problem.damping, "free": 2.0 * problem.kl_scale}
+            given = (policy.spec, policy.head, self.theta, self._tiles)
+            if problem.precision == "fp32":
+                self._product = Float32Product(*given, **numbers)
+            else:
+                self._product = SplitProduct(*given, mode=problem.precision, **numbers)
+        return self._product
+
+    def _pieces(self) -> Iterator[Rows]:
+        """The rows of products, as these read them."""
+        if self._fisher_rows is not None:
+            yield self._fisher_rows
+            return
+        for batch, lin in self._fisher_chunks():
+            rows = self._rows(batch, lin)
+            if not self._chunked:
+                self._fisher_rows = rows
+            yield rows
+
+    def _rows(self, batch: Batch, lin: Linearization) -> Rows:
+        assert isinstance(lin, MLPLinearization)
+        weights = self.problem.kl_scale * normalised_weights(batch, self._fisher_total)
+        return self.product.rows(lin.acts, weights.contiguous())
+
+    @outside_autocast
+    @torch.no_grad()
+    def fvp(self, v: Tensor) -> Tensor:
+        given = readable(v.reshape(-1, v.shape[-1]))
+        out = torch.empty_like(given)
+        for begin in range(0, len(given), COLUMNS):
+            columns = slice(begin, begin + COLUMNS)
+            self.product.begin(given[columns])
+            for i, rows in enumerate(self._pieces()):
+                self.product.add(rows, given[columns], out[columns], again=i > 0)
+        return out.view_as(v)
+
+    @property
+    def scratch_bytes(self) -> int:
+        rows = self._count()
+        held = 0 if self._fisher_rows is None else self._fisher_rows.nbytes
+        return super().scratch_bytes + held + self.product.scratch_bytes(rows)
+
+    def _count(self) -> int:
+        """Rows that one pass of a product sees."""
+        every = len(self._fisher_batch)
+        return min(every, self.problem.chunk_rows or every)
