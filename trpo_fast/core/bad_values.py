@@ -68,7 +68,7 @@ def _indices(rows: Judged) -> Iterator[Rule]:
 
 
 def _numbers(rows: Judged) -> Iterator[Rule]:
-    for name in ("obs", "advantages", "log_probs", "old_params"):
+    for name in ("obs", "advantages", "log_probs", "old_params", "state"):
         value = getattr(rows.clean, name)
         if value is not None and value.is_floating_point():
             yield Rule(name, "finite values", ~torch.isfinite(value), value)
