@@ -141,14 +141,16 @@ def test_a_limit_is_reported_where_there_is_one(settings: dict[str, Any], limite
 
 
 def test_what_cannot_be_served_is_said_before_there_are_rows() -> None:
-    policy, _ = fresh()
-    check_serves(policy, Config())
+    policy, batch = fresh()
+    obs = batch.obs[:2]
+    check_serves(policy, policy.head, Config(), obs)
     with pytest.raises(BackendUnavailable, match=r"^backend='reference': .*, got: precision="):
-        check_serves(policy, Config(backend="reference", precision="bf16x3"))
+        config = Config(backend="reference", precision="bf16x3")
+        check_serves(policy, policy.head, config, obs)
     policy.net[0].bias.requires_grad_(False)
-    check_serves(policy, Config(backend="reference"))
+    check_serves(policy, policy.head, Config(backend="reference"), obs)
     with pytest.raises(ValueError, match=r"^policy: expected an MLPPolicy .* net.0 is frozen$"):
-        check_serves(policy, Config(algorithm="rat"))
+        check_serves(policy, policy.head, Config(algorithm="rat"), obs)
 
 
 @pytest.mark.parametrize("settings", [{}, {"fvp_fraction": 0.25}, {"updates_per_rollout": 2}])

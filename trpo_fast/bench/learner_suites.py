@@ -20,6 +20,7 @@ from ..learner.actor import ActTensors, ModuleActor
 from ..learner.actor_cpu import NativeActor
 from ..learner.actor_cuda import CudaActor
 from ..learner.critic import Critic
+from ..learner.value_net import ValueNet, moved
 from ..policy.flat import write_params
 from ..policy.net import MLPPolicy
 from . import opponents
@@ -52,8 +53,8 @@ def _critic(work: Workload, minibatch: int = SB3_MINIBATCH, backend: Any = "refe
     return critic.to(work.obs.dtype)
 
 
-def _critic_params(net: MLPPolicy) -> list[Tensor]:
-    return [p.detach().clone() for p in net.net.parameters()]
+def _critic_params(net: MLPPolicy | ValueNet) -> list[Tensor]:
+    return [p.detach().clone() for p in moved(net)]
 
 
 def _exact_act(work: Workload, actions: Tensor) -> Tensor:

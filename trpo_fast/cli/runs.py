@@ -32,6 +32,7 @@ from ..train.loggers import (
     Loggers,
     TensorBoardLogger,
 )
+from ..train.parts import example_rows
 from ..train.presets import describe
 from ..train.rules import check_serves
 from ..train.trainer import TRPO
@@ -69,7 +70,9 @@ def refuse_used(out: Path) -> None:
 
 def start_run(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
     """Make the directory of a new run, and train in it."""
-    check_serves(agent.policy, agent.config)  # before there is anything to clean up
+    obs, _ = example_rows(agent)
+    # Before there is anything to clean up.
+    check_serves(agent.policy, agent.head, agent.config, obs)
     out.mkdir(parents=True, exist_ok=True)
     with files.only_writer(out, "out"):
         refuse_used(out)  # again: another process may have been faster

@@ -68,9 +68,9 @@ def _indices(rows: Judged) -> Iterator[Rule]:
 
 
 def _numbers(rows: Judged) -> Iterator[Rule]:
-    for name in ("obs", "advantages", "log_probs", "old_params", "state"):
-        value = getattr(rows.clean, name)
-        if value is not None and value.is_floating_point():
+    numbers = ("obs", "advantages", "log_probs", "old_params", "state")
+    for name, value in rows.clean.tensors():
+        if name.partition("[")[0] in numbers and value.is_floating_point():
             yield Rule(name, "finite values", ~torch.isfinite(value), value)
 
 
@@ -94,7 +94,7 @@ def found(rows: Judged) -> Tensor:
     """0-d bool: some rule is broken. Nothing waits for a device."""
     broken = [rule.broken.any() for rules in TABLE for rule in rules(rows)]
     if not broken:
-        return torch.zeros((), dtype=torch.bool, device=rows.raw.obs.device)
+        return torch.zeros((), dtype=torch.bool, device=next(rows.raw.tensors())[1].device)
     return torch.stack(broken).any()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import describe
+from .._base.rows import Rows, count_rows, map_rows, parts_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of experience: obs [N, O], actions [N, A] ([N] for Categorical, [N, factors] for
+    """Rows of experience: obs [N, O] (of a custom module what it takes, tensors or dicts and tuples
+    of them, rows first), actions [N, A] ([N] for Categorical, [N, factors] for
     MultiCategorical), advantages [N], log_probs [N] of the actions when they were chosen.
 
     ``log_probs=None`` stands for those under the policy of the call. weights [N] >= 0: rows of
@@ -27,7 +30,7 @@ class Batch:
     end. Rows of weight zero do not count, but their observations pass through the state.
     """
 
-    obs: Tensor  # [N, O], or what a custom module takes with N rows first
+    obs: Rows  # [N, O], or what a custom module takes with N rows first
     actions: Tensor | None = None  # [N, A]; [N] for Categorical, [N, factors] for MultiCategorical
     advantages: Tensor | None = None  # [N]
     log_probs: Tensor | None = None  # [N] of the actions under the policy that took them
@@ -41,7 +44,7 @@ class Batch:
 
     def __len__(self) -> int:
         """N, the number of rows."""
-        return self.obs.shape[0]
+        return count_rows(self.obs)
 
     def __repr__(self) -> str:
         """Types and shapes of what is there, no values."""
@@ -49,6 +52,10 @@ class Batch:
         def shown(value: Any) -> str:
             if isinstance(value, Tensor):
                 return describe(value)
+            if isinstance(value, dict):
+                return f"{{{', '.join(f'{key}: {shown(part)}' for key, part in value.items())}}}"
+            if isinstance(value, tuple):
+                return f"({', '.join(map(shown, value))})"
             return str(value) if isinstance(value, int) else type(value).__name__
 
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -62,7 +69,7 @@ class Batch:
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return replace(self, **tensors)
+        return replace(self, **tensors | {"obs": map_rows(lambda part: part[index], self.obs)})
 
     def _sequences(self, index: slice | Tensor) -> slice | Tensor:
         """Which sequences rows are of that are whole sequences."""
@@ -81,25 +88,35 @@ class Batch:
         """The batch with copies of what was made under ``torch.inference_mode()``: torch does not
         count the writes to such tensors, nor let gradients pass through them.
         """
-        untracked: dict[str, Any] = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.is_inference()
-        }
-        if not untracked:
+        if not any(value.is_inference() for _, value in self.tensors()):
             return self
-        with torch.inference_mode(False):
-            return replace(self, **{name: value.clone() for name, value in untracked.items()})
 
-    def finite_obs(self, keep: Tensor | None = None) -> Tensor:
-        """The observations, zeros in place of what is not finite, but for rows to ``keep`` [N]."""
-        if not self.obs.is_floating_point():
-            return self.obs
-        good = self.obs.isfinite().reshape(len(self), -1).all(-1)
-        good = good if keep is None else good | keep
-        return torch.where(good.view(-1, *[1] * (self.obs.ndim - 1)), self.obs, 0.0).to(
-            self.obs.dtype
-        )
+        def copied(value: Any) -> Any:
+            fresh = isinstance(value, Tensor) and value.is_inference()
+            return value.clone() if fresh else value
+
+        with torch.inference_mode(False):
+            fields = {name: map_rows(copied, value) for name, value in vars(self).items()}
+            return replace(self, **fields)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor [N, ...] of the batch with its name."""
+        for name, value in vars(self).items():
+            yield from (pair for pair in parts_of(value, name) if isinstance(pair[1], Tensor))
+
+    def finite_obs(self, keep: Tensor | None = None) -> Rows:
+        """The observations [N, O], zeros in place of rows that are not finite, except those to
+        ``keep`` [N].
+        """
+
+        def filled(part: Tensor) -> Tensor:
+            if not part.is_floating_point():
+                return part
+            good = part.isfinite().reshape(len(part), -1).all(-1)
+            good = good if keep is None else good | keep
+            return torch.where(good.view(-1, *[1] * (part.ndim - 1)), part, 0.0).to(part.dtype)
+
+        return map_rows(filled, self.obs)
 
     def without_padding(self) -> Batch:
         """Zero-weight rows filled with harmless values, so that 0 * NaN never happens."""
@@ -117,8 +134,10 @@ class Batch:
         filled: dict[str, Any] = {
             name: fill(getattr(self, name), 0) for name in ("advantages", "log_probs", "weights")
         }
-        # What the rows of a sequence see, later rows remember.
-        filled["obs"] = fill(self.obs, 0) if self.sequence_length is None else self.finite_obs(keep)
+        if self.sequence_length is None:
+            filled["obs"] = map_rows(lambda part: fill(part, 0), self.obs)
+        else:  # what the rows of a sequence see, later rows remember
+            filled["obs"] = self.finite_obs(keep)
         first = keep.long().argmax().view(1)
         for name in ("actions", "old_params"):  # what is harmless depends on the head: a used row's
             if (value := getattr(self, name)) is not None:
@@ -135,5 +154,6 @@ def normalised_weights(batch: Batch, total: Tensor) -> Tensor:
 
 def total_weight(batch: Batch, dtype: torch.dtype) -> Tensor:
     if batch.weights is None:
-        return torch.full((), float(len(batch)), dtype=dtype, device=batch.obs.device)
+        device = next(batch.tensors())[1].device
+        return torch.full((), float(len(batch)), dtype=dtype, device=device)
     return batch.weights.sum()

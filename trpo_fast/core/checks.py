@@ -22,6 +22,7 @@ from .._base.arguments import check_number as check_number
 from .._base.arguments import check_tensor as check_tensor
 from .._base.arguments import fail as fail
 from .._base.options import UpdateSettings
+from .._base.rows import Rows, count_rows, map_rows, parts_of
 from .._base.settings import declared
 from ..policy.flat import flat_params
 from ..policy.heads import TakenActions
@@ -59,20 +60,35 @@ def check_optimizer(policy: nn.Module, optimizer: Any) -> None:
         raise fail("optimizer", "one that holds the policy's parameters", "one of others")
 
 
+def check_obs(net: nn.Module, theta: Tensor, obs: Any) -> Rows:
+    """Observations of at least one row: [N, O] for layers; for another module tensors, or dicts and
+    tuples of them, each with N rows, where the module is.
+    """
+    if isinstance(net, MLPPolicy):
+        check_memory("obs", obs)
+        if obs.ndim == 0 or obs.shape[0] == 0:
+            raise fail("obs", "at least one row", f"shape {list(obs.shape)}")
+        return check_tensor("obs", obs, theta, (None, net.spec.widths[0]))
+    rows: int | None = None
+    for name, part in parts_of(obs):
+        check_memory(name, part)
+        if part.ndim == 0 or part.shape[0] == 0:
+            raise fail(name, "at least one row", f"shape {list(part.shape)}")
+        if part.device != theta.device:
+            place = f"a tensor on {theta.device}, where the policy is"
+            raise fail(name, place, f"one on {part.device}")
+        rows = part.shape[0] if rows is None else rows
+        if part.shape[0] != rows:
+            raise fail(name, f"{rows} rows, as the others have", part.shape[0])
+    if rows is None:
+        raise fail("obs", "at least one tensor", "none")
+    return map_rows(torch.Tensor.detach, obs)
+
+
 def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
     """The parts of a batch that say where the policy is evaluated: obs, weights, action_mask."""
-    check_memory("obs", batch.obs)
-    rows = batch.obs.shape[0] if batch.obs.ndim else 0
-    if rows == 0:
-        raise fail("obs", "at least one row", f"shape {list(batch.obs.shape)}")
-    if isinstance(policy, MLPPolicy):
-        obs = check_tensor("obs", batch.obs, theta, (None, policy.spec.widths[0]))
-    elif batch.obs.device != theta.device:
-        raise fail(
-            "obs", f"a tensor on {theta.device}, where the policy is", f"one on {batch.obs.device}"
-        )
-    else:
-        obs = batch.obs.detach()
+    obs = check_obs(policy, theta, batch.obs)
+    rows = count_rows(obs)
     weights = batch.weights
     if weights is not None:
         weights = check_tensor("weights", weights, theta, (rows,))
@@ -263,23 +279,23 @@ def check_acting(
 
 
 def check_critic_batch(
-    theta: Tensor, obs_dim: int, obs: Any, targets: Any, weights: Any, *, values: bool = True
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    net: nn.Module, theta: Tensor, obs: Any, targets: Any, weights: Any, *, values: bool = True
+) -> tuple[Rows, Tensor, Tensor | None]:
     """A critic's rows; rows of weight zero are left out and may hold anything. Without ``values``
     the targets are not looked at.
     """
-    obs = check_tensor("obs", obs, theta, (None, obs_dim))
-    if obs.shape[0] == 0:
-        raise fail("obs", "at least one row", f"shape {list(obs.shape)}")
-    targets = check_tensor("targets", targets, theta, (obs.shape[0],))
+    obs = check_obs(net, theta, obs)
+    rows = count_rows(obs)
+    targets = check_tensor("targets", targets, theta, (rows,))
     if weights is not None:
-        weights = check_tensor("weights", weights, theta, (obs.shape[0],))
+        weights = check_tensor("weights", weights, theta, (rows,))
         if not bool((weights >= 0).all() & weights.isfinite().all()):
             raise fail("weights", "finite values of at least zero", "others")
         kept = weights > 0
         if not bool(kept.any()):
             raise fail("weights", "a positive total", 0.0)
-        obs, targets, weights = obs[kept], targets[kept], weights[kept]
+        obs = map_rows(lambda part: part[kept], obs)
+        targets, weights = targets[kept], weights[kept]
     if values and not bool(targets.isfinite().all()):
         bad = int((~targets.isfinite()).nonzero()[0])
         raise fail("targets", "finite values", f"{float(targets[bad])} in row {bad}")

@@ -20,7 +20,8 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
-from ..policy.distributions import from_validation, without_validation
+from .._base.rows import Rows, map_rows, parts_of
+from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
 from ..policy.net import MLPPolicy
@@ -42,14 +43,15 @@ class Refused(ValueError):
 
 
 @contextlib.contextmanager
-def _explained(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+def _explained(inputs: tuple[Rows, ...]) -> Iterator[None]:
     """What torch says within a module about shapes and dtypes, as a sentence about the policy."""
     try:
         yield
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except RuntimeError as error:
-        takes = f"a module that takes {' and '.join(map(describe, inputs))}"
+        given = " and ".join(describe(part) for rows in inputs for _, part in parts_of(rows))
+        takes = f"a module that takes {given}"
         raise Refused(str(fail("policy", takes, f"the error: {error}"))) from error
 
 
@@ -130,7 +132,7 @@ class ModuleFunction:
         inputs = _inputs(batch)
         try:
             with _explained(inputs):
-                found = policy(*inputs)
+                found = distribution_in(policy(*inputs))
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
         except ValueError as error:
@@ -151,7 +153,10 @@ class ModuleFunction:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
             with torch.no_grad():
-                self._called = (batch, without_validation(policy(*_inputs(batch))))
+                self._called = (
+                    batch,
+                    without_validation(distribution_in(policy(*_inputs(batch)))),
+                )
         return head, head.measured(self._called[1], batch.actions)
 
     def _head(self, batch: Batch) -> Head:
@@ -205,7 +210,7 @@ class ModuleFunction:
                     yield f"{prefix}.{name}" if prefix else name
 
 
-def _inputs(batch: Batch) -> tuple[Tensor, ...]:
+def _inputs(batch: Batch) -> tuple[Rows, ...]:
     """What a module is called on: obs [N, ...], or of sequences (obs [S, T, ...], starts [S, T],
     state [S, K]); after that a mask, where there is one.
     """
@@ -214,7 +219,8 @@ def _inputs(batch: Batch) -> tuple[Tensor, ...]:
         return (batch.obs, *mask)
     assert batch.starts is not None and batch.state is not None
     shape = (-1, batch.sequence_length)
-    return batch.obs.unflatten(0, shape), batch.starts.view(shape), batch.state, *mask
+    obs = map_rows(lambda part: part.unflatten(0, shape), batch.obs)
+    return obs, batch.starts.view(shape), batch.state, *mask
 
 
 def _named(name: str, module: nn.Module) -> str:

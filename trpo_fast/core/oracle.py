@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base.guards import outside_autocast, uninterrupted
+from .._base.rows import map_rows
 from ..policy.heads import Head
 from ..policy.net import MLPPolicy
 from .batch import Batch, normalised_weights, total_weight
@@ -105,7 +106,7 @@ def _double(batch: Batch) -> Batch:
         return value.double() if value is not None and value.is_floating_point() else value
 
     return Batch(
-        batch.obs.double() if batch.obs.is_floating_point() else batch.obs,
+        map_rows(convert, batch.obs),
         convert(batch.actions),
         weights=convert(batch.weights),
         action_mask=batch.action_mask,

@@ -38,7 +38,7 @@ class ActionMap:
         self.start: np.ndarray | None = None  # lowest choice of a discrete space, when it is not 0
         self.continuous = isinstance(space, spaces.Box)
         self.dtype: torch.dtype | None = None  # of tensors, where it is not that of stored actions
-        discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        self.discrete = discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
         if space.dtype != (np.int64 if discrete else np.float32):
             with suppress(TypeError):  # torch has no such type, such as longdouble
                 self.dtype = torch.from_numpy(np.zeros(0, space.dtype)).dtype

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .._base.arguments import fail
 from .._base.guards import outside_autocast
-from ..policy.net import MLPPolicy
+from .acting import acting_params, check_acts
 from .normalise import ObservationNormaliser
 
 
@@ -63,19 +62,13 @@ class Actor(abc.ABC):
 class ModuleActor(Actor):
     """Acts by running the torch modules; observations may lie on another device than the policy."""
 
-    def __init__(self, policy: MLPPolicy, critic: Any, generator: torch.Generator) -> None:
+    def __init__(self, policy: nn.Module, critic: Any, generator: torch.Generator) -> None:
         self.policy, self.critic, self.generator = policy, critic, generator
         self.device = next(policy.parameters()).device
         self.recheck_nets()
 
     def recheck_nets(self) -> None:
-        """Refuse a policy whose distribution, which updates follow, is not the one acted by."""
-        if reason := self.policy.own_forward():
-            raise fail(
-                "policy",
-                "one that acts by distribution_params (override that instead of forward)",
-                f"one where {reason}",
-            )
+        check_acts(self.policy)
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         self.recheck_nets()
@@ -87,10 +80,10 @@ class ModuleActor(Actor):
             if tensors.seen is not None:
                 tensors.seen.copy_(obs)
             allowed = None if mask is None else mask.to(self.device)
-            params = self.policy.distribution_params(obs, allowed)
-            chosen = self.policy.head.sample(params, self.generator)
+            head, params = acting_params(self.policy, obs, allowed)
+            chosen = head.sample(params, self.generator)
             tensors.actions.copy_(chosen)
-            tensors.log_probs.copy_(self.policy.head.log_prob(params, chosen))
+            tensors.log_probs.copy_(head.log_prob(params, chosen))
             tensors.values.copy_(self.critic.values(obs))
 
         return act

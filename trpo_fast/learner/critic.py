@@ -4,7 +4,8 @@
 
 mean and std follow the targets; when they move, the last layer is rescaled so that V does not. The
 net is a Gaussian policy of unit variance, so its Gauss-Newton matrix is that policy's Fisher matrix
-and the policy's kernels solve it.
+and the policy's kernels solve it. A module of the user's own is one as well; if its values are no
+outputs of a Linear, V moves with mean and std, a tenth of the way of the targets before each fit.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from torch import Tensor, nn
 from .._base.choices import Activation, Backend, CriticMethod, PreconditionerKind
 from .._base.guards import outside_autocast
 from .._base.options import CriticSettings, KernelSettings, PolicySettings
+from .._base.rows import Rows, count_rows
 from .._base.settings import declared
 from .._base.threads import OneThread
 from ..backends.cuda import capturing
 from ..backends.fallback import or_reference
 from ..backends.support import PYTORCH, Support, choose
 from ..core import checks
-from ..policy.flat import every_parameter, flat_params, mark_written
+from ..policy.flat import flat_params, mark_written
 from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy, drawn_for
-from ..policy.stock import output_departure
 from .fits import (
     AdamState,
     Fit,
@@ -41,9 +42,10 @@ from .fits import (
     fit_support,
 )
 from .fits_cuda import CudaFit, cuda_fit_support
+from .value_net import ValueNet, check_fits, output_layer, values_of
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
-FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
+FITS: dict[str, Callable[[Any, Targets], Fit]] = {
     "cpu": NativeFit,
     "cuda": CudaFit,
     "reference": ReferenceFit,
@@ -91,6 +93,7 @@ class Critic(nn.Module):
     std: Tensor
     moments: Tensor
     taken: Tensor
+    net: MLPPolicy | ValueNet
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class Critic(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.method = SETTINGS["critic"].check(method)
+        self.method: CriticMethod = SETTINGS["critic"].check(method)
         self.backend: Backend = KERNELS["backend"].check(backend)
         self.learning_rate = SETTINGS["critic_learning_rate"].check(learning_rate, "learning_rate")
         self.epochs = SETTINGS["critic_epochs"].check(epochs, "epochs")
@@ -126,10 +129,26 @@ class Critic(nn.Module):
         )
         with drawn_for(device):
             head = Gaussian(1)
-        self.net = MLPPolicy(
-            obs_dim, head, hidden, activation, output_gain=1.0, dtype=dtype, device=device
-        )
-        theta = flat_params(self.net)
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        self._hold(MLPPolicy(obs_dim, head, hidden, activation, output_gain=1.0, **options))
+
+    @classmethod
+    def of_module(cls, module: nn.Module, obs: Rows, **options: Any) -> Critic:
+        """The critic of a module that returns values [N] or [N, 1] for rows like obs; ``options``
+        are those of how it is fitted.
+        """
+        if not isinstance(module, nn.Module) or isinstance(module, Critic):
+            raise checks.fail("critic", "a torch.nn.Module of values", type(module).__name__)
+        critic = cls(1, (), **options)
+        net = ValueNet(module)
+        net.find_output(obs)
+        critic._hold(net)
+        return critic
+
+    def _hold(self, net: MLPPolicy | ValueNet) -> None:
+        """Take a net, with an optimiser that has not made a step."""
+        self.net = net
+        theta = flat_params(net)
         self.register_buffer("moments", theta.new_zeros(2, theta.numel()))
         self.register_buffer("mean", theta.new_zeros(()))
         self.register_buffer("std", theta.new_ones(()))
@@ -143,24 +162,24 @@ class Critic(nn.Module):
         """The flat parameters [P] of the net, a view."""
         return flat_params(self.net)
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Rows) -> Tensor:
         """Predicted returns [N] for observations [N, O], with gradients."""
-        return torch.addcmul(self.mean, self.net.net(obs)[:, 0], self.std)
+        return torch.addcmul(self.mean, values_of(self.net, obs), self.std)
 
     if TYPE_CHECKING:  # torch calls forward, and says Any
 
-        def __call__(self, obs: Tensor) -> Tensor: ...
+        def __call__(self, obs: Rows) -> Tensor: ...
 
     @outside_autocast
     @torch.no_grad()
-    def values(self, obs: Tensor) -> Tensor:
+    def values(self, obs: Rows) -> Tensor:
         """Predicted returns [N] for observations [N, O]."""
         return self(obs)
 
     @outside_autocast
     def fit(
         self,
-        obs: Tensor,
+        obs: Rows,
         targets: Tensor,
         weights: Tensor | None = None,
         *,
@@ -176,12 +195,7 @@ class Critic(nn.Module):
         Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.
         A ``generator`` must be registered with the graph before.
         """
-        if not all(p.requires_grad for p in every_parameter(self.net)):
-            raise checks.fail("critic", "parameters that all require gradients", "frozen ones")
-        outputs = output_departure(self.net.net, self.net.spec.widths)
-        if reason := self.net.own_forward() or outputs:
-            wanted = "a net that ends in a plain Linear, which follows the scale of the targets"
-            raise checks.fail("critic", wanted, f"one where {reason}")
+        check_fits(self.net)
         chosen = choose(self.backend, SUPPORTS, self.net, self.method, can="fit this critic")
         with OneThread() if chosen in ("cpu", "cuda") else nullcontext():
             return or_reference(
@@ -194,7 +208,7 @@ class Critic(nn.Module):
 
     def _fit(
         self,
-        obs: Tensor,
+        obs: Rows,
         targets: Tensor,
         weights: Tensor | None,
         chosen: str,
@@ -207,7 +221,7 @@ class Critic(nn.Module):
                 "a CUDA graph; fit once before"
             )
         obs, targets, weights = checks.check_critic_batch(
-            self.theta, self.net.spec.widths[0], obs, targets, weights, values=sync
+            self.net, self.theta, obs, targets, weights, values=sync
         )
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
@@ -260,7 +274,7 @@ class Critic(nn.Module):
             learning_rate=self.learning_rate,
             generator=generator,
         )
-        steps = self.epochs * -(-len(targets.obs) // self.minibatch)
+        steps = self.epochs * -(-count_rows(targets.obs) // self.minibatch)
         self.adam_steps += steps
         return loss, steps
 
@@ -273,8 +287,8 @@ class Critic(nn.Module):
         spread = (share * (targets - centre).square()).sum().sqrt()
         mean = torch.lerp(self.mean, centre, rate)
         std = torch.lerp(self.std, spread.clamp_min(SMALLEST_STD), rate)
-        last: Any = self.net.net[-1]
-        if self.fits:
+        last = output_layer(self.net)
+        if self.fits and last is not None:
             last.weight.mul_(self.std / std)
             last.bias.mul_(self.std / std).add_((self.mean - mean) / std)
         self.mean.copy_(mean)

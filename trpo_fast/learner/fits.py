@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
+from .._base.rows import Rows, count_rows, map_rows
 from .._base.threads import kernel_threads
 from ..backends.native import native_shape, readable
 from ..backends.support import Support, family_support
@@ -24,6 +25,7 @@ from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import parameter_support
+from .value_net import ValueNet, moved, values_of
 
 if TYPE_CHECKING:
     from .. import _C
@@ -33,15 +35,18 @@ BACKTRACKS = 10
 
 @dataclass(frozen=True)
 class Targets:
-    """What a net is fitted to: observations [N, O], targets [N], weights [N] above zero or None."""
+    """What a net is fitted to: rows of observations, [N, O] for layers, targets [N], weights [N]
+    above zero or None.
+    """
 
-    obs: Tensor
+    obs: Rows
     values: Tensor
     weights: Tensor | None = None
 
     def rows(self, index: Tensor) -> Targets:
         weights = None if self.weights is None else self.weights[index]
-        return Targets(self.obs[index], self.values[index], weights)
+        obs = map_rows(lambda part: part[index], self.obs)
+        return Targets(obs, self.values[index], weights)
 
 
 @dataclass(frozen=True)
@@ -77,18 +82,20 @@ class Fit(Protocol):
 class ReferenceFit:
     """Plain PyTorch: any device, float32 or float64."""
 
-    def __init__(self, net: MLPPolicy, targets: Targets) -> None:
+    def __init__(self, net: MLPPolicy | ValueNet, targets: Targets) -> None:
         self.net, self.targets = net, targets
 
     def _loss(self, targets: Targets) -> Tensor:
-        squares = (self.net.net(targets.obs)[:, 0] - targets.values).square()
+        squares = (values_of(self.net, targets.obs) - targets.values).square()
         if targets.weights is None:
             return 0.5 * squares.mean()
         return 0.5 * (targets.weights * squares).sum() / targets.weights.sum()
 
     def _gradient(self, targets: Targets) -> tuple[Tensor, Tensor]:
         loss = self._loss(targets)
-        parts = torch.autograd.grad(loss, list(self.net.net.parameters()))
+        parts = torch.autograd.grad(
+            loss, moved(self.net), allow_unused=True, materialize_grads=True
+        )
         flat = torch.cat([part.reshape(-1) for part in parts])
         # The unit variance of the head is a parameter too; nothing moves it.
         fixed = flat.new_zeros(flat_params(self.net).numel() - flat.numel())
@@ -196,36 +203,35 @@ def _loss(value: float) -> Tensor:
 def fit_adam(
     fit: Fit,
     state: AdamState,
-    rows: Tensor,
+    rows: Rows,
     *,
     epochs: int,
     minibatch: int,
     learning_rate: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Adam over ``epochs`` permutations of the rows of ``rows`` [N, O]; the last epoch's loss."""
-    draws = [
-        torch.randperm(len(rows), generator=generator, device=rows.device) for _ in range(epochs)
-    ]
+    """Adam over ``epochs`` permutations of the rows; the last epoch's loss."""
+    count, device = count_rows(rows), state.first.device
+    draws = [torch.randperm(count, generator=generator, device=device) for _ in range(epochs)]
     return fit.adam(state, torch.stack(draws), minibatch, learning_rate)
 
 
 def curvature_rows(
-    obs: Tensor, steps: int, fraction: float, generator: torch.Generator | None
+    targets: Tensor, steps: int, fraction: float, generator: torch.Generator | None
 ) -> list[Tensor]:
     """Rows for each step's curvature, drawn before the first: a fit that ends early leaves the
     generator where one on a device does, which cannot know that.
     """
-    count = max(1, round(fraction * len(obs)))
+    count, device = len(targets), targets.device
+    chosen = max(1, round(fraction * count))
     return [
-        torch.randperm(len(obs), generator=generator, device=obs.device)[:count]
-        for _ in range(steps)
+        torch.randperm(count, generator=generator, device=device)[:chosen] for _ in range(steps)
     ]
 
 
 def fit_gauss_newton(
     fit: Fit,
-    net: MLPPolicy,
+    net: MLPPolicy | ValueNet,
     targets: Targets,
     *,
     steps: int,
@@ -240,12 +246,12 @@ def fit_gauss_newton(
 
     J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken.
     """
-    theta, obs = flat_params(net), targets.obs
+    theta = flat_params(net)
     loss, g = fit.gradient()
-    for step, part in enumerate(curvature_rows(obs, steps, fraction, generator)):
-        weights = None if targets.weights is None else targets.weights[part]
+    for step, part in enumerate(curvature_rows(targets.values, steps, fraction, generator)):
+        rows = targets.rows(part)
         fisher = FisherOperator(
-            net, obs[part], damping=damping, weights=weights, backend=backend, sync=False
+            net, rows.obs, damping=damping, weights=rows.weights, backend=backend, sync=False
         )
         direction = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x
         start = theta.clone()

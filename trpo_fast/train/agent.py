@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .._base.rows import Rows
 from .._base.seeds import derive, derive_all
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
+from ..learner.acting import acting_params
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
-from ..policy.net import MLPPolicy
+from ..policy.heads import Head
 from ..updates.multiplier import Penalty
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
@@ -48,7 +50,9 @@ class Agent(abc.ABC):
     generator: torch.Generator  # what training draws from
     sampler: torch.Generator  # what ``predict`` draws from, which trains nothing
     envs: HostEnvs | TensorEnvironment
-    policy: MLPPolicy
+    policy: nn.Module
+    head: Head  # of the policy's actions
+    mask_width: int  # Z where the environments say which choices are allowed, else 0
     critic: Critic
     collector: HostCollector | TensorCollector
     penalty: Penalty
@@ -72,6 +76,10 @@ class Agent(abc.ABC):
     def asynchronous(self) -> bool:
         """Whether rollouts are computed on a device while the host goes on."""
         return self.collector.asynchronous and self.config.sampling != "vine"
+
+    def params(self, obs: Rows, mask: Tensor | None = None) -> Tensor:
+        """Distribution parameters [N, D] of the policy at rows obs, as nets see them."""
+        return acting_params(self.policy, obs, mask)[1]
 
     def start_seed(self) -> Any:
         """What the environments are reset with, another after every restart: a seed for each copy,

@@ -10,20 +10,34 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from torch import nn
+
 from .._base.arguments import fail
 from ..policy.net import MLPPolicy
 from .config import Config, make_config
 from .parts import env_name
 
+# Settings that say nothing of a policy or a critic that was given as a module of any kind.
+OF_POLICY = ("hidden", "std", "initial_log_std")
+OF_CRITIC = ("critic_hidden",)
+
 
 def agent_config(
-    env: Any, config: Config | None, policy: MLPPolicy | None, settings: dict[str, Any]
+    env: Any,
+    config: Config | None,
+    policy: nn.Module | None,
+    critic: nn.Module | str | None,
+    settings: dict[str, Any],
 ) -> Config:
     """The config of an agent: the given one, or the settings over the environment's preset."""
+    module = critic if isinstance(critic, nn.Module) else None
+    if critic is not None and module is None:
+        settings["critic"] = critic
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
-    if policy is not None and "initial_log_std" in settings:
-        raise fail("initial_log_std", "none beside a policy, which has its own", "both")
+    own = policy is not None and not isinstance(policy, MLPPolicy)
+    _refuse("policy", policy, OF_POLICY if own else ("initial_log_std",), settings)
+    _refuse("critic", module, OF_CRITIC, settings)
     given = set(settings) if config is None else _changed(config)
     if config is None:
         if hasattr(env, "num_envs"):
@@ -31,7 +45,20 @@ def agent_config(
             if chosen != env.num_envs:
                 raise fail("num_envs", f"the environment's {env.num_envs}", chosen)
         config = make_config(env_name(env), **settings)
-    return config if policy is None else _as_the_policy(config, given, policy)
+    return _as_the_policy(config, given, policy) if isinstance(policy, MLPPolicy) else config
+
+
+def _refuse(
+    name: str, net: nn.Module | None, without: tuple[str, ...], settings: dict[str, Any]
+) -> None:
+    """Refuse what is no module, and settings that it leaves nothing to say."""
+    if net is None:
+        return
+    if not isinstance(net, nn.Module):
+        raise fail(name, "a torch.nn.Module", type(net).__name__)
+    for setting in without:
+        if setting in settings:
+            raise fail(setting, f"none beside a {name}, which has its own", "both")
 
 
 def _changed(config: Config) -> set[str]:
@@ -56,9 +83,6 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config
 
 def settings_of(policy: MLPPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
-    if not isinstance(policy, MLPPolicy):
-        why = "trpo_update, in a loop of your own, moves any module"
-        raise fail("policy", "an MLPPolicy", f"{type(policy).__name__}; {why}")
     spec = policy.spec
     net = {"hidden": spec.widths[1:-1], "activation": spec.activation}
     return {**net, **policy.head.settings()}

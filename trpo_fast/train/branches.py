@@ -101,9 +101,9 @@ class TensorRunner:
             total += torch.where(bootstrap, discount * value, 0.0)
             alive = alive & ~step.terminated & ~step.truncated
             if not last:
-                params = agent.policy.distribution_params(_shown(agent, step.obs))
+                params = agent.params(_shown(agent, step.obs))
                 drawn = noise[length].repeat_interleave(width, 0)
-                chosen = agent.policy.head.choose(params, drawn)
+                chosen = agent.head.choose(params, drawn)
         return total.view(count, width), int(steps)
 
 
@@ -177,8 +177,8 @@ class HostRunner:
             slots = slots[going]
             with envs.named("the step of a branch"):
                 mask = self._mask([results[i][4] for i in going])
-            params = agent.policy.distribution_params(rows[going], mask)
-            chosen = agent.policy.head.choose(params, noise[length, slots // self.width])
+            params = agent.params(rows[going], mask)
+            chosen = agent.head.choose(params, noise[length, slots // self.width])
         return total, steps
 
     def _observations(self, results: list[Any], terminated: np.ndarray, steps: int) -> np.ndarray:

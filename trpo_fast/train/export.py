@@ -21,11 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from .._base import files
 from .._base.arguments import fail
 from .._base.seeds import derive
+from ..learner.acting import acting_params, check_acts
 from ..learner.normalise import normalised
+from ..policy.net import MLPPolicy
+from ..policy.wrappers import unwrapped
 from .agent import Agent
 
 Program = Callable[[dict[str, Tensor]], Tensor]
@@ -43,9 +47,10 @@ class Deployed(nn.Module):
         super().__init__()
         import copy
 
-        if reason := agent.policy.own_forward():
-            raise fail("policy", "one that acts by distribution_params", f"one where {reason}")
-        self.policy = copy.deepcopy(agent.policy).cpu().float()
+        policy = unwrapped(agent.policy)
+        check_acts(policy)
+        self.policy = copy.deepcopy(policy).cpu().float()
+        self.head = self.policy.head if isinstance(self.policy, MLPPolicy) else agent.head
         self.action_map = agent.collector.action_map
         self.clip: float | None = None
         if agent.normaliser is not None:
@@ -56,7 +61,7 @@ class Deployed(nn.Module):
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.clip is not None:
             obs = normalised(obs, self.shift, self.scale, self.clip)
-        stored = self.policy.head.mode(self.policy.distribution_params(obs, mask))
+        stored = self.head.mode(acting_params(self.policy, obs, mask)[1])
         return self.action_map.device(stored)
 
 
@@ -88,10 +93,10 @@ def export(
     generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs = {"obs": _observations(agent, rows, generator)}
     if agent.collector.layout.mask_width:
-        inputs["mask"] = _masks(agent.policy.head.nvec, rows, generator)
+        inputs["mask"] = _masks(agent.head.nvec, rows, generator)
     wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
     wanted = torch.as_tensor(wanted, device="cpu")
-    with _quiet():
+    with _quiet(), _without_validation():
         if single:
             each = [{name: value[i] for name, value in inputs.items()} for i in range(rows)]
             data = write(Single(deployed).eval(), each[0], None)
@@ -125,8 +130,19 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(wanted)
 
 
+@contextlib.contextmanager
+def _without_validation() -> Iterator[None]:
+    """Distributions that do not look at their parameters, whose values a program has none of."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
 def _observations(agent: Agent, rows: int, generator: torch.Generator) -> Tensor:
-    shape, kind = (rows, agent.policy.spec.widths[0]), torch.float32
+    shape, kind = (rows, agent.collector.layout.obs_dim), torch.float32
     obs = torch.randn(shape, dtype=kind, device="cpu", generator=generator)
     if agent.normaliser is not None:  # observations of the size that the policy knows
         obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
@@ -159,7 +175,10 @@ def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
 
 def _write_torch(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> bytes:
     shapes = None if rows is None else tuple({0: rows} for _ in inputs)
-    program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
+    try:
+        program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
+    except Exception as error:  # of many kinds, whatever the module makes of what has no values
+        raise fail("policy", "a module that torch.export takes", f"the error: {error}") from error
     data = io.BytesIO()
     torch.export.save(program, data)
     return data.getvalue()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.command_checks import working_device
@@ -22,13 +23,16 @@ from ..learner.actor_cpu import ACT, NativeActor, act_support
 from ..learner.actor_cuda import CudaActor, cuda_act_support
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
-from ..policy.heads import head_for_space
+from ..policy.heads import Head, head_for_space
 from ..policy.net import MLPPolicy, drawn_for
+from ..policy.wrappers import unwrapped
 from .agent import Agent
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
+from .own_nets import check_apart, check_place, head_of_module
 from .rollout import Layout
+from .rules import check_serves
 
 ACTORS: dict[str, Callable[..., Actor]] = {
     "cpu": NativeActor,
@@ -97,28 +101,35 @@ def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:
     return envs.single_observation_space, envs.single_action_space
 
 
-def make_policy(
-    envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
-) -> MLPPolicy:
-    observations, actions = spaces_of(envs)
-    with drawn_for(device):
+def make_policy(agent: Agent) -> MLPPolicy:
+    """The policy of the config for the agent's environments."""
+    config = agent.config
+    observations, actions = spaces_of(agent.envs)
+    with drawn_for(agent.device):
         head = head_for_space(actions, std=config.std, action_mode=config.action_mode)
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
     size = int(torch.Size(observations.shape).numel())
     shape = (config.hidden, config.activation)
-    return MLPPolicy(size, head, *shape, dtype=torch.float32, device=device)
+    return MLPPolicy(size, head, *shape, dtype=torch.float32, device=agent.device)
 
 
-def check_fits(
-    policy: MLPPolicy, envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device
-) -> None:
-    """Environments of the config's number, and a policy of their shapes on the agent's device."""
+def head_that_fits(agent: Agent) -> Head:
+    """The head of the agent's policy, whose observations and actions are the environments' and
+    which lies on the agent's device.
+    """
+    config, envs, policy = agent.config, agent.envs, unwrapped(agent.policy)
     if envs.num_envs != config.num_envs:
         raise ValueError(
             f"num_envs: expected the environment's {envs.num_envs}, got {config.num_envs}"
         )
     observations, actions = spaces_of(envs)
+    if not isinstance(policy, MLPPolicy):
+        check_place("policy", policy, agent.device)
+        rows = example_rows(agent)
+        found = head_of_module(agent.policy, actions, *rows)
+        check_serves(policy, found, config, *rows)
+        return found
     size = int(torch.Size(observations.shape).numel())
     with drawn_for("cpu"):
         head = head_for_space(actions, action_mode=config.action_mode)
@@ -127,50 +138,71 @@ def check_fits(
     if not fits or not isinstance(policy.head, type(head)):
         wanted = f"{size} numbers in and the head {head}"
         raise ValueError(f"policy: expected {wanted}, got {got[0]} and {policy.head}")
-    device = torch.empty(0, device=device).device  # "cuda" stands for one of several
-    kinds = {(p.dtype, p.device) for p in policy.parameters()}
-    if kinds != {(torch.float32, device)}:
-        raise ValueError(
-            f"policy: expected float32 parameters on {device}, got {sorted(map(str, kinds))}"
-        )
+    check_place("policy", policy, agent.device)
+    return policy.head
 
 
-def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device) -> Critic:
-    observations, _ = spaces_of(envs)
-    return Critic(
-        int(torch.Size(observations.shape).numel()),
-        config.critic_hidden,
-        config.activation,
-        method=config.critic,
-        learning_rate=config.critic_learning_rate,
-        epochs=config.critic_epochs,
-        minibatch=config.critic_minibatch,
-        steps=config.critic_steps,
-        cg_iterations=config.critic_cg_iterations,
-        preconditioner=config.critic_preconditioner,
-        damping=config.critic_damping,
-        fraction=config.critic_fraction,
-        backend=config.backend,
-        dtype=torch.float32,
-        device=device,
+def example_rows(agent: Agent) -> tuple[Tensor, Tensor | None]:
+    """Observations [E, O] as nets may see them, and a mask [E, Z] that allows everything."""
+    observations, _ = spaces_of(agent.envs)
+    shape = agent.config.num_envs, int(torch.Size(observations.shape).numel())
+    obs = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(
+        agent.device, torch.float32
     )
+    shape = (len(obs), agent.mask_width)
+    return obs, obs.new_ones(shape, dtype=torch.bool) if agent.mask_width else None
+
+
+def mask_width(agent: Agent) -> int:
+    """Z where the environments say which choices are allowed, else 0."""
+    if not isinstance(agent.envs, HostEnvs):
+        return 0
+    with drawn_for("cpu"):
+        head = head_for_space(agent.envs.action_space, action_mode="clip")
+    given = head.maskable and "action_mask" in agent.envs.reset(agent.start_seed())[1]
+    return head.outputs if given else 0
+
+
+def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
+    """The critic of the config, or of a module of the user's own."""
+    config = agent.config
+    options: dict[str, Any] = {
+        "method": config.critic,
+        "learning_rate": config.critic_learning_rate,
+        "epochs": config.critic_epochs,
+        "minibatch": config.critic_minibatch,
+        "steps": config.critic_steps,
+        "cg_iterations": config.critic_cg_iterations,
+        "preconditioner": config.critic_preconditioner,
+        "damping": config.critic_damping,
+        "fraction": config.critic_fraction,
+        "backend": config.backend,
+    }
+    if module is not None:
+        check_place("critic", module, agent.device)
+        check_apart(agent.policy, module)
+        return Critic.of_module(module, example_rows(agent)[0], **options)
+    observations, _ = spaces_of(agent.envs)
+    size = int(torch.Size(observations.shape).numel())
+    options |= {"dtype": torch.float32, "device": agent.device}
+    return Critic(size, config.critic_hidden, config.activation, **options)
 
 
 def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     """The collector for the agent's environments, with buffers on the device where they live."""
-    config, envs, policy = agent.config, agent.envs, agent.policy
+    config, envs, head = agent.config, agent.envs, agent.head
     observations, actions = spaces_of(envs)
     host = isinstance(envs, HostEnvs)
     device = torch.device("cpu") if host else agent.device
     obs_dim = int(torch.Size(observations.shape).numel())
-    masked = host and policy.head.maskable and "action_mask" in envs.reset(agent.start_seed())[1]
+    action_map = ActionMap(actions, config.action_mode)
     layout = Layout(
         config.steps_per_update,
         config.num_envs,
         obs_dim,
-        policy.head.action_shape,
-        bool(policy.head.nvec),
-        policy.head.outputs if masked else 0,
+        head.action_shape,
+        action_map.discrete,
+        agent.mask_width,
         device,
     )
     normaliser = None
@@ -178,7 +210,7 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
         normaliser = ObservationNormaliser(obs_dim, clip=config.observation_clip, device=device)
     actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
-    return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
+    return kind(envs, actor, layout, action_map, normaliser)
 
 
 def make_scaler(agent: Agent) -> RewardScaler | None:

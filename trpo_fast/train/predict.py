@@ -25,8 +25,7 @@ def predict(
         rows = agent.normaliser(rows.to(agent.normaliser.shift.device))
     rows = rows.to(agent.device)
     mask = None if action_mask is None else _mask(agent, action_mask, len(rows))
-    params = agent.policy.distribution_params(rows, mask)
-    head = agent.policy.head
+    head, params = agent.head, agent.params(rows, mask)
     stored = head.mode(params) if deterministic else head.sample(params, agent.sampler)
     to_units = agent.collector.action_map
     if isinstance(obs, Tensor):
@@ -51,7 +50,7 @@ def _rows(agent: Agent, obs: Any) -> tuple[Tensor, bool]:
         rows = torch.as_tensor(given, dtype=torch.float32, device=device)
     except (TypeError, ValueError):  # such as gymnasium's (observation, info)
         raise fail("obs", "an array of numbers", type(obs).__name__) from None
-    dim = agent.policy.spec.widths[0]
+    dim = agent.collector.layout.obs_dim
     shapes = (tuple(spaces_of(agent.envs)[0].shape), (dim,))
     single = tuple(rows.shape) in shapes
     if rows.numel() == 0 or not (single or tuple(rows.shape[1:]) in shapes):
@@ -66,7 +65,7 @@ def _rows(agent: Agent, obs: Any) -> tuple[Tensor, bool]:
 
 def _mask(agent: Agent, given: Any, rows: int) -> Tensor:
     """Allowed choices [N, Z] on the policy's device."""
-    head = agent.policy.head
+    head = agent.head
     if not head.maskable:
         raise fail("action_mask", "None for a head without choices", f"one for {head}")
     wanted = f"{head.outputs} choices for each of {rows} observations"

@@ -6,14 +6,16 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from .._base.options import UpdateOptions
+from .._base.rows import Rows, count_rows
 from .._base.threads import OneThread
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
 from ..core.search_checks import CG
-from ..policy.net import MLPPolicy
+from ..policy.heads import Head
 from ..updates.first_order import pg_update
 from ..updates.info import UpdateInfo
 from ..updates.multiplier import Penalty
@@ -42,7 +44,7 @@ def is_limited(config: Config) -> bool:
 
 
 def apply_rules(
-    policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
+    policy: nn.Module, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
 ) -> UpdateInfo:
     """Move the policy ``config.updates_per_rollout`` times on one batch, which it sampled itself;
     what the last update reports. Update j of n has the limit (j / n)^2 max_kl on the KL to the
@@ -61,7 +63,7 @@ def apply_rules(
 
 
 def apply_rule(
-    policy: MLPPolicy, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
+    policy: nn.Module, batch: Batch, config: Config, penalty: Penalty, max_kl: float, *, sync: bool
 ) -> UpdateInfo:
     """Move the policy by ``config.algorithm``, within ``max_kl``."""
     c = config
@@ -106,18 +108,20 @@ def _rows(config: Config, batch: Batch) -> UpdateOptions:
     return {"fvp_rows": max(1, round(config.fvp_fraction * len(batch)))}
 
 
-def raise_for_values(policy: MLPPolicy, batch: Batch, config: Config) -> None:
+def raise_for_values(policy: nn.Module, batch: Batch, config: Config) -> None:
     """Raise for the first value of the batch that no update can use; moves nothing."""
     options = cast(UpdateOptions, {**_options(config), **_rows(config, batch)})
     checks.raise_for_values(update_problem(policy, batch, config.damping, options, True))
 
 
-def check_serves(policy: MLPPolicy, config: Config) -> None:
-    """Raise ``BackendUnavailable`` here and now where updates of the policy would."""
-    obs = next(policy.parameters()).new_zeros(2, policy.spec.widths[0])
-    kind = torch.int64 if policy.head.nvec else obs.dtype
-    actions = obs.new_zeros(2, *policy.head.action_shape, dtype=kind)
-    batch = Batch(obs, actions, obs.new_zeros(2), obs.new_zeros(2))
+def check_serves(
+    policy: nn.Module, head: Head, config: Config, obs: Rows, mask: Tensor | None = None
+) -> None:
+    """Raise here and now where updates of the policy on rows like obs would."""
+    zeros = next(policy.parameters()).new_zeros(count_rows(obs))
+    kind = torch.int64 if head.nvec else zeros.dtype
+    actions = zeros.new_zeros(len(zeros), *head.action_shape, dtype=kind)
+    batch = Batch(obs, actions, zeros, zeros, action_mask=mask)
     options, damping = _options(config), config.damping
     if config.algorithm == "rat":
         problem = rat_problem(policy, batch, damping, config.rat_max_rows, options, True)

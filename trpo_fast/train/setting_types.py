@@ -15,7 +15,6 @@ from .._base.choices import (
     Algorithm,
     Backend,
     Constraint,
-    CriticMethod,
     Engine,
     FisherKind,
     KlDirection,
@@ -32,7 +31,7 @@ from .._base.choices import (
 
 
 class Settings(TypedDict, total=False):
-    """Every field of ``Config`` but ``env``, which ``TRPO`` takes first."""
+    """Every field of ``Config`` but ``env`` and ``critic``, arguments of ``TRPO`` itself."""
 
     engine: Engine
     workers: int | None
@@ -99,7 +98,6 @@ class Settings(TypedDict, total=False):
     penalty_inner: PenaltyInner
     penalty_adam_steps: int
     penalty_learning_rate: float
-    critic: CriticMethod
     critic_hidden: tuple[int, ...]
     critic_learning_rate: float
     critic_epochs: int

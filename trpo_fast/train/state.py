@@ -7,7 +7,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from torch import nn
+
 from .._base.extras import require
+from ..learner.value_net import ValueNet
 from ..policy.net import MLPPolicy
 from ..policy.wrappers import unwrapped
 from . import checkpoint
@@ -31,14 +34,16 @@ def pack(agent: Agent) -> dict[str, Any]:
     """Everything that training goes on from."""
     normaliser, scaler = agent.normaliser, agent.reward_scaler
     policy = unwrapped(agent.policy)  # torch.compile would put its own name before every weight
-    assert isinstance(policy, MLPPolicy)
+    net = agent.critic.net
+    stock = isinstance(policy, MLPPolicy) and policy.follows_spec()
     return {
         "kind": "TRPO",
         "config": agent.config.as_dict(),
         "env_has_id": isinstance(agent.env_source, str),
         "env_options": agent.env_options,
         "policy": dict(policy.state_dict()),
-        "own_policy": None if policy.follows_spec() else type(policy).__name__,
+        "own_policy": None if stock else type(policy).__name__,
+        "own_critic": type(net.module).__name__ if isinstance(net, ValueNet) else None,
         "critic": dict(agent.critic.state_dict()),
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),
@@ -54,8 +59,9 @@ def pack(agent: Agent) -> dict[str, Any]:
 
 def unpack(agent: Agent, tree: dict[str, Any]) -> None:
     """Bring a fresh agent of the same config to a packed state."""
-    check_module("policy", tree["policy"], agent.policy)
-    agent.policy.load_state_dict(tree["policy"])
+    policy = unwrapped(agent.policy)
+    check_module("policy", tree["policy"], policy)
+    policy.load_state_dict(tree["policy"])
     check_module("critic", tree["critic"], agent.critic)
     check_critic(tree["critic"])
     agent.critic.load_state_dict(tree["critic"])
@@ -94,22 +100,16 @@ def restore(
     env: Any,
     device: str | None,
     trust_env: bool,
-    policy: MLPPolicy | None,
+    nets: dict[str, nn.Module | None],
     env_options: dict[str, Any] | None,
 ) -> AgentT:
     """The agent of a checkpoint; what does not fit becomes a ``CheckpointError``."""
     gymnasium = require("gymnasium", "TRPO", "train")
     tree = checkpoint.load(path)
-    own = tree.get("own_policy")  # absent in older ones
     kind_of = tree.get("kind")
-    if not (isinstance(kind_of, str) and kind_of == "TRPO") or not isinstance(own, str | None):
+    if not (isinstance(kind_of, str) and kind_of == "TRPO"):
         raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
-    if own is not None and policy is None:
-        raise checkpoint.CheckpointError(
-            f"policy: expected one such as the {own} of {path}, which has methods, "
-            "hooks, layers, frozen parts or a head that settings do not describe, got none: "
-            "give TRPO.load(path, policy=...)"
-        )
+    _check_nets(tree, nets, path)
     try:
         values = dict(tree["config"])
         if env is not None:
@@ -126,7 +126,7 @@ def restore(
         agent = make(
             config.env if env is None else env,
             config=config,
-            policy=policy,
+            **nets,
             env_options=env_options,
         )
         try:
@@ -146,6 +146,22 @@ def restore(
             f"path: {path} does not fit this environment and version: {why}"
         ) from error
     return agent
+
+
+def _check_nets(
+    tree: dict[str, Any], nets: dict[str, nn.Module | None], path: str | os.PathLike[str]
+) -> None:
+    """Refuse to load without a policy or critic that settings do not describe."""
+    for name, net in nets.items():
+        own = tree.get(f"own_{name}")  # absent in older ones
+        if not isinstance(own, str | None):
+            raise checkpoint.CheckpointError(f"path: expected an agent's checkpoint, got {path}")
+        if own is not None and net is None:
+            raise checkpoint.CheckpointError(
+                f"{name}: expected one such as the {own} of {path}, which has methods, "
+                "hooks, layers, frozen parts or a head that settings do not describe, got none: "
+                f"give TRPO.load(path, {name}=...)"
+            )
 
 
 def _needs_env(path: str | os.PathLike[str], name: str, why: str) -> checkpoint.CheckpointError:

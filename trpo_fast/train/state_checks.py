@@ -83,7 +83,7 @@ def check_trial(agent: Agent) -> None:
         rows = rows.to(agent.device)
         mask = getattr(collector, "mask", None)
         mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
-        head, params = agent.policy.head, agent.policy.distribution_params(rows, mask)
+        head, params = agent.head, agent.params(rows, mask)
         chance = torch.Generator(agent.device).manual_seed(0)
         finite = rows.isfinite().all() & agent.critic.values(rows).isfinite().all()
         if bool(finite & (params.isfinite() | (mask is not None)).all()):

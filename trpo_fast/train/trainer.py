@@ -17,16 +17,17 @@ from typing import Any, overload
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Never, Self, Unpack
 
 from .._base.arguments import check_count, check_number
+from .._base.choices import CriticMethod
+from .._base.rows import Rows, map_rows
 from .._base.seeds import derive
 from .._base.threads import OneThread
 from ..core.batch import Batch
 from ..learner import advantage
 from ..learner.critic import CriticInfo
-from ..policy.net import MLPPolicy
 from ..updates.info import UpdateInfo
 from . import checkpoint, parts
 from .agent import Agent, EnvSource
@@ -35,6 +36,7 @@ from .config import Config
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
 from .other_libraries import check_agent, check_callbacks, check_learn
+from .own_nets import with_action_mode
 from .predict import predict, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
@@ -53,8 +55,10 @@ class TRPO(Agent):
     """An agent: a policy, a critic, environments, and everything a checkpoint holds.
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
-    or a tensor environment. Settings are the fields of ``Config``; those not given come from the
-    environment's preset, and ``policy`` decides those that describe it.
+    or a tensor environment. ``policy`` is any module from rows of observations to a distribution
+    (or a tuple that begins with it), ``critic`` any to values [N] or [N, 1], or a fit's method.
+    Settings are the fields of ``Config``; those not given come from the environment's preset, and
+    an ``MLPPolicy`` decides those that describe it.
     """
 
     def __init__(
@@ -62,23 +66,26 @@ class TRPO(Agent):
         env: EnvSource = "CartPole-v1",
         *more: Never,
         config: Config | None = None,
-        policy: MLPPolicy | None = None,
+        policy: nn.Module | None = None,
+        critic: nn.Module | CriticMethod | None = None,
         env_options: dict[str, Any] | None = None,
         **settings: Unpack[Settings],
     ) -> None:
         check_agent(env, more)
         parts.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
-        self.config = config = agent_config(env, config, policy, {**settings})
+        self.config = config = agent_config(env, config, policy, critic, {**settings})
         self.device = parts.pick_device(config, env)
         torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
         exploration = derive(config.seed, "exploration")
         self.generator = torch.Generator(self.device).manual_seed(exploration)
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
         self.envs = parts.make_envs(env, config, self.device, self.env_options)
-        self.policy = policy or parts.make_policy(self.envs, config, self.device)
-        parts.check_fits(self.policy, self.envs, config, self.device)
-        self.critic = parts.make_critic(self.envs, config, self.device)
+        self.mask_width = parts.mask_width(self)
+        self.policy = policy if policy is not None else parts.make_policy(self)
+        self.head = parts.head_that_fits(self)
+        self.config = config = with_action_mode(config, self.head, "action_mode" in settings)
+        self.critic = parts.make_critic(self, critic if isinstance(critic, nn.Module) else None)
         self.collector = parts.make_collector(self)
         self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
@@ -224,13 +231,14 @@ class TRPO(Agent):
         sync = not self.asynchronous if sync is None else sync
         return apply_rules(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
 
-    def fit_critic(self, obs: Tensor, returns: Tensor) -> CriticInfo:
-        """Move the critic towards returns [N] at obs [N, O], or a random part of them."""
+    def fit_critic(self, obs: Rows, returns: Tensor) -> CriticInfo:
+        """Move the critic towards returns [N] at rows obs, or a random part of them."""
         if self.config.critic_rows < 1.0:
-            count = max(1, round(self.config.critic_rows * len(obs)))
+            count = max(1, round(self.config.critic_rows * len(returns)))
             with OneThread():
-                order = torch.randperm(len(obs), generator=self.generator, device=self.device)
-                obs, returns = obs[order[:count]], returns[order[:count]]
+                order = torch.randperm(len(returns), generator=self.generator, device=self.device)
+                chosen = order[:count]
+                obs, returns = map_rows(lambda part: part[chosen], obs), returns[chosen]
         sync = not self.asynchronous
         return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
 
@@ -273,15 +281,17 @@ class TRPO(Agent):
         *,
         device: str | None = None,
         trust_env: bool = False,
-        policy: MLPPolicy | None = None,
+        policy: nn.Module | None = None,
+        critic: nn.Module | None = None,
         env_options: dict[str, Any] | None = None,
     ) -> Self:
         """The agent of a checkpoint, or of a run's directory. Give again: environments that a
         function made, as ``env``; without ``trust_env``, one named "module:Id", and ``env_options``
         with strings that may name a module or a file; and with any weights a ``policy`` of a class
-        or with layers of its own.
+        or with layers of its own, and a ``critic`` that is a module.
         """
-        return restore(cls, path, env, device, trust_env, policy, env_options)
+        nets = {"policy": policy, "critic": critic}
+        return restore(cls, path, env, device, trust_env, nets, env_options)
 
     def export(self, path: str | os.PathLike[str], *, single: bool = False) -> None:
         """Write the policy as ``.pt2`` or ``.onnx``, for a batch or one observation, checked."""

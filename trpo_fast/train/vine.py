@@ -61,7 +61,7 @@ class Vine:
         check_states(agent.collector.unsupported())
         if agent.config.normalize_rewards:
             raise ValueError("normalize_rewards: expected false with sampling='vine', got true")
-        self.agent, self.head = agent, agent.policy.head
+        self.agent, self.head = agent, agent.head
         if self.head.noise == "none":
             wanted = f"'path' for the head {type(self.head).__name__}, which draws from no noise"
             raise fail("sampling", wanted, "'vine'")
@@ -98,7 +98,7 @@ class Vine:
         at = (states.times.to(rollout.obs.device), states.copies.to(rollout.obs.device))
         obs = rollout.obs[at].to(self.agent.device)
         mask = None if rollout.mask is None else rollout.mask[at].to(self.agent.device)
-        params = self.agent.policy.distribution_params(obs, mask)
+        params = self.agent.params(obs, mask)
         branches = self.branch(params, states)
         drawn_from = params if self.exact else self._sampler(params)
         wide = [tensor.repeat_interleave(self.branches, 0) for tensor in (obs, drawn_from)]

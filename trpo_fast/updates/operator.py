@@ -14,6 +14,7 @@ from .._base import extension
 from .._base.arguments import describe
 from .._base.choices import Backend, FisherKind, KlReduction, Precision, PreconditionerKind
 from .._base.options import KernelSettings, UpdateSettings
+from .._base.rows import Rows
 from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
@@ -114,7 +115,7 @@ class FisherOperator:
     def __init__(
         self,
         policy: nn.Module,
-        obs: Tensor,
+        obs: Rows,
         *,
         damping: float = UpdateSettings.damping,
         weights: Tensor | None = None,
@@ -269,11 +270,13 @@ class _Rows:
     """The tensors a problem reads in place, each with torch's count of the writes it has seen."""
 
     def __init__(self, problem: Problem) -> None:
-        tensors = {**vars(problem.batch), "fvp_rows": problem.fvp_rows}
+        tensors = dict(problem.batch.tensors())
+        if problem.fvp_rows is not None:
+            tensors["fvp_rows"] = problem.fvp_rows
         self._seen = {
             name: (value, value._version)
             for name, value in tensors.items()
-            if isinstance(value, Tensor) and not value.is_inference()
+            if not value.is_inference()
         }
 
     def written(self) -> str | None:

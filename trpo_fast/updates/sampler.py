@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.guards import outside_autocast
+from .._base.rows import Rows
 from ..core import checks
 from ..core.batch import Batch
 from ..core.modules import functional_params
@@ -16,7 +17,7 @@ from ..policy.heads import TakenActions, without_head
 @torch.no_grad()
 def distribution_params(
     policy: nn.Module,
-    obs: Tensor,
+    obs: Rows,
     action_mask: Tensor | None = None,
     *,
     sequence_length: int | None = None,

@@ -136,7 +136,7 @@ class SquashedGaussian(Gaussian):
     def of_distribution(cls, distribution: Distribution) -> tuple[Head, Tensor] | None:
         if not isinstance(distribution, SquashedNormal):
             return None
-        return Gaussian.of_distribution(distribution.base_dist)
+        return super().of_distribution(distribution.base_dist)
 
     def settings(self) -> dict[str, str]:
         return super().settings() | {"action_mode": "squash"}

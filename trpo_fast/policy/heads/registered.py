@@ -104,7 +104,7 @@ class RegisteredHead(Head):
 
     def _split(self, params: Tensor) -> Parts:
         pairs = zip(params.split(self._sizes, dim=-1), self._shapes, strict=True)
-        return [part.reshape(len(params), *shape) for part, shape in pairs]
+        return [part.reshape(params.shape[0], *shape) for part, shape in pairs]
 
     def distribution(self, params: Tensor) -> Distribution:
         made: Distribution = self._formulas.distribution(*self._split(params))

@@ -1,0 +1,36 @@
+"""Rows of observations: a tensor or array, or dicts and tuples of them, each with N rows first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+# Tensor, dict[str, Rows] or tuple[Rows, ...]; arrays on the host. A policy knows which it takes.
+Rows: TypeAlias = Any
+
+
+def map_rows(function: Callable[..., Any], rows: Rows, *more: Rows) -> Any:
+    """Rows of the same structure with ``function`` of every part and of those of ``more``."""
+    if isinstance(rows, dict):
+        return {
+            key: map_rows(function, part, *(other[key] for other in more))
+            for key, part in rows.items()
+        }
+    if isinstance(rows, tuple):
+        return tuple(map_rows(function, *parts) for parts in zip(rows, *more, strict=True))
+    return function(rows, *more)
+
+
+def parts_of(rows: Rows, name: str = "obs") -> Iterator[tuple[str, Any]]:
+    """Every part with what it is called: obs, obs['camera'], obs[0]."""
+    if isinstance(rows, dict | tuple):
+        pairs = rows.items() if isinstance(rows, dict) else enumerate(rows)
+        for key, part in pairs:
+            yield from parts_of(part, f"{name}[{key!r}]")
+    else:
+        yield name, rows
+
+
+def count_rows(rows: Rows) -> int:
+    """N, of the first part."""
+    return len(next(parts_of(rows))[1])
