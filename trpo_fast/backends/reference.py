@@ -25,12 +25,15 @@ from ..core.modules import InvalidDistribution, ModuleFunction, Refused
 from ..core.preconditioner import Factors, Preconditioner, net_factors, picked_rows, signs
 from ..core.problem import CgConfig, Operator, Problem
 from ..core.reference import Activations, forward, jvp, metric, vjp
+from ..core.sequences import rows_of
 from ..core.surrogate import Measures, evaluate_rows, surrogate
 from ..policy.heads import Head, TakenActions, without_head
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.spec import NetSpec
 from .base import Backend
 from .module import ModuleLinearization
+from .recurrent import RecurrentLinearization, RecurrentModel
 from .support import SERVES, Support
 
 
@@ -93,8 +96,10 @@ class ReferenceOperator(Operator):
         self.batch = problem.batch.without_padding()
         self.total = total_weight(self.batch, self.theta.dtype)
         self.module = self._as_module(problem.policy)
+        self._sequences = RecurrentModel(problem.policy) if _by_hand(problem.policy) else None
         # The stages' own derivatives agree, and a device is not waited for.
-        self._compare = self.module is not None and self.theta.device.type == "cpu"
+        by_torch = self.module is not None and self._sequences is None
+        self._compare = by_torch and self.theta.device.type == "cpu"
         self._chunked = problem.chunk_rows is not None
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
@@ -118,7 +123,8 @@ class ReferenceOperator(Operator):
         if self.module is None:
             assert isinstance(policy, MLPPolicy)
             return MLPLinearization(policy.spec, policy.head, theta, batch)
-
+        if self._sequences is not None:
+            return RecurrentLinearization(self._sequences, theta, batch)
         return ModuleLinearization(self.module, theta, batch)
 
     def _chunks(self) -> Iterator[tuple[Batch, Linearization]]:
@@ -144,9 +150,9 @@ class ReferenceOperator(Operator):
                 yield piece, self.linearize(self.theta, piece)
 
     def _split(self, batch: Batch) -> Iterator[Batch]:
-        """Chunks of about ``chunk_rows`` rows that never cut a group."""
-        group = batch.group_size or 1
-        size = -(-(self.problem.chunk_rows or len(batch)) // group) * group
+        """Chunks of about ``chunk_rows`` rows that never cut a group or a sequence."""
+        unit = batch.unit
+        size = -(-(self.problem.chunk_rows or len(batch)) // unit) * unit
         for start in range(0, len(batch), size):
             yield batch.rows(slice(start, start + size))
 
@@ -196,7 +202,9 @@ class ReferenceOperator(Operator):
     def kfac(self, stride: int) -> Preconditioner:
         """The factors of one of ``stride`` rows that products see, and their inverses."""
         rows, given = self._fisher_batch, self.problem.fvp_rows
-        picked = picked_rows(len(rows), stride, self.theta.device)
+        length = rows.sequence_length or 1
+        picked = picked_rows(len(rows) // length, stride, self.theta.device)
+        picked = rows_of(picked, length)
         try:
             return self._kfac(picked, picked if given is None else given[picked])
         except Refused:  # a module that takes its rows only together
@@ -207,7 +215,7 @@ class ReferenceOperator(Operator):
         """Factors of the rows ``picked`` among those of products; their numbers in the batch."""
         part = replace(self._fisher_batch.rows(picked), group_size=None)
         total = total_weight(part, self.theta.dtype)
-        size = self.problem.chunk_rows or len(part)
+        size = -(-(self.problem.chunk_rows or len(part)) // part.unit) * part.unit
         found: Factors | None = None
         for start in range(0, len(part), size):
             rows = slice(start, start + size)
@@ -284,6 +292,10 @@ def _combine(parts: list[Measures]) -> Measures:
             first.entropy + part.entropy,
         )
     return first
+
+
+def _by_hand(policy: nn.Module) -> bool:
+    return isinstance(policy, RecurrentPolicy) and not policy.departure()
 
 
 class ReferenceBackend(Backend):

@@ -25,6 +25,7 @@ from ..policy.distributions import distribution_in, from_validation, without_val
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy, packaged_head
 from ..policy.substitute import Substitution
 from .batch import Batch
 from .preconditioner import Factors
@@ -56,12 +57,10 @@ def _explained(inputs: tuple[Rows, ...]) -> Iterator[None]:
 
 @outside_autocast
 def head_of(policy: nn.Module, batch: Batch) -> Head:
-    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the first rows'
+    """A policy's head: its own, of one of this package, otherwise the one that the first rows'
     distribution obeys.
     """
-    if isinstance(policy, MLPPolicy) and not policy.own_forward():
-        return policy.head
-    return ModuleFunction(policy, batch).head
+    return packaged_head(policy) or ModuleFunction(policy, batch).head
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:
@@ -76,10 +75,10 @@ class ModuleFunction:
         self.policy = policy
         self._trainable = trainable(policy)
         self._sizes = [p.numel() for p in self._trainable]
-        self._direct = isinstance(policy, MLPPolicy) and not policy.own_forward()
+        self._direct = packaged_head(policy) is not None
         self._call: Tensor | None = None  # the parameters that KL is measured from without a head
         self._called: tuple[Batch, Distribution] | None = None
-        if isinstance(policy, MLPPolicy) and not policy.departure():
+        if isinstance(policy, MLPPolicy | RecurrentPolicy) and not policy.departure():
             self.head = policy.head
         else:
             self.head = self._head(batch)
@@ -128,9 +127,8 @@ class ModuleFunction:
         """The head, distribution parameters [N, D], and what the module itself returned."""
         policy = substitution.module(self.policy)
         if self._direct:
-            assert isinstance(self.policy, MLPPolicy)
-            params = policy.distribution_params(batch.obs, batch.action_mask)
-            return self.policy.head, params, None
+            params = policy.distribution_params(*_inputs(batch))
+            return self.policy.head, params, None  # type: ignore[return-value]
         inputs = _inputs(batch)
         try:
             with _explained(inputs):
@@ -169,9 +167,9 @@ class ModuleFunction:
             if reason := _unfit(module):
                 raise fail("policy", reason, _named(name, module))
         try:
-            return self._probe(batch.rows(slice(0, 2)))
+            return self._probe(batch.rows(slice(0, 2 * (batch.sequence_length or 1))))
         except Refused:
-            if len(batch) <= 2:
+            if len(batch) <= 2 * (batch.sequence_length or 1):
                 raise
             return self._probe(batch)
 
@@ -213,8 +211,16 @@ class ModuleFunction:
 
 
 def _inputs(batch: Batch) -> tuple[Rows, ...]:
-    """What a module is called on."""
-    return (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+    """What a module is called on: obs [N, ...], or of sequences (obs [S, T, ...], starts [S, T],
+    state [S, K]); after that a mask, where there is one.
+    """
+    mask = () if batch.action_mask is None else (batch.action_mask,)
+    if batch.sequence_length is None:
+        return (batch.obs, *mask)
+    assert batch.starts is not None and batch.state is not None
+    shape = (-1, batch.sequence_length)
+    obs = map_rows(lambda part: part.unflatten(0, shape), batch.obs)
+    return obs, batch.starts.view(shape), batch.state, *mask
 
 
 def _named(name: str, module: nn.Module) -> str:
@@ -239,14 +245,7 @@ def _without_bad_rows(batch: Batch) -> Batch:
     """Zeros for observations that are not finite, everything allowed where nothing is: such rows
     make an update fail, and distributions that look at their parameters would raise before.
     """
-
-    def filled(part: Tensor) -> Tensor:
-        if not part.is_floating_point():
-            return part
-        finite = part.isfinite().reshape(len(part), -1).all(-1)
-        return torch.where(finite.view(-1, *[1] * (part.ndim - 1)), part, 0.0).to(part.dtype)
-
-    mask = batch.action_mask
+    obs, mask = batch.finite_obs(), batch.action_mask
     if mask is not None:
         mask = mask | ~mask.any(-1, keepdim=True)
-    return replace(batch, obs=map_rows(filled, batch.obs), action_mask=mask)
+    return replace(batch, obs=obs, action_mask=mask)
