@@ -1,5 +1,4 @@
-"""Products of wide nets against float64: every precision, head, activation, and way to choose rows.
-"""
+"""Products of wide nets against float64: every precision, head, activation, and way to choose rows."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from .._base import toml
 from .._version import __version__
 from .agent import Agent
 from .episodes import Evaluation
+from .parts import example_rows
 
 LIBRARY = "trpo-fast"
 TAGS = ("deep-reinforcement-learning", "reinforcement-learning", LIBRARY)
@@ -89,5 +90,5 @@ def _code(agent: Agent, file: str, single: bool) -> str:
     ending, rows = Path(file).suffix, () if single else (1,)
     width = agent.collector.layout.mask_width
     mask = MASKS[ending].format(shape=(*rows, width)) if width else ""
-    shape = (*rows, agent.policy.spec.widths[0])
+    shape = (*rows, example_rows(agent)[0].shape[-1])
     return CODE[ending].format(file=file, obs=shape, mask=mask)

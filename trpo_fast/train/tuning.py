@@ -23,6 +23,7 @@ from .._base.seeds import derive
 from .agent import Agent
 from .config import Config, make_config
 from .eval_callback import EvalCallback
+from .parts import example_rows
 from .record import Record
 from .rules import check_serves
 from .search_space import Choices
@@ -67,9 +68,10 @@ def checked(search: Search) -> Search:
     config = search.config({})
     agent = TRPO(search.env, config=config, env_options=search.env_options)
     try:
-        check_serves(agent.policy, config)
+        obs, _ = example_rows(agent)
+        check_serves(agent.policy, agent.head, agent.config, obs)
         space = dict(search.space)
-        if agent.policy.head.log_std is None:
+        if agent.head.log_std is None:
             space.pop("initial_log_std", None)
     finally:
         agent.close()

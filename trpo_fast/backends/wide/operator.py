@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..._base.guards import outside_autocast
 from ...core.batch import Batch, normalised_weights
 from ...core.problem import Problem
 from ...policy.net import MLPPolicy
-from ..._base.guards import outside_autocast
 from ..native import readable
 from ..reference import Linearization, MLPLinearization, ReferenceOperator
 from .product import Float32Product, Product, Rows, SplitProduct
