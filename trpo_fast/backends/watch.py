@@ -134,9 +134,8 @@ class Watch(TorchDispatchMode):
         found = [*tensors(args), *tensors(kwargs), *tensors(out)]
         if func.overloadpacket.__name__ == "lift_fresh" and found[0].device == self._device:
             return f"a tensor of the host's numbers is made by {_where(func)}"
-        if (
-            len({t.device for t in found if not t.is_meta}) > 1
-        ):  # forward derivatives ask for shapes
+        places = {t.device for t in found if not t.is_meta}  # forward derivatives ask for shapes
+        if len(places) > 1:
             return f"tensors of the host and of the device meet in {_where(func)}"
         return ""
 
