@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 # Dicts and tuples hold rows in turn. On the host the parts may be arrays.
@@ -37,6 +38,12 @@ def parts_of(rows: Any, name: str = "obs") -> Iterator[tuple[str, Any]]:
             yield from parts_of(part, f"{name}[{key!r}]")
     else:
         yield name, rows
+
+
+def device_of(rows: Any) -> torch.device:
+    """Where the first part lies."""
+    device: torch.device = next(parts_of(rows))[1].device
+    return device
 
 
 def count_rows(rows: Any) -> int:

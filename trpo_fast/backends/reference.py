@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
+from .._base.reads import may_read
 from .._base.rows import one_tensor
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
@@ -99,7 +100,7 @@ class ReferenceOperator(Operator):
         self._sequences = RecurrentModel(problem.policy) if _by_hand(problem.policy) else None
         # The stages' own derivatives agree, and a device is not waited for.
         by_torch = self.module is not None and self._sequences is None
-        self._compare = by_torch and self.theta.device.type == "cpu"
+        self._compare = by_torch and may_read(self.theta.device)
         self._chunked = problem.chunk_rows is not None
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
@@ -302,6 +303,7 @@ class ReferenceBackend(Backend):
     """Plain PyTorch, any module, any device, float32 or float64."""
 
     name = "reference"
+    captures = True
 
     def problem_support(self, problem: Problem) -> Support:
         return SERVES

@@ -20,7 +20,8 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
-from .._base.rows import Rows, map_rows, parts_of
+from .._base.reads import unvalidated
+from .._base.rows import Rows, device_of, map_rows, parts_of
 from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
@@ -131,7 +132,7 @@ class ModuleFunction:
             return self.policy.head, params, None  # type: ignore[return-value]
         inputs = _inputs(batch)
         try:
-            with _explained(inputs):
+            with _explained(inputs), unvalidated(device_of(batch.obs)):
                 found = distribution_in(policy(*inputs))
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
@@ -152,11 +153,9 @@ class ModuleFunction:
         if self._called is None or self._called[0] is not batch:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
-            with torch.no_grad():
-                self._called = (
-                    batch,
-                    without_validation(distribution_in(policy(*_inputs(batch)))),
-                )
+            with torch.no_grad(), unvalidated(device_of(batch.obs)):
+                called = without_validation(distribution_in(policy(*_inputs(batch))))
+                self._called = batch, called
         return head, head.measured(self._called[1], batch.actions)
 
     def _head(self, batch: Batch) -> Head:
