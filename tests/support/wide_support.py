@@ -60,6 +60,5 @@ class Wide:
 
 def _on_host(options: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: value.cpu() if isinstance(value, Tensor) else value
-        for name, value in options.items()
+        name: value.cpu() if isinstance(value, Tensor) else value for name, value in options.items()
     }

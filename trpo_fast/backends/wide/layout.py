@@ -83,9 +83,7 @@ class Planes:
         _, dtype, planes = MODES[mode]
         sizes = [rows * stride for rows, stride in shapes]
         across = [-(-stride // block) for _, stride in shapes]
-        counts = [
-            -(-rows // block) * a for (rows, _), a in zip(shapes, across, strict=True)
-        ]
+        counts = [-(-rows // block) * a for (rows, _), a in zip(shapes, across, strict=True)]
         hi, *lo = (
             torch.empty(columns, sum(sizes) + block, dtype=dtype, device=like.device)
             for _ in range(planes)
