@@ -36,7 +36,8 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
         spec, case.full_rows, limits or H200, precision=precision if resident else "fp32"
     )
     if not resident:
-        planned |= {"refusal": registry()["cuda"].precision_support(precision).why_not or None}
+        why = registry()["cuda"].precision_support(precision).why_not
+        planned |= {"precision": precision, "refusal": why}
     served = _served(case, precision)
     return {
         "case": name,
@@ -80,8 +81,9 @@ def _served(case: Case, precision: str) -> dict[str, str | None]:
     problem = Problem(
         policy, flat_params(policy), Batch(torch.zeros(1, case.obs_dim)), 0.1, precision=precision
     )
-    serving = [name for name, backend in registry().items() if backend.support(problem)]
-    anywhere = [name for name in serving if name not in ("cpu", "cuda")]
+    others = {name: backend for name, backend in registry().items() if name != "cuda"}
+    serving = [name for name, backend in others.items() if backend.support(problem)]
+    anywhere = [name for name in serving if name != "cpu"]
     return {"cpu": serving[0] if serving else None, "elsewhere": anywhere[0] if anywhere else None}
 
 
