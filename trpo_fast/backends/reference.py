@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
+from .._base.reads import may_read
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import CgResult
@@ -91,7 +92,7 @@ class ReferenceOperator(Operator):
         self.total = total_weight(self.batch, self.theta.dtype)
         self.module = self._as_module(problem.policy)
         # The stages' own derivatives agree, and a device is not waited for.
-        self._compare = self.module is not None and self.theta.device.type == "cpu"
+        self._compare = self.module is not None and may_read(self.theta.device)
         self._chunked = problem.chunk_rows is not None
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
@@ -287,6 +288,7 @@ class ReferenceBackend(Backend):
     """Plain PyTorch, any module, any device, float32 or float64."""
 
     name = "reference"
+    captures = True
 
     def problem_support(self, problem: Problem) -> Support:
         return SERVES

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
+from .._base.reads import unvalidated
 from ..policy.distributions import from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
@@ -131,7 +132,7 @@ class ModuleFunction:
             return self.policy.head, params, None
         inputs = _inputs(batch)
         try:
-            with _explained(inputs):
+            with _explained(inputs), unvalidated(batch.obs.device):
                 found = policy(*inputs)
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
@@ -152,7 +153,7 @@ class ModuleFunction:
         if self._called is None or self._called[0] is not batch:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
-            with torch.no_grad():
+            with torch.no_grad(), unvalidated(batch.obs.device):
                 self._called = (batch, without_validation(policy(*_inputs(batch))))
         return head, head.measured(self._called[1], batch.actions)
 

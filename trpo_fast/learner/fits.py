@@ -117,8 +117,8 @@ class ReferenceFit:
                 scale = (state.second / (1.0 - beta2**steps)).sqrt_().add_(state.eps)
                 theta.addcdiv_(state.first, scale, value=-learning_rate / (1.0 - beta1**steps))
                 losses.append(loss)
-                share = rows.values.new_tensor(len(index)) if rows.weights is None else rows.weights
-                weights.append(share.sum())
+                counted = rows.values.new_full((), len(index))
+                weights.append(counted if rows.weights is None else rows.weights.sum())
         mass = torch.stack(weights)
         return (torch.stack(losses) * mass).sum() / mass.sum()
 

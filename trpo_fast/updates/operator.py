@@ -64,6 +64,7 @@ def make_problem(
     chunk_rows: int | None = KernelSettings.chunk_rows,
     precision: str = KernelSettings.precision,
     deterministic: bool = KernelSettings.deterministic,
+    capture: bool = KernelSettings.capture,
     sync: bool = True,
 ) -> Problem:
     """Check what remains of the options and put them beside an already checked batch. Without
@@ -89,6 +90,7 @@ def make_problem(
         chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
         precision=KERNELS["precision"].check(precision),
         deterministic=KERNELS["deterministic"].check(deterministic),
+        capture=KERNELS["capture"].check(capture),
         constraint=UPDATE["constraint"].check(constraint),
     )
 

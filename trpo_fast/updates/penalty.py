@@ -33,6 +33,7 @@ from ..core.problem import UpdateConfig
 from ..core.search_checks import check_search
 from ..core.surrogate import Measures, evaluate_rows
 from ..policy.flat import mark_written
+from .ascent import adam
 from .info import UpdateInfo
 from .multiplier import PENALTY, Penalty
 from .natural import Apply, finish, update_problem
@@ -274,10 +275,10 @@ def _adam_proposal(
     total = total_weight(batch, report.g.dtype)
     with torch.no_grad():
         head, old = function(report.operator.theta)
-    theta = report.operator.theta.clone().requires_grad_()
-    adam = torch.optim.Adam([theta], lr=learning_rate)
-    for _ in range(steps):
-        _, params = function(theta)
+
+    def gradient(theta: Tensor) -> Tensor:
+        leaf = theta.detach().requires_grad_()
+        _, params = function(leaf)
         now = evaluate_rows(
             head,
             batch,
@@ -287,9 +288,9 @@ def _adam_proposal(
             kl_scale=problem.kl_scale,
             reverse_kl=problem.reverse_kl,
         )
-        (theta.grad,) = torch.autograd.grad(multiplier * now.kl - now.surrogate, theta)
-        adam.step()
-    chosen = theta.detach()
+        return torch.autograd.grad(multiplier * now.kl - now.surrogate, leaf)[0]
+
+    chosen = adam(gradient, report.operator.theta, steps, learning_rate)
     after = report.operator.evaluate(chosen)
     better = _objective(after, multiplier) > _start(report, multiplier)
     return _Proposal(chosen, after.kl, better & torch.isfinite(after.kl), learning_rate)
