@@ -9,6 +9,7 @@ import torch
 from cases import UPDATES, Case
 from cuda_support import DEVICE, EMULATED, problem, to_device
 from exactness import SOLUTION, STEP, no_worse
+from no_waits import without_waits
 from wide_support import Wide, needs_triton
 
 from trpo_fast import FisherOperator, MLPPolicy, trpo_update
@@ -156,3 +157,21 @@ def test_what_is_refused_says_why():
         ({"fisher": "empirical"}, "in the reference backend only"),
     ):
         assert words in registry()["cuda"].support(problem(policy, batch, **options)).why_not
+
+
+RECORDED = [("gaussian", "fp16x3", None), ("multicategorical", "fp32", "kfac")]
+
+
+@pytest.mark.parametrize(("head", "precision", "factors"), RECORDED)
+def test_the_host_waits_for_nothing(head, precision, factors):
+    """So that a whole update, its operator with it, can be a CUDA graph."""
+    case = Case(head, (129,), rows=33, weights=True, masks=head != "gaussian")
+    from trpo_fast.backends.wide.operator import WideOperator
+
+    w = Wide(case, precision=precision)
+    config = UpdateConfig(cg=CgConfig(iterations=2, preconditioner=factors), backtrack_steps=2)
+    explicit = updated(w.kernels, config)
+    given = w.kernels.problem
+    stats = without_waits(lambda: WideOperator(given).update(config))
+    assert torch.equal(stats.cpu()[:8], explicit[0][:8])
+    assert registry()["cuda"].records(given)

@@ -367,6 +367,10 @@ class CudaBackend(Backend):
             return Support(f"its {plan.grid} blocks wait for each other, and {room} fit at once")
         return SERVES
 
+    def records(self, problem: Problem) -> bool:
+        """The fused kernels are one launch already."""
+        return wide.is_wide(problem)
+
     def operator(self, problem: Problem) -> Operator:
         if wide.is_wide(problem):
             from .wide.operator import WideOperator  # imports Triton

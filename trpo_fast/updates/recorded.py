@@ -49,7 +49,7 @@ def run_update(
         run,
         unrecordable,
     )
-    outcome = perform(work, capture=problem.capture and backend.captures)
+    outcome = perform(work, capture=problem.capture and backend.records(problem))
     return outcome.results[0], outcome.captured
 
 
