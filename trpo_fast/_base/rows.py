@@ -40,6 +40,15 @@ def parts_of(rows: Any, name: str = "obs") -> Iterator[tuple[str, Any]]:
         yield name, rows
 
 
+def with_parts(rows: Any, parts: Iterator[Any]) -> Any:
+    """Rows of the same structure with other parts, in the order of ``parts_of``."""
+    if isinstance(rows, dict):
+        return {key: with_parts(part, parts) for key, part in rows.items()}
+    if isinstance(rows, tuple):
+        return tuple(with_parts(part, parts) for part in rows)
+    return next(parts)
+
+
 def device_of(rows: Any) -> torch.device:
     """Where the first part lies."""
     device: torch.device = next(parts_of(rows))[1].device

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._base.rows import parts_of, with_parts
 from ..backends.base import Backend
 from ..backends.captured import Work, perform, records
 from ..core.problem import CgConfig, Problem
@@ -31,11 +32,12 @@ def run_update(
     from a replay. All that it does follows from these, the backend, the policy and ``options``; the
     numbers may be others at every call, and are 0-d tensors where the update may be recorded.
     """
-    tensors = {n: t for n, t in vars(problem.batch).items() if isinstance(t, Tensor)}
-    inputs = dict(tensors)
+    obs = dict(parts_of(problem.batch.obs, "obs"))
+    tensors = {n: t for n, t in vars(problem.batch).items() if isinstance(t, Tensor) and n != "obs"}
+    inputs = obs | tensors
     if problem.fvp_rows is not None:
         inputs["fvp_rows"] = problem.fvp_rows
-    capture = problem.capture and backend.captures and records(problem.theta.device)
+    capture = problem.capture and backend.records(problem) and records(problem.theta.device)
     if capture and not unrecordable:
         for i, number in enumerate(numbers):  # filled on the device: a copy to it would wait
             filled = torch.full((), number, dtype=torch.float64, device=problem.theta.device)
@@ -43,6 +45,7 @@ def run_update(
 
     def run(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         rows: dict[str, Any] = {n: given[n] for n in tensors}
+        rows["obs"] = with_parts(problem.batch.obs, iter([given[name] for name in obs]))
         batch = replace(problem.batch, **rows)
         here = [given.get(f"number {i}", number) for i, number in enumerate(numbers)]
         return (update(replace(problem, batch=batch, fvp_rows=given.get("fvp_rows")), *here),)
@@ -51,7 +54,7 @@ def run_update(
     work = Work(
         problem.policy,
         name,
-        (backend.name, problem.batch.group_size, fixed, options),
+        (backend.name, problem.batch.group_size, problem.batch.sequence_length, fixed, options),
         inputs,
         (problem.theta,),
         run,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton.errors import TritonError
 
 from ...core.problem import BackendUnavailable
 from .tiles import Tiles
@@ -18,17 +21,14 @@ def launch(
     options = {
         "num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True,
     }  # fmt: skip
+    device = at.device
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     try:
-        if at.device.type == "cuda" and at.device.index != torch.cuda.current_device():
-            with torch.cuda.device(at.device):
-                kernel[grid](*arguments, **constants, **options)
-        else:
+        with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
             kernel[grid](*arguments, **constants, **options)
-    except Exception as error:  # Triton has no class of its own for all that a compiler may say
-        if isinstance(error, (BackendUnavailable, MemoryError)):
-            raise
+    except (TritonError, OSError, SubprocessError) as error:  # of a compiler, or the interpreter
         first = str(error).strip().split("\n")[0]
         raise BackendUnavailable(
-            f"backend='cuda' failed, nothing was changed: Triton's kernel {kernel.__name__}: "
+            f"backend='cuda' failed, nothing was changed: Triton's {kernel.__name__}: "
             f"{type(error).__name__}: {first}"
         ) from error

@@ -26,7 +26,7 @@ def up_to(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-class Layout:
+class NetLayout:
     """The maps of a net: widths, places in a flat vector, tiles of their weights."""
 
     def __init__(self, spec: NetSpec, tiles: Tiles) -> None:

@@ -1,4 +1,4 @@
-"""The Fisher information of rows as factors that the kernels multiply by, made once for a policy."""
+"""The Fisher information of rows as factors that the kernels multiply by, made once."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,14 +21,24 @@ COLUMNS = 8  # right-hand sides of one product: memory grows with them
 
 
 class WideOperator(ReferenceOperator):
-    """Forward passes, gradient and evaluation in float32 by torch, F v by Triton or cuBLAS."""
+    """Forward passes, gradient and evaluation in float32 by torch, F v by Triton or cuBLAS.
 
-    def __init__(self, problem: Problem, tiles: Tiles | None = None) -> None:
+    ``explained`` turns errors of the device into reasons why this backend cannot serve.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        tiles: Tiles | None = None,
+        explained: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         super().__init__(problem)
+        self._explained = explained
         assert isinstance(problem.policy, MLPPolicy)
         self._tiles = tiles or tiles_for(self.theta.device)
         self._product: Product | None = None
-        self._fisher_rows: Rows | None = None
+        self._held: Rows | None = None
 
     @property
     def product(self) -> Product:
@@ -35,23 +46,24 @@ class WideOperator(ReferenceOperator):
         if self._product is None:
             problem, policy = self.problem, self.problem.policy
             assert isinstance(policy, MLPPolicy)
-            numbers = {"damping": problem.damping, "free": 2.0 * problem.kl_scale}
             given = (policy.spec, policy.head, self.theta, self._tiles)
+            damping, free = problem.damping, 2.0 * problem.kl_scale
             if problem.precision == "fp32":
-                self._product = Float32Product(*given, **numbers)
+                self._product = Float32Product(*given, damping=damping, free=free)
             else:
-                self._product = SplitProduct(*given, mode=problem.precision, **numbers)
+                mode = problem.precision
+                self._product = SplitProduct(*given, mode=mode, damping=damping, free=free)
         return self._product
 
     def _pieces(self) -> Iterator[Rows]:
         """The rows of products, as these read them."""
-        if self._fisher_rows is not None:
-            yield self._fisher_rows
+        if self._held is not None:
+            yield self._held
             return
         for batch, lin in self._fisher_chunks():
             rows = self._rows(batch, lin)
             if not self._chunked:
-                self._fisher_rows = rows
+                self._held = rows
             yield rows
 
     def _rows(self, batch: Batch, lin: Linearization) -> Rows:
@@ -62,6 +74,10 @@ class WideOperator(ReferenceOperator):
     @outside_autocast
     @torch.no_grad()
     def fvp(self, v: Tensor) -> Tensor:
+        with self._explained():
+            return self._fvp(v)
+
+    def _fvp(self, v: Tensor) -> Tensor:
         given = readable(v.reshape(-1, v.shape[-1]))
         out = torch.empty_like(given)
         for begin in range(0, len(given), COLUMNS):
@@ -74,7 +90,7 @@ class WideOperator(ReferenceOperator):
     @property
     def scratch_bytes(self) -> int:
         rows = self._count()
-        held = 0 if self._fisher_rows is None else self._fisher_rows.nbytes
+        held = 0 if self._held is None else self._held.nbytes
         return super().scratch_bytes + held + self.product.scratch_bytes(rows)
 
     def _count(self) -> int:

@@ -14,7 +14,7 @@ from ...policy.spec import NetSpec
 from .kernels import gradients, products, split
 from .kernels import metric as metric_kernels
 from .launch import launch
-from .layout import MODES, Layout, Planes, up_to
+from .layout import MODES, NetLayout, Planes, up_to
 from .metric import PAIRS, Metric, make_metric
 from .tiles import Tiles, cut_rows
 
@@ -44,7 +44,7 @@ class Product(abc.ABC):
         self, spec: NetSpec, head: Head, theta: Tensor, tiles: Tiles, *, damping: float, free: float
     ) -> None:
         self.spec, self.head, self.theta, self.tiles = spec, head, theta, tiles
-        self.layout = Layout(spec, tiles)
+        self.layout = NetLayout(spec, tiles)
         self.damping, self.free = damping, free  # F of log_std is free I
 
     @abc.abstractmethod
