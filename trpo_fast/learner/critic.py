@@ -81,7 +81,7 @@ class CriticInfo:
 
 
 def gauss_newton(
-    fit: Fit, net: MLPPolicy, targets: Targets, backend: Backend, **options: Any
+    fit: Fit, net: MLPPolicy | ValueNet, targets: Targets, backend: Backend, **options: Any
 ) -> tuple[Tensor, int | Tensor]:
     """The last loss and the steps taken, with the options of ``fit_gauss_newton``."""
     if isinstance(fit, CudaFit):
