@@ -16,7 +16,13 @@ from ..envs.actions import ActionMap
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
-from ..envs.tensor.protocol import check_environment, is_tensor_env, same_place
+from ..envs.tensor.protocol import (
+    CRITIC_SPACE,
+    check_environment,
+    is_tensor_env,
+    same_place,
+    try_environment,
+)
 from ..learner.actor import Actor, ModuleActor
 from ..learner.actor_cpu import ACT, NativeActor, act_support
 from ..learner.actor_cuda import CudaActor, cuda_act_support
@@ -28,6 +34,7 @@ from .agent import Agent
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
+from .critic_view import CriticView
 from .rollout import Layout
 
 ACTORS: dict[str, Callable[..., Actor]] = {
@@ -73,6 +80,7 @@ def make_envs(
     if is_tensor_env(env):
         if not same_place(env.device, device):
             raise fail("device", f"{env.device}, where the environment is", device)
+        try_environment(env)
         return env
     if config.engine == "tensor":
         if not isinstance(env, str):
@@ -138,7 +146,7 @@ def check_fits(
 
 
 def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torch.device) -> Critic:
-    observations, _ = spaces_of(envs)
+    observations = getattr(envs, CRITIC_SPACE, spaces_of(envs)[0])
     return Critic(
         int(torch.Size(observations.shape).numel()),
         config.critic_hidden,
@@ -178,9 +186,27 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     normaliser = None
     if config.normalize_observations:
         normaliser = ObservationNormaliser(obs_dim, clip=config.observation_clip, device=device)
+    action_map = ActionMap(actions, config.action_mode)
+    if hasattr(envs, CRITIC_SPACE):
+        return _asymmetric_collector(agent, layout, action_map, normaliser)
     actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
-    return kind(envs, actor, layout, ActionMap(actions, config.action_mode), normaliser)
+    return kind(envs, actor, layout, action_map, normaliser)
+
+
+def _asymmetric_collector(
+    agent: Agent, layout: Layout, action_map: ActionMap, normaliser: ObservationNormaliser | None
+) -> TensorCollector:
+    """The collector of a critic that sees more than the policy, which acts beside a stand-in."""
+    envs: Any = agent.envs
+    stand_in = Critic(layout.obs_dim, (), dtype=torch.float32, device=layout.device)
+    width = int(torch.Size(getattr(envs, CRITIC_SPACE).shape).numel())
+    own = None
+    if normaliser is not None:
+        own = ObservationNormaliser(width, clip=agent.config.observation_clip, device=layout.device)
+    view = CriticView(envs, agent.critic, layout, own)
+    actor = make_actor(agent, normaliser, stand_in)
+    return TensorCollector(envs, actor, layout, action_map, normaliser, view)
 
 
 def make_scaler(agent: Agent) -> RewardScaler | None:
@@ -190,11 +216,13 @@ def make_scaler(agent: Agent) -> RewardScaler | None:
     return RewardScaler(config.num_envs, config.gamma, device=agent.collector.layout.device)
 
 
-def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
+def make_actor(
+    agent: Agent, normaliser: ObservationNormaliser | None, critic: Critic | None = None
+) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
-    nets = (agent.policy, agent.critic)
+    nets = (agent.policy, critic or agent.critic)
     kind = ACTORS[choose(agent.config.backend, ACTOR_SUPPORTS, *nets, can=ACT)]
     if kind is ModuleActor:
         return kind(*nets, agent.generator)
