@@ -126,6 +126,17 @@ def changed(**parts: Any) -> Any:
     return Changed()
 
 
+def added(**parts: Any) -> Any:
+    """Walk whose steps have more parts."""
+
+    class Added(Walk):
+        def step(self, actions: Tensor) -> Any:
+            step = TensorStep(**vars(super().step(actions)))
+            return replace(step, **{name: make() for name, make in parts.items()})
+
+    return Added()
+
+
 class Tuples(Walk):
     def step(self, actions: Tensor) -> Any:
         step = super().step(actions)
@@ -153,7 +164,8 @@ BUILT = [
     (Unseeded, r"a method reset\(seed\), got one with too many positional arguments"),
     (lambda: without("num_envs"), "num_envs, an integer of at least 1, got None"),
     (lambda: without("single_action_space", 3), "single_action_space, a gymnasium space, got int"),
-    (lambda: SimpleNamespace(device=torch.device("cpu")), r"a method reset\(seed\), got none"),
+    (lambda: without("reset"), r"a method reset\(seed\), got none"),
+    (lambda: without("critic_obs", Walk.observe), "both a method critic_obs.. and single_critic_"),
 ]
 STEPPED = [
     (Tuples, r"step: expected an object with obs, .*, got tuple of 5 without obs"),
@@ -163,9 +175,12 @@ STEPPED = [
     (lambda: changed(rewards=lambda t: t[:, None]), r"rewards: expected shape \[4\], got \[4, 1\]"),
     (lambda: changed(rewards=lambda t: t.numpy()), "rewards: expected a torch.Tensor, got ndarray"),
     (
-        lambda: changed(terminated=Tensor.float),
-        "terminated: expected dtype torch.bool, got",
+        lambda: changed(terminated=lambda t: t.to(torch.complex64)),
+        "terminated: expected flags, bool or real numbers, got torch.complex64",
     ),
+    (lambda: changed(truncated=lambda t: t[0]), r"truncated: expected shape \[4\], got \[\]"),
+    (lambda: added(valid=lambda: torch.ones(3)), r"valid: expected shape \[4\], got \[3\]"),
+    (lambda: added(final_rows=lambda: [1] * 4), "final_rows: expected a torch.Tensor, got list"),
     (
         lambda: changed(obs=lambda t: t.to("meta")),
         "obs: expected a tensor on cpu, .*, got one",
@@ -180,12 +195,11 @@ def test_what_an_environment_lacks_is_said_when_the_agent_is_made(make: Any, sen
 
 
 @pytest.mark.parametrize(("make", "sentence"), STEPPED)
-def test_what_an_environment_returns_is_looked_at_once(make: Any, sentence: str) -> None:
-    agent = TRPO(make(), **SETTINGS)
-    before = parameters(agent)
+def test_what_an_environment_returns_is_looked_at_when_the_agent_is_made(
+    make: Any, sentence: str
+) -> None:
     with pytest.raises(ValueError, match=rf"^env\..*{sentence}"):
-        agent.learn(64)
-    assert torch.equal(before, parameters(agent))
+        TRPO(make(), **SETTINGS)
     with pytest.raises(ValueError, match=sentence):
         evaluate(TRPO(Walk(), **SETTINGS), 2, env=make())
 

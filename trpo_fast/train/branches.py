@@ -57,6 +57,8 @@ class TensorRunner:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.env_seconds = 0.0
+        if getattr(agent.collector, "view", None) is not None:
+            check_states("its critic sees more than the policy, which branches do not keep")
         if not isinstance(agent.envs, TensorEnv):
             check_states(
                 f"{type(agent.envs).__name__} is no TensorEnv, whose physics branches are copies of"

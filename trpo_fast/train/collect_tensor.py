@@ -13,12 +13,13 @@ from torch import Tensor
 from .._base.arguments import check_array, fail
 from .._base.threads import OneThread
 from ..envs.actions import ActionMap
-from ..envs.tensor.base import TensorEnv, TensorEnvironment
-from ..envs.tensor.protocol import check_obs, check_step
+from ..envs.tensor.base import TensorEnv, TensorEnvironment, TensorStep
+from ..envs.tensor.protocol import check_obs, check_step, read_step
 from ..learner.actor import Actor, ActTensors
 from ..learner.actor_cuda import CudaActor
 from ..learner.advantage import next_values
 from ..learner.normalise import ObservationNormaliser
+from .critic_view import CriticView
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
 
@@ -34,9 +35,10 @@ class TensorCollector:
         layout: Layout,
         action_map: ActionMap,
         normaliser: ObservationNormaliser | None = None,
+        view: CriticView | None = None,
     ) -> None:
         self.env, self.actor, self.layout, self.action_map = env, actor, layout, action_map
-        self.normaliser = normaliser
+        self.normaliser, self.view = normaliser, view
         self.buffers = Buffers(layout, normaliser is not None)
         self.fused = actor.normaliser is not None
         # Whether tensors are computed while the host goes on: reading them here would wait.
@@ -44,6 +46,8 @@ class TensorCollector:
         action_map.prepare(layout.device)
         self._act = [self._bound(t) for t in range(layout.steps)]
         self.final_obs = layout.empty(layout.obs_dim)
+        self.known: Tensor | None = None  # [T, E] bool, rows with a final observation; None: all
+        self.valid: Tensor | None = None  # [T, E] bool, rows that are transitions; None: all
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.obs: Tensor | None = None
         self.env_seconds = 0.0
@@ -76,6 +80,8 @@ class TensorCollector:
                 if self.before_step is not None:
                     self.before_step(t)
                 b.raw_obs[t] = self.obs
+                if self.view is not None:
+                    self.view.store(t)
                 if self.normaliser is not None and not self.fused:
                     b.obs[t] = self.normaliser(b.raw_obs[t])
                 self._act[t]()
@@ -86,9 +92,7 @@ class TensorCollector:
                 if not self._checked:
                     check_step(self.env, step)
                     self._checked = True
-                self.obs = step.obs
-                b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
-                b.terminated[t], b.truncated[t] = step.terminated, step.truncated
+                self._store(t, read_step(step))
                 taken, stepping = t + 1, False
             with OneThread() if self.layout.device.type == "cpu" else nullcontext():
                 return self._finish(elapsed)
@@ -100,6 +104,32 @@ class TensorCollector:
             self.log.drop_uncounted()
             raise
 
+    def _store(self, t: int, step: TensorStep) -> None:
+        """Copy a step into row t of the buffers."""
+        b, self.obs = self.buffers, step.obs
+        b.rewards[t], b.terminated[t], b.truncated[t] = (
+            step.rewards,
+            step.terminated,
+            step.truncated,
+        )
+        known = step.final_obs is not None
+        if step.final_obs is not None:
+            self.final_obs[t] = step.final_obs
+        if self.view is not None:
+            known &= self.view.store_final(t, step)
+        if not known or step.final_rows is not None:
+            self.known = self._flags(self.known)
+        if step.valid is not None:
+            self.valid = self._flags(self.valid)
+        if self.known is not None:
+            self.known[t] = step.final_rows if known and step.final_rows is not None else known
+        if self.valid is not None:
+            self.valid[t] = True if step.valid is None else step.valid
+
+    def _flags(self, flags: Tensor | None) -> Tensor:
+        """Flags [T, E] that hold, made when the first is needed."""
+        return torch.ones_like(self.buffers.terminated) if flags is None else flags
+
     def _count_previous(self) -> None:
         """Count a rollout whose update was interrupted, leave out one that itself was."""
         if self._unread:
@@ -107,24 +137,41 @@ class TensorCollector:
         self.log.drop_uncounted()
 
     def _finish(self, elapsed: Tensor) -> Rollout:
-        b = self.buffers
+        b, valid = self.buffers, self.valid
         assert self.obs is not None
-        last = self.actor.values(self._shown(self.obs))
-        if not self.asynchronous:
-            final_values = torch.zeros_like(b.values)
-            times, copies = b.truncated.nonzero(as_tuple=True)
-            if len(times):
-                rows = self.final_obs[times, copies]
-                final_values[times, copies] = self.actor.values(self._shown(rows))
-        else:  # selecting rows would wait for the device; valuing all of them is one more forward
-            every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
-            final_values = every.view_as(b.values)
+        if self.view is None:
+            last = self.actor.values(self._shown(self.obs))
+        else:
+            last = self.view.value_rollout(b.values)
+        final_values = self._final_values()
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
-        rollout = b.rollout(following, elapsed, ended=self.episodes)
+        if valid is not None and not self.asynchronous and bool(valid.all()):
+            valid = None
+        rollout = b.rollout(following, elapsed, valid=valid, view=self.view, ended=self.episodes)
         self._unread = True
         if not self.asynchronous:
             rollout.read_episodes()
         return rollout
+
+    def _final_values(self) -> Tensor:
+        """[T, E]: the value of what a truncated row led to; without a final observation that of the
+        state it was taken in.
+        """
+        b, known = self.buffers, self.known
+        value = self._value_final if self.view is None else self.view.values
+        final = self.final_obs if self.view is None else self.view.final
+        if self.asynchronous:  # selecting rows would wait: valuing all of them is one more forward
+            every = value(final.flatten(0, 1)).view_as(b.values)
+            return every if known is None else torch.where(known, every, b.values)
+        result = torch.zeros_like(b.values) if known is None else b.values.clone()
+        cut = b.truncated if known is None else b.truncated & known
+        times, copies = cut.nonzero(as_tuple=True)
+        if len(times):
+            result[times, copies] = value(final[times, copies])
+        return result
+
+    def _value_final(self, raw: Tensor) -> Tensor:
+        return self.actor.values(self._shown(raw))
 
     def _shown(self, obs: Tensor) -> Tensor:
         obs = obs.to(self.layout.dtype)
@@ -141,13 +188,15 @@ class TensorCollector:
         """Account for the first ``rows`` of the buffers."""
         b = self.buffers
         done = (b.terminated | b.truncated)[:rows].cpu().numpy()
-        return self.log.add(b.rewards[:rows].cpu().numpy(), done, None)
+        valid = None if self.valid is None else self.valid[:rows].cpu().numpy()
+        return self.log.add(b.rewards[:rows].cpu().numpy(), done, valid)
 
     def state(self) -> dict[str, Any]:
         """What collecting goes on from, the environment's own state apart."""
         self._count_previous()
         returns, lengths = torch.from_numpy(self.log.returns), torch.from_numpy(self.log.lengths)
-        return {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
+        state = {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
+        return state if self.view is None else state | {"critic_view": self.view.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         layout, device, obs = self.layout, self.layout.device, state["obs"]
@@ -159,6 +208,8 @@ class TensorCollector:
             counts[name] = check_array(f"state: {name}", state[name], one, torch.float64, nan=nan)
         if bool((counts["lengths"] < 0.0).any()):
             raise fail("state: lengths", "numbers of at least 0", "some below")
+        if self.view is not None:
+            self.view.load_state(state["critic_view"])
         self.log = EpisodeLog(layout.envs)
         self.log.returns = counts["returns"].cpu().numpy().copy()
         self.log.lengths = counts["lengths"].long().cpu().numpy().copy()

@@ -13,7 +13,7 @@ import torch
 
 from .._base.seeds import derive
 from ..envs import tensor
-from ..envs.tensor.protocol import check_environment, check_obs, check_step
+from ..envs.tensor.protocol import check_environment, check_obs, check_step, read_step
 from .agent import Agent
 from .episodes import Evaluation, EvaluationRequest
 
@@ -72,9 +72,10 @@ def _play(agent: Agent, env: Any, request: EvaluationRequest) -> tuple[Evaluatio
         step = env.step(actions)
         if number == 0:
             check_step(env, step)
+        step = read_step(step)
         obs = step.obs
         total += step.rewards
-        steps += 1
+        steps += 1 if step.valid is None else step.valid
         over = step.terminated | step.truncated
         ended = over | (steps >= request.max_steps)
         counts = ended & (played < share)

@@ -17,7 +17,13 @@ from ..envs.actions import ActionMap
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
-from ..envs.tensor.protocol import check_environment, is_tensor_env, same_place
+from ..envs.tensor.protocol import (
+    CRITIC_SPACE,
+    check_environment,
+    is_tensor_env,
+    same_place,
+    try_environment,
+)
 from ..learner.actor import Actor, ModuleActor
 from ..learner.actor_cpu import ACT, NativeActor, act_support
 from ..learner.actor_cuda import CudaActor, cuda_act_support
@@ -30,6 +36,7 @@ from .agent import Agent
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
 from .config import Config
+from .critic_view import CriticView
 from .own_nets import check_apart, check_place, head_of_module
 from .rollout import Layout
 from .rules import check_serves
@@ -77,6 +84,7 @@ def make_envs(
     if is_tensor_env(env):
         if not same_place(env.device, device):
             raise fail("device", f"{env.device}, where the environment is", device)
+        try_environment(env)
         return env
     if config.engine == "tensor":
         if not isinstance(env, str):
@@ -180,14 +188,21 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         "fraction": config.critic_fraction,
         "backend": config.backend,
     }
+    own = getattr(agent.envs, CRITIC_SPACE, None)  # observations of the critic's own
     if module is not None:
         check_place("critic", module, agent.device)
         check_apart(agent.policy, module)
-        return Critic.of_module(module, example_rows(agent)[0], **options)
-    observations, _ = spaces_of(agent.envs)
-    size = int(torch.Size(observations.shape).numel())
+        rows = example_rows(agent)[0] if own is None else _zeros(agent, own)
+        return Critic.of_module(module, rows, **options)
+    size = int(torch.Size((own or spaces_of(agent.envs)[0]).shape).numel())
     options |= {"dtype": torch.float32, "device": agent.device}
     return Critic(size, config.critic_hidden, config.activation, **options)
+
+
+def _zeros(agent: Agent, space: Any) -> Tensor:
+    """Observations [E, O] of a space."""
+    size = int(torch.Size(space.shape).numel())
+    return torch.zeros(agent.config.num_envs, size, device=agent.device)
 
 
 def make_collector(agent: Agent) -> HostCollector | TensorCollector:
@@ -210,9 +225,26 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     normaliser = None
     if config.normalize_observations:
         normaliser = ObservationNormaliser(obs_dim, clip=config.observation_clip, device=device)
+    if hasattr(envs, CRITIC_SPACE):
+        return _asymmetric_collector(agent, layout, action_map, normaliser)
     actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
     return kind(envs, actor, layout, action_map, normaliser)
+
+
+def _asymmetric_collector(
+    agent: Agent, layout: Layout, action_map: ActionMap, normaliser: ObservationNormaliser | None
+) -> TensorCollector:
+    """The collector of a critic that sees more than the policy, which acts beside a stand-in."""
+    envs: Any = agent.envs
+    stand_in = Critic(layout.obs_dim, (), dtype=torch.float32, device=layout.device)
+    width = int(torch.Size(getattr(envs, CRITIC_SPACE).shape).numel())
+    own = None
+    if normaliser is not None:
+        own = ObservationNormaliser(width, clip=agent.config.observation_clip, device=layout.device)
+    view = CriticView(envs, agent.critic, layout, own)
+    actor = make_actor(agent, normaliser, stand_in)
+    return TensorCollector(envs, actor, layout, action_map, normaliser, view)
 
 
 def make_scaler(agent: Agent) -> RewardScaler | None:
@@ -222,11 +254,13 @@ def make_scaler(agent: Agent) -> RewardScaler | None:
     return RewardScaler(config.num_envs, config.gamma, device=agent.collector.layout.device)
 
 
-def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
+def make_actor(
+    agent: Agent, normaliser: ObservationNormaliser | None, critic: Critic | None = None
+) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
-    nets = (agent.policy, agent.critic)
+    nets = (agent.policy, critic or agent.critic)
     kind = ACTORS[choose(agent.config.backend, ACTOR_SUPPORTS, *nets, can=ACT)]
     if kind is ModuleActor:
         return kind(*nets, agent.generator)

@@ -42,12 +42,17 @@ class Rollout:
     )
     returns: list[float] = field(default_factory=list)  # of the episodes that ended, undiscounted
     lengths: list[int] = field(default_factory=list)
+    view: Any = None  # what the critic saw, a CriticView, where that is not what the policy saw
     ended: Ended | None = None  # gives both where they are not on the host yet; waits for them
 
     def read_episodes(self) -> None:
         """Fill returns and lengths if they are still on the device."""
         if self.ended is not None:
             (self.returns, self.lengths), self.ended = self.ended(), None
+
+    def critic_rows(self, obs: Tensor) -> Tensor:
+        """What the critic is fitted at: observations [N, O] of the policy, or its own [N, C]."""
+        return obs if self.view is None else self.transitions(self.view.obs)
 
     @property
     def done(self) -> Tensor:

@@ -85,7 +85,9 @@ def check_trial(agent: Agent) -> None:
         mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
         head, params = agent.head, agent.params(rows, mask)
         chance = torch.Generator(agent.device).manual_seed(0)
-        finite = rows.isfinite().all() & agent.critic.values(rows).isfinite().all()
+        view = getattr(collector, "view", None)
+        values = agent.critic.values(rows) if view is None else view.present()
+        finite = rows.isfinite().all() & values.isfinite().all()
         if bool(finite & (params.isfinite() | (mask is not None)).all()):
             actions = head.sample(params, chance)
             finite &= head.log_prob(params, actions).isfinite().all()

@@ -177,10 +177,12 @@ class TRPO(Agent):
         updated = time.perf_counter()
         if self.config.critic_schedule != "constant":
             self.critic.learning_rate = critic_rate(self.config, self.steps - steps)
-        critic = self.fit_critic(path.obs, returns)
+        critic = self.fit_critic(rollout.critic_rows(path.obs), returns)
         with OneThread():
             if self.normaliser is not None:
                 self.normaliser.update(rollout.transitions(rollout.raw_obs))
+            if rollout.view is not None:
+                rollout.view.update(rollout.transitions(rollout.view.raw))
             explained = advantage.explained_variance(values, returns)
         if self.asynchronous:
             self._read(rollout, batch, info, critic)

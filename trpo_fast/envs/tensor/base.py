@@ -2,9 +2,13 @@
 shares.
 
 A tensor environment steps all its copies at once, on any device, without a host sync. Anything with
-the same ``reset``, ``step``, ``num_envs`` and two gymnasium spaces (an Isaac Lab or Brax wrapper,
-say) can be trained on; ``state`` and ``load_state`` are needed for bit-exact resume and for vine
-sampling only.
+the members of ``TensorEnvironment`` can be trained on and evaluated. Optional are
+
+    state() -> dict, load_state(dict) -> obs       for bit-exact resume
+    critic_obs() -> [E, C] and                     for a critic that sees more than the policy:
+    single_critic_observation_space, a flat Box    of the present state of every copy
+
+``docs/simulators.md`` has the whole of it in words.
 """
 
 from __future__ import annotations
@@ -31,9 +35,17 @@ class TensorStep:
 
     obs: Tensor  # [E, O], the first observation of the next episode where terminated or truncated
     rewards: Tensor  # [E]
-    terminated: Tensor  # [E] bool: a terminal state, worth nothing afterwards
-    truncated: Tensor  # [E] bool: cut by the time limit; the value of final_obs still counts
-    final_obs: Tensor  # [E, O], the observation that the action led to, in every row
+    # Flags are bool, or numbers of which those above one half are true.
+    terminated: Tensor  # [E]: a terminal state, worth nothing afterwards
+    truncated: Tensor  # [E]: cut by the time limit; the value of final_obs still counts
+    # [E, O], the observation that the action led to. Where there is none, what follows a truncation
+    # is worth what the state before it was: gamma V(s_t) is added to the reward.
+    final_obs: Tensor | None
+    final_rows: Tensor | None = None  # [E] flags, the rows of final_obs that hold it; None: all
+    final_critic_obs: Tensor | None = None  # [E, C], as final_obs, where there is critic_obs()
+    # [E] flags, false where no transition was made: the copy was reset in place of moved by its
+    # action, after an episode that had ended before. None: every row is one.
+    valid: Tensor | None = None
 
 
 @runtime_checkable
