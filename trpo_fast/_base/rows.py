@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -38,6 +39,11 @@ def parts_of(rows: Any, name: str = "obs") -> Iterator[tuple[str, Any]]:
             yield from parts_of(part, f"{name}[{key!r}]")
     else:
         yield name, rows
+
+
+def dotted_parts(rows: Any, name: str) -> dict[str, Any]:
+    """The parts by names for files: obs, obs.camera, obs.0."""
+    return {".".join(re.findall(r"\w+", found)): part for found, part in parts_of(rows, name)}
 
 
 def with_parts(rows: Any, parts: Iterator[Any]) -> Any:

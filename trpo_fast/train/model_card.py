@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from .._base import toml
+from .._base.rows import dotted_parts, map_rows
 from .._version import __version__
 from .agent import Agent
 from .episodes import Evaluation
@@ -20,13 +24,13 @@ TAGS = ("deep-reinforcement-learning", "reinforcement-learning", LIBRARY)
 TORCH = """import torch
 
 policy = torch.export.load({file!r}).module()
-action = policy(torch.zeros({obs}){mask})
+action = policy({obs}{mask})
 """
 ONNX = """import numpy as np
 import onnxruntime
 
 policy = onnxruntime.InferenceSession({file!r})
-inputs = {{"obs": np.zeros({obs}, np.float32){mask}}}
+inputs = {{{obs}{mask}}}
 (action,) = policy.run(None, inputs)
 """
 MASKS = {
@@ -90,5 +94,31 @@ def _code(agent: Agent, file: str, single: bool) -> str:
     ending, rows = Path(file).suffix, () if single else (1,)
     width = agent.collector.layout.mask_width
     mask = MASKS[ending].format(shape=(*rows, width)) if width else ""
-    shape = (*rows, example_rows(agent)[0].shape[-1])
-    return CODE[ending].format(file=file, obs=shape, mask=mask)
+    obs = map_rows(lambda part: _zeros(part, ending, rows), example_rows(agent)[0])
+    if ending == ".onnx":
+        text = ", ".join(f'"{name}": {part}' for name, part in dotted_parts(obs, "obs").items())
+    else:
+        text = _expression(obs)
+    return CODE[ending].format(file=file, obs=text, mask=mask)
+
+
+def _zeros(part: Tensor, ending: str, rows: tuple[int, ...]) -> str:
+    """Rows of one part of the observations, as an expression."""
+    shape = (*rows, *part.shape[1:])
+    kind = str(part.dtype).removeprefix("torch.")
+    if ending == ".onnx":
+        return f"np.zeros({shape}, np.{kind})"
+    return (
+        f"torch.zeros({shape})"
+        if kind == "float32"
+        else f"torch.zeros({shape}, dtype=torch.{kind})"
+    )
+
+
+def _expression(rows: Any) -> str:
+    """Dicts and tuples of expressions, as an expression."""
+    if isinstance(rows, dict):
+        return f"{{{', '.join(f'{key!r}: {_expression(part)}' for key, part in rows.items())}}}"
+    if isinstance(rows, tuple):
+        return f"({''.join(f'{_expression(part)}, ' for part in rows).rstrip()})"
+    return str(rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import fail
+from .._base.rows import map_rows
 from ..core.batch import Batch
 from ..learner import advantage
 from .agent import Agent
@@ -32,7 +33,8 @@ def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
 
     def flat(tensor: Tensor) -> Tensor:
         """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
-        return rollout.transitions(tensor).to(device)
+        moved: Tensor = rollout.transitions(tensor).to(device)
+        return moved
 
     returns, values = flat(gains + rollout.values), flat(rollout.values)
     if not agent.asynchronous:
@@ -45,7 +47,8 @@ def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     if config.normalize_advantages:
         advantages = advantage.normalise(advantages, weights)
     mask = None if rollout.mask is None else flat(rollout.mask)
-    obs, actions, log_probs = flat(rollout.obs), flat(rollout.actions), flat(rollout.log_probs)
+    obs = map_rows(lambda part: part.to(device), rollout.transitions(rollout.obs))
+    actions, log_probs = flat(rollout.actions), flat(rollout.log_probs)
     batch = Batch(obs, actions, advantages, log_probs, weights, action_mask=mask)
     return batch, returns, values
 

@@ -57,9 +57,8 @@ class TRPO(Agent):
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
     or a tensor environment. ``policy`` is any module from rows of observations to a distribution
-    (or a tuple that begins with it), ``critic`` any to values [N] or [N, 1], or a fit's method.
-    Settings are the fields of ``Config``; those not given come from the environment's preset, and
-    an ``MLPPolicy`` decides those that describe it.
+    (or a tuple that begins with it), ``critic`` any to values [N] or [N, 1]; or both are settings.
+    Settings, the fields of ``Config``, come from the environment's preset where not given.
     """
 
     def __init__(
@@ -81,7 +80,8 @@ class TRPO(Agent):
         exploration = derive(config.seed, "exploration")
         self.generator = torch.Generator(self.device).manual_seed(exploration)
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
-        self.envs = parts.make_envs(env, config, self.device, self.env_options)
+        self.structured = parts.keeps_structure(config, policy)
+        self.envs = parts.make_envs(self)
         self.mask_width = parts.mask_width(self)
         self.policy = policy if policy is not None else parts.make_policy(self)
         self.head = parts.head_that_fits(self)
