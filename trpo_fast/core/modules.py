@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
-from .._base.reads import unvalidated
+from .._base.reads import may_read, unvalidated
 from .._base.rows import Rows, device_of, map_rows, parts_of
 from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
@@ -227,7 +227,7 @@ class ModuleFunction:
                 "a function that holds others (a forward or a hook that was set on the instance "
                 "and refers to it; override the method in a subclass)",
             )
-        if theta.device.type == "cpu" and not torch.equal(drawn, torch.get_rng_state()):
+        if may_read(theta.device) and not torch.equal(drawn, torch.get_rng_state()):
             with torch.no_grad():
                 again = self._run(Substitution(tensors), rows)[1]
             if not torch.equal(params.nan_to_num(), again.nan_to_num()):
