@@ -17,6 +17,7 @@ from .backends.captured import GraphStatistics, captured_graphs
 from .backends.registry import backends
 from .core.batch import Batch
 from .core.problem import BackendUnavailable
+from .policy.cnn import CNNPolicy, CNNValues
 from .policy.flat import flat_params
 from .policy.heads import (
     Bernoulli,
@@ -63,6 +64,8 @@ __all__ = [
     "Batch",
     "Bernoulli",
     "Beta",
+    "CNNPolicy",
+    "CNNValues",
     "Categorical",
     "CheckpointError",
     "Config",

@@ -6,6 +6,7 @@ from typing import Literal
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu", "identity"]  # of csrc/shared/params.h
 Std = Literal["free", "state"]
+PolicyKind = Literal["auto", "mlp", "cnn"]
 ActionMode = Literal["clip", "scale", "squash", "beta"]
 RecurrentKind = Literal["gru", "lstm"]
 

@@ -27,6 +27,7 @@ from .choices import (
     KlReduction,
     PenaltyInner,
     PenaltyRule,
+    PolicyKind,
     Precision,
     PreconditionerKind,
     Std,
@@ -41,6 +42,14 @@ LONG = AtMost(2**63 - 1)  # an int64
 class PolicySettings:
     """The policy's net and the distribution of its actions."""
 
+    policy: Annotated[
+        PolicyKind,
+        Doc(
+            "layers on flat observations (mlp), or convolutions for images before them (cnn); "
+            "auto: cnn where there is an image. With cnn, hidden and critic_hidden are (512,) and "
+            "the activation is relu unless chosen"
+        ),
+    ] = "auto"
     hidden: Annotated[tuple[int, ...], Doc("widths of the policy's hidden layers")] = (64, 64)
     activation: Annotated[Activation, Doc("between the layers of policy and critic")] = "tanh"
     std: Annotated[
@@ -60,6 +69,11 @@ class PolicySettings:
             "scale; or a Beta distribution over the box"
         ),
     ] = "scale"
+    cnn_channels: Annotated[
+        tuple[int, ...], Doc("cnn: channels of each convolution, of policy and critic")
+    ] = (32, 64, 64)
+    cnn_kernels: Annotated[tuple[int, ...], Doc("cnn: width of each kernel")] = (8, 4, 3)
+    cnn_strides: Annotated[tuple[int, ...], Doc("cnn: step of each kernel")] = (4, 2, 1)
 
 
 KlReductionOption = Annotated[

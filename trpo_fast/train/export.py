@@ -163,6 +163,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             text = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
             warnings.filterwarnings("ignore", text, FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: rows will not be used", UserWarning)
             yield
     finally:
         logger.removeFilter(wanted)
@@ -254,7 +255,7 @@ def _write_onnx(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
     shapes: Any = _dynamic(inputs, rows)
     program: Any = torch.onnx.export(
         module,
-        tuple(inputs.values()),
+        kwargs=inputs,  # a dict that came last among args would be taken for these
         input_names=list(_named(inputs)),
         output_names=["action"],
         dynamic_shapes=shapes,

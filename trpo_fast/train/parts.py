@@ -36,6 +36,7 @@ from ..learner.normalise import (
     ObservationNormaliser,
     RewardScaler,
 )
+from ..policy.cnn import CNNPolicy, CNNValues
 from ..policy.heads import Head, head_for_space
 from ..policy.net import MLPPolicy, drawn_for
 from ..policy.wrappers import unwrapped
@@ -88,6 +89,9 @@ def make_envs(agent: Agent) -> HostEnvs | TensorEnvironment:
     """Environments in one of the two forms that collectors know."""
     env: Any = agent.env_source
     config, device, options = agent.config, agent.device, agent.env_options
+    tensors = is_tensor_env(env) or config.engine == "tensor"
+    if tensors and config.policy == "cnn":
+        raise fail("policy", "'auto' or 'mlp' for a tensor environment", "'cnn'")
     if is_tensor_env(env):
         if not same_place(env.device, device):
             raise fail("device", f"{env.device}, where the environment is", device)
@@ -119,7 +123,7 @@ def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:
     return envs.single_observation_space, envs.single_action_space
 
 
-def make_policy(agent: Agent) -> MLPPolicy:
+def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy:
     """The policy of the config for the agent's environments."""
     config = agent.config
     observations, actions = spaces_of(agent.envs)
@@ -127,9 +131,17 @@ def make_policy(agent: Agent) -> MLPPolicy:
         head = head_for_space(actions, std=config.std, action_mode=config.action_mode)
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
-    size = int(torch.Size(observations.shape).numel())
     shape = (config.hidden, config.activation)
+    if config.policy == "cnn":
+        return CNNPolicy(observations, head, *shape, **convolutions(config), device=agent.device)
+    size = int(torch.Size(observations.shape).numel())
     return MLPPolicy(size, head, *shape, dtype=torch.float32, device=agent.device)
+
+
+def convolutions(config: Config) -> dict[str, Any]:
+    """The arguments of nets for images, which are float32."""
+    names = ("channels", "kernels", "strides")
+    return {name: getattr(config, f"cnn_{name}") for name in names} | {"dtype": torch.float32}
 
 
 def head_that_fits(agent: Agent) -> Head:
@@ -219,7 +231,12 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         check_apart(agent.policy, module)
         rows = example_rows(agent)[0] if own is None else _zeros(agent, own)
         return Critic.of_module(module, rows, **options)
-    size = int(torch.Size((own or spaces_of(agent.envs)[0]).shape).numel())
+    observations, _ = spaces_of(agent.envs)
+    if config.policy == "cnn" or parts_of_envs(agent.envs) is not None:
+        shape = (config.critic_hidden, config.activation)
+        values = CNNValues(observations, *shape, **convolutions(config), device=agent.device)
+        return Critic.of_module(values, example_rows(agent)[0], **options)
+    size = int(torch.Size((own or observations).shape).numel())
     options |= {"dtype": torch.float32, "device": agent.device}
     return Critic(size, config.critic_hidden, config.activation, **options)
 
@@ -305,4 +322,4 @@ def keeps_structure(config: Config, policy: nn.Module | None) -> bool | None:
     """Whether observations stay as they are: for a module of the user's own, not for an MLP."""
     if policy is not None:
         return not isinstance(unwrapped(policy), MLPPolicy)
-    return False
+    return None if config.policy == "auto" else config.policy == "cnn"

@@ -32,7 +32,7 @@ from .._base.choices import (
 
 
 class Settings(TypedDict, total=False):
-    """Every field of ``Config`` but ``env`` and ``critic``, arguments of ``TRPO`` itself."""
+    """Every field of ``Config`` but env, policy and critic, arguments of ``TRPO`` itself."""
 
     engine: Engine
     workers: int | None
@@ -55,6 +55,9 @@ class Settings(TypedDict, total=False):
     std: Std
     initial_log_std: float
     action_mode: ActionMode
+    cnn_channels: tuple[int, ...]
+    cnn_kernels: tuple[int, ...]
+    cnn_strides: tuple[int, ...]
     algorithm: Algorithm
     max_kl_final: float | None
     max_kl_hold: int
