@@ -8,12 +8,14 @@ the config of an agent always describes the policy it has.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
-from .._base.arguments import fail
+from .._base.arguments import check_choice, fail
+from .._base.choices import RecurrentKind
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from .config import Config, make_config
 from .parts import env_name
 
@@ -25,17 +27,20 @@ OF_CRITIC = ("critic_hidden",)
 def agent_config(
     env: Any,
     config: Config | None,
-    policy: nn.Module | None,
+    policy: nn.Module | str | None,
     critic: nn.Module | str | None,
     settings: dict[str, Any],
 ) -> Config:
     """The config of an agent: the given one, or the settings over the environment's preset."""
+    if isinstance(policy, str):
+        settings["cell"] = check_choice("policy", policy, get_args(RecurrentKind))
+        policy = None
     module = critic if isinstance(critic, nn.Module) else None
     if critic is not None and module is None:
         settings["critic"] = critic
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
-    own = policy is not None and not isinstance(policy, MLPPolicy)
+    own = policy is not None and not isinstance(policy, MLPPolicy | RecurrentPolicy)
     _refuse("policy", policy, OF_POLICY if own else ("initial_log_std",), settings)
     _refuse("critic", module, OF_CRITIC, settings)
     given = set(settings) if config is None else _changed(config)
@@ -45,7 +50,11 @@ def agent_config(
             if chosen != env.num_envs:
                 raise fail("num_envs", f"the environment's {env.num_envs}", chosen)
         config = make_config(env_name(env), **settings)
-    return _as_the_policy(config, given, policy) if isinstance(policy, MLPPolicy) else config
+    if isinstance(policy, MLPPolicy | RecurrentPolicy):
+        return _as_the_policy(config, given, policy)
+    if policy is not None and config.cell is not None:
+        raise fail("cell", "none beside a policy, which has its own", "both")
+    return config
 
 
 def _refuse(
@@ -67,7 +76,7 @@ def _changed(config: Config) -> set[str]:
     return {field.name for field in fields if getattr(config, field.name) != field.default}
 
 
-def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config:
+def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy | RecurrentPolicy) -> Config:
     """The config with the policy's own settings; a chosen one that disagrees is refused."""
     for name, value in settings_of(policy).items():
         chosen = getattr(config, name)
@@ -81,8 +90,12 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config
     return config
 
 
-def settings_of(policy: MLPPolicy) -> dict[str, Any]:
+def settings_of(policy: MLPPolicy | RecurrentPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
+    if isinstance(policy, RecurrentPolicy):
+        cell = {"cell": policy.kind, "cell_width": policy.cell.width}
+        layers = {**cell, "encoder": policy.encoder_widths, "hidden": policy.hidden}
+        return {**layers, "activation": policy.activation, **policy.head.settings()}
     spec = policy.spec
-    net = {"hidden": spec.widths[1:-1], "activation": spec.activation}
+    net: dict[str, Any] = {"cell": None, "hidden": spec.widths[1:-1], "activation": spec.activation}
     return {**net, **policy.head.settings()}

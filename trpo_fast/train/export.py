@@ -5,7 +5,8 @@ environment's units out. Where the environment masks actions, the mask is a seco
 ``.onnx`` an ONNX model for any runtime. Both take a batch: torch.export fixes how many dimensions
 an input has, so one observation is ``obs[None]``, or has a program of its own. Normalisation, the
 most likely action, clipping or squashing and scaling are all inside; both files are checked against
-``predict`` before the function returns.
+``predict`` before the function returns. Of a policy with a memory the program is one step, which
+takes the state of the step before and gives the next.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from .._base.seeds import derive
 from ..learner.acting import acting_params, check_acts
 from ..learner.normalise import normalised
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from .agent import Agent
 
-Program = Callable[[dict[str, Tensor]], Tensor]
+Program = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
 
 
 class Deployed(nn.Module):
@@ -49,8 +51,9 @@ class Deployed(nn.Module):
 
         policy = unwrapped(agent.policy)
         check_acts(policy)
-        self.policy = copy.deepcopy(policy).cpu().float()
-        self.head = self.policy.head if isinstance(self.policy, MLPPolicy) else agent.head
+        self.policy: Any = copy.deepcopy(policy).cpu().float()
+        packaged = isinstance(self.policy, MLPPolicy | RecurrentPolicy)
+        self.head: Any = self.policy.head if packaged else agent.head
         self.action_map = agent.collector.action_map
         self.clip: float | None = None
         if agent.normaliser is not None:
@@ -58,22 +61,39 @@ class Deployed(nn.Module):
             self.register_buffer("shift", agent.normaliser.shift.cpu().clone())
             self.register_buffer("scale", agent.normaliser.scale.cpu().clone())
 
+    def seen(self, obs: Tensor) -> Tensor:
+        """Observations [N, O] as the policy sees them."""
+        return obs if self.clip is None else normalised(obs, self.shift, self.scale, self.clip)
+
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.clip is not None:
-            obs = normalised(obs, self.shift, self.scale, self.clip)
-        stored = self.head.mode(acting_params(self.policy, obs, mask)[1])
+        stored = self.head.mode(acting_params(self.policy, self.seen(obs), mask)[1])
         return self.action_map.device(stored)
 
 
+class Remembering(Deployed):
+    """One step of a policy with a memory: obs [N, O], state [N, K] of the step before (zeros in the
+    first), start [N] bool where an episode begins (and mask [N, Z]) -> (actions, state [N, K]).
+    """
+
+    def forward(  # type: ignore[override]
+        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        params, after = self.policy.step(self.seen(obs), state, start, mask)
+        return self.action_map.device(self.head.mode(params)), after
+
+
 class Single(nn.Module):
-    """obs [O] (and mask [Z]) -> the action, of the space's shape."""
+    """The same for one observation: obs [O] (and mask [Z]) -> the action, of the space's shape, or
+    with a memory obs [O], state [K], start [] (and mask [Z]) -> (action, state [K]).
+    """
 
     def __init__(self, deployed: Deployed) -> None:
         super().__init__()
         self.deployed = deployed
 
-    def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.deployed(obs[None], None if mask is None else mask[None])[0]
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = self.deployed(*(given[None] for given in inputs))
+        return tuple(part[0] for part in found) if isinstance(found, tuple) else found[0]
 
 
 def export(
@@ -89,23 +109,35 @@ def export(
     if path.suffix not in FORMATS:
         raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
     write, run = FORMATS[path.suffix]
-    deployed = Deployed(agent).eval().requires_grad_(False)
+    kind = Deployed if agent.recurrent is None else Remembering
+    deployed = kind(agent).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs = {"obs": _observations(agent, rows, generator)}
+    if agent.recurrent is not None:
+        size = agent.recurrent.state_size
+        inputs["state"] = torch.randn(rows, size, device="cpu", generator=generator)
+        inputs["start"] = torch.arange(rows, device="cpu") % 4 == 0
     if agent.collector.layout.mask_width:
         inputs["mask"] = _masks(agent.head.nvec, rows, generator)
-    wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
-    wanted = torch.as_tensor(wanted, device="cpu")
+    wanted: Any = agent.predict(
+        inputs["obs"],
+        state=inputs.get("state"),
+        episode_start=inputs.get("start"),
+        action_mask=inputs.get("mask"),
+    )
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     with _quiet(), _without_validation():
         if single:
             each = [{name: value[i] for name, value in inputs.items()} for i in range(rows)]
             data = write(Single(deployed).eval(), each[0], None)
             program = run(data)
-            got = torch.stack([program(one) for one in each])
+            answers = zip(*(program(one) for one in each), strict=True)
+            got = tuple(torch.stack(parts) for parts in answers)
         else:
             data = write(deployed, inputs, torch.export.Dim("rows", min=1))
             got = run(data)(inputs)
-    _compare(got, wanted, path)
+    for part, should_be in zip(got, wanted, strict=True):
+        _compare(part, torch.as_tensor(should_be, device="cpu"), path)
     files.write(path, data)
     return path
 
@@ -186,7 +218,11 @@ def _write_torch(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> byt
 
 def _run_torch(data: bytes) -> Program:
     program = torch.export.load(io.BytesIO(data)).module()
-    return lambda inputs: program(*inputs.values())
+    return lambda inputs: _as_tuple(program(*inputs.values()))
+
+
+def _as_tuple(found: Any) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _write_onnx(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> bytes:
@@ -200,7 +236,7 @@ def _write_onnx(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> byte
         module,
         tuple(inputs.values()),
         input_names=list(inputs),
-        output_names=["action"],
+        output_names=["action", "state"] if "state" in inputs else ["action"],
         dynamic_shapes=shapes,
         dynamo=True,
         verbose=False,
@@ -219,9 +255,9 @@ def _run_onnx(data: bytes) -> Program:
 
         runner = ReferenceEvaluator(data)
 
-    def program(inputs: dict[str, Tensor]) -> Tensor:
+    def program(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         arrays = {name: value.numpy() for name, value in inputs.items()}
-        return torch.as_tensor(runner.run(None, arrays)[0])
+        return tuple(torch.as_tensor(found) for found in runner.run(None, arrays))
 
     return program
 

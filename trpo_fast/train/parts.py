@@ -23,8 +23,10 @@ from ..learner.actor_cpu import ACT, NativeActor, act_support
 from ..learner.actor_cuda import CudaActor, cuda_act_support
 from ..learner.critic import Critic
 from ..learner.normalise import ObservationNormaliser, RewardScaler
+from ..learner.recurrent import RecurrentActor, RecurrentCritic
 from ..policy.heads import Head, head_for_space
 from ..policy.net import MLPPolicy, drawn_for
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from .agent import Agent
 from .collect_host import HostCollector
@@ -101,7 +103,7 @@ def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:
     return envs.single_observation_space, envs.single_action_space
 
 
-def make_policy(agent: Agent) -> MLPPolicy:
+def make_policy(agent: Agent) -> MLPPolicy | RecurrentPolicy:
     """The policy of the config for the agent's environments."""
     config = agent.config
     observations, actions = spaces_of(agent.envs)
@@ -110,8 +112,19 @@ def make_policy(agent: Agent) -> MLPPolicy:
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
     size = int(torch.Size(observations.shape).numel())
-    shape = (config.hidden, config.activation)
-    return MLPPolicy(size, head, *shape, dtype=torch.float32, device=agent.device)
+    place: dict[str, Any] = {"dtype": torch.float32, "device": agent.device}
+    if config.cell is None:
+        return MLPPolicy(size, head, config.hidden, config.activation, **place)
+    layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
+    return RecurrentPolicy(
+        size,
+        head,
+        config.cell,
+        config.cell_width,
+        **layers,
+        activation=config.activation,
+        **place,
+    )
 
 
 def head_that_fits(agent: Agent) -> Head:
@@ -124,7 +137,7 @@ def head_that_fits(agent: Agent) -> Head:
             f"num_envs: expected the environment's {envs.num_envs}, got {config.num_envs}"
         )
     observations, actions = spaces_of(envs)
-    if not isinstance(policy, MLPPolicy):
+    if not isinstance(policy, MLPPolicy | RecurrentPolicy):
         check_place("policy", policy, agent.device)
         rows = example_rows(agent)
         found = head_of_module(agent.policy, actions, *rows)
@@ -133,13 +146,30 @@ def head_that_fits(agent: Agent) -> Head:
     size = int(torch.Size(observations.shape).numel())
     with drawn_for("cpu"):
         head = head_for_space(actions, action_mode=config.action_mode)
-    got = (policy.spec.widths[0], policy.head.action_shape, policy.head.nvec)
+    inputs = policy.spec.widths[0] if isinstance(policy, MLPPolicy) else policy.obs_dim
+    got = (inputs, policy.head.action_shape, policy.head.nvec)
     fits = got == (size, head.action_shape, head.nvec)
     if not fits or not isinstance(policy.head, type(head)):
         wanted = f"{size} numbers in and the head {head}"
         raise ValueError(f"policy: expected {wanted}, got {got[0]} and {policy.head}")
     check_place("policy", policy, agent.device)
+    if isinstance(policy, RecurrentPolicy):
+        check_recurrent(config)
     return policy.head
+
+
+def check_recurrent(config: Config) -> None:
+    """Refuse settings that a policy with a memory cannot follow."""
+    if config.sampling == "vine":
+        wanted = "'path' for a policy with a memory, whose states branches would need as well"
+        raise fail("sampling", wanted, "'vine'")
+    if config.algorithm == "rat":
+        wanted = "another one for a policy with a memory (rat needs every row's own gradient)"
+        raise fail("algorithm", wanted, "'rat'")
+    steps = config.steps_per_update
+    if config.sequence_length is not None and steps % config.sequence_length:
+        wanted = f"a divisor of a rollout's {steps} steps"
+        raise fail("sequence_length", wanted, config.sequence_length)
 
 
 def example_rows(agent: Agent) -> tuple[Tensor, Tensor | None]:
@@ -184,8 +214,17 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         return Critic.of_module(module, example_rows(agent)[0], **options)
     observations, _ = spaces_of(agent.envs)
     size = int(torch.Size(observations.shape).numel())
-    options |= {"dtype": torch.float32, "device": agent.device}
-    return Critic(size, config.critic_hidden, config.activation, **options)
+    options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
+    if config.cell is None:
+        return Critic(size, config.critic_hidden, **options)
+    return RecurrentCritic(
+        size,
+        config.cell,
+        config.cell_width,
+        encoder=config.encoder,
+        hidden=config.critic_hidden,
+        **options,
+    )
 
 
 def make_collector(agent: Agent) -> HostCollector | TensorCollector:
@@ -224,6 +263,8 @@ def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
+    if agent.recurrent is not None:
+        return RecurrentActor(agent.recurrent, agent.critic, agent.generator)
     nets = (agent.policy, agent.critic)
     kind = ACTORS[choose(agent.config.backend, ACTOR_SUPPORTS, *nets, can=ACT)]
     if kind is ModuleActor:

@@ -24,6 +24,7 @@ from .._base.choices import (
     PenaltyRule,
     Precision,
     PreconditionerKind,
+    RecurrentKind,
     Sampling,
     Std,
     VineActions,
@@ -39,6 +40,7 @@ class Settings(TypedDict, total=False):
     seed: int
     device: str
     rows_per_update: int
+    sequence_length: int | None
     sampling: Sampling
     gamma: float
     discount_weights: bool
@@ -52,6 +54,9 @@ class Settings(TypedDict, total=False):
     hidden: tuple[int, ...]
     activation: Activation
     std: Std
+    cell: RecurrentKind | None
+    cell_width: int
+    encoder: tuple[int, ...]
     initial_log_std: float
     action_mode: ActionMode
     algorithm: Algorithm

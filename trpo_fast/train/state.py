@@ -12,6 +12,7 @@ from torch import nn
 from .._base.extras import require
 from ..learner.value_net import ValueNet
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from . import checkpoint
 from .agent import Agent
@@ -35,7 +36,7 @@ def pack(agent: Agent) -> dict[str, Any]:
     normaliser, scaler = agent.normaliser, agent.reward_scaler
     policy = unwrapped(agent.policy)  # torch.compile would put its own name before every weight
     net = agent.critic.net
-    stock = isinstance(policy, MLPPolicy) and policy.follows_spec()
+    stock = isinstance(policy, MLPPolicy | RecurrentPolicy) and policy.follows_spec()
     return {
         "kind": "TRPO",
         "config": agent.config.as_dict(),

@@ -83,9 +83,13 @@ def check_trial(agent: Agent) -> None:
         rows = rows.to(agent.device)
         mask = getattr(collector, "mask", None)
         mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
-        head, params = agent.head, agent.params(rows, mask)
+        head, memory = agent.head, collector.memory
+        if memory is None:
+            params, values = agent.params(rows, mask), agent.critic.values(rows)
+        else:
+            params, values = memory.params(rows, mask), memory.last_values(rows)
         chance = torch.Generator(agent.device).manual_seed(0)
-        finite = rows.isfinite().all() & agent.critic.values(rows).isfinite().all()
+        finite = rows.isfinite().all() & values.isfinite().all()
         if bool(finite & (params.isfinite() | (mask is not None)).all()):
             actions = head.sample(params, chance)
             finite &= head.log_prob(params, actions).isfinite().all()
