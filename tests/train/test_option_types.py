@@ -143,7 +143,7 @@ MISTAKES = {
     'TRPO("CartPole-v1", algorithm="ppo")': "'trpo', 'npg', 'pg', 'kl-penalty', 'rat'",
     'TRPO("CartPole-v1", num_envs=2.5)': 'type "float"; expected "int"',
     'TRPO("MlpPolicy", "CartPole-v1")': 'expected "Never"',
-    "TRPO(policy=nn.Linear(3, 1))": 'expected "MLPPolicy | None"',
+    "TRPO(critic=3)": "expected Module | Literal['adam', ",
     "TRPO(3)": 'incompatible type "int"; expected "str | ',
     "agent.learn(total_timesteps=100)": 'expected "Never"',
     "agent.learn(100, callbacks=3)": 'Argument "callbacks"',

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-# Tensor, dict[str, Rows] or tuple[Rows, ...]; arrays on the host. A policy knows which it takes.
-Rows: TypeAlias = Any
+from torch import Tensor
+
+# Dicts and tuples hold rows in turn. On the host the parts may be arrays.
+Rows: TypeAlias = Tensor | dict[str, Any] | tuple[Any, ...]
 
 
-def map_rows(function: Callable[..., Any], rows: Rows, *more: Rows) -> Any:
+def one_tensor(rows: Rows) -> Tensor:
+    """The rows [N, ...] of a policy of layers, which are one tensor."""
+    assert isinstance(rows, Tensor)
+    return rows
+
+
+def map_rows(function: Callable[..., Any], rows: Any, *more: Any) -> Any:
     """Rows of the same structure with ``function`` of every part and of those of ``more``."""
     if isinstance(rows, dict):
         return {
@@ -21,7 +29,7 @@ def map_rows(function: Callable[..., Any], rows: Rows, *more: Rows) -> Any:
     return function(rows, *more)
 
 
-def parts_of(rows: Rows, name: str = "obs") -> Iterator[tuple[str, Any]]:
+def parts_of(rows: Any, name: str = "obs") -> Iterator[tuple[str, Any]]:
     """Every part with what it is called: obs, obs['camera'], obs[0]."""
     if isinstance(rows, dict | tuple):
         pairs = rows.items() if isinstance(rows, dict) else enumerate(rows)
@@ -31,6 +39,6 @@ def parts_of(rows: Rows, name: str = "obs") -> Iterator[tuple[str, Any]]:
         yield name, rows
 
 
-def count_rows(rows: Rows) -> int:
+def count_rows(rows: Any) -> int:
     """N, of the first part."""
     return len(next(parts_of(rows))[1])

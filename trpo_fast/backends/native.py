@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._base import extension
+from .._base.rows import one_tensor
 from ..core.cg import CgResult
 from ..core.problem import Problem
 from ..policy.heads import KINDS
@@ -109,7 +110,7 @@ class NativeProblem:
             theta=self._address(theta),
             parameters=theta.numel(),
             count=len(batch),
-            obs=self._address(batch.obs),
+            obs=self._address(one_tensor(batch.obs)),
             weights=self._address(batch.weights),
             mask=self._address(batch.action_mask),
             actions=0 if choices else self._address(batch.actions),

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._base.rows import one_tensor
 from ..core.batch import Batch
 from ..core.preconditioner import Factors, MapFactors
 from ..core.reference import activate, with_one
@@ -117,7 +118,8 @@ class RecurrentLinearization:
         policy, self.head = model.policy, model.policy.head
         assert batch.sequence_length and batch.starts is not None and batch.state is not None
         self.shape = (len(batch.state), batch.sequence_length)
-        x = self._timed(batch.finite_obs().reshape(len(batch), -1))
+        obs = one_tensor(batch.finite_obs())
+        x = self._timed(obs.reshape(len(batch), -1))
         self._into = Chain(model.into, policy.activation, theta, x.flatten(0, 1))
         self._drive = self._into.output.unflatten(0, x.shape[:2])
         self._keep = (~self._timed(batch.starts.unsqueeze(-1))).to(theta.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
+from .._base.rows import one_tensor
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import CgResult
@@ -63,7 +64,9 @@ class MLPLinearization:
 
     def __init__(self, spec: NetSpec, head: Head, theta: Tensor, batch: Batch) -> None:
         self.spec, self.head, self.theta = spec, head, theta
-        self.acts: Activations = forward(theta, spec, head, batch.obs, batch.action_mask)
+        self.acts: Activations = forward(
+            theta, spec, head, one_tensor(batch.obs), batch.action_mask
+        )
         self.params = self.acts.params
 
     def jvp(self, v: Tensor) -> Tensor:

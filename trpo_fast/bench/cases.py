@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .._base.rows import one_tensor
 from ..core.batch import Batch
 from ..policy.flat import flat_params
 from ..policy.heads import Categorical, Gaussian, Head
@@ -110,7 +111,7 @@ class Workload:
     @property
     def obs(self) -> Tensor:
         """Observations [N, O]."""
-        return self.batch.obs
+        return one_tensor(self.batch.obs)
 
     @property
     def rows(self) -> int:
@@ -139,7 +140,7 @@ class Workload:
         assert batch.log_probs is not None
         actions = batch.actions.double() if self.case.head == "gaussian" else batch.actions
         copied = Batch(
-            batch.obs.double(), actions, batch.advantages.double(), batch.log_probs.double()
+            self.obs.double(), actions, batch.advantages.double(), batch.log_probs.double()
         )
         return Workload(self.case, policy, copied, self.g.double(), self.damping)
 

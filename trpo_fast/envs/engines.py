@@ -15,7 +15,7 @@ import numpy as np
 from .._base.choices import HostEngine
 from .._base.seeds import derive
 from .errors import EnvError, WorkerError
-from .flat import refuse_images
+from .flat import keeps_structure, refuse_images
 from .gym.access import Access, Copies, NoAccess, Processes, Stateful
 from .gym.host import HostEnvs
 from .workers.pool import WorkerEnvs
@@ -32,17 +32,18 @@ class EnvRequest:
     workers: int | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # of gymnasium.make, for an id
+    structured: bool | None = False  # observations as they are; None: where there are images
 
     @property
     def name(self) -> str:
         return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", "env")
 
     def maker(self) -> Callable[[], Any]:
-        """A function that makes one copy with flat observations."""
+        """A function that makes one copy, with flat observations unless they are to stay."""
         if isinstance(self.env, str):
-            return _Flattened(_GymnasiumMaker(self.env, self.options))
+            return _Flattened(_GymnasiumMaker(self.env, self.options), self.structured)
         if callable(self.env):
-            return _Flattened(self.env)
+            return _Flattened(self.env, self.structured)
         raise ValueError(
             "env: expected a gymnasium id, a function that makes an environment, "
             f"a vector environment or a tensor environment, got {type(self.env).__name__}"
@@ -56,7 +57,7 @@ def make_host(env: Any, num_envs: int, *, engine: HostEngine = "sync", **request
     import gymnasium
 
     if isinstance(env, gymnasium.vector.VectorEnv):
-        return _from_vector_env(env)
+        return _from_vector_env(env, request.get("structured", False))
     if engine not in ENGINES:
         raise ValueError(f"engine: expected one of {tuple(ENGINES)}, got {engine!r}")
     if num_envs > MAX_COPIES:
@@ -72,7 +73,8 @@ def _sync(request: EnvRequest) -> HostEnvs:
 
     makers = [request.maker()] * request.num_envs
     venv = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-    return HostEnvs(venv, Copies(venv.envs), name=request.name, same_step=True)
+    access = Copies(venv.envs)
+    return HostEnvs(venv, access, name=request.name, same_step=True, structured=request.structured)
 
 
 def _workers(request: EnvRequest) -> HostEnvs:
@@ -81,7 +83,7 @@ def _workers(request: EnvRequest) -> HostEnvs:
         venv = WorkerEnvs(makers, request.workers, seed=request.seed)
     except WorkerError as error:
         raise EnvError(f"environment {request.name} failed to start: {error}") from error
-    return HostEnvs(venv, venv, name=request.name, same_step=True)
+    return HostEnvs(venv, venv, name=request.name, same_step=True, structured=request.structured)
 
 
 def _async(request: EnvRequest) -> HostEnvs:
@@ -89,7 +91,8 @@ def _async(request: EnvRequest) -> HostEnvs:
 
     makers = [Stateful(request.maker(), index) for index in range(request.num_envs)]
     venv = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-    return HostEnvs(venv, Processes(venv), name=request.name, same_step=True)
+    access = Processes(venv)
+    return HostEnvs(venv, access, name=request.name, same_step=True, structured=request.structured)
 
 
 def _envpool(request: EnvRequest) -> HostEnvs:
@@ -112,7 +115,8 @@ def _envpool(request: EnvRequest) -> HostEnvs:
         derive(request.seed, "batch", 0),
     )
     access = NoAccess("EnvPool keeps its states to itself")
-    return HostEnvs(venv, access, name=env, same_step=False, takes_seeds=False)
+    kept = request.structured
+    return HostEnvs(venv, access, name=env, same_step=False, takes_seeds=False, structured=kept)
 
 
 ENGINES: dict[HostEngine, Callable[[EnvRequest], HostEnvs]] = {
@@ -150,7 +154,7 @@ class _SeededPool:
         self._pool.close()
 
 
-def _from_vector_env(venv: Any) -> HostEnvs:
+def _from_vector_env(venv: Any, structured: bool | None) -> HostEnvs:
     """A vector environment that the user made."""
     import gymnasium
     from gymnasium.vector import AutoresetMode
@@ -158,8 +162,9 @@ def _from_vector_env(venv: Any) -> HostEnvs:
     mode = venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
         raise ValueError(f"env: expected a vector environment that resets itself, got {mode}")
-    if not isinstance(venv.single_observation_space, gymnasium.spaces.Box):
-        refuse_images(venv.single_observation_space)
+    space = venv.single_observation_space
+    if not keeps_structure(space, structured) and not isinstance(space, gymnasium.spaces.Box):
+        refuse_images(space)
         venv = gymnasium.wrappers.vector.FlattenObservation(venv)
     same_step = mode == AutoresetMode.SAME_STEP
     access: Access
@@ -173,7 +178,9 @@ def _from_vector_env(venv: Any) -> HostEnvs:
         access = NoAccess(f"{type(venv).__name__} does not give access to its environments")
     known = (gymnasium.vector.SyncVectorEnv, gymnasium.vector.AsyncVectorEnv)
     takes_seeds = isinstance(venv.unwrapped, known)
-    return HostEnvs(venv, access, same_step=same_step, takes_seeds=takes_seeds)
+    return HostEnvs(
+        venv, access, same_step=same_step, takes_seeds=takes_seeds, structured=structured
+    )
 
 
 class _GymnasiumMaker:
@@ -189,10 +196,10 @@ class _GymnasiumMaker:
 
 
 class _Flattened:
-    """Makes one environment, and flattens observations that are no Box."""
+    """Makes one environment, and flattens observations that are no Box, unless they are to stay."""
 
-    def __init__(self, build: Callable[[], Any]) -> None:
-        self.build = build
+    def __init__(self, build: Callable[[], Any], structured: bool | None) -> None:
+        self.build, self.structured = build, structured
 
     def __call__(self) -> Any:
         import gymnasium
@@ -202,7 +209,9 @@ class _Flattened:
             raise ValueError(
                 f"env: expected a function that makes a gymnasium.Env, got {type(env)}"
             )
-        if not isinstance(env.observation_space, gymnasium.spaces.Box):
-            refuse_images(env.observation_space)
+        space = env.observation_space
+        kept = keeps_structure(space, self.structured)
+        if not kept and not isinstance(space, gymnasium.spaces.Box):
+            refuse_images(space)
             env = gymnasium.wrappers.FlattenObservation(env)
         return env

@@ -1,4 +1,4 @@
-"""What may become one row of numbers: policies and critics are MLPs, which images are not for."""
+"""What may become one row of numbers, which an MLP takes, and what is left as it is."""
 
 from __future__ import annotations
 
@@ -12,14 +12,32 @@ import numpy as np
 MAX_MATRIX_SIZE = 4096  # numbers in an array that is still taken for a matrix
 
 
+def is_image(part: Any) -> bool:
+    """Whether a Box is an image rather than numbers."""
+    size, rank = math.prod(part.shape), len(part.shape)
+    return (rank >= 3 and part.dtype == np.uint8) or (rank >= 2 and size > MAX_MATRIX_SIZE)
+
+
+def has_images(space: Any) -> bool:
+    """Whether a space is an image, or has one among its parts."""
+    return any(map(is_image, _boxes(space)))
+
+
+def keeps_structure(space: Any, wish: bool | None) -> bool:
+    """Whether observations of a space stay as they are: as wished, or without a wish where there
+    is an image among them.
+    """
+    return has_images(space) if wish is None else wish
+
+
 def refuse_images(space: Any) -> None:
     """Raise for an observation space that is an image, or has one among its parts."""
     for part in _boxes(space):
-        size, rank = math.prod(part.shape), len(part.shape)
-        if (rank >= 3 and part.dtype == np.uint8) or (rank >= 2 and size > MAX_MATRIX_SIZE):
+        if is_image(part):
+            size = math.prod(part.shape)
             raise ValueError(
                 f"observation_space: expected numbers for an MLP, got an image of shape "
-                f"{list(part.shape)} and type {part.dtype}, for which there is no policy; if an "
+                f"{list(part.shape)} and type {part.dtype}, which policy='cnn' is for; if an "
                 f"MLP with {size} inputs is meant, give the environment flat: "
                 "gymnasium.wrappers.FlattenObservation(env)"
             )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._base.arguments import fail
-from .._base.rows import Rows
+from .._base.rows import Rows, one_tensor
 from ..policy.distributions import distribution_in, from_validation
 from ..policy.heads import Head, head_of_distribution, without_head
 from ..policy.net import MLPPolicy
@@ -21,7 +21,7 @@ def acting_params(policy: nn.Module, obs: Rows, mask: Tensor | None = None) -> t
     """The head and the distribution parameters [N, D] of a policy's actions at rows obs."""
     inner = unwrapped(policy)
     if isinstance(inner, MLPPolicy):
-        return inner.head, inner.distribution_params(obs, mask)
+        return inner.head, inner.distribution_params(one_tensor(obs), mask)
     try:
         found: Any = distribution_in(policy(obs) if mask is None else policy(obs, mask))
         known = head_of_distribution(found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.guards import outside_autocast
+from .._base.rows import Rows, map_rows, parts_of
 from .acting import acting_params, check_acts
 from .normalise import ObservationNormaliser
 
@@ -19,12 +20,12 @@ from .normalise import ObservationNormaliser
 class ActTensors(NamedTuple):
     """What acting for E environments reads and writes."""
 
-    obs: Tensor  # [E, O]
+    obs: Any  # [E, O]; for modules also dicts and tuples of tensors [E, ...]
     mask: Tensor | None  # [E, Z] bool, or None
     actions: Tensor  # [E, ...], written
     log_probs: Tensor  # [E], written
     values: Tensor  # [E], written
-    seen: Tensor | None = None  # [E, O], written: the observations as the nets saw them
+    seen: Any = None  # as obs, written: the observations as the nets saw them
 
 
 class Actor(abc.ABC):
@@ -43,7 +44,7 @@ class Actor(abc.ABC):
         """
 
     @abc.abstractmethod
-    def values(self, obs: Tensor) -> Tensor:
+    def values(self, obs: Any) -> Tensor:
         """Values [N] of observations [N, O], on the device the observations came from."""
 
     def recheck_nets(self) -> None:  # noqa: B027 - modules need nothing
@@ -76,9 +77,9 @@ class ModuleActor(Actor):
         @outside_autocast
         @torch.no_grad()
         def act() -> None:
-            obs, mask = tensors.obs.to(self.device), tensors.mask
+            obs, mask = self._moved(tensors.obs), tensors.mask
             if tensors.seen is not None:
-                tensors.seen.copy_(obs)
+                map_rows(torch.Tensor.copy_, tensors.seen, obs)
             allowed = None if mask is None else mask.to(self.device)
             head, params = acting_params(self.policy, obs, allowed)
             chosen = head.sample(params, self.generator)
@@ -88,6 +89,11 @@ class ModuleActor(Actor):
 
         return act
 
+    def _moved(self, obs: Rows) -> Rows:
+        moved: Rows = map_rows(lambda part: part.to(self.device), obs)
+        return moved
+
     @torch.no_grad()
-    def values(self, obs: Tensor) -> Tensor:
-        return self.critic.values(obs.to(self.device)).to(obs.device)
+    def values(self, obs: Rows) -> Tensor:
+        found: Tensor = self.critic.values(self._moved(obs))
+        return found.to(next(parts_of(obs))[1].device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
-from .._base.rows import Rows, count_rows, map_rows
+from .._base.rows import Rows, count_rows, map_rows, one_tensor
 from .._base.threads import kernel_threads
 from ..backends.native import native_shape, readable
 from ..backends.support import Support, family_support
@@ -150,7 +150,7 @@ class NativeFit:
 
     def __init__(self, net: MLPPolicy, targets: Targets) -> None:
         self.net = net
-        obs, values = readable(targets.obs), readable(targets.values)
+        obs, values = readable(one_tensor(targets.obs)), readable(targets.values)
         weights = None if targets.weights is None else readable(targets.weights)
         self._kept = (obs, values, weights)  # the addresses below are theirs
         self._rows: _FitRows = {

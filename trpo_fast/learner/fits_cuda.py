@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base.choices import PreconditionerKind
+from .._base.rows import one_tensor
 from ..backends.cuda import connected, current_stream, device_index, explained, place, plan
 from ..backends.cuda_machine import machine_support
 from ..backends.native import address, native_shape, readable
@@ -53,7 +54,7 @@ class CudaFit:
 
     def __init__(self, net: MLPPolicy, targets: Targets, *, grid: int = 0) -> None:
         self.net = net
-        obs, values = readable(targets.obs), readable(targets.values)
+        obs, values = readable(one_tensor(targets.obs)), readable(targets.values)
         weights = None if targets.weights is None else readable(targets.weights)
         self.targets = Targets(obs, values, weights)  # the addresses below are theirs
         self._device = obs.device
@@ -125,7 +126,7 @@ class CudaFit:
         found nothing the remaining steps still solve, but nothing moves. Returns the loss and the
         steps taken.
         """
-        obs, weights = self.targets.obs, self.targets.weights
+        obs, weights = one_tensor(self.targets.obs), self.targets.weights
         for part in curvature_rows(obs, steps, fraction, generator):
             _, g = self.gradient()
             fisher = FisherOperator(

@@ -9,11 +9,13 @@ Merging is Chan's: with batch (m, mean_b, M2_b) into (n, mean, M2) and d = mean_
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .._base.rows import Rows, map_rows, parts_of
 
 MAX_SUM = 1e45  # sums of a million float32 rewards
 
@@ -72,10 +74,10 @@ class RunningStatistics:
             setattr(self, name, state[name].to(self.mean.device, torch.float64, copy=True))
 
 
-Rows = TypeVar("Rows", Tensor, np.ndarray)
+Values = TypeVar("Values", Tensor, np.ndarray)
 
 
-def normalised(obs: Rows, shift: Rows, scale: Rows, clip: float) -> Rows:
+def normalised(obs: Values, shift: Values, scale: Values, clip: float) -> Values:
     """What a policy sees of observations [..., O]: (obs - shift) scale, clipped to plus and minus
     ``clip``. The kernels' twin is csrc/shared/normalise.h.
     """
@@ -102,6 +104,11 @@ class ObservationNormaliser:
             self.host_shift: np.ndarray = self.shift.numpy()
             self.host_scale: np.ndarray = self.scale.numpy()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the statistics are."""
+        return self.shift.device
+
     def __call__(self, obs: Tensor) -> Tensor:
         """Normalised observations [..., O]."""
         return normalised(obs, self.shift, self.scale, self.clip)
@@ -121,6 +128,54 @@ class ObservationNormaliser:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.statistics.load_state_dict(state)
         self._freeze()
+
+
+class KeyedNormaliser:
+    """A normaliser for every vector among the parts of observations; the others stay as they are.
+    ``sizes`` has their structure, with the numbers of a vector or None for each part.
+    """
+
+    def __init__(
+        self, sizes: Any, *, clip: float = 10.0, device: torch.device | str = "cpu"
+    ) -> None:
+        def normaliser(size: int | None) -> ObservationNormaliser | None:
+            return None if size is None else ObservationNormaliser(size, clip=clip, device=device)
+
+        self.clip = clip
+        self.parts: Any = map_rows(normaliser, sizes)
+        self._named = {name: one for name, one in parts_of(self.parts) if one is not None}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the statistics are."""
+        return next(iter(self._named.values())).device
+
+    def __call__(self, obs: Rows) -> Rows:
+        """Normalised observations, every part [..., *shape]."""
+        shown: Rows = map_rows(
+            lambda one, part: part if one is None else one(part), self.parts, obs
+        )
+        return shown
+
+    def on_host(self, obs: Any) -> Any:
+        """The same of arrays, where the statistics are on the CPU."""
+        return map_rows(
+            lambda one, part: part if one is None else one.on_host(part), self.parts, obs
+        )
+
+    def update(self, obs: Rows) -> None:
+        """Merge a rollout's raw observations [N, ...] and use the result from now on."""
+        map_rows(lambda one, part: None if one is None else one.update(part), self.parts, obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: one.state_dict() for name, one in self._named.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, one in self._named.items():
+            one.load_state_dict(state[name])
+
+
+Normaliser: TypeAlias = "ObservationNormaliser | KeyedNormaliser"
 
 
 class RewardScaler:

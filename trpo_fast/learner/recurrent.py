@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._base.choices import RecurrentKind
 from .._base.guards import outside_autocast
-from .._base.rows import Rows
+from .._base.rows import Rows, one_tensor
 from ..core import checks
 from ..core.batch import Batch
 from ..policy.heads import Gaussian
@@ -164,12 +164,13 @@ class RecurrentCritic(Critic):
         size: int = self.net.state_size
         return size
 
-    def forward(self, obs: Rows) -> Tensor:
+    def forward(self, obs: Rows | Batch) -> Tensor:
         """Predicted returns [N] for the rows of a ``Batch`` of sequences, with gradients."""
-        rows = checks.check_rows(self.net, self.theta, obs)
+        rows = checks.check_rows(self.net, self.theta, _sequences(obs))
         shape = (-1, rows.sequence_length or 1)
         starts = None if rows.starts is None else rows.starts.view(shape)
-        found = self.net.outputs(rows.obs.unflatten(0, shape), starts, rows.state)[0][:, 0]
+        inputs = one_tensor(rows.obs).unflatten(0, shape)
+        found = self.net.outputs(inputs, starts, rows.state)[0][:, 0]
         return torch.addcmul(self.mean, found, self.std)
 
     @outside_autocast
@@ -183,7 +184,7 @@ class RecurrentCritic(Critic):
     @outside_autocast
     def fit(
         self,
-        obs: Rows,
+        obs: Rows | Batch,
         targets: Tensor,
         weights: Tensor | None = None,
         *,
@@ -195,9 +196,7 @@ class RecurrentCritic(Critic):
         those of the batch.
         """
         theta = self.theta
-        if not isinstance(obs, Batch):
-            raise checks.fail("obs", "a trpo_fast.Batch of sequences", type(obs).__name__)
-        rows = checks.check_rows(self.net, theta, obs).without_padding()
+        rows = checks.check_rows(self.net, theta, _sequences(obs)).without_padding()
         targets = checks.check_tensor("targets", targets, theta, (len(rows),))
         weights = rows.weights if weights is None else weights
         if weights is not None:
@@ -218,7 +217,7 @@ class RecurrentCritic(Critic):
         self._renormalise(targets, weights)
         shape = (-1, rows.sequence_length)
         fitted = SequenceTargets(
-            rows.obs.unflatten(0, shape),
+            one_tensor(rows.obs).unflatten(0, shape),
             rows.starts.view(shape),
             rows.state,
             ((targets - self.mean) / self.std).view(shape),
@@ -237,3 +236,9 @@ class RecurrentCritic(Critic):
         steps = self.epochs * -(-len(rows.state) // minibatch)
         self.adam_steps += steps
         return loss, steps
+
+
+def _sequences(obs: Rows | Batch) -> Batch:
+    if not isinstance(obs, Batch):
+        raise checks.fail("obs", "a trpo_fast.Batch of sequences", type(obs).__name__)
+    return obs

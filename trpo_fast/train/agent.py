@@ -20,7 +20,7 @@ from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
 from ..learner.acting import acting_params
 from ..learner.critic import Critic
-from ..learner.normalise import ObservationNormaliser, RewardScaler
+from ..learner.normalise import Normaliser, RewardScaler
 from ..policy.heads import Head
 from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
@@ -52,6 +52,7 @@ class Agent(abc.ABC):
     sampler: torch.Generator  # what ``predict`` draws from, which trains nothing
     envs: HostEnvs | TensorEnvironment
     policy: nn.Module
+    structured: bool | None  # whether observations stay as they are; None: where there are images
     head: Head  # of the policy's actions
     mask_width: int  # Z where the environments say which choices are allowed, else 0
     critic: Critic
@@ -69,7 +70,7 @@ class Agent(abc.ABC):
     backend: str  # of the last update, once there was one
 
     @property
-    def normaliser(self) -> ObservationNormaliser | None:
+    def normaliser(self) -> Normaliser | None:
         """Running mean and deviation of the observations; None where they are taken as they are."""
         return self.collector.normaliser
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._base.rows import one_tensor
 from .._base.seeds import derive, derive_all
 from ..envs.engines import make_host
 from ..envs.errors import EnvError, shape_error
@@ -30,8 +31,8 @@ def check_states(why: str | None) -> None:
 
 
 def _shown(agent: Agent, raw: Tensor) -> Tensor:
-    raw = raw if agent.normaliser is None else agent.normaliser(raw)
-    return raw.to(agent.device)
+    shown = raw if agent.normaliser is None else one_tensor(agent.normaliser(raw))
+    return shown.to(agent.device)
 
 
 def _save_on_path(

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import check_array, fail
+from .._base.rows import Rows, map_rows
 from ..envs.actions import ActionMap
 from ..envs.gym.host import EnvError, HostEnvs
+from ..envs.observations import Part, not_finite
 from ..learner.actor import Actor, ActTensors
 from ..learner.advantage import next_values
-from ..learner.normalise import ObservationNormaliser
+from ..learner.normalise import Normaliser
 from .memory import RolloutMemory, memory_of
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
@@ -32,7 +34,7 @@ class HostCollector:
         actor: Actor,
         layout: Layout,
         action_map: ActionMap,
-        normaliser: ObservationNormaliser | None = None,
+        normaliser: Normaliser | None = None,
     ) -> None:
         self.envs, self.actor, self.layout, self.action_map = envs, actor, layout, action_map
         self.normaliser = normaliser
@@ -40,7 +42,7 @@ class HostCollector:
         self.episodes = EpisodeLog(layout.envs)
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
         self.env_seconds = 0.0  # of the last rollout, inside the environments
-        self.obs: np.ndarray | None = None
+        self.obs: Any = None  # [E, O], or arrays of the parts
         self.mask: np.ndarray | None = None
         self.just_ended = np.zeros(
             layout.envs, bool
@@ -48,15 +50,15 @@ class HostCollector:
         # An actor with the normaliser takes raw observations and leaves what its nets saw.
         self.fused = actor.normaliser is not None
         self.memory = memory_of(layout, actor)
-        self._rows = [
-            _Row(self.buffers, t, actor, self.fused, self.memory) for t in range(layout.steps)
-        ]
+        kind = _Row if layout.parts is None else _PartsRow
+        given = (actor, self.fused, self.memory)
+        self._rows = [kind(self.buffers, t, *given) for t in range(layout.steps)]
 
     def start(self, seed: int | list[int] | None) -> None:
         """Reset every copy; the next rollout begins there."""
         obs, infos = self.envs.reset(seed)
         self._refuse_masks(infos, "reset")
-        self.obs = obs.copy()
+        self.obs = map_rows(np.copy, obs)
         self.mask = self._mask_of(infos)
         self.episodes = EpisodeLog(self.layout.envs)
         self.just_ended[:] = False
@@ -67,7 +69,7 @@ class HostCollector:
         assert self.obs is not None, "start() comes before collect()"
         self.actor.recheck_nets()
         self.env_seconds = 0.0
-        finals: list[tuple[int, int, np.ndarray]] = []
+        finals: list[tuple[int, int, Any]] = []
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         taken, stepping = 0, False
@@ -120,29 +122,27 @@ class HostCollector:
         counted = None if valid is None else valid[:rows]
         return self.episodes.add(b.rewards.numpy()[:rows], done[:rows], counted)
 
-    def _store_obs(self, row: _Row, obs: np.ndarray) -> None:
+    def _store_obs(self, row: _Row, obs: Any) -> None:
         """Store the observation, raw and as the policy sees it, and stop at the first
         non-finite one.
         """
-        row.raw[...] = obs
-        # One dot product in place of a test of every element; huge but finite values take the slow
-        # path.
-        if not math.isfinite(row.flat.dot(row.flat)):
+        if not row.store(obs):
             self._check_finite(row.raw, row.time)
         if self.normaliser is not None and not self.fused:
-            row.shown[...] = self.normaliser.on_host(row.raw)
+            row.show(self.normaliser.on_host(row.raw))
 
-    def _check_finite(self, obs: np.ndarray, time: int) -> None:
+    def _check_finite(self, obs: Any, time: int) -> None:
         self.envs.check_finite(
             obs, lambda copy: f"observation of copy {copy}, {time} steps into the rollout"
         )
 
-    def _values_of(self, finals: list[tuple[int, int, np.ndarray]]) -> Tensor:
+    def _values_of(self, finals: list[tuple[int, int, Any]]) -> Tensor:
         """[T, E]: the value of the observation that an episode was truncated at, and else zero."""
         result = torch.zeros_like(self.buffers.values)
         if finals:
             times, copies, observations = zip(*finals, strict=True)
-            rows = np.stack(observations)
+            first, *others = observations
+            rows = map_rows(lambda *parts: np.stack(parts), first, *others)
             self.envs.check_finite(
                 rows,
                 lambda i: (
@@ -157,7 +157,7 @@ class HostCollector:
 
     def _finish(
         self,
-        finals: list[tuple[int, int, np.ndarray]],
+        finals: list[tuple[int, int, Any]],
         valid: np.ndarray | None,
         elapsed: Tensor,
     ) -> Rollout:
@@ -182,11 +182,14 @@ class HostCollector:
         extra = {} if memory is None else {"starts": memory.starts, "states": memory.states}
         return b.rollout(following, elapsed, valid=kept, returns=returns, lengths=lengths, **extra)
 
-    def _shown(self, obs: Any) -> Tensor:
-        tensor = torch.from_numpy(np.array(obs, np.float32)).to(self.layout.dtype)
+    def _shown(self, obs: Any) -> Rows:
+        if self.layout.parts is None:
+            tensors = torch.from_numpy(np.array(obs, np.float32)).to(self.layout.dtype)
+        else:
+            tensors = map_rows(lambda part: torch.from_numpy(np.copy(part)), obs)
         if self.normaliser is None or self.fused:
-            return tensor
-        return self.normaliser(tensor)
+            return tensors
+        return self.normaliser(tensors)
 
     def _mask_of(self, infos: dict[str, Any]) -> np.ndarray | None:
         if not self.layout.mask_width:
@@ -209,7 +212,7 @@ class HostCollector:
         assert self.obs is not None
         self.episodes.drop_uncounted()
         return {
-            "obs": np.array(self.obs),
+            "obs": map_rows(np.array, self.obs),
             "mask": None if self.mask is None else np.array(self.mask),
             "just_ended": self.just_ended.copy(),
             "returns": self.episodes.returns.copy(),
@@ -219,7 +222,7 @@ class HostCollector:
 
     def load_state(self, state: dict[str, Any]) -> None:
         layout, mask = self.layout, state["mask"]
-        obs = check_array("state: obs", state["obs"], (layout.envs, layout.obs_dim), np.float32)
+        obs = self._checked(state["obs"])
         if layout.mask_width:
             check_array("state: mask", mask, (layout.envs, layout.mask_width), bool)
             self.envs.masks({"action_mask": mask}, layout.mask_width)
@@ -235,6 +238,17 @@ class HostCollector:
         self.obs, self.mask = obs, mask
         if self.memory is not None:
             self.memory.load_state(state)
+
+    def _checked(self, obs: Any) -> Any:
+        """Saved observations, which have to be of this environment's kind."""
+        layout = self.layout
+        if layout.parts is None:
+            return check_array("state: obs", obs, (layout.envs, layout.obs_dim), np.float32)
+
+        def checked(part: Part, value: Any) -> Any:
+            return check_array("state: obs", value, (layout.envs, *part.shape), part.dtype.type)
+
+        return map_rows(checked, layout.parts, obs)
 
     def unsupported(self) -> str | None:
         return self.envs.unsupported()
@@ -259,16 +273,50 @@ class _Row:
         self, buffers: Buffers, t: int, actor: Actor, fused: bool, memory: RolloutMemory | None
     ) -> None:
         self.time = t
-        self.raw: np.ndarray = buffers.raw_obs[t].numpy()
-        self.flat = self.raw.reshape(-1)
-        self.shown: np.ndarray = buffers.obs[t].numpy()
+        self._take_obs(buffers, t)
         self.actions_array: np.ndarray = buffers.actions[t].numpy()
         self.rewards: np.ndarray = buffers.rewards[t].numpy()
         self.terminated: np.ndarray = buffers.terminated[t].numpy()
         self.truncated: np.ndarray = buffers.truncated[t].numpy()
         mask = None if buffers.mask is None else buffers.mask[t]
         self.mask: Any = None if mask is None else mask.numpy()
-        obs, seen = (buffers.raw_obs[t], buffers.obs[t]) if fused else (buffers.obs[t], None)
+        raw, shown = (
+            map_rows(lambda part: part[t], rows) for rows in (buffers.raw_obs, buffers.obs)
+        )
+        obs, seen = (raw, shown) if fused else (shown, None)
         chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
         tensors = ActTensors(obs, mask, *chosen, seen)
         self.act = actor.bind(tensors) if memory is None else memory.bind(t, tensors)
+
+    def _take_obs(self, buffers: Buffers, t: int) -> None:
+        self.raw: Any = buffers.raw_obs[t].numpy()
+        self.flat = self.raw.reshape(-1)
+        self.shown: Any = buffers.obs[t].numpy()
+
+    def store(self, obs: Any) -> bool:
+        """Store observations [E, O] as the environments gave them; False if some may be infinite or
+        NaN.
+        """
+        self.raw[...] = obs
+        # One dot product in place of a test of every element; huge but finite values take the slow
+        # path.
+        return math.isfinite(self.flat.dot(self.flat))
+
+    def show(self, obs: Any) -> None:
+        """Store them as the nets see them."""
+        self.shown[...] = obs
+
+
+class _PartsRow(_Row):
+    """The same for observations of parts."""
+
+    def _take_obs(self, buffers: Buffers, t: int) -> None:
+        self.raw = map_rows(lambda part: part[t].numpy(), buffers.raw_obs)
+        self.shown = map_rows(lambda part: part[t].numpy(), buffers.obs)
+
+    def store(self, obs: Any) -> bool:
+        map_rows(np.copyto, self.raw, obs)
+        return not_finite(self.raw) is None
+
+    def show(self, obs: Any) -> None:
+        map_rows(np.copyto, self.shown, obs)

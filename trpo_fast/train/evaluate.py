@@ -13,6 +13,7 @@ import numpy as np
 from .._base import files
 from .._base.arguments import check_count, fail
 from .._base.extras import require
+from .._base.rows import map_rows
 from .._base.seeds import derive, derive_all
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
@@ -76,7 +77,9 @@ def _evaluate(agent: Agent, request: EvaluationRequest, env: Any) -> tuple[Evalu
         source = (
             name  # gymnasium's twin of EnvPool's environment: one episode per copy is simpler there
         )
-    envs = make_host(source, min(request.episodes, 10), options=agent.env_options)
+    copies = min(request.episodes, 10)
+    options = agent.env_options
+    envs = make_host(source, copies, options=options, structured=agent.structured)
     try:
         return _host_episodes(agent, envs, request)
     finally:
@@ -93,7 +96,7 @@ def _host_episodes(
     width, player = agent.collector.layout.mask_width, Player(agent, request.deterministic)
     while any(len(ended) < wanted for ended, wanted in zip(done, share, strict=True)):
         mask = envs.masks(infos, width) if width else None
-        actions = player.actions(obs.copy(), mask)
+        actions = player.actions(map_rows(np.copy, obs), mask)
         obs, rewards, terminated, truncated, infos = envs.step(np.asarray(actions))
         total, steps = total + rewards, steps + 1
         over = terminated | truncated
@@ -137,9 +140,10 @@ def record_video(
         ) from error
     total, over, steps = 0.0, False, 0
     player = Player(agent, deterministic=True)
-    flat = gymnasium.spaces.flatten
+    kept = agent.collector.layout.parts is not None
     while not over and steps < max_steps:
-        action = player.actions(flat(env.observation_space, obs), info.get("action_mask"))
+        seen = obs if kept else gymnasium.spaces.flatten(env.observation_space, obs)
+        action = player.actions(seen, info.get("action_mask"))
         obs, reward, terminated, truncated, info = env.step(np.asarray(action)[()])
         total, over, steps = total + float(reward), terminated or truncated, steps + 1
         frames.append(image.fromarray(np.asarray(env.render())))

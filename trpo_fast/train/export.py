@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,24 +28,24 @@ from torch.distributions import Distribution
 
 from .._base import files
 from .._base.arguments import fail
+from .._base.rows import map_rows, parts_of
 from .._base.seeds import derive
 from ..learner.acting import acting_params, check_acts
-from ..learner.normalise import normalised
+from ..learner.normalise import ObservationNormaliser, normalised
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from .agent import Agent
+from .parts import example_obs
 
-Program = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
+Inputs = dict[str, Any]  # "obs": rows of observations, what is remembered, and perhaps "mask"
+Program = Callable[[Inputs], Any]  # to the action, or (action, state)
 
 
 class Deployed(nn.Module):
-    """obs [N, O] (and mask [N, Z] where actions are masked) -> actions [N, ...] of the space's
-    shape and type, on the CPU.
+    """obs [N, O], or dicts and tuples of tensors [N, ...] (and mask [N, Z] where actions are
+    masked) -> actions [N, ...] of the space's shape and type, on the CPU.
     """
-
-    shift: Tensor
-    scale: Tensor
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
@@ -56,18 +58,39 @@ class Deployed(nn.Module):
         self.head: Any = self.policy.head if packaged else agent.head
         self.action_map = agent.collector.action_map
         self.clip: float | None = None
-        if agent.normaliser is not None:
-            self.clip = agent.normaliser.clip
-            self.register_buffer("shift", agent.normaliser.shift.cpu().clone())
-            self.register_buffer("scale", agent.normaliser.scale.cpu().clone())
+        self.vectors: Any = None  # the names of the buffers of every part's normaliser, or None
+        normaliser = agent.normaliser
+        if normaliser is None:
+            return
+        self.clip = normaliser.clip
+        if isinstance(normaliser, ObservationNormaliser):
+            self.vectors = self._kept(normaliser, "")
+        else:
+            numbers = itertools.count()
+            self.vectors = map_rows(lambda one: self._kept(one, next(numbers)), normaliser.parts)
 
-    def seen(self, obs: Tensor) -> Tensor:
+    def _kept(self, normaliser: ObservationNormaliser | None, number: Any) -> list[str] | None:
+        """Keep a normaliser's numbers; the names of their buffers."""
+        if normaliser is None:
+            return None
+        names = [f"shift{number}", f"scale{number}"]
+        for name, value in zip(names, (normaliser.shift, normaliser.scale), strict=True):
+            self.register_buffer(name, value.cpu().clone())
+        return names
+
+    def seen(self, obs: Any) -> Any:
         """Observations [N, O] as the policy sees them."""
-        return obs if self.clip is None else normalised(obs, self.shift, self.scale, self.clip)
+        return obs if self.clip is None else map_rows(self._normalised, self.vectors, obs)
 
-    def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
         stored = self.head.mode(acting_params(self.policy, self.seen(obs), mask)[1])
         return self.action_map.device(stored)
+
+    def _normalised(self, names: list[str] | None, part: Tensor) -> Tensor:
+        if names is None:
+            return part
+        shift, scale = (self.get_buffer(name) for name in names)
+        return normalised(part, shift, scale, self.clip or 0.0)
 
 
 class Remembering(Deployed):
@@ -91,8 +114,8 @@ class Single(nn.Module):
         super().__init__()
         self.deployed = deployed
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found = self.deployed(*(given[None] for given in inputs))
+    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
+        found = self.deployed(*(map_rows(lambda part: part[None], given) for given in inputs))
         return tuple(part[0] for part in found) if isinstance(found, tuple) else found[0]
 
 
@@ -112,7 +135,7 @@ def export(
     kind = Deployed if agent.recurrent is None else Remembering
     deployed = kind(agent).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
-    inputs = {"obs": _observations(agent, rows, generator)}
+    inputs: Inputs = {"obs": _observations(agent, rows, generator)}
     if agent.recurrent is not None:
         size = agent.recurrent.state_size
         inputs["state"] = torch.randn(rows, size, device="cpu", generator=generator)
@@ -128,14 +151,14 @@ def export(
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     with _quiet(), _without_validation():
         if single:
-            each = [{name: value[i] for name, value in inputs.items()} for i in range(rows)]
+            each = [map_rows(lambda part: part[i], inputs) for i in range(rows)]  # noqa: B023
             data = write(Single(deployed).eval(), each[0], None)
             program = run(data)
-            answers = zip(*(program(one) for one in each), strict=True)
+            answers = zip(*(_as_tuple(program(one)) for one in each), strict=True)
             got = tuple(torch.stack(parts) for parts in answers)
         else:
             data = write(deployed, inputs, torch.export.Dim("rows", min=1))
-            got = run(data)(inputs)
+            got = _as_tuple(run(data)(inputs))
     for part, should_be in zip(got, wanted, strict=True):
         _compare(part, torch.as_tensor(should_be, device="cpu"), path)
     files.write(path, data)
@@ -173,12 +196,17 @@ def _without_validation() -> Iterator[None]:
         Distribution.set_default_validate_args(before)
 
 
-def _observations(agent: Agent, rows: int, generator: torch.Generator) -> Tensor:
-    shape, kind = (rows, agent.collector.layout.obs_dim), torch.float32
-    obs = torch.randn(shape, dtype=kind, device="cpu", generator=generator)
-    if agent.normaliser is not None:  # observations of the size that the policy knows
-        obs = obs / agent.normaliser.scale.cpu() + agent.normaliser.shift.cpu()
-    return obs
+def _observations(agent: Agent, rows: int, generator: torch.Generator) -> Any:
+    obs = example_obs(agent.envs, rows, generator)
+    normaliser = agent.normaliser
+    if normaliser is None:
+        return obs
+
+    def raw(one: ObservationNormaliser | None, part: Tensor) -> Tensor:  # of the size it knows
+        return part if one is None else part / one.scale.cpu() + one.shift.cpu()
+
+    parts = normaliser if isinstance(normaliser, ObservationNormaliser) else normaliser.parts
+    return map_rows(raw, parts, obs)
 
 
 def _masks(nvec: Sequence[int], rows: int, generator: torch.Generator) -> Tensor:
@@ -205,8 +233,22 @@ def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
         raise RuntimeError(f"the exported policy {path} differs from predict by {error:.2e}")
 
 
-def _write_torch(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> bytes:
-    shapes = None if rows is None else tuple({0: rows} for _ in inputs)
+def _dynamic(inputs: Inputs, rows: Any) -> Any:
+    """For every input that its first dimension is the number of rows."""
+    return None if rows is None else map_rows(lambda _: {0: rows}, inputs)
+
+
+def _named(inputs: Inputs) -> dict[str, Tensor]:
+    """Every tensor by the name that it has in an ONNX model: obs, or obs.camera of a dict."""
+    named = {}
+    for input_name, rows in inputs.items():
+        for name, part in parts_of(rows, input_name):
+            named[".".join(re.findall(r"\w+", name))] = part
+    return named
+
+
+def _write_torch(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
+    shapes = None if rows is None else tuple(_dynamic(inputs, rows).values())
     try:
         program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
     except Exception as error:  # of many kinds, whatever the module makes of what has no values
@@ -218,24 +260,24 @@ def _write_torch(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> byt
 
 def _run_torch(data: bytes) -> Program:
     program = torch.export.load(io.BytesIO(data)).module()
-    return lambda inputs: _as_tuple(program(*inputs.values()))
+    return lambda inputs: program(*inputs.values())
 
 
 def _as_tuple(found: Any) -> tuple[Tensor, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def _write_onnx(module: nn.Module, inputs: dict[str, Tensor], rows: Any) -> bytes:
+def _write_onnx(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RuntimeError("export to .onnx needs onnx: pip install trpo-fast[export]") from error
-    shapes: Any = None if rows is None else {name: {0: rows} for name in inputs}
+    shapes: Any = _dynamic(inputs, rows)
     program: Any = torch.onnx.export(
         module,
         tuple(inputs.values()),
-        input_names=list(inputs),
+        input_names=list(_named(inputs)),
         output_names=["action", "state"] if "state" in inputs else ["action"],
         dynamic_shapes=shapes,
         dynamo=True,
@@ -255,9 +297,10 @@ def _run_onnx(data: bytes) -> Program:
 
         runner = ReferenceEvaluator(data)
 
-    def program(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        arrays = {name: value.numpy() for name, value in inputs.items()}
-        return tuple(torch.as_tensor(found) for found in runner.run(None, arrays))
+    def program(inputs: Inputs) -> Any:
+        arrays = {name: value.numpy() for name, value in _named(inputs).items()}
+        found = tuple(map(torch.as_tensor, runner.run(None, arrays)))
+        return found if len(found) > 1 else found[0]
 
     return program
 

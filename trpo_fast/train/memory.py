@@ -55,17 +55,17 @@ class RolloutMemory:
         self.taken += 1
         self.started.copy_(started)
 
-    def params(self, obs: Tensor, mask: Tensor | None) -> Tensor:
+    def params(self, obs: Any, mask: Tensor | None) -> Tensor:
         """Distribution parameters [E, D] at what followed the last row."""
         policy, size = self.actor.policy, self.actor.policy_size
         before, starts = self.states[self.taken].to(obs.device), self.started.to(obs.device)
         return policy.step(obs, before[:, :size], starts, mask)[0]
 
-    def last_values(self, obs: Tensor) -> Tensor:
+    def last_values(self, obs: Any) -> Tensor:
         """Values [E] of what followed the last row."""
         return self.actor.values_after(obs, self.states[self.taken])
 
-    def values_after(self, times: Any, copies: Any, obs: Tensor) -> Tensor:
+    def values_after(self, times: Any, copies: Any, obs: Any) -> Tensor:
         """Values [N] of observations [N, O] that followed some rows."""
         after = self.states[1:]
         return self.actor.values_after(obs, after[times, copies])

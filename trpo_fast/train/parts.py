@@ -10,19 +10,26 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.command_checks import working_device
+from .._base.rows import Rows, map_rows, parts_of
 from .._base.seeds import derive
 from ..backends.support import PYTORCH, Support, choose
 from ..envs import tensor
 from ..envs.actions import ActionMap
 from ..envs.engines import make_host
 from ..envs.gym.host import HostEnvs
+from ..envs.observations import spaces_in
 from ..envs.tensor.base import TensorEnvironment
 from ..envs.tensor.protocol import check_environment, is_tensor_env, same_place
 from ..learner.actor import Actor, ModuleActor
 from ..learner.actor_cpu import ACT, NativeActor, act_support
 from ..learner.actor_cuda import CudaActor, cuda_act_support
 from ..learner.critic import Critic
-from ..learner.normalise import ObservationNormaliser, RewardScaler
+from ..learner.normalise import (
+    KeyedNormaliser,
+    Normaliser,
+    ObservationNormaliser,
+    RewardScaler,
+)
 from ..learner.recurrent import RecurrentActor, RecurrentCritic
 from ..policy.heads import Head, head_for_space
 from ..policy.net import MLPPolicy, drawn_for
@@ -72,10 +79,10 @@ def pick_device(config: Config, env: Any) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def make_envs(
-    env: Any, config: Config, device: torch.device, options: dict[str, Any]
-) -> HostEnvs | TensorEnvironment:
+def make_envs(agent: Agent) -> HostEnvs | TensorEnvironment:
     """Environments in one of the two forms that collectors know."""
+    env: Any = agent.env_source
+    config, device, options = agent.config, agent.device, agent.env_options
     if is_tensor_env(env):
         if not same_place(env.device, device):
             raise fail("device", f"{env.device}, where the environment is", device)
@@ -93,6 +100,7 @@ def make_envs(
         workers=config.workers,
         seed=config.seed,
         options=options,
+        structured=agent.structured,
     )
 
 
@@ -172,15 +180,32 @@ def check_recurrent(config: Config) -> None:
         raise fail("sequence_length", wanted, config.sequence_length)
 
 
-def example_rows(agent: Agent) -> tuple[Tensor, Tensor | None]:
-    """Observations [E, O] as nets may see them, and a mask [E, Z] that allows everything."""
-    observations, _ = spaces_of(agent.envs)
-    shape = agent.config.num_envs, int(torch.Size(observations.shape).numel())
-    obs = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(
-        agent.device, torch.float32
-    )
-    shape = (len(obs), agent.mask_width)
-    return obs, obs.new_ones(shape, dtype=torch.bool) if agent.mask_width else None
+def example_rows(agent: Agent) -> tuple[Rows, Tensor | None]:
+    """Observations [E, O] as nets may see them, or the parts of them, and a mask [E, Z] that allows
+    everything.
+    """
+    rows, device = agent.config.num_envs, agent.device
+    obs = example_obs(agent.envs, rows, torch.Generator().manual_seed(0))
+    obs = map_rows(lambda part: part.to(device), obs)
+    allowed = torch.ones((rows, agent.mask_width), dtype=torch.bool, device=device)
+    return obs, allowed if agent.mask_width else None
+
+
+def example_obs(envs: HostEnvs | TensorEnvironment, rows: int, generator: torch.Generator) -> Rows:
+    """Observations [rows, O], or the parts of them, such as nets may see."""
+    space, _ = spaces_of(envs)
+    parts = parts_of_envs(envs)
+    if parts is None:
+        shape = rows, int(torch.Size(space.shape).numel())
+        return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+    each = iter(spaces_in(space))
+    found: Rows = map_rows(lambda part: part.example(next(each), rows, generator), parts)
+    return found
+
+
+def parts_of_envs(envs: HostEnvs | TensorEnvironment) -> Any:
+    """The parts of structured observations; None where they are vectors."""
+    return envs.parts if isinstance(envs, HostEnvs) else None
 
 
 def mask_width(agent: Agent) -> int:
@@ -233,7 +258,8 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     observations, actions = spaces_of(envs)
     host = isinstance(envs, HostEnvs)
     device = torch.device("cpu") if host else agent.device
-    obs_dim = int(torch.Size(observations.shape).numel())
+    parts = parts_of_envs(envs)
+    obs_dim = 0 if parts is not None else int(torch.Size(observations.shape).numel())
     action_map = ActionMap(actions, config.action_mode)
     layout = Layout(
         config.steps_per_update,
@@ -243,13 +269,22 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
         action_map.discrete,
         agent.mask_width,
         device,
+        parts=parts,
     )
-    normaliser = None
-    if config.normalize_observations:
-        normaliser = ObservationNormaliser(obs_dim, clip=config.observation_clip, device=device)
+    normaliser = make_normaliser(layout, config) if config.normalize_observations else None
     actor = make_actor(agent, normaliser)
     kind: Any = HostCollector if host else TensorCollector
     return kind(envs, actor, layout, action_map, normaliser)
+
+
+def make_normaliser(layout: Layout, config: Config) -> Normaliser | None:
+    """Running statistics of the vectors among the observations; None where there are none."""
+    options: dict[str, Any] = {"clip": config.observation_clip, "device": layout.device}
+    if layout.parts is None:
+        return ObservationNormaliser(layout.obs_dim, **options)
+    sizes = map_rows(lambda part: part.size, layout.parts)
+    vectors = any(size is not None for _, size in parts_of(sizes))
+    return KeyedNormaliser(sizes, **options) if vectors else None
 
 
 def make_scaler(agent: Agent) -> RewardScaler | None:
@@ -259,7 +294,7 @@ def make_scaler(agent: Agent) -> RewardScaler | None:
     return RewardScaler(config.num_envs, config.gamma, device=agent.collector.layout.device)
 
 
-def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
+def make_actor(agent: Agent, normaliser: Normaliser | None) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
@@ -270,3 +305,12 @@ def make_actor(agent: Agent, normaliser: ObservationNormaliser | None) -> Actor:
     if kind is ModuleActor:
         return kind(*nets, agent.generator)
     return kind(*nets, agent.generator, normaliser=normaliser)
+
+
+def keeps_structure(config: Config, policy: nn.Module | None) -> bool | None:
+    """Whether observations stay as they are: for a module of the user's own, not for an MLP or a
+    cell.
+    """
+    if policy is not None:
+        return not isinstance(unwrapped(policy), MLPPolicy | RecurrentPolicy)
+    return False

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import fail
+from .._base.rows import count_rows, map_rows, parts_of
 from .._base.seeds import derive
 from ..core.checks import all_finite
+from ..envs.observations import Part
 from .agent import Agent
 from .parts import spaces_of
 
@@ -88,9 +90,10 @@ def _seen(agent: Agent, obs: Any, action_mask: Any) -> tuple[Tensor, Tensor | No
     """Rows [N, O] as nets see them, their masks [N, Z], and whether it was one observation."""
     rows, single = _rows(agent, obs)
     if agent.normaliser is not None:  # it lives where rollouts do, the policy may not
-        rows = agent.normaliser(rows.to(agent.normaliser.shift.device))
-    rows = rows.to(agent.device)
-    mask = None if action_mask is None else _mask(agent, action_mask, len(rows))
+        place = agent.normaliser.device
+        rows = agent.normaliser(map_rows(lambda part: part.to(place), rows))
+    rows = map_rows(lambda part: part.to(agent.device), rows)
+    mask = None if action_mask is None else _mask(agent, action_mask, count_rows(rows))
     return rows, mask, single
 
 
@@ -98,8 +101,9 @@ def _actions(agent: Agent, obs: Any, params: Tensor, deterministic: bool) -> Any
     """Actions of rows with distribution parameters [N, D], of the kind of the observations."""
     head, to_units = agent.head, agent.collector.action_map
     stored = head.mode(params) if deterministic else head.sample(params, agent.sampler)
-    if isinstance(obs, Tensor):
-        return to_units.device(stored).to(obs.device)
+    first = next(parts_of(obs))[1]
+    if isinstance(first, Tensor):
+        return to_units.device(stored).to(first.device)
     return to_units.host(stored.cpu().numpy())
 
 
@@ -108,8 +112,12 @@ def sampler(seed: int, device: torch.device, use: str = "predict") -> torch.Gene
     return torch.Generator(device).manual_seed(derive(seed, use))
 
 
-def _rows(agent: Agent, obs: Any) -> tuple[Tensor, bool]:
-    """Observations [N, O] as float32, and whether it was one without a batch around it."""
+def _rows(agent: Agent, obs: Any) -> tuple[Any, bool]:
+    """Observations [N, O] as float32, or the parts of them, and whether it was one without a batch
+    around it.
+    """
+    if agent.collector.layout.parts is not None:
+        return _parts(agent.collector.layout.parts, obs)
     if isinstance(obs, dict):
         raise ValueError("obs: expected what gymnasium.spaces.flatten makes of it, got a dict")
     try:
@@ -129,6 +137,38 @@ def _rows(agent: Agent, obs: Any) -> tuple[Tensor, bool]:
         where = [int(i) for i in (~torch.isfinite(rows)).nonzero()[0]]
         raise fail("obs", "finite numbers", f"{float(rows[tuple(where)])} at index {where}")
     return rows.reshape(-1, dim), single
+
+
+def _parts(parts: Any, obs: Any) -> tuple[Any, bool]:
+    """Observations of parts [N, ...], and whether it was one without a batch around it."""
+    singles: set[bool] = set()
+    names = iter([name for name, _ in parts_of(parts)])
+
+    def taken(part: Part, value: Any) -> Tensor:
+        name = next(names)
+        try:
+            given = value if isinstance(value, Tensor) else np.asarray(value)
+            tensor = torch.as_tensor(given).to(part.kind)
+        except (TypeError, ValueError):
+            raise fail(name, "an array of numbers", type(value).__name__) from None
+        singles.add(tuple(tensor.shape) == part.shape)
+        if part.shape not in (tuple(tensor.shape), tuple(tensor.shape[1:])):
+            wanted = f"one observation of shape {list(part.shape)}, or several"
+            raise fail(name, wanted, f"shape {list(tensor.shape)}")
+        if tensor.device.type == "cpu" and not all_finite(tensor):
+            raise fail(name, "finite numbers", "others")
+        return tensor
+
+    try:
+        rows = map_rows(taken, parts, obs)
+    except (KeyError, IndexError, TypeError) as error:
+        wanted = f"the parts {', '.join(name for name, _ in parts_of(parts))}"
+        raise fail("obs", wanted, type(obs).__name__) from error
+    if len(singles) != 1:
+        raise fail("obs", "one observation, or several of every part", "both")
+    if True in singles:
+        rows = map_rows(lambda part: part[None], rows)
+    return rows, True in singles
 
 
 def _mask(agent: Agent, given: Any, rows: int) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._base.rows import Rows, map_rows
 from ..learner.advantage import episode_steps
 
 Ended = Callable[[], tuple[list[float], list[int]]]
@@ -26,8 +27,8 @@ class Rollout:
     rollout.
     """
 
-    obs: Tensor  # [T, E, O] as the policy saw them
-    raw_obs: Tensor  # [T, E, O] as the environment gave them; the same tensor without normalisation
+    obs: Rows  # [T, E, O] as the policy saw them, or the parts of them [T, E, ...]
+    raw_obs: Rows  # [T, E, O] as the environment gave them; the same tensor without normalisation
     actions: Tensor  # [T, E, ...]
     log_probs: Tensor  # [T, E]
     values: Tensor  # [T, E]
@@ -62,9 +63,11 @@ class Rollout:
             elapsed = elapsed.pin_memory()
         return episode_steps(self.done, elapsed.to(device, non_blocking=True), self.valid)
 
-    def transitions(self, tensor: Tensor) -> Tensor:
-        """Rows [N, ...] of a tensor [T, E, ...], reset rows dropped."""
-        return tensor.flatten(0, 1) if self.valid is None else tensor[self.valid]
+    def transitions(self, rows: Rows) -> Any:
+        """Rows [N, ...] of tensors [T, E, ...], reset rows dropped."""
+        if self.valid is None:
+            return map_rows(lambda part: part.flatten(0, 1), rows)
+        return map_rows(lambda part: part[self.valid], rows)
 
     @property
     def rows(self) -> int:
@@ -84,6 +87,13 @@ class Layout:
     mask_width: int = 0  # Z, or 0 without action masks
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    parts: Any = None  # of structured observations: dicts and tuples of Part; None for [O]
+
+    def empty_obs(self) -> Any:
+        """[T, E, O], or the parts [T, E, ...]."""
+        if self.parts is None:
+            return self.empty(self.obs_dim)
+        return map_rows(lambda part: self.empty(*part.shape, dtype=part.kind), self.parts)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.zeros(
@@ -95,8 +105,8 @@ class Buffers:
     """The tensors of a rollout, on the host or the device."""
 
     def __init__(self, layout: Layout, normalised: bool) -> None:
-        self.raw_obs = layout.empty(layout.obs_dim)
-        self.obs = layout.empty(layout.obs_dim) if normalised else self.raw_obs
+        self.raw_obs: Any = layout.empty_obs()
+        self.obs = layout.empty_obs() if normalised else self.raw_obs
         kind = torch.int64 if layout.discrete else layout.dtype
         self.actions = layout.empty(*layout.action_shape, dtype=kind)
         self.log_probs, self.values = layout.empty(), layout.empty()

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .._base.arguments import check_array, check_count, check_number, fail
+from .._base.rows import map_rows, parts_of
 from ..envs.engines import EnvRequest
 from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
+from ..envs.observations import arranged, not_finite, parts_of_space
 from .agent import Agent
 
 MAX_COUNTER = 2**53  # of anything that is counted: a float64 holds each number up to it
@@ -77,10 +79,10 @@ def check_trial(agent: Agent) -> None:
     """
     collector = agent.collector
     with torch.no_grad():
-        rows = torch.as_tensor(collector.obs).to(collector.layout.device, torch.float32)
+        rows = map_rows(lambda part: _on(part, collector.layout.device), collector.obs)
         if agent.normaliser is not None:
             rows = agent.normaliser(rows)
-        rows = rows.to(agent.device)
+        rows = map_rows(lambda part: part.to(agent.device), rows)
         mask = getattr(collector, "mask", None)
         mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
         head, memory = agent.head, collector.memory
@@ -89,7 +91,9 @@ def check_trial(agent: Agent) -> None:
         else:
             params, values = memory.params(rows, mask), memory.last_values(rows)
         chance = torch.Generator(agent.device).manual_seed(0)
-        finite = rows.isfinite().all() & values.isfinite().all()
+        finite = values.isfinite().all()
+        for _, part in parts_of(rows):
+            finite &= part.isfinite().all()
         if bool(finite & (params.isfinite() | (mask is not None)).all()):
             actions = head.sample(params, chance)
             finite &= head.log_prob(params, actions).isfinite().all()
@@ -99,6 +103,12 @@ def check_trial(agent: Agent) -> None:
     raise fail("policy", "finite probabilities and values in the saved states", "others")
 
 
+def _on(part: Any, device: torch.device) -> Tensor:
+    """An array or tensor of observations as a tensor on a device, floats as float32."""
+    tensor = torch.as_tensor(part).to(device)
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def check_env_states(agent: Agent, states: Any) -> None:
     """An environment of the same id steps and resets from each saved state. It is another one, so
     that those which train are left as they are.
@@ -106,7 +116,8 @@ def check_env_states(agent: Agent, states: Any) -> None:
     masked = getattr(agent.collector, "mask", None) is not None
     if masked or not isinstance(agent.envs, HostEnvs) or not isinstance(agent.env_source, str):
         return
-    env = EnvRequest(agent.env_source, 1, options=agent.env_options).maker()()
+    options, kept = agent.env_options, agent.structured
+    env = EnvRequest(agent.env_source, 1, options=options, structured=kept).maker()()
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -132,8 +143,7 @@ def _trial_episode(env: Any) -> str | None:
         if terminated or truncated:
             break
     for found in (obs, env.reset()[0]):
-        if np.shape(found) != env.observation_space.shape:
-            return f"an observation of shape {list(np.shape(found))}"
-        if not np.isfinite(np.asarray(found, np.float32)).all():
+        arrays = arranged(parts_of_space(env.observation_space), found, None, "its environment")
+        if not_finite(arrays):
             return "an observation that is not finite"
     return None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import fail
-from .._base.rows import Rows, map_rows
+from .._base.rows import Rows, map_rows, one_tensor
 from ..core.batch import Batch
 from ..core.sequences import rows_of
 from ..learner import advantage
@@ -34,7 +34,8 @@ def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
 
     def flat(tensor: Tensor) -> Tensor:
         """[T, E, ...] to [N, ...] on the policy's device, reset rows dropped."""
-        return rollout.transitions(tensor).to(device)
+        moved: Tensor = rollout.transitions(tensor).to(device)
+        return moved
 
     returns, values = flat(gains + rollout.values), flat(rollout.values)
     if not agent.asynchronous:
@@ -47,7 +48,8 @@ def estimate(agent: Agent, rollout: Rollout) -> tuple[Batch, Tensor, Tensor]:
     if config.normalize_advantages:
         advantages = advantage.normalise(advantages, weights)
     mask = None if rollout.mask is None else flat(rollout.mask)
-    obs, actions, log_probs = flat(rollout.obs), flat(rollout.actions), flat(rollout.log_probs)
+    obs = map_rows(lambda part: part.to(device), rollout.transitions(rollout.obs))
+    actions, log_probs = flat(rollout.actions), flat(rollout.log_probs)
     batch = Batch(obs, actions, advantages, log_probs, weights, action_mask=mask)
     return batch, returns, values
 
@@ -81,7 +83,7 @@ def estimate_sequences(
     first = states[:-1:length].flatten(0, 1).to(device)
     return (
         Batch(
-            flat(rollout.obs),
+            flat(one_tensor(rollout.obs)),
             flat(rollout.actions),
             advantages,
             flat(rollout.log_probs),
@@ -98,13 +100,15 @@ def estimate_sequences(
 
 def critic_rows(
     agent: Agent, rollout: Rollout, path: Batch, returns: Tensor
-) -> tuple[Rows, Tensor]:
+) -> tuple[Rows | Batch, Tensor]:
     """What the critic is fitted to, rows and targets [N]: those of the batch, or where the critic
     has a memory sequences with the states of its own.
     """
     if not agent.critic.state_size:
-        obs, kept = path.obs, _kept(rollout, path)
-        return (obs, returns) if kept is None else (obs[kept], returns[kept])
+        kept = _kept(rollout, path)
+        if kept is None:
+            return path.obs, returns
+        return one_tensor(path.obs)[kept], returns[kept]
     assert rollout.states is not None and path.sequence_length and agent.recurrent is not None
     first = rollout.states[: -1 : path.sequence_length].flatten(0, 1).to(agent.device)
     kept = _kept(rollout, path)
@@ -119,8 +123,8 @@ def critic_rows(
 
 
 def some_rows(
-    obs: Rows, returns: Tensor, share: float, generator: torch.Generator
-) -> tuple[Rows, Tensor]:
+    obs: Rows | Batch, returns: Tensor, share: float, generator: torch.Generator
+) -> tuple[Rows | Batch, Tensor]:
     """A random share of the rows and their returns [N], of a batch of whole sequences."""
     length = (obs.sequence_length or 1) if isinstance(obs, Batch) else 1
     units, device = len(returns) // length, returns.device
@@ -143,7 +147,7 @@ def _kept(rollout: Rollout, path: Batch) -> Tensor | None:
     """Which rows [N] of sequences are transitions; None where all rows of the batch are."""
     if rollout.valid is None or path.sequence_length is None:
         return None
-    return _in_sequences(rollout.valid, path.sequence_length).to(path.obs.device)
+    return _in_sequences(rollout.valid, path.sequence_length).to(one_tensor(path.obs).device)
 
 
 def _in_sequences(tensor: Tensor, length: int) -> Tensor:

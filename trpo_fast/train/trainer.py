@@ -56,9 +56,8 @@ class TRPO(Agent):
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
     or a tensor environment. ``policy`` is any module from rows of observations to a distribution
     (or a tuple that begins with it), a ``RecurrentPolicy``, or "gru" or "lstm" for one of the
-    settings; ``critic`` any to values [N] or [N, 1], or a fit's method.
-    Settings are the fields of ``Config``; those not given come from the environment's preset, and
-    an ``MLPPolicy`` decides those that describe it.
+    settings; ``critic`` any to values [N] or [N, 1]; or both are settings. Settings, the fields of
+    ``Config``, come from the environment's preset where not given.
     """
 
     def __init__(
@@ -80,9 +79,10 @@ class TRPO(Agent):
         exploration = derive(config.seed, "exploration")
         self.generator = torch.Generator(self.device).manual_seed(exploration)
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
-        self.envs = parts.make_envs(env, config, self.device, self.env_options)
-        self.mask_width = parts.mask_width(self)
         given = policy if isinstance(policy, nn.Module) else None
+        self.structured = parts.keeps_structure(config, given)
+        self.envs = parts.make_envs(self)
+        self.mask_width = parts.mask_width(self)
         self.policy = parts.make_policy(self) if given is None else given
         self.head = parts.head_that_fits(self)
         self.config = config = with_action_mode(config, self.head, "action_mode" in settings)
@@ -232,7 +232,7 @@ class TRPO(Agent):
         sync = not self.asynchronous if sync is None else sync
         return apply_rules(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
 
-    def fit_critic(self, obs: Rows, returns: Tensor) -> CriticInfo:
+    def fit_critic(self, obs: Rows | Batch, returns: Tensor) -> CriticInfo:
         """Move the critic towards returns [N] at rows obs, or a random part of them. The rows of
         one with a memory are a ``Batch``.
         """
@@ -240,7 +240,8 @@ class TRPO(Agent):
             with OneThread():
                 obs, returns = some_rows(obs, returns, self.config.critic_rows, self.generator)
         sync = not self.asynchronous
-        return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
+        rows: Any = obs  # of the kind that this critic takes
+        return self.critic.fit(rows, returns, generator=self.generator, sync=sync)
 
     def reached(self, target_return: float | None) -> bool:
         """Whether the last episodes are enough to tell, and their mean return is that much."""

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .._base.arguments import fail
+from .._base.rows import one_tensor
 from ..core.batch import Batch
 from ..learner.advantage import discount_weights, normalise
 from .agent import Agent
@@ -59,6 +60,8 @@ class Vine:
 
     def __init__(self, agent: Agent) -> None:
         check_states(agent.collector.unsupported())
+        if agent.collector.layout.parts is not None:
+            raise fail("sampling", "'path' for observations that are more than a vector", "'vine'")
         if agent.config.normalize_rewards:
             raise ValueError("normalize_rewards: expected false with sampling='vine', got true")
         self.agent, self.head = agent, agent.head
@@ -95,8 +98,9 @@ class Vine:
     @torch.no_grad()
     def batch(self, rollout: Rollout, states: RolloutSet) -> tuple[Batch, int]:
         """The policy's batch [N K], and the simulator steps that the branches took."""
-        at = (states.times.to(rollout.obs.device), states.copies.to(rollout.obs.device))
-        obs = rollout.obs[at].to(self.agent.device)
+        seen = one_tensor(rollout.obs)
+        at = (states.times.to(seen.device), states.copies.to(seen.device))
+        obs = seen[at].to(self.agent.device)
         mask = None if rollout.mask is None else rollout.mask[at].to(self.agent.device)
         params = self.agent.params(obs, mask)
         branches = self.branch(params, states)

@@ -26,6 +26,7 @@ from typing_extensions import Unpack
 from .._base.choices import Backend
 from .._base.guards import outside_autocast
 from .._base.options import KernelSettings, RatSettings, UpdateOptions, UpdateSettings
+from .._base.rows import one_tensor
 from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
@@ -128,7 +129,7 @@ def direct_solve(problem: Problem, g: Tensor) -> Direction:
     spec, head = policy.spec, policy.head
     rows = problem.fisher_batch().without_padding()
     assert rows.actions is not None
-    acts = forward(theta, spec, head, rows.obs, rows.action_mask)
+    acts = forward(theta, spec, head, one_tensor(rows.obs), rows.action_mask)
     total = total_weight(rows, theta.dtype)
     root = (problem.kl_scale * normalised_weights(rows, total)).sqrt()
     scores = root.unsqueeze(-1) * head.score(acts.params, rows.actions)

@@ -20,14 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from ..._base.rows import map_rows
 from ..errors import EnvError, describe_step, shape_error
-from ..flat import check_flat
+from ..flat import check_flat, keeps_structure
+from ..observations import Part, arranged, not_finite, parts_of_space
 from .access import Access
 
 
 class HostEnvs:
-    """A vector environment with flat float32 observations, known autoreset, and errors that can
-    be read.
+    """A vector environment with known autoreset and errors that can be read. Observations are flat
+    float32 [E, O]; or, where they are to stay as they are, arrays of their ``parts``.
     """
 
     def __init__(
@@ -38,31 +40,43 @@ class HostEnvs:
         name: str = "",
         same_step: bool,
         takes_seeds: bool = True,
+        structured: bool | None = False,
     ) -> None:
         self.venv, self.access, self.name, self.same_step = venv, access, name, same_step
         self.takes_seeds = takes_seeds  # one for each copy; otherwise one for all
         self.num_envs: int = venv.num_envs
         self.observation_space = venv.single_observation_space
         self.action_space = venv.single_action_space
-        if self.observation_space.shape is None:  # whatever flattened them
-            wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
-            venv.close()
-            raise ValueError(f"observation_space: expected {wanted}, got {self.observation_space}")
+        self.parts: Any = None  # dicts and tuples of Part; None where observations are flat
         try:
-            check_flat(self.observation_space)
+            self._check_space(structured)
         except ValueError:
             venv.close()
             raise
-        self.obs_dim = int(np.prod(self.observation_space.shape))
+        flat = self.parts is None
+        self.obs_dim = int(np.prod(self.observation_space.shape)) if flat else 0
         self._shape = (self.num_envs, self.obs_dim)
 
-    def reset(self, seed: int | list[int] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def _check_space(self, structured: bool | None) -> None:
+        """See what observations are; ``parts`` of those that are more than a vector."""
+        space = self.observation_space
+        if keeps_structure(space, structured):
+            parts = parts_of_space(space)
+            if not isinstance(parts, Part) or parts.size is None:
+                self.parts = parts
+                return
+        if space.shape is None:  # whatever flattened them
+            wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
+            raise ValueError(f"observation_space: expected {wanted}, got {space}")
+        check_flat(space)
+
+    def reset(self, seed: int | list[int] | None = None) -> tuple[Any, dict[str, Any]]:
         """First observations [E, O] and infos."""
         with self.named("reset"):
             obs, infos = self.venv.reset(seed=seed)
         return self._flat(obs), infos
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Observations [E, O], rewards, terminated, truncated [E], infos. The arrays may be
         reused by the next call.
         """
@@ -73,7 +87,9 @@ class HostEnvs:
             raise EnvError(f"{self.label()} failed in step: {why}") from error
         return self._flat(obs), rewards, terminated, truncated, infos
 
-    def _flat(self, obs: Any) -> np.ndarray:
+    def _flat(self, obs: Any) -> Any:
+        if self.parts is not None:
+            return arranged(self.parts, obs, self.num_envs, self.label())
         flat = np.asarray(obs, np.float32)
         if flat.shape != self._shape:
             if flat.size != self.num_envs * self.obs_dim:
@@ -84,18 +100,26 @@ class HostEnvs:
             flat = flat.reshape(self._shape)
         return flat
 
-    def final_obs(self, infos: dict[str, Any], index: int) -> np.ndarray:
+    def final_obs(self, infos: dict[str, Any], index: int) -> Any:
         """A copy of the observation [O] that ended the episode of copy ``index`` (same-step
         autoreset only).
         """
+        if self.parts is not None:
+            final = arranged(self.parts, infos["final_obs"][index], None, self.label())
+            return map_rows(np.copy, final)
         final = np.array(infos["final_obs"][index], np.float32)
         if final.size != self.obs_dim:
             why = shape_error(final, self.observation_space.shape, f" from copy {index}")
             raise EnvError(f"{self.label()} failed in step: {why}")
         return final.reshape(-1)
 
-    def check_finite(self, obs: np.ndarray, which: Callable[[int], str]) -> None:
+    def check_finite(self, obs: Any, which: Callable[[int], str]) -> None:
         """Refuse observations [N, O] that are not finite; ``which`` says what row i is."""
+        if self.parts is not None:
+            if found := not_finite(obs):
+                name, row = found
+                raise EnvError(f"{self.label()} returned {name} not finite in the {which(row)}")
+            return
         bad = ~np.isfinite(obs)
         if bad.any():
             row, component = (int(i) for i in np.argwhere(bad)[0])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._base.choices import Backend
+from ..._base.rows import one_tensor
 from ...backends.registry import resolve
 from ...core import checks
 from ...core.batch import Batch
@@ -60,7 +61,7 @@ def policy_step(actor: Actor, batch: Batch, search: Search) -> PolicyStep:
     checked = checks.check_batch(actor, theta, batch)
     backend: Backend = search.backend
     if isinstance(actor, ActorModule):
-        actor.check_all_count(checked.obs)
+        actor.check_all_count(one_tensor(checked.obs))
         backend = "reference"
     problem = Problem(
         policy=actor,
