@@ -30,6 +30,7 @@ from .choices import (
     PolicyKind,
     Precision,
     PreconditionerKind,
+    RecurrentKind,
     Std,
 )
 from .settings import Above, AtLeast, AtMost, Below
@@ -56,6 +57,12 @@ class PolicySettings:
         Std,
         Doc("standard deviation of continuous actions: a free parameter, or an output of the net"),
     ] = "free"
+    cell: Annotated[
+        RecurrentKind | None,
+        Doc("policy and critic with a memory: a GRU or an LSTM before their hidden layers"),
+    ] = None
+    cell_width: Annotated[int, AtLeast(1), COUNT, Doc("width of the cell")] = 64
+    encoder: Annotated[tuple[int, ...], Doc("widths of layers before the cell")] = ()
     initial_log_std: Annotated[
         float,
         AtLeast(-20.0),

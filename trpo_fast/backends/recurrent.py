@@ -118,7 +118,8 @@ class RecurrentLinearization:
         policy, self.head = model.policy, model.policy.head
         assert batch.sequence_length and batch.starts is not None and batch.state is not None
         self.shape = (len(batch.state), batch.sequence_length)
-        x = self._timed(one_tensor(batch.finite_obs()).reshape(len(batch), -1))
+        obs = one_tensor(batch.finite_obs())
+        x = self._timed(obs.reshape(len(batch), -1))
         self._into = Chain(model.into, policy.activation, theta, x.flatten(0, 1))
         self._drive = self._into.output.unflatten(0, x.shape[:2])
         self._keep = (~self._timed(batch.starts.unsqueeze(-1))).to(theta.dtype)

@@ -96,6 +96,21 @@ class RecurrentCell(nn.Module):
         )
         return outputs[0], torch.cat([states[-1] for states in outputs], -1)
 
+    def step(self, x: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(h [S, H], the state [S, K]) after one step, for x [S, I], starts [S], state [S, K]; in
+        torch's operators alone.
+        """
+        keep = (~starts).to(x.dtype).unsqueeze(-1)
+        drive = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        after = self.rule.forward(
+            drive.unsqueeze(0),
+            self.weight_hh_l0,
+            self.bias_hh_l0,
+            keep.unsqueeze(0),
+            *state.chunk(self.rule.parts, -1),
+        )
+        return after[0][0], torch.cat([states[0] for states in after], -1)
+
     def extra_repr(self) -> str:
         return f"{self.inputs}, {self.width}"
 

@@ -158,8 +158,10 @@ class RecurrentPolicy(nn.Module):
         """One step of N sequences: (distribution parameters [N, D], the states after it [N, K])
         for obs [N, O], states [N, K], starts [N] bool.
         """
-        begins = None if starts is None else starts.unsqueeze(1)
-        z, after = self.outputs(obs.unsqueeze(1), begins, state)
+        if starts is None:
+            starts = torch.zeros(obs.shape[0], dtype=torch.bool, device=obs.device)
+        shown, after = self.cell.step(self.encoder(obs.flatten(1)), starts, state)
+        z = self.net(shown)
         return self.head.distribution_params(z, mask=action_mask), after
 
     def forward(

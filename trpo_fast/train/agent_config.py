@@ -8,12 +8,14 @@ the config of an agent always describes the policy it has.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from .._base.arguments import fail
+from .._base.choices import RecurrentKind
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from .config import Config, make_config
 from .parts import env_name
 from .presets import IMAGES
@@ -33,11 +35,13 @@ def agent_config(
     """The config of an agent: the given one, or the settings over the environment's preset. Words
     for policy and critic are added to the settings.
     """
+    if policy in get_args(RecurrentKind):
+        settings["cell"], policy = policy, None
     nets = {"policy": policy, "critic": critic}
     settings |= {name: net for name, net in nets.items() if isinstance(net, str)}
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
-    stock = isinstance(policy, MLPPolicy)
+    stock = isinstance(policy, MLPPolicy | RecurrentPolicy)
     _refuse("policy", policy, ("initial_log_std",) if stock else OF_POLICY, settings)
     _refuse("critic", critic, OF_CRITIC, settings)
     given = chosen_names(config, settings)
@@ -49,7 +53,11 @@ def agent_config(
         config = make_config(env_name(env), **settings)
     if isinstance(policy, nn.Module):
         config = dataclasses.replace(config, policy="auto")  # it says what policy there is
-    return _as_the_policy(config, given, policy) if isinstance(policy, MLPPolicy) else config
+    if isinstance(policy, MLPPolicy | RecurrentPolicy):
+        return _as_the_policy(config, given, policy)
+    if policy is not None and config.cell is not None:
+        raise fail("cell", "none beside a policy, which has its own", "both")
+    return config
 
 
 def chosen_names(config: Config | None, settings: Any) -> set[str]:
@@ -83,7 +91,7 @@ def _changed(config: Config) -> set[str]:
     return {field.name for field in fields if getattr(config, field.name) != field.default}
 
 
-def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config:
+def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy | RecurrentPolicy) -> Config:
     """The config with the policy's own settings; a chosen one that disagrees is refused."""
     for name, value in settings_of(policy).items():
         chosen = getattr(config, name)
@@ -97,8 +105,12 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config
     return config
 
 
-def settings_of(policy: MLPPolicy) -> dict[str, Any]:
+def settings_of(policy: MLPPolicy | RecurrentPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
+    if isinstance(policy, RecurrentPolicy):
+        cell = {"cell": policy.kind, "cell_width": policy.cell.width}
+        layers = {**cell, "encoder": policy.encoder_widths, "hidden": policy.hidden}
+        return {**layers, "activation": policy.activation, **policy.head.settings()}
     spec = policy.spec
-    net = {"hidden": spec.widths[1:-1], "activation": spec.activation}
+    net: dict[str, Any] = {"cell": None, "hidden": spec.widths[1:-1], "activation": spec.activation}
     return {**net, **policy.head.settings()}

@@ -20,6 +20,7 @@ from ..learner.actor_cuda import CudaActor
 from ..learner.advantage import next_values
 from ..learner.normalise import ObservationNormaliser
 from .critic_view import CriticView
+from .memory import memory_of
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
 
@@ -44,6 +45,7 @@ class TensorCollector:
         # Whether tensors are computed while the host goes on: reading them here would wait.
         self.asynchronous = layout.device.type != "cpu" or isinstance(actor, CudaActor)
         action_map.prepare(layout.device)
+        self.memory = memory_of(layout, actor)
         self._act = [self._bound(t) for t in range(layout.steps)]
         self.final_obs = layout.empty(layout.obs_dim)
         self.known: Tensor | None = None  # [T, E] bool, rows with a final observation; None: all
@@ -60,12 +62,15 @@ class TensorCollector:
         chosen = b.actions[t], b.log_probs[t], b.values[t]
         if self.fused:
             return self.actor.bind(ActTensors(b.raw_obs[t], None, *chosen, b.obs[t]))
-        return self.actor.bind(ActTensors(b.obs[t], None, *chosen))
+        tensors = ActTensors(b.obs[t], None, *chosen)
+        return self.actor.bind(tensors) if self.memory is None else self.memory.bind(t, tensors)
 
     def start(self, seed: int | None) -> None:
         self.obs = check_obs(self.env, self.env.reset(seed))
         self.log = EpisodeLog(self.layout.envs)
         self._unread = False
+        if self.memory is not None:
+            self.memory.reset()
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
@@ -73,6 +78,8 @@ class TensorCollector:
         b, self.env_seconds = self.buffers, 0.0
         self._count_previous()
         taken, stepping = 0, False
+        if self.memory is not None:
+            self.memory.open()
         self.log.open()
         elapsed = self.log.elapsed()
         try:
@@ -84,6 +91,8 @@ class TensorCollector:
                     self.view.store(t)
                 if self.normaliser is not None and not self.fused:
                     b.obs[t] = self.normaliser(b.raw_obs[t])
+                if self.memory is not None:
+                    self.memory.begin(t)
                 self._act[t]()
                 actions = self.action_map.device(b.actions[t])
                 begin, stepping = perf_counter(), True
@@ -93,6 +102,8 @@ class TensorCollector:
                     check_step(self.env, step)
                     self._checked = True
                 self._store(t, read_step(step))
+                if self.memory is not None:
+                    self.memory.stepped(b.terminated[t] | b.truncated[t])
                 taken, stepping = t + 1, False
             with OneThread() if self.layout.device.type == "cpu" else nullcontext():
                 return self._finish(elapsed)
@@ -139,15 +150,20 @@ class TensorCollector:
     def _finish(self, elapsed: Tensor) -> Rollout:
         b, valid = self.buffers, self.valid
         assert self.obs is not None
-        if self.view is None:
-            last = self.actor.values(self._shown(self.obs))
-        else:
+        if self.view is not None:
             last = self.view.value_rollout(b.values)
+        elif self.memory is not None:
+            last = self.memory.last_values(self._shown(self.obs))
+        else:
+            last = self.actor.values(self._shown(self.obs))
         final_values = self._final_values()
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
         if valid is not None and not self.asynchronous and bool(valid.all()):
             valid = None
-        rollout = b.rollout(following, elapsed, valid=valid, view=self.view, ended=self.episodes)
+        extra: dict[str, Any] = {"valid": valid, "view": self.view, "ended": self.episodes}
+        if self.memory is not None:
+            extra |= {"starts": self.memory.starts, "states": self.memory.states}
+        rollout = b.rollout(following, elapsed, **extra)
         self._unread = True
         if not self.asynchronous:
             rollout.read_episodes()
@@ -158,20 +174,26 @@ class TensorCollector:
         state it was taken in.
         """
         b, known = self.buffers, self.known
-        value = self._value_final if self.view is None else self.view.values
-        final = self.final_obs if self.view is None else self.view.final
         if self.asynchronous:  # selecting rows would wait: valuing all of them is one more forward
-            every = value(final.flatten(0, 1)).view_as(b.values)
+            flat = torch.arange(b.values.numel(), device=b.values.device)
+            every = self._value_final(flat // self.layout.envs, flat % self.layout.envs)
+            every = every.view_as(b.values)
             return every if known is None else torch.where(known, every, b.values)
         result = torch.zeros_like(b.values) if known is None else b.values.clone()
         cut = b.truncated if known is None else b.truncated & known
         times, copies = cut.nonzero(as_tuple=True)
         if len(times):
-            result[times, copies] = value(final[times, copies])
+            result[times, copies] = self._value_final(times, copies)
         return result
 
-    def _value_final(self, raw: Tensor) -> Tensor:
-        return self.actor.values(self._shown(raw))
+    def _value_final(self, times: Tensor, copies: Tensor) -> Tensor:
+        """Values [N] of what some rows led to."""
+        if self.view is not None:
+            return self.view.values(self.view.final[times, copies])
+        obs = self._shown(self.final_obs[times, copies])
+        if self.memory is not None:
+            return self.memory.values_after(times, copies, obs)
+        return self.actor.values(obs)
 
     def _shown(self, obs: Tensor) -> Tensor:
         obs = obs.to(self.layout.dtype)
@@ -196,6 +218,8 @@ class TensorCollector:
         self._count_previous()
         returns, lengths = torch.from_numpy(self.log.returns), torch.from_numpy(self.log.lengths)
         state = {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
+        if self.memory is not None:
+            state |= self.memory.state()
         return state if self.view is None else state | {"critic_view": self.view.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -214,6 +238,8 @@ class TensorCollector:
         self.log.returns = counts["returns"].cpu().numpy().copy()
         self.log.lengths = counts["lengths"].long().cpu().numpy().copy()
         self._unread = False
+        if self.memory is not None:
+            self.memory.load_state(state)
 
     def unsupported(self) -> str | None:
         if all(callable(getattr(self.env, name, None)) for name in ("state", "load_state")):

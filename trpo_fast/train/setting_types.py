@@ -25,6 +25,7 @@ from .._base.choices import (
     PenaltyRule,
     Precision,
     PreconditionerKind,
+    RecurrentKind,
     Sampling,
     Std,
     VineActions,
@@ -40,6 +41,7 @@ class Settings(TypedDict, total=False):
     seed: int
     device: str
     rows_per_update: int
+    sequence_length: int | None
     sampling: Sampling
     gamma: float
     discount_weights: bool
@@ -53,6 +55,9 @@ class Settings(TypedDict, total=False):
     hidden: tuple[int, ...]
     activation: Activation
     std: Std
+    cell: RecurrentKind | None
+    cell_width: int
+    encoder: tuple[int, ...]
     initial_log_std: float
     action_mode: ActionMode
     cnn_channels: tuple[int, ...]

@@ -85,10 +85,13 @@ def check_trial(agent: Agent) -> None:
         rows = map_rows(lambda part: part.to(agent.device), rows)
         mask = getattr(collector, "mask", None)
         mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
-        head, params = agent.head, agent.params(rows, mask)
+        head, memory, view = agent.head, collector.memory, getattr(collector, "view", None)
+        if memory is None:
+            params = agent.params(rows, mask)
+            values = agent.critic.values(rows) if view is None else view.present()
+        else:
+            params, values = memory.params(rows, mask), memory.last_values(rows)
         chance = torch.Generator(agent.device).manual_seed(0)
-        view = getattr(collector, "view", None)
-        values = agent.critic.values(rows) if view is None else view.present()
         finite = values.isfinite().all()
         for _, part in parts_of(rows):
             finite &= part.isfinite().all()
