@@ -249,6 +249,7 @@ def test_images_are_refused_with_what_to_do(image: str, engine: str) -> None:
     env, options = seeing(space), {"engine": engine, "num_envs": 2}
     if engine == "vector":
         env, options = gymnasium.vector.SyncVectorEnv([env] * 2), {}
+    options |= {"policy": "mlp"}
     if engine == "tensor":
         env, options = without("single_observation_space", space), {}
     wanted = r"^observation_space: expected numbers for an MLP, got an image .*FlattenObservation"

@@ -104,7 +104,9 @@ class ModuleOperator(ReferenceOperator):
     @outside_autocast
     def _kernels(self) -> NetKernels | None:
         lin = self._cached if self._fisher_cached is None else self._fisher_cached
-        assert isinstance(lin, ModuleLinearization) and self.module is not None
+        if not isinstance(lin, ModuleLinearization):  # a policy with a memory
+            return None
+        assert self.module is not None
         shapes = self.module.shapes
         found = recognise(lin.run, shapes)
         if found is None or len(found.rows) != len(self._fisher_batch):

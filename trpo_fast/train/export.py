@@ -108,17 +108,30 @@ class Remembering(Deployed):
 
 
 class Single(nn.Module):
-    """The same for one observation: obs [O] (and mask [Z]) -> the action, of the space's shape, or
-    with a memory obs [O], state [K], start [] (and mask [Z]) -> (action, state [K]).
-    """
+    """The same for one observation: obs [O] (and mask [Z]) -> the action, of the space's shape."""
 
     def __init__(self, deployed: Deployed) -> None:
         super().__init__()
         self.deployed = deployed
 
-    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
-        found = self.deployed(*(map_rows(lambda part: part[None], given) for given in inputs))
-        return tuple(part[0] for part in found) if isinstance(found, tuple) else found[0]
+    def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
+        found: Tensor = self.deployed(_row(obs), _row(mask))[0]
+        return found
+
+
+class SingleRemembering(Single):
+    """obs [O], state [K], start [] (and mask [Z]) -> (action, state [K])."""
+
+    def forward(  # type: ignore[override]
+        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        action, after = self.deployed(_row(obs), _row(state), _row(start), _row(mask))
+        return action[0], after[0]
+
+
+def _row(part: Any) -> Any:
+    """One observation, or part of it, as one row."""
+    return None if part is None else map_rows(lambda one: one[None], part)
 
 
 def export(
@@ -163,7 +176,8 @@ def export(
     with _quiet(), _without_validation():
         if single:
             each = [map_rows(lambda part: part[i], inputs) for i in range(rows)]  # noqa: B023
-            data = write(Single(deployed).eval(), each[0], None)
+            alone = Single if agent.recurrent is None else SingleRemembering
+            data = write(alone(deployed).eval(), each[0], None)
             program = run(data)
             answers = zip(*(_as_tuple(program(one)) for one in each), strict=True)
             got = tuple(torch.stack(parts) for parts in answers)
