@@ -102,7 +102,7 @@ def discounted_returns(rewards: Tensor, following: Tensor, done: Tensor, *, gamm
     the rollout does.
     """
     cut = done.clone()
-    cut[-1] = True
+    cut[-1].fill_(True)
     tail = torch.where(cut, rewards + gamma * following, rewards)
     return reverse_scan(tail, (~cut).to(tail.dtype) * gamma)
 
