@@ -235,6 +235,7 @@ def fit_gauss_newton(
     fraction: float,
     preconditioner: PreconditionerKind | None,
     backend: Backend,
+    capture: bool,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, int | Tensor]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
@@ -250,7 +251,13 @@ def fit_gauss_newton(
     for step, part in enumerate(curvature_rows(obs, steps, fraction, generator)):
         weights = None if targets.weights is None else targets.weights[part]
         fisher = FisherOperator(
-            net, obs[part], damping=damping, weights=weights, backend=backend, sync=False
+            net,
+            obs[part],
+            damping=damping,
+            weights=weights,
+            backend=backend,
+            capture=capture,
+            sync=False,
         )
         direction = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x
         alive = _lowered(fit, theta, direction, loss, alive)
