@@ -15,6 +15,8 @@ from critic_cases import problem
 from no_waits import no_waits, without_waits
 from torch import Tensor
 
+from trpo_fast._base import arguments
+from trpo_fast.core import checks
 from trpo_fast.learner import advantage
 from trpo_fast.learner.actor import ActTensors, ModuleActor
 from trpo_fast.learner.critic import Critic
@@ -55,6 +57,19 @@ def test_a_fit_by_gauss_newton_that_finds_nothing_moves_nothing() -> None:
     assert info.steps == usual.steps < 4
     torch.testing.assert_close(critic.theta, other.theta)
     torch.testing.assert_close(critic.theta, before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["adam", "gauss_newton"])
+def test_fits_have_no_tensor_elsewhere(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """On the meta device there is no value that the host could ask for."""
+    for module in (arguments, checks):
+        monkeypatch.setattr(module, "check_memory", lambda *_: None)
+    obs, returns = (t.to("meta") for t in problem(60))
+    critic = Critic(3, (140,), method=method, epochs=1, steps=2, device="meta", backend="reference")
+    for _ in range(2):
+        with no_waits(on_meta=True):
+            info = critic.fit(obs, returns, sync=False)
+    assert info.loss.is_meta and critic.theta.is_meta
 
 
 def test_targets_that_are_not_finite_leave_the_critic_as_it_was() -> None:
