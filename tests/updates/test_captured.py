@@ -23,6 +23,7 @@ from torch.distributions import Normal
 
 from trpo_fast import (
     Batch,
+    FisherOperator,
     Penalty,
     captured_graphs,
     flat_params,
@@ -116,6 +117,29 @@ def test_lambda_may_move_between_replays_of_a_penalty(inner, old, device):
     assert penalties[0].value == penalties[1].value != 3.0
     with pytest.warns(UserWarning, match="policy and lambda take turns"):
         kl_penalty_update(policy, batch, Penalty(rule="dual"), **options)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_solves_are_replayed_on_other_rows_and_at_other_parameters(columns, device):
+    kind = wide("gaussian")
+    policy = moved(kind.policy(), device)
+    for i in range(4):
+        batch = moved(kind.batch(kind.policy(), i), device)
+        with torch.no_grad():
+            flat_params(policy).mul_(1.01)
+        torch.manual_seed(i)
+        g = torch.randn(flat_params(policy).numel(), *columns, dtype=torch.float64).to(device)
+        replayed = captured_graphs().replays
+        found = [
+            FisherOperator(
+                policy, batch.obs, weights=batch.weights, backend="reference", capture=capture
+            ).solve(g, 3, preconditioner="kfac")
+            for capture in (True, False)
+        ]
+        assert captured_graphs().replays == replayed + (i > 1)
+        for name, value in vars(found[0]).items():
+            assert torch.allclose(torch.as_tensor(value), torch.as_tensor(getattr(found[1], name)))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class Graphs:
             tell_once(work.owner, words + end, about=f"the capture of {work.name}")
         return Performed(results, False)
 
-    def _watched(self, work: Work, known: _Known) -> tuple[Tensor, ...]:
+    def _watched(self, work: Work, known: _Known) -> Any:
         """A run whose operators are looked at; if it did what the run before did, it is
         recorded.
         """
@@ -109,7 +110,7 @@ class Graphs:
         work: Work,
         known: _Known,
         before: tuple[Tensor, ...],
-        results: tuple[Tensor, ...],
+        results: Any,
         outside: dict[int, Tensor],
     ) -> None:
         """Record the work, replay it from where the run began, compare; what the run wrote is put
@@ -122,7 +123,7 @@ class Graphs:
             replayed = recording.replay(work.inputs)
             moved = [t - start for t, start in zip(work.written, before, strict=True)]
             expected = [t - start for t, start in zip(after, before, strict=True)]
-            if not close([*replayed, *moved], [*results, *expected]):
+            if not close((replayed, moved), (results, expected)):
                 known.refusal = "a replay gives other results"
                 return
         except Exception as error:  # whatever a module or the device says to being recorded

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .._base.reads import ahead
 from .recorder import RECORDERS, Recorder
@@ -24,7 +26,7 @@ class Recording:
 
     recorder: Recorder
     inputs: dict[str, Tensor]
-    results: tuple[Tensor, ...]
+    results: Any
     outside: list[Tensor]
 
     @property
@@ -33,11 +35,12 @@ class Recording:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def replay(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def replay(self, inputs: Mapping[str, Tensor]) -> Any:
+        """The results for these inputs."""
         for name, place in self.inputs.items():
             place.copy_(inputs[name])
         self.recorder.replay()
-        return tuple(result.clone() for result in self.results)
+        return tree_map(lambda r: r.clone() if isinstance(r, Tensor) else r, self.results)
 
 
 def recorded(work: Work, outside: dict[int, Tensor]) -> Recording:
@@ -70,9 +73,15 @@ def write(places: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    """Whether every tensor is the other up to rounding, NaN where that is NaN; waits."""
-    for a, b in zip(found, expected, strict=True):
+def close(found: Any, expected: Any) -> bool:
+    """Whether every tensor is the other up to rounding, NaN where that is NaN, and all else equal;
+    waits.
+    """
+    for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        if not isinstance(a, Tensor):
+            if a != b:
+                return False
+            continue
         a, b = a.double(), b.double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             return False

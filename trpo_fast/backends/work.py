@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from .fingerprint import fingerprint
 
 @dataclass(frozen=True)
 class Work:
-    """``run`` takes ``inputs`` to its results by operators of the device alone. It may write
-    ``written``, where those lie. All that decides which operators it takes, beside shapes and the
-    ``owner``, is in ``name`` and ``options``.
+    """``run`` takes ``inputs`` to its results, tensors and plain numbers in tuples, by operators of
+    the device alone. It may write ``written``, where those lie. All that decides which operators it
+    takes, beside shapes and the ``owner``, is in ``name`` and ``options``.
     """
 
     owner: nn.Module
@@ -28,12 +28,12 @@ class Work:
     options: Hashable
     inputs: Mapping[str, Tensor]
     written: tuple[Tensor, ...]
-    run: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
+    run: Callable[[Mapping[str, Tensor]], Any]
     unrecordable: str = ""  # why it must not be replayed, as its caller knows
 
     @property
     def device(self) -> torch.device:
-        return self.written[0].device
+        return next(iter((*self.written, *self.inputs.values()))).device
 
     def key(self) -> Hashable:
         """Equal for two calls that one recording serves."""
@@ -52,7 +52,7 @@ class Work:
 class Performed(NamedTuple):
     """The results of some work, and whether they came from a replay."""
 
-    results: tuple[Tensor, ...]
+    results: Any
     captured: bool
 
 

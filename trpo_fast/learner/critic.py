@@ -36,13 +36,13 @@ from .fits import (
     AdamState,
     Fit,
     NativeFit,
-    ReferenceFit,
     Targets,
     fit_adam,
     fit_gauss_newton,
     fit_support,
 )
 from .fits_cuda import CudaFit, cuda_fit_support
+from .fits_reference import ReferenceFit
 from .value_net import ValueNet, check_fits, output_layer, values_of
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
@@ -82,12 +82,18 @@ class CriticInfo:
 
 
 def gauss_newton(
-    fit: Fit, net: MLPPolicy | ValueNet, targets: Targets, backend: Backend, **options: Any
+    fit: Fit,
+    net: MLPPolicy | ValueNet,
+    targets: Targets,
+    backend: Backend,
+    *,
+    capture: bool = KernelSettings.capture,
+    **options: Any,
 ) -> tuple[Tensor, int | Tensor]:
     """The last loss and the steps taken, with the options of ``fit_gauss_newton``."""
     if isinstance(fit, CudaFit):
         return fit.gauss_newton(**options)
-    return fit_gauss_newton(fit, net, targets, backend=backend, **options)
+    return fit_gauss_newton(fit, net, targets, backend=backend, capture=capture, **options)
 
 
 class Critic(nn.Module):
@@ -99,6 +105,7 @@ class Critic(nn.Module):
     torch.Size([5])
     """
 
+    capture: bool = KernelSettings.capture  # of critics that were saved before there was one
     mean: Tensor
     std: Tensor
     moments: Tensor
@@ -121,12 +128,14 @@ class Critic(nn.Module):
         fraction: float = CriticSettings.critic_fraction,
         preconditioner: PreconditionerKind | None = CriticSettings.critic_preconditioner,
         backend: Backend = KernelSettings.backend,
+        capture: bool = KernelSettings.capture,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.method: CriticMethod = SETTINGS["critic"].check(method)
         self.backend: Backend = KERNELS["backend"].check(backend)
+        self.capture = KERNELS["capture"].check(capture)
         self.learning_rate = SETTINGS["critic_learning_rate"].check(learning_rate, "learning_rate")
         self.epochs = SETTINGS["critic_epochs"].check(epochs, "epochs")
         self.minibatch = SETTINGS["critic_minibatch"].check(minibatch, "minibatch")
@@ -250,7 +259,7 @@ class Critic(nn.Module):
         def run() -> tuple[Tensor, int | Tensor]:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            return self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            return self._run(self._made(chosen, normalised), normalised, generator)
 
         return self._moved(run, chosen, sync)
 
@@ -274,6 +283,12 @@ class Critic(nn.Module):
             mark_written(self.net)
         return CriticInfo(loss, steps, backend)
 
+    def _made(self, chosen: str, targets: Targets) -> Fit:
+        """What computes a fit to these targets."""
+        if FITS[chosen] is ReferenceFit:
+            return ReferenceFit(self.net, targets, capture=self.capture)
+        return FITS[chosen](self.net, targets)
+
     @torch.no_grad()
     def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:
         """What is there where ``finite`` (0-d) holds, what was there before otherwise. The counts
@@ -295,6 +310,7 @@ class Critic(nn.Module):
                 "preconditioner": self.preconditioner,
                 "generator": generator,
             }
+            options["capture"] = self.capture
             return gauss_newton(fit, self.net, targets, self.backend, **options)
         loss = fit_adam(
             fit,

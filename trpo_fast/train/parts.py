@@ -255,6 +255,7 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         "damping": config.critic_damping,
         "fraction": config.critic_fraction,
         "backend": config.backend,
+        "capture": config.capture,
     }
     own = getattr(agent.envs, CRITIC_SPACE, None)  # observations of the critic's own
     if module is not None:

@@ -22,6 +22,7 @@ from ..core.batch import Batch
 from ..core.problem import Operator, Problem, columns_last
 from ..core.search_checks import check_solve
 from ..policy.flat import Snapshot
+from .recorded import run_solve
 
 UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
 
@@ -133,6 +134,7 @@ class FisherOperator:
         sequence_length: int | None = None,
         starts: Tensor | None = None,
         state: Tensor | None = None,
+        capture: bool = KernelSettings.capture,
         sync: bool = True,
     ) -> None:
         policy, theta = checks.check_policy(policy)
@@ -159,6 +161,7 @@ class FisherOperator:
             chunk_rows=chunk_rows,
             precision=precision,
             deterministic=deterministic,
+            capture=capture,
             sync=sync,
         )
         self._backend = chosen = resolve(backend, problem)
@@ -223,7 +226,7 @@ class FisherOperator:
         config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
         self._check_fresh()
         g = checks.check_vector("g", g, self._snapshot.theta)
-        found = self._operator.solve(g, config)
+        found = run_solve(self._operator, self._backend, g, config)
         # Bad values of g reach every residual, so that g itself need not be read before.
         if self._sync and not checks.all_finite(found.residual_norm):
             self._check_finite("g", g)

@@ -1,5 +1,5 @@
-"""Updates as work that may be recorded: rows go in, statistics come out, and the parameters of the
-policy are written where they lie.
+"""Updates and solves as work that may be recorded: rows go in, statistics or a solution come out,
+and an update writes the parameters of the policy where they lie.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 from .._base.rows import parts_of, with_parts
 from ..backends.base import Backend
 from ..backends.captured import Work, perform, records
-from ..core.problem import CgConfig, Problem
+from ..core.cg import CgResult
+from ..core.problem import CgConfig, Operator, Problem
 
 NOT_KEYS = ("policy", "theta", "batch", "fvp_rows", "capture")
 
@@ -32,38 +33,66 @@ def run_update(
     from a replay. All that it does follows from these, the backend, the policy and ``options``; the
     numbers may be others at every call, and are 0-d tensors where the update may be recorded.
     """
-    obs = dict(parts_of(problem.batch.obs, "obs"))
-    tensors = {n: t for n, t in vars(problem.batch).items() if isinstance(t, Tensor) and n != "obs"}
-    inputs = obs | tensors
-    if problem.fvp_rows is not None:
-        inputs["fvp_rows"] = problem.fvp_rows
-    capture = problem.capture and backend.records(problem) and records(problem.theta.device)
+    inputs = _rows(problem)
+    capture = _captures(problem, backend)
     if capture and not unrecordable:
         for i, number in enumerate(numbers):  # filled on the device: a copy to it would wait
             filled = torch.full((), number, dtype=torch.float64, device=problem.theta.device)
             inputs[f"number {i}"] = filled
 
-    def run(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        rows: dict[str, Any] = {n: given[n] for n in tensors}
-        rows["obs"] = with_parts(problem.batch.obs, iter([given[name] for name in obs]))
-        batch = replace(problem.batch, **rows)
+    def run(given: Mapping[str, Tensor]) -> Tensor:
         here = [given.get(f"number {i}", number) for i, number in enumerate(numbers)]
-        return (update(replace(problem, batch=batch, fvp_rows=given.get("fvp_rows")), *here),)
+        return update(_of_rows(problem, given), *here)
 
-    fixed = tuple(getattr(problem, f.name) for f in fields(problem) if f.name not in NOT_KEYS)
-    work = Work(
-        problem.policy,
-        name,
-        (backend.name, problem.batch.group_size, problem.batch.sequence_length, fixed, options),
-        inputs,
-        (problem.theta,),
-        run,
-        unrecordable,
-    )
-    outcome = perform(work, capture=capture)
-    return outcome.results[0], outcome.captured
+    settings = (_settings(problem, backend), options)
+    work = Work(problem.policy, name, settings, inputs, (problem.theta,), run, unrecordable)
+    found = perform(work, capture=capture)
+    return found.results, found.captured
+
+
+def run_solve(operator: Operator, backend: Backend, g: Tensor, config: CgConfig) -> CgResult:
+    """``operator.solve(g, config)``, whose theta is the policy's own."""
+    problem = operator.problem
+    if not _captures(problem, backend):
+        return operator.solve(g, config)
+
+    def run(given: Mapping[str, Tensor]) -> CgResult:
+        return backend.operator(_of_rows(problem, given)).solve(given["g"], config)
+
+    settings, inputs = (_settings(problem, backend), config), {**_rows(problem), "g": g}
+    name, refusal = "FisherOperator.solve", own_code(config)
+    work = Work(problem.policy, name, settings, inputs, (), run, refusal)
+    found: CgResult = perform(work, capture=True).results
+    return found
 
 
 def own_code(config: CgConfig) -> str:
     """Why a solve cannot be recorded, as far as its settings tell."""
     return "its preconditioner is a function of the caller's" * callable(config.preconditioner)
+
+
+def _captures(problem: Problem, backend: Backend) -> bool:
+    return problem.capture and backend.records(problem) and records(problem.theta.device)
+
+
+def _settings(problem: Problem, backend: Backend) -> Hashable:
+    """All of a problem but its tensors and its policy."""
+    fixed = tuple(getattr(problem, f.name) for f in fields(problem) if f.name not in NOT_KEYS)
+    return backend.name, problem.batch.group_size, problem.batch.sequence_length, fixed
+
+
+def _rows(problem: Problem) -> dict[str, Tensor]:
+    """The tensors that another call has others for."""
+    batch = vars(problem.batch)
+    rows = {name: t for name, t in batch.items() if isinstance(t, Tensor) and name != "obs"}
+    rows |= parts_of(problem.batch.obs, "obs")
+    return rows if problem.fvp_rows is None else {**rows, "fvp_rows": problem.fvp_rows}
+
+
+def _of_rows(problem: Problem, given: Mapping[str, Tensor]) -> Problem:
+    """The problem on other rows of the same shapes."""
+    rows: dict[str, Any] = {name: given[name] for name in vars(problem.batch) if name in given}
+    names = [name for name, _ in parts_of(problem.batch.obs, "obs")]
+    rows["obs"] = with_parts(problem.batch.obs, iter([given[name] for name in names]))
+    batch = replace(problem.batch, **rows)
+    return replace(problem, batch=batch, fvp_rows=given.get("fvp_rows"))
