@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels for wide nets ahead of time and holds them to a budget, without a GPU.
+"""Compiles the Triton kernels for wide nets without a GPU and holds them to a budget.
 
     python tests/support/check_triton.py            compiles, compares, prints a table
     python tests/support/check_triton.py --update   rewrites tests/support/triton_budget.json

@@ -46,15 +46,3 @@ def test_a_kernel_without_a_budget_is_said(budget):
 
     less = {name: archs for name, archs in budget.items() if name != "finish fp16x3"}
     assert any("finish fp16x3: only" in line for line in check_triton.compare(budget, less))
-
-
-@pytest.mark.parametrize("mode", ["fp16x3", "tf32"])
-def test_the_launches_are_those_of_a_product(mode):
-    import check_triton
-
-    from trpo_fast.backends.wide.tiles import TILES
-
-    found = check_triton.launches(mode, TILES["sm_90"])
-    assert {"split_rows_kernel", "jvp_map_kernel", "last_map_kernel"} <= found.keys()
-    plane = "*fp16" if mode == "fp16x3" else "*fp32"
-    assert found["jvp_map_kernel"].signature["h"][:3] == (plane, plane, "*fp32")
