@@ -110,7 +110,8 @@ def _type(value: Any, constant: bool, path: tuple[int, ...], made: Launch) -> An
     if isinstance(value, float):
         return "fp32"
     if isinstance(value, torch.Tensor):
-        names = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "int32": "i32"}
+        names = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+        names["int32"] = "i32"
         if value.data_ptr() % 16 == 0:
             made.aligned[path] = [["tt.divisibility", 16]]
         return "*" + names[str(value.dtype).removeprefix("torch.")]
