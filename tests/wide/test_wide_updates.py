@@ -105,11 +105,15 @@ def setting() -> tuple[MLPPolicy, object]:
     return policy.to(DEVICE), batch
 
 
-@pytest.mark.parametrize("name", ["trpo_update", "npg_update", "kl_penalty_update"])
+FEW = {"pg_update": {}, "kl_penalty_adam": {}, "rat_update": {"max_rows": 16}}
+
+
+@pytest.mark.parametrize("name", UPDATES)
 def test_every_update_names_the_backend(name):
     policy, batch = setting()
     before = flat_params(policy).clone()
-    info = UPDATES[name](policy, batch, backend="cuda", precision="fp16x3", cg_iterations=2)
+    options = FEW.get(name, {"cg_iterations": 1})
+    info = UPDATES[name](policy, batch, backend="cuda", precision="fp16x3", **options)
     assert info.backend == "cuda" and info.accepted
     assert not torch.equal(before, flat_params(policy))
 
