@@ -4,14 +4,15 @@ from the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
 import torch
 from cuda_graph import FROM_HOST, READS, asked_from, from_host, refusal, tensors
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from trpo_fast._base.reads import ahead
 
@@ -37,44 +38,56 @@ REFUSED = {
 }
 
 
-def why_refused(func: Any, args: Any, kwargs: dict[str, Any], out: Any, on_meta: bool) -> str:
-    name = func.overloadpacket.__name__
-    masks = [i for i in tensors(args[1:2]) if i.dtype == torch.bool]
-    by_mask = name in ("index", "index_put", "index_put_") and bool(masks)
-    counts = name == "repeat_interleave" and kwargs.get("output_size") is None
-    devices = {t.device for t in tensors((args, tuple(kwargs.values()), out))}
-    if not on_meta:  # forward derivatives ask there for shapes
-        devices.discard(torch.device("meta"))
-    unregistered = any(isinstance(v, torch.Generator) for v in (*args, *kwargs.values()))
-    if name in REFUSED or by_mask or counts or unregistered or len(devices) > 1:
-        return f"{name} of {sorted(map(str, devices))}"
-    return ""
-
-
 class NoWaits(TorchDispatchMode):
     """Raises for the first such operator, with the line that asked for it."""
 
-    def __init__(self, on_meta: bool) -> None:
+    def __init__(self, on_meta: bool, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
-        self.operators, self._on_meta = 0, on_meta
+        self.operators, self._on_meta, self._generators = 0, on_meta, generators
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.operators += 1
         out = func(*args, **(kwargs or {}))
-        if reason := why_refused(func, args, kwargs or {}, out, self._on_meta):
+        if reason := self._refusal(func, args, kwargs or {}, out):
             raise AssertionError(f"{reason}: {asked_from()}")
         return out
 
+    def _refusal(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> str:
+        name = func.overloadpacket.__name__
+        masks = [i for i in tensors(args[1:2]) if i.dtype == torch.bool]
+        by_mask = name in ("index", "index_put", "index_put_") and bool(masks)
+        counts = name == "repeat_interleave" and kwargs.get("output_size") is None
+        devices = {t.device for t in tensors((args, tuple(kwargs.values()), out))}
+        if not self._on_meta:  # forward derivatives ask there for shapes
+            devices.discard(torch.device("meta"))
+        known = [generator._cdata for generator in self._generators]
+        drawn = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Generator)]
+        strange = any(generator._cdata not in known for generator in drawn)
+        if name in REFUSED or by_mask or counts or strange or len(devices) > 1:
+            return f"{name} of {sorted(map(str, devices))}"
+        return ""
+
+
+def _outside_modes(make: Callable[..., T], *given: Any, **named: Any) -> T:
+    """A tensor that is to stay on the host."""
+    with _disable_current_modes():
+        return make(*given, **named)
+
 
 @contextmanager
-def no_waits(*, on_meta: bool = False) -> Iterator[NoWaits]:
-    """Around code whose tensors all lie on the CPU, or all on the meta device."""
+def no_waits(
+    *, on_meta: bool = False, generators: Sequence[torch.Generator] = ()
+) -> Iterator[NoWaits]:
+    """Around code whose tensors all lie on the CPU, or all on the meta device; it may draw from
+    ``generators``, which a graph would know.
+    """
     with pytest.MonkeyPatch.context() as patches, ahead():
         for name in READS:
             patches.setattr(torch.Tensor, name, refusal(name))
         for name in FROM_HOST:
-            patches.setattr(torch, name, from_host(name, getattr(torch, name)))
-        with NoWaits(on_meta) as mode:
+            stays = partial(_outside_modes, getattr(torch, name))
+            patches.setattr(torch, name, from_host(name, stays))
+        with NoWaits(on_meta, generators) as mode:
             yield mode
 
 

@@ -1,5 +1,5 @@
-"""Updates that are recorded and replayed on fresh rows: as a CUDA graph where there is a GPU, and by
-the stand-in of tests/support/host_recorder.py.
+"""Updates that are recorded and replayed on fresh rows: as a CUDA graph where there is a GPU, and
+by the stand-in of tests/support/host_recorder.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from head_cases import MAKERS, register, unregister_all
 from host_recorder import Tape, recording  # noqa: F401
+from module_cases import Custom
 from recorded_cases import MODULES, wide
 from torch import nn
 from torch.distributions import Normal
 
 from trpo_fast import (
     Batch,
+    FisherOperator,
+    Penalty,
     captured_graphs,
     flat_params,
+    kl_penalty_update,
     npg_update,
     pg_update,
     rat_update,
@@ -94,6 +99,50 @@ def test_so_are_those_with_options_and_the_other_updates(update, options, device
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("inner", "old"), [("natural", False), ("natural", True), ("adam", False)])
+def test_lambda_may_move_between_replays_of_a_penalty(inner, old, device):
+    kind = wide("gaussian")
+    policy = moved(kind.policy(), device)
+    other, penalties = copy.deepcopy(policy), [Penalty(3.0), Penalty(3.0)]
+    options: dict[str, Any] = {"inner": inner, "backend": "reference", "adam_steps": 2}
+    for i in range(5):
+        batch = moved(kind.batch(kind.policy(), i), device)
+        if old:
+            batch = replace(batch, old_params=policy.distribution_params(batch.obs).detach() + 0.01)
+        info = kl_penalty_update(policy, batch, penalties[0], **options)
+        usual = kl_penalty_update(other, batch, penalties[1], capture=False, **options)
+        assert info.captured == (i > 1) and info.reason == usual.reason
+        assert torch.allclose(info.stats, usual.stats, rtol=1e-7, atol=1e-9)
+        assert torch.allclose(flat_params(policy), flat_params(other), rtol=1e-7, atol=1e-9)
+    assert penalties[0].value == penalties[1].value != 3.0
+    with pytest.warns(UserWarning, match="policy and lambda take turns"):
+        kl_penalty_update(policy, batch, Penalty(rule="dual"), **options)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_solves_are_replayed_on_other_rows_and_at_other_parameters(columns, device):
+    kind = wide("gaussian")
+    policy = moved(kind.policy(), device)
+    for i in range(4):
+        batch = moved(kind.batch(kind.policy(), i), device)
+        with torch.no_grad():
+            flat_params(policy).mul_(1.01)
+        torch.manual_seed(i)
+        g = torch.randn(flat_params(policy).numel(), *columns, dtype=torch.float64).to(device)
+        replayed = captured_graphs().replays
+        found = [
+            FisherOperator(
+                policy, batch.obs, weights=batch.weights, backend="reference", capture=capture
+            ).solve(g, 3, preconditioner="kfac")
+            for capture in (True, False)
+        ]
+        assert captured_graphs().replays == replayed + (i > 1)
+        for name, value in vars(found[0]).items():
+            assert torch.allclose(torch.as_tensor(value), torch.as_tensor(getattr(found[1], name)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_replay_stops_and_refuses_where_the_run_would(device):
     """Recorded on rows that accept a step, replayed on some that accept none, and on bad ones."""
     kind = wide("gaussian")
@@ -151,6 +200,18 @@ def test_one_recording_serves_one_key():
         assert not trpo_update(policy, batch, **FEW).captured
     assert trpo_update(policy, batch, **FEW).captured
     assert not trpo_update(policy, batch, capture=False, **FEW).captured
+
+
+def test_a_head_that_is_registered_anew_makes_another_key():
+    kind = replace(MODULES["normal"], make=lambda: Custom(MAKERS["normal"]))
+    policy = kind.policy()
+    try:
+        register("normal")
+        assert replays(policy, kind)[-1]
+        register("normal", entropy=lambda found: found.entropy() + 1.0)
+        assert not trpo_update(policy, kind.batch(policy, 5), **FEW).captured
+    finally:
+        unregister_all()
 
 
 def test_values_of_parameters_and_buffers_are_read_where_they_lie():

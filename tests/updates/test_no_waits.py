@@ -9,12 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import HEADS, Case
+from cases import HEADS
 from no_waits import no_waits, without_waits
 from recorded_cases import MODULES, wide
 
 from trpo_fast import (
-    Batch,
     FisherOperator,
     Penalty,
     flat_params,
@@ -24,8 +23,8 @@ from trpo_fast import (
     rat_update,
     trpo_update,
 )
-from trpo_fast.backends.reference import ReferenceOperator
-from trpo_fast.core.problem import CgConfig, Problem, UpdateConfig
+from trpo_fast._base import arguments
+from trpo_fast.core import checks
 
 KINDS = {f"wide {head}": wide(head) for head in HEADS} | MODULES
 OPTIONS = {
@@ -113,10 +112,7 @@ def test_solves_of_several_columns_wait_for_nothing():
         fisher = FisherOperator(policy, obs, backend="reference", sync=False)
         return fisher.solve(g, 4, preconditioner="kfac"), fisher.solve(g, 4)
 
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("trpo_fast.policy.flat.Snapshot.changed", lambda self: False)
-        found = without_waits(solve)
-    for a, b in zip(found, solve(), strict=True):
+    for a, b in zip(without_waits(solve), solve(), strict=True):
         assert torch.allclose(a.x, b.x, rtol=1e-9, atol=1e-12)
 
 
@@ -140,20 +136,34 @@ def test_the_refusals_refuse():
             call()
 
 
-@pytest.mark.parametrize("preconditioner", [None, "kfac"])
-@pytest.mark.parametrize("head", HEADS)
-def test_every_tensor_of_an_update_lies_on_the_device(head, preconditioner):
-    """The meta device has no values to wait for, and none may come from the CPU."""
-    case = Case(head, weights=True, masks="categorical" in head)
-    policy = case.policy()
-    rows = {
-        name: torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
-        for name, value in vars(case.batch(policy)).items()
-    }
-    theta = torch.empty(policy.spec.size, dtype=torch.float64, device="meta")
-    problem = Problem(policy, theta, Batch(**rows), 0.1)
-    cg = CgConfig(2, preconditioner=preconditioner)
-    config = UpdateConfig(cg=cg, backtrack_steps=2)
+def on_meta(monkeypatch, kind):
+    """A policy and rows that have no values: whoever asks for one is refused by torch."""
+    for module in (arguments, checks):
+        monkeypatch.setattr(module, "check_memory", lambda *_: None)
+    policy = kind.policy()
+    rows = kind.batch(policy, 0)
+    shapes = {n: t.to("meta") for n, t in vars(rows).items() if isinstance(t, torch.Tensor)}
+    policy = policy.to("meta")
+    flat_params(policy)
+    return policy, replace(rows, **shapes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_of_an_update_lies_on_the_device(monkeypatch, kind):
+    """A device that is not the CPU, the checks of arguments included: none comes from there."""
+    policy, rows = on_meta(monkeypatch, KINDS[kind])
+    few = {"cg_iterations": 2, "backtrack_steps": 2, "backend": "reference", "sync": False}
     with no_waits(on_meta=True):
-        stats = ReferenceOperator(problem).update(config)
-    assert stats.is_meta and theta.is_meta
+        assert trpo_update(policy, rows, **few).stats.is_meta
+        assert trpo_update(policy, rows, preconditioner="kfac", **few).stats.is_meta
+
+
+@pytest.mark.parametrize("update", [npg_update, pg_update, rat_update, penalised])
+def test_nor_has_another_update_any_elsewhere(monkeypatch, update):
+    policy, rows = on_meta(monkeypatch, wide("categorical"))
+    with no_waits(on_meta=True):
+        assert update(policy, rows, backend="reference", sync=False).stats.is_meta
+    policy, rows = on_meta(monkeypatch, MODULES["cell"])
+    if update is not rat_update:
+        with no_waits(on_meta=True):
+            assert update(policy, rows, backend="autograd", sync=False).stats.is_meta

@@ -12,64 +12,23 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._base.reads import ahead
 from ..policy.wrappers import tell_once
-from .cuda import capturing, current_stream
-from .fingerprint import fingerprint
-from .recorder import RECORDERS, Recorder
+from .cuda import capturing
+from .recorder import RECORDERS
+from .recording import Recording, close, copies, recorded, write
 from .watch import Call, Watch
+from .work import Performed, Work
 
 MOST_RECORDINGS = 16
 MOST_KEYS = 128  # of work that is watched, recorded or refused
-CLOSE = 1e-3  # a replay's results to those of the run, as shares of their norms
-NUMBERS = 64  # what is shorter is no vector: each of its entries has to be close
-
-
-@dataclass(frozen=True)
-class Work:
-    """``run`` takes ``inputs`` to its results by operators of the device alone. It may write
-    ``written``, where those lie. All that decides which operators it takes, beside shapes and the
-    ``owner``, is in ``name`` and ``options``.
-    """
-
-    owner: nn.Module
-    name: str
-    options: Hashable
-    inputs: Mapping[str, Tensor]
-    written: tuple[Tensor, ...]
-    run: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
-    unrecordable: str = ""  # why it must not be replayed, as its caller knows
-
-    @property
-    def device(self) -> torch.device:
-        return self.written[0].device
-
-    def key(self) -> Hashable:
-        """Equal for two calls that one recording serves."""
-        shapes = tuple((name, t.shape, t.dtype) for name, t in self.inputs.items())
-        written = tuple((t.data_ptr(), t.shape, t.dtype) for t in self.written)
-        return (
-            self.name,
-            self.options,
-            shapes,
-            written,
-            _settings(self.device),
-            fingerprint(self.owner),
-        )
-
-
-class Performed(NamedTuple):
-    """The results of some work, and whether they came from a replay."""
-
-    results: tuple[Tensor, ...]
-    captured: bool
 
 
 @dataclass(frozen=True)
@@ -85,33 +44,11 @@ class GraphStatistics:
 
 
 @dataclass
-class _Recording:
-    """What a replay reads and leaves. ``outside`` is memory that it reads beside its inputs."""
-
-    recorder: Recorder
-    inputs: dict[str, Tensor]
-    results: tuple[Tensor, ...]
-    outside: list[Tensor]
-
-    @property
-    def nbytes(self) -> int:
-        return self.recorder.nbytes + sum(t.nbytes for t in self.inputs.values())
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def replay(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        for name, place in self.inputs.items():
-            place.copy_(inputs[name])
-        self.recorder.replay()
-        return tuple(result.clone() for result in self.results)
-
-
-@dataclass
 class _Known:
     """What is known of one key."""
 
     calls: list[Call] | None = None  # of the first run
-    recording: _Recording | None = None
+    recording: Recording | None = None
     refusal: str = ""
     busy: threading.Lock = field(default_factory=threading.Lock)
 
@@ -146,14 +83,14 @@ class Graphs:
             tell_once(work.owner, words + end, about=f"the capture of {work.name}")
         return Performed(results, False)
 
-    def _watched(self, work: Work, known: _Known) -> tuple[Tensor, ...]:
+    def _watched(self, work: Work, known: _Known) -> Any:
         """A run whose operators are looked at; if it did what the run before did, it is
         recorded.
         """
         if work.unrecordable:
             known.refusal = work.unrecordable
             return work.run(work.inputs)
-        before = _copies(work.written)
+        before = copies(work.written)
         watch = Watch(work.device, list(work.inputs.values()), work.written)
         with ahead(), watch:
             results = work.run(work.inputs)
@@ -165,7 +102,7 @@ class Graphs:
         elif difference := watch.difference(known.calls):
             known.refusal = f"its second run takes other operators, {difference}"
         else:
-            self._record(work, known, before, results, list(watch.outside.values()))
+            self._record(work, known, before, results, watch.outside)
         return results
 
     def _record(
@@ -173,27 +110,27 @@ class Graphs:
         work: Work,
         known: _Known,
         before: tuple[Tensor, ...],
-        results: tuple[Tensor, ...],
-        outside: list[Tensor],
+        results: Any,
+        outside: dict[int, Tensor],
     ) -> None:
         """Record the work, replay it from where the run began, compare; what the run wrote is put
         back in any case.
         """
-        after = _copies(work.written)
+        after = copies(work.written)
         try:
-            recording = _recorded(work, outside)
-            _write(work.written, before)
+            recording = recorded(work, outside)
+            write(work.written, before)
             replayed = recording.replay(work.inputs)
             moved = [t - start for t, start in zip(work.written, before, strict=True)]
             expected = [t - start for t, start in zip(after, before, strict=True)]
-            if not _close([*replayed, *moved], [*results, *expected]):
+            if not close((replayed, moved), (results, expected)):
                 known.refusal = "a replay gives other results"
                 return
         except Exception as error:  # whatever a module or the device says to being recorded
             known.refusal = f"it cannot be recorded, {type(error).__name__}: {error}"
             return
         finally:
-            _write(work.written, after)
+            write(work.written, after)
         known.calls = None
         known.refusal = self._admit(known, recording)
 
@@ -210,7 +147,7 @@ class Graphs:
                 self._known.popitem(last=False)
             return known
 
-    def _admit(self, known: _Known, recording: _Recording) -> str:
+    def _admit(self, known: _Known, recording: Recording) -> str:
         """Keep a recording, for which others may have to go; why not, where there is no room."""
         device = recording.recorder.device
         room = recording.recorder.room(device)
@@ -228,7 +165,7 @@ class Graphs:
                     self._evicted += 1
         return ""
 
-    def _held(self) -> list[_Recording]:
+    def _held(self) -> list[Recording]:
         return [k.recording for k in self._known.values() if k.recording is not None]
 
     def _died(self, owner: int) -> None:
@@ -266,67 +203,16 @@ GRAPHS = Graphs()
 
 def perform(work: Work, *, capture: bool) -> Performed:
     """The results of some work; with ``capture``, recorded and replayed where the device can."""
-    device = work.device
-    if not capture or device.type not in RECORDERS or capturing(device):
+    if not capture or not records(work.device):
         return Performed(work.run(work.inputs), False)
     return GRAPHS.perform(work)
+
+
+def records(device: torch.device) -> bool:
+    """Whether work on this device is recorded: there is a way, and nobody is recording already."""
+    return device.type in RECORDERS and not capturing(device)
 
 
 def captured_graphs() -> GraphStatistics:
     """How many CUDA graphs of updates are held, and the memory they take."""
     return GRAPHS.statistics()
-
-
-def _recorded(work: Work, outside: list[Tensor]) -> _Recording:
-    with torch.inference_mode(False), torch.no_grad():
-        inputs = {name: t.clone() for name, t in work.inputs.items()}
-    recorder = RECORDERS[work.device.type](work.device)
-    try:
-        recorder.begin()
-        with ahead():
-            results = work.run(inputs)
-    finally:
-        recorder.end()
-    return _Recording(recorder, inputs, results, outside)
-
-
-def _settings(device: torch.device) -> Hashable:
-    """The process's settings that decide which operators run, and the stream that they run on."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        current_stream(device),
-    )
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def _copies(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(t.clone() for t in tensors)
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def _write(places: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
-    for place, value in zip(places, values, strict=True):
-        place.copy_(value)
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    """Whether every tensor is the other up to rounding, NaN where that is NaN; waits."""
-    for a, b in zip(found, expected, strict=True):
-        a, b = a.double(), b.double()
-        if not torch.equal(a.isfinite(), b.isfinite()):
-            return False
-        a, b = a.nan_to_num(0.0, 0.0, 0.0), b.nan_to_num(0.0, 0.0, 0.0)
-        size = float(b.norm())
-        if float((a - b).norm()) > CLOSE * size:
-            return False
-        if a.numel() < NUMBERS and bool(((a - b).abs() > CLOSE * b.abs() + 1e-5 * size).any()):
-            return False
-    return True

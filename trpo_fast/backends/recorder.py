@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from contextlib import ExitStack
 
 import torch
@@ -27,10 +28,18 @@ class Recorder(abc.ABC):
 
     @abc.abstractmethod
     def end(self) -> None:
-        """Raises for what could not be recorded. It is called after an error in between, too."""
+        """Raises for what could not be recorded. It is called after an error, too, also one of
+        ``begin``.
+        """
 
     @abc.abstractmethod
     def replay(self) -> None: ...
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Where graphs are captured: one stream a device, as torch keeps a workspace for each."""
+    return torch.cuda.Stream(device)
 
 
 class CudaGraph(Recorder):
@@ -40,6 +49,7 @@ class CudaGraph(Recorder):
         super().__init__(device)
         self._graph = torch.cuda.CUDAGraph()
         self._stack = ExitStack()
+        self._capturing = False
 
     @staticmethod
     def room(device: torch.device) -> int:
@@ -47,16 +57,20 @@ class CudaGraph(Recorder):
 
     def begin(self) -> None:
         self._stack.enter_context(torch.cuda.device(self.device))
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # so that what is reserved from now on is the graph's
+        self._before = torch.cuda.memory_reserved()
+        self._stack.enter_context(torch.cuda.stream(_stream(self.device)))
         # Only this thread's calls can spoil it: others may go on using the device.
-        capture = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
-        self._stack.enter_context(capture)  # gives what torch's allocator does not need back
-        self._before = torch.cuda.memory_reserved(self.device)
+        self._graph.capture_begin(capture_error_mode="thread_local")
+        self._capturing = True
 
     def end(self) -> None:
-        self._stack.close()
-        self.nbytes = max(0, torch.cuda.memory_reserved(self.device) - self._before)
+        with self._stack:
+            if self._capturing:
+                self._capturing = False
+                self._graph.capture_end()
+                self.nbytes = max(0, torch.cuda.memory_reserved() - self._before)
 
     def replay(self) -> None:
         self._graph.replay()

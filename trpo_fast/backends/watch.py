@@ -59,13 +59,14 @@ def waits(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether the operator takes random numbers; attention without dropout takes none."""
+    """Whether the operator takes random numbers: attention and recurrent layers do for dropout."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     schema = func._schema.arguments
     named = {argument.name: argument.default_value for argument in schema}
     named |= {argument.name: value for argument, value in zip(schema, args, strict=False)}
-    return bool((named | kwargs).get("dropout_p", True))
+    named |= kwargs
+    return bool(named.get("dropout_p", named.get("dropout", True)))
 
 
 class Watch(TorchDispatchMode):
@@ -134,9 +135,8 @@ class Watch(TorchDispatchMode):
         found = [*tensors(args), *tensors(kwargs), *tensors(out)]
         if func.overloadpacket.__name__ == "lift_fresh" and found[0].device == self._device:
             return f"a tensor of the host's numbers is made by {_where(func)}"
-        if (
-            len({t.device for t in found if not t.is_meta}) > 1
-        ):  # forward derivatives ask for shapes
+        places = {t.device for t in found if not t.is_meta}  # forward derivatives ask for shapes
+        if len(places) > 1:
             return f"tensors of the host and of the device meet in {_where(func)}"
         return ""
 

@@ -34,13 +34,13 @@ from .fits import (
     AdamState,
     Fit,
     NativeFit,
-    ReferenceFit,
     Targets,
     fit_adam,
     fit_gauss_newton,
     fit_support,
 )
 from .fits_cuda import CudaFit, cuda_fit_support
+from .fits_reference import ReferenceFit
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
 FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
@@ -87,6 +87,7 @@ class Critic(nn.Module):
     torch.Size([5])
     """
 
+    capture: bool = KernelSettings.capture  # of critics that were saved before there was one
     mean: Tensor
     std: Tensor
     moments: Tensor
@@ -108,12 +109,14 @@ class Critic(nn.Module):
         fraction: float = CriticSettings.critic_fraction,
         preconditioner: PreconditionerKind | None = CriticSettings.critic_preconditioner,
         backend: Backend = KernelSettings.backend,
+        capture: bool = KernelSettings.capture,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.method = SETTINGS["critic"].check(method)
         self.backend: Backend = KERNELS["backend"].check(backend)
+        self.capture = KERNELS["capture"].check(capture)
         self.learning_rate = SETTINGS["critic_learning_rate"].check(learning_rate, "learning_rate")
         self.epochs = SETTINGS["critic_epochs"].check(epochs, "epochs")
         self.minibatch = SETTINGS["critic_minibatch"].check(minibatch, "minibatch")
@@ -213,7 +216,7 @@ class Critic(nn.Module):
         try:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            loss, steps = self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            loss, steps = self._run(self._made(chosen, normalised), normalised, generator)
             finite = loss.isfinite() & self.theta.isfinite().all()
             if sync and not bool(finite):
                 raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
@@ -226,6 +229,12 @@ class Critic(nn.Module):
         finally:
             mark_written(self.net)
         return CriticInfo(loss, steps, chosen)
+
+    def _made(self, chosen: str, targets: Targets) -> Fit:
+        """What computes a fit to these targets."""
+        if FITS[chosen] is ReferenceFit:
+            return ReferenceFit(self.net, targets, capture=self.capture)
+        return FITS[chosen](self.net, targets)
 
     @torch.no_grad()
     def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:
@@ -250,7 +259,8 @@ class Critic(nn.Module):
             }
             if isinstance(fit, CudaFit):
                 return fit.gauss_newton(**options)
-            return fit_gauss_newton(fit, self.net, targets, backend=self.backend, **options)
+            run: dict[str, Any] = {"backend": self.backend, "capture": self.capture}
+            return fit_gauss_newton(fit, self.net, targets, **run, **options)
         loss = fit_adam(
             fit,
             AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),
