@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import product
 
@@ -43,6 +44,17 @@ SHAPES = (
 )
 
 
+def every() -> list[tuple[Case, str]]:
+    """What ``make wide`` runs beside the rest: all of it with all of it, for minutes."""
+    if "TRPO_FAST_CAMPAIGN" not in os.environ:
+        return []
+    nets = ((256,), (200, 129), (129, 256, 64), (130, 16, 140, 129))
+    return [
+        (Case(h, net, a, 151, weights=True, masks="categorical" in h), p)
+        for h, a, net, p in product(HEADS, ACTIVATIONS, nets, PRECISIONS)
+    ]
+
+
 def check(case: Case, precision: str, columns: int | None = None, **options) -> None:
     w = Wide(case, precision=precision, **options)
     ours, single, truth = w.products(w.vector(columns))
@@ -63,6 +75,11 @@ def test_heads_and_activations(case, precision):
     ("case", "precision"), [(c, p) for c in SHAPES for p in PRECISIONS], ids=str
 )
 def test_widths_and_depths(case, precision):
+    check(case, precision)
+
+
+@pytest.mark.parametrize(("case", "precision"), every(), ids=str)
+def test_everything_with_everything(case, precision):
     check(case, precision)
 
 

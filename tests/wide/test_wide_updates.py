@@ -76,7 +76,7 @@ def test_a_step_that_is_too_long_is_refused_alike():
 def test_solves_with_factors_and_of_several_sides():
     w = Wide(Case("gaussian", (129, 20), rows=77), precision="fp16x3")
     g = w.vector(2)
-    for config in (CgConfig(iterations=STEPS), CgConfig(iterations=2, preconditioner="kfac")):
+    for config in (CgConfig(iterations=2), CgConfig(iterations=1, preconditioner="kfac")):
         ours, single, truth = (
             operator.solve(given, config)
             for operator, given in (
@@ -105,11 +105,15 @@ def setting() -> tuple[MLPPolicy, object]:
     return policy.to(DEVICE), batch
 
 
-@pytest.mark.parametrize("name", ["trpo_update", "npg_update", "kl_penalty_update"])
+FEW = {"pg_update": {}, "kl_penalty_adam": {}, "rat_update": {"max_rows": 16}}
+
+
+@pytest.mark.parametrize("name", UPDATES)
 def test_every_update_names_the_backend(name):
     policy, batch = setting()
     before = flat_params(policy).clone()
-    info = UPDATES[name](policy, batch, backend="cuda", precision="fp16x3", cg_iterations=2)
+    options = FEW.get(name, {"cg_iterations": 1})
+    info = UPDATES[name](policy, batch, backend="cuda", precision="fp16x3", **options)
     assert info.backend == "cuda" and info.accepted
     assert not torch.equal(before, flat_params(policy))
 
@@ -129,7 +133,7 @@ def test_bad_values_end_an_update():
     advantages[4] = float("nan")
     bad = replace(batch, advantages=advantages)
     before = flat_params(policy).clone()
-    info = trpo_update(policy, bad, backend="cuda", precision="fp16x3", sync=False)
+    info = trpo_update(policy, bad, backend="cuda", precision="fp16x3", cg_iterations=1, sync=False)
     assert info.reason == "bad_values" and torch.equal(before, flat_params(policy))
 
 

@@ -301,6 +301,13 @@ def device_support(device: torch.device) -> Support:
     )
 
 
+def fused_precision(precision: str) -> Support:
+    """Whether the fused kernels compute in one of the backend's precisions."""
+    if precision in RESIDENT_PRECISIONS or precision not in wide.PRECISIONS:
+        return SERVES
+    return Support(f"precision={precision!r} is for layers wider than 128")
+
+
 class CudaBackend(Backend):
     """Kernels for float32 ``MLPPolicy`` on a CUDA device: up to 128 wide, fused into one; wider
     ones in Triton.
@@ -321,14 +328,10 @@ class CudaBackend(Backend):
             return self.problem_support(problem)
         return (
             self.precision_support(problem.precision)
+            and fused_precision(problem.precision)
             and machine_support()
             and self.problem_support(problem)
         )
-
-    def precision_support(self, precision: str) -> Support:
-        if precision in wide.PRECISIONS and precision not in RESIDENT_PRECISIONS:
-            return Support(f"precision={precision!r} is for layers wider than 128")
-        return super().precision_support(precision)
 
     def problem_support(self, problem: Problem) -> Support:
         serves = wide.support if wide.is_wide(problem) else self._resident_support

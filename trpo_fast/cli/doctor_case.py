@@ -26,18 +26,15 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
     """The case, the device it is planned for (here, or else an H200), the plan, and for a policy on
     a CUDA device and on the CPU the backend that ``auto`` takes (None: no backend does).
     """
-    from ..backends.cuda import RESIDENT_PRECISIONS, plan
+    from ..backends.cuda import fused_precision, plan
 
     case, limits = CASES[name], _limits()
     nvec = (case.actions,) if case.head == "categorical" else ()
     spec = NetSpec((case.obs_dim, *case.hidden, case.actions), "tanh", case.head, nvec)
-    resident = precision in RESIDENT_PRECISIONS
-    planned = plan(
-        spec, case.full_rows, limits or H200, precision=precision if resident else "fp32"
-    )
-    if not resident:
-        why = registry()["cuda"].precision_support(precision).why_not
-        planned |= {"precision": precision, "refusal": why}
+    fused = fused_precision(precision)
+    planned = plan(spec, case.full_rows, limits or H200, precision=precision if fused else "fp32")
+    if not fused:
+        planned |= {"precision": precision, "refusal": fused.why_not}
     served = _served(case, precision)
     return {
         "case": name,

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..._base.guards import outside_autocast
 from ...core.batch import Batch, normalised_weights
-from ...core.problem import Problem
+from ...core.cg import CgResult
+from ...core.problem import CgConfig, Problem
 from ...policy.net import MLPPolicy
 from ..native import readable
 from ..reference import Linearization, MLPLinearization, ReferenceOperator
 from .product import Float32Product, Product, Rows, SplitProduct
+from .solve import of_one, solved
 from .tiles import Tiles, tiles_for
 
 COLUMNS = 8  # right-hand sides of one product: memory grows with them
@@ -76,6 +78,16 @@ class WideOperator(ReferenceOperator):
     def fvp(self, v: Tensor) -> Tensor:
         with self._explained():
             return self._fvp(v)
+
+    @outside_autocast
+    def cg(self, g: Tensor, config: CgConfig, apply: Callable[[Tensor], Tensor] | None) -> CgResult:
+        """By kernels of its own where there is no preconditioner."""
+        if apply is not None:
+            return super().cg(g, config, apply)
+        given = readable(g.reshape(-1, g.shape[-1]))
+        with torch.no_grad(), self._explained():
+            found = solved(self._fvp, given, config, self._tiles)
+        return found if g.ndim == 2 else of_one(found)
 
     def _fvp(self, v: Tensor) -> Tensor:
         given = readable(v.reshape(-1, v.shape[-1]))

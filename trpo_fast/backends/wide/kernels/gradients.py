@@ -58,7 +58,7 @@ def weight_gradients_kernel(
         tl.store(out + chosen(biases[1], tile, first, MAPS) + o, bias, mask=o < fan_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "net"])
 def finish_kernel(
     pieces, pieces_stride, pieces_column, count, v, out, parameters, net, damping, free,
     AGAIN: tl.constexpr, SIZE: tl.constexpr,

@@ -45,7 +45,7 @@ def outputs_metric(
         return diagonal_metric(t, f)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def metric_rows_kernel(
     t, out, t_column, weights, factors, factors_stride, ids, rows, outputs, KIND: tl.constexpr,
     COUNT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,

@@ -72,7 +72,7 @@ def add_rows(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tiles"])
 def jvp_map_kernel(
     h, t, v, w, bias, bias_column, slope, slope_stride, out, out_stride, out_column, planes,
     rows, fan_in, fan_out, width, tiles, MODE: tl.constexpr, BLOCK: tl.constexpr,
@@ -97,7 +97,7 @@ def jvp_map_kernel(
         store_tile(z, planes, row_tile, column_tile, column, width, MODE, BLOCK, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def last_map_kernel(
     h, t, v, w, bias, bias_column, weights, factors, factors_stride, ids, planes, sums, sums_stride,
     sums_column, rows, fan_in, fan_out, KIND: tl.constexpr, COUNT: tl.constexpr,
@@ -123,7 +123,7 @@ def last_map_kernel(
     store_tile(delta, planes, row_tile, 0, column, WIDTH, MODE, BLOCK, WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tiles"])
 def back_map_kernel(
     delta, w, slope, slope_stride, planes, sums, sums_stride, sums_column, rows, fan_in, length,
     width, tiles, MODE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,

@@ -67,7 +67,7 @@ def store_tile(
     store_planes(x, planes, at, scale_at, (j < width)[None, :], MODE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tiles"])
 def split_rows_kernel(
     x, x_stride, x_column, planes, sums, sums_stride, sums_column, rows, columns, width, tiles,
     MODE: tl.constexpr, BLOCK: tl.constexpr, SUMMED: tl.constexpr,
