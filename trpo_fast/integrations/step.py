@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._base.choices import Backend
 from ..backends.registry import resolve
+from ..core import checks
+from ..core.batch import Batch
 from ..core.cg import dot
 from ..core.problem import CgConfig, Operator, Problem
 from ..policy.flat import write_params
@@ -25,7 +27,7 @@ SMALLEST_SQUARE = 1e-10  # of the residual: where the CG of these libraries stop
 
 @dataclass(frozen=True)
 class Search:
-    """How far to go, and how often to try."""
+    """How the direction is found, how far to go along it and how often to try."""
 
     max_kl: float
     damping: float
@@ -45,6 +47,13 @@ class PolicyStep:
     kl: float
     success: bool
     before: float  # the objective that the update began with
+    size: float  # the factor on the search direction that was applied
+
+
+def problem_of(policy: nn.Module, batch: Batch, damping: float) -> Problem:
+    """The checked problem in the paper's convention: KL(old || new), summed over dimensions."""
+    _, theta = checks.check_policy(policy)
+    return Problem(policy, theta, checks.check_batch(policy, theta, batch), damping)
 
 
 def take_step(problem: Problem, search: Search, start: Tensor | None = None) -> PolicyStep:
@@ -64,8 +73,23 @@ def take_step(problem: Problem, search: Search, start: Tensor | None = None) -> 
         kl, value = float(after.kl), float(after.surrogate)
         if kl < search.max_kl and value > before + taken * wanted:
             write_params(problem.policy, problem.theta, candidate)
-            return PolicyStep(value, kl, True, before)
-    return PolicyStep(before, 0.0, False, before)
+            return PolicyStep(value, kl, True, before, taken * size)
+    return PolicyStep(before, 0.0, False, before, 0.0)
+
+
+def take_whole_step(problem: Problem, search: Search, rate: float) -> PolicyStep:
+    """theta <- theta + rate x, if that is finite: the natural gradient without a line search."""
+    operator = resolve(search.backend, problem).operator(problem)
+    g, measured = operator.gradient()
+    before = float(measured.surrogate)
+    x, _ = search_direction(operator, g, search.iterations)
+    candidate = operator.theta + rate * x
+    after = operator.evaluate(candidate)
+    kl, value = float(after.kl), float(after.surrogate)
+    if not math.isfinite(kl + value):
+        return PolicyStep(before, 0.0, False, before, 0.0)
+    write_params(problem.policy, problem.theta, candidate)
+    return PolicyStep(value, kl, True, before, rate)
 
 
 def search_direction(

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rsl_rl")
 
+from library_script import printed
 from pages import DOCS, run_page
 from rsl_rl_cases import algorithm
 
@@ -37,3 +38,10 @@ def test_its_settings_are_settings() -> None:
     assert set(known) <= names and {"gamma", "clip_param", "value_loss_coef"} <= set(theirs)
     again = algorithm(TRPO, **known, **theirs, optimizer="adam", rnd_cfg=None)
     assert again.step_settings == made.step_settings
+
+
+def test_the_script_prints_the_ratio_of_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratios = printed("rsl_rl", monkeypatch, capsys)
+    assert ratios["PPO"] == 1.0 and len(ratios) == 4

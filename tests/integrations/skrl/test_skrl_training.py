@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 pytest.importorskip("skrl")
 
+from library_script import printed
 from pages import DOCS, run_page
 
 from trpo_fast.integrations.skrl import TRPO
@@ -21,7 +21,6 @@ def test_the_page_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     names = run_page(DOCS / "guides" / "skrl.md", 64)
     agent = names["agent"]
     assert type(agent) is TRPO and agent._rollout == 64
-    assert json.dumps(agent.cfg.rollouts) == "32"
     path = str(tmp_path / "agent.pt")
     agent.save(path)
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
@@ -29,3 +28,10 @@ def test_the_page_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         agent.policy.log_std_parameter.add_(1.0)
     agent.load(path)
     torch.testing.assert_close(agent.policy.state_dict(), before, rtol=0.0, atol=0.0)
+
+
+def test_the_script_prints_the_ratio_of_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratios = printed("skrl", monkeypatch, capsys)
+    assert ratios["skrl"] == 1.0 and len(ratios) == 2

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from ..._base.choices import Backend
 from ..._base.options import KernelSettings
-from ...core import checks
 from ...core.batch import Batch
 from ...core.modules import head_of
-from ...core.problem import Problem
-from ...policy.flat import write_params
+from ...policy.flat import flat_params, write_params
 from ...policy.wrappers import tell_once
-from ..step import PolicyStep, Search, take_step
+from ..step import PolicyStep, Search, problem_of, take_step
 from .parts import ROLE, ActorModule, ActorNet, Inputs, actor_of, is_known
 
 Rest = tuple[Tensor, Tensor, Tensor]  # actions [N, ...], advantages [N], log_probs [N]
@@ -135,7 +133,7 @@ class TRPO(SkrlTRPO):
         net: ActorNet | None = actor_of(self.policy, few)
         if net is None or not net.within_limits():
             return None
-        _, theta = checks.check_policy(net.policy)
+        theta = flat_params(net.policy)
         before = theta.clone()
         step = _step(net.policy, Batch(net.packed(inputs), *rest), self._search())
         if net.within_limits():
@@ -180,6 +178,4 @@ class TRPO(SkrlTRPO):
 
 
 def _step(policy: nn.Module, batch: Batch, search: Search) -> PolicyStep:
-    _, theta = checks.check_policy(policy)
-    checked = checks.check_batch(policy, theta, batch)
-    return take_step(Problem(policy, theta, checked, search.damping), search)
+    return take_step(problem_of(policy, batch, search.damping), search)
