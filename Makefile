@@ -13,7 +13,7 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test attack sb3-contrib lint format train check-cuda bench clean
+.PHONY: help venv install build emulation test attack sb3-contrib simulators lint format train check-cuda bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,13 @@ sb3-contrib: install  ## fetch sb3-contrib's own tests, which make test then run
 	$(PY) -m pip download -q --no-deps --no-build-isolation --no-binary sb3-contrib -d build/sb3-contrib \
 		sb3-contrib==$$($(PY) -c "import importlib.metadata as m; print(m.version('sb3-contrib'))")
 	cd build/sb3-contrib && tar xzf sb3_contrib-*.tar.gz
+
+simulators: install  ## Brax and MuJoCo Playground in an environment of their own, and the tests that need them
+	$(PY) -m venv build/simulators
+	echo $$($(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+		> $$(build/simulators/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
+	build/simulators/bin/python -m pip install -q brax playground jax==0.10.2
+	JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 build/simulators/bin/python -m pytest -q tests/envs/test_simulators_jax.py
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

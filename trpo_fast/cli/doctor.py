@@ -35,6 +35,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "wandb": ("wandb",),
     "tune": ("optuna",),
+    "playground": ("mujoco_playground", "brax", "jax"),
 }
 
 
