@@ -53,7 +53,8 @@ simulators: install  ## Brax and MuJoCo Playground in an environment of their ow
 	echo $$($(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
 		> $$(build/simulators/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
 	build/simulators/bin/python -m pip install -q brax playground jax==0.10.2
-	JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 build/simulators/bin/python -m pytest -q tests/envs/test_simulators_jax.py
+	JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 build/simulators/bin/python -m pytest -q tests/envs/test_simulators_jax.py \
+		tests/envs/test_simulators_page.py
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

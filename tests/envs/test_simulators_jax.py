@@ -1,5 +1,6 @@
-"""Brax and MuJoCo Playground through their adapter, on JAX's CPU: the dynamics are theirs, episodes
-end as they should, states come back, and both train. ``make simulators`` has an environment for it.
+"""Brax through its adapter, on JAX's CPU: the dynamics are theirs, episodes end as they should,
+states come back, and it trains. ``make simulators`` has an environment for it; MuJoCo Playground is
+in test_simulators_page.py.
 """
 
 from __future__ import annotations
@@ -168,16 +169,3 @@ def test_braxs_own_environment_and_a_wrong_one() -> None:
         TRPO(envs.get_environment("fast"), **SETTINGS)
     with pytest.raises(ValueError, match=r"^env: expected an environment of Brax or MuJoCo"):
         Brax(object(), 4)
-
-
-@pytest.mark.slow
-def test_playgrounds_cartpole_trains() -> None:
-    registry = pytest.importorskip("mujoco_playground", reason="not installed").registry
-    config = registry.get_default_config("CartpoleBalance")
-    config.impl = "jax"
-    env = Brax(registry.load("CartpoleBalance", config=config), 64, episode_length=200)
-    nets: dict[str, Any] = {"hidden": (32, 32), "critic_hidden": (32, 32)}
-    agent = TRPO(env, rows_per_update=6400, **nets, gamma=0.99, seed=1)
-    before = evaluate(agent, 8).mean
-    after = evaluate(agent.learn(6400 * 12), 8).mean
-    assert before < 150 < 180 < after  # of 200

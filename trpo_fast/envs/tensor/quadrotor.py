@@ -68,7 +68,9 @@ class Quadrotor(TensorEnv):
         return box(-1.0, 1.0, 4)
 
     def initial(self, count: int) -> Tensor:
-        """Within a metre of the origin on each axis, moving and tilted a little."""
+        """Start states [count, 13] within a metre of the origin on each axis, moving and tilted a
+        little.
+        """
         unit = self.uniform(count, -1.0, 1.0, 12).unbind(1)
         place, rest = unit[:3], [0.3 * column for column in unit[3:]]
         attitude = torch.stack([torch.ones_like(unit[0]), *rest[3:6]])
@@ -93,7 +95,9 @@ class Quadrotor(TensorEnv):
         return columns(*new), rewards, terminated
 
     def observe(self, state: Tensor) -> Tensor:
-        """(p, v, rows of R(q), w / 5): an attitude has two quaternions, but one matrix."""
+        """(p, v, rows of R(q), w / 5) [E, 18] of states [E, 13]: an attitude has two quaternions,
+        but one matrix.
+        """
         px, py, pz, vx, vy, vz, qw, qx, qy, qz, wx, wy, wz = state.unbind(1)
         matrix = (
             1.0 - 2.0 * (qy * qy + qz * qz),
