@@ -13,8 +13,8 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test attack sb3-contrib libraries lint format train check-cuda wide bench \
-	clean
+.PHONY: help venv install build emulation test attack sb3-contrib libraries simulators lint format train check-cuda \
+	wide bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -65,6 +65,14 @@ library-%: install
 	build/venvs/$*/bin/python -m pip install -q -c build/venvs/constraints.txt \
 		$$($(REQUIREMENTS) $(subst _,-,$*))
 	OMP_NUM_THREADS=1 build/venvs/$*/bin/python -m pytest -q tests/integrations/$*
+
+simulators: install  ## Brax and MuJoCo Playground in an environment of their own, and the tests that need them
+	$(PY) -m venv build/simulators
+	echo $$($(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+		> $$(build/simulators/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
+	build/simulators/bin/python -m pip install -q brax playground jax==0.10.2
+	JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 build/simulators/bin/python -m pytest -q tests/envs/test_simulators_jax.py \
+		tests/envs/test_simulators_page.py
 
 lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff check .

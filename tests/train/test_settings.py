@@ -27,7 +27,7 @@ from trpo_fast.backends.registry import registry
 from trpo_fast.learner.critic import Critic
 from trpo_fast.train import rules
 from trpo_fast.train.config import Config, from_dict, groups, make_config
-from trpo_fast.train.presets import PRESETS, TENSOR, in_flags
+from trpo_fast.train.presets import OWN_TENSOR, PRESETS, TENSOR, in_flags, preset_for
 
 SETTINGS = declared(Config)
 CASE = Case("gaussian", obs_dim=3, rows=24, dtype=torch.float32)
@@ -265,9 +265,17 @@ def test_solves_take_no_number_past_an_int() -> None:
         F.solve(torch.zeros(F.shape[0]), 2**31)
 
 
-@pytest.mark.parametrize("preset", [TENSOR, *(values for _, values in PRESETS)])
+@pytest.mark.parametrize(
+    "preset", [TENSOR, *OWN_TENSOR.values(), *(values for _, values in PRESETS)]
+)
 def test_presets_are_settings(preset: dict[str, Any]) -> None:
     assert from_dict(preset) != Config() and set(preset) <= set(SETTINGS)
+
+
+def test_an_environment_of_tensors_has_its_own_over_theirs() -> None:
+    preset = preset_for("Quadrotor-v0", "tensor")
+    assert preset == TENSOR | OWN_TENSOR["Quadrotor"] and preset["critic_epochs"] == 4
+    assert preset_for("CartPole-v1", "tensor")["critic_epochs"] == TENSOR["critic_epochs"]
 
 
 def test_a_preset_as_flags() -> None:

@@ -38,6 +38,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "wandb": ("wandb",),
     "tune": ("optuna",),
+    "playground": ("mujoco_playground", "brax", "jax"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .._base.arguments import fail
 from .._base.extras import require
+from ..envs.simulators.known import check_wrapped
 
 # What stable-baselines3 and sb3-contrib call some settings.
 SETTINGS = {
@@ -55,6 +56,7 @@ def nearest(name: str, known: set[str]) -> str:
 def check_agent(env: Any, more: tuple[Any, ...]) -> None:
     """The positional arguments of ``TRPO``: one, which environments can be made of."""
     gymnasium = require("gymnasium", "TRPO", "train")
+    check_wrapped(env)
     if isinstance(env, str) and env in POLICIES:
         wanted = "the environment first, as in TRPO('CartPole-v1', hidden=(64, 64))"
         raise fail("env", wanted, f"the policy {env!r}")

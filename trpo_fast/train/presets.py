@@ -111,13 +111,25 @@ TENSOR: dict[str, Any] = {
 
 # What follows the convolutions of images, where nothing else was chosen.
 IMAGES: dict[str, Any] = {"hidden": HIDDEN, "critic_hidden": HIDDEN, "activation": "relu"}
+# Of environments that exist as tensors only, over what all of these have.
+OWN_TENSOR: dict[str, dict[str, Any]] = {
+    "Quadrotor": {
+        "num_envs": 512,
+        "rows_per_update": 32768,
+        "max_kl": 0.03,
+        "initial_log_std": -1.0,
+        "gae_lambda": 0.97,
+        "critic_rows": 1.0,
+        "critic_epochs": 4,
+    },
+}
 
 
 def preset_for(env: str, engine: str = "sync") -> dict[str, Any]:
     """The preset of an environment, and of the tensor engine on top of it."""
     name = re.sub(r"-v\d+$", "", re.split("[/:]", env)[-1]).removesuffix("Env")
     found = next((dict(values) for pattern, values in PRESETS if re.fullmatch(pattern, name)), {})
-    return found | TENSOR if engine == "tensor" else found
+    return found | TENSOR | OWN_TENSOR.get(name, {}) if engine == "tensor" else found
 
 
 def in_flags(env: str, engine: str) -> str:

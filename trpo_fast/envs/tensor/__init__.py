@@ -13,6 +13,7 @@ from .cartpole import CartPole
 from .lqr import LQR
 from .mountain_car import MountainCarContinuous
 from .pendulum import Pendulum
+from .quadrotor import Quadrotor
 
 REGISTRY: dict[str, type[TensorEnv]] = {
     "CartPole-v1": CartPole,
@@ -20,6 +21,7 @@ REGISTRY: dict[str, type[TensorEnv]] = {
     "Acrobot-v1": Acrobot,
     "MountainCarContinuous-v0": MountainCarContinuous,
     "LQR-v0": LQR,
+    "Quadrotor-v0": Quadrotor,
 }
 
 
@@ -42,6 +44,7 @@ __all__ = [
     "CartPole",
     "MountainCarContinuous",
     "Pendulum",
+    "Quadrotor",
     "TensorEnv",
     "TensorEnvironment",
     "TensorStep",
