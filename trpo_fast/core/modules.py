@@ -66,13 +66,13 @@ class Run(NamedTuple):
 
 
 @outside_autocast
-def head_of(policy: nn.Module, batch: Batch) -> Head:
-    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the rows' distribution
-    obeys.
+def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> Head:
+    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the distribution of the rows
+    obeys, or of the first ``chunk_rows`` where no more are to be run at a time.
     """
     if isinstance(policy, MLPPolicy) and not policy.own_forward():
         return policy.head
-    return ModuleFunction(policy, batch).head
+    return ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:
