@@ -63,6 +63,18 @@ class Batch:
         }
         return replace(self, **tensors | {"obs": map_rows(lambda part: part[index], self.obs)})
 
+    def chunks(self, rows: int | None) -> Iterator[Batch]:
+        """Pieces of about so many rows that never cut a group; the batch itself without a
+        number.
+        """
+        if rows is None:
+            yield self
+            return
+        group = self.group_size or 1
+        size = -(-rows // group) * group
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
+
     def tracked(self) -> Batch:
         """The batch with copies of what was made under ``torch.inference_mode()``: torch does not
         count the writes to such tensors, nor let gradients pass through them.
