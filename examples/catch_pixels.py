@@ -31,8 +31,8 @@ NET: dict[str, Any] = {
 
 
 class Catch(gymnasium.Env[np.ndarray, np.int64]):
-    """A ball falls from the top, a pixel a step; the paddle on the bottom moves left, stays or
-    moves right. At the end the reward is 1 for a catch, else -1.
+    """A ball falls, a pixel a step; the paddle on the bottom moves left, stays or moves right. The
+    reward comes at the end: 1 for a catch, else -1.
     """
 
     observation_space = spaces.Box(0, 255, (1, SIDE, SIDE), np.uint8)

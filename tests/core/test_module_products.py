@@ -108,6 +108,24 @@ def test_a_solve_runs_the_module_once_on_all_its_rows():
     assert Counting.runs == 1
 
 
+class Pieces(Custom):
+    """Takes few rows at a time."""
+
+    most = 0
+
+    def forward(self, obs):
+        type(self).most = max(len(obs), self.most)
+        return super().forward(obs)
+
+
+def test_no_more_rows_are_run_at_a_time_than_asked_for():
+    torch.manual_seed(0)
+    policy, obs = Pieces(DISTRIBUTIONS["normal"]), torch.randn(30, 4)
+    batch = Batch(obs, torch.randn(30, 2), torch.randn(30), group_size=3)
+    assert trpo_update(policy, batch, chunk_rows=8, kl_reduction="mean").accepted
+    assert Pieces.most == 9
+
+
 def test_memory_counts_what_the_graphs_hold():
     torch.manual_seed(0)
     policy = Custom(DISTRIBUTIONS["normal"])

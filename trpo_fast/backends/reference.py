@@ -107,16 +107,7 @@ class ReferenceOperator(Operator):
                 yield piece, self.linearize(self.theta, piece)
 
     def _split(self, batch: Batch) -> Iterator[Batch]:
-        """Chunks of about ``chunk_rows`` rows that never cut a group or a sequence; without it all
-        rows.
-        """
-        if not self._chunked:
-            yield batch
-            return
-        unit = batch.unit
-        size = -(-(self.problem.chunk_rows or len(batch)) // unit) * unit
-        for start in range(0, len(batch), size):
-            yield batch.rows(slice(start, start + size))
+        return batch.chunks(self.problem.chunk_rows)
 
     @outside_autocast
     def fvp(self, v: Tensor) -> Tensor:

@@ -70,11 +70,12 @@ class Run(NamedTuple):
 
 
 @outside_autocast
-def head_of(policy: nn.Module, batch: Batch) -> Head:
-    """A policy's head: its own, of one of this package, otherwise the one that the rows'
-    distribution obeys.
+def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> Head:
+    """A policy's head: its own, of one of this package, otherwise the one that the distribution of
+    the rows obeys, or of the first ``chunk_rows`` where no more are to be run at a time.
     """
-    return packaged_head(policy) or ModuleFunction(policy, batch).head
+    known = packaged_head(policy)
+    return known or ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:
