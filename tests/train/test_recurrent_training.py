@@ -200,8 +200,7 @@ def test_a_policy_without_a_memory_takes_no_state():
         one.predict(np.zeros(4), state=np.zeros(3))
 
 
-@pytest.mark.parametrize("single", [False, True])
-@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+@pytest.mark.parametrize(("ending", "single"), [(".pt2", False), (".onnx", True)])
 def test_an_exported_step_gives_the_action_and_the_next_state(tmp_path, ending, single):
     if ending == ".onnx":
         pytest.importorskip("onnx")
