@@ -16,6 +16,7 @@ from ._version import __version__
 from .backends.registry import backends
 from .core.batch import Batch
 from .core.problem import BackendUnavailable
+from .policy.cnn import CNNPolicy, CNNValues
 from .policy.flat import flat_params
 from .policy.heads import (
     Bernoulli,
@@ -60,6 +61,8 @@ __all__ = [
     "Batch",
     "Bernoulli",
     "Beta",
+    "CNNPolicy",
+    "CNNValues",
     "Categorical",
     "CheckpointError",
     "Config",

@@ -8,6 +8,7 @@ Activation = Literal["tanh", "relu", "elu", "silu", "gelu", "identity"]  # of cs
 Std = Literal["free", "state"]
 ActionMode = Literal["clip", "scale", "squash", "beta"]
 RecurrentKind = Literal["gru", "lstm"]
+PolicyKind = Literal["auto", "mlp", "cnn", RecurrentKind]
 
 Backend = Literal["auto", "cpu", "cuda", "reference", "autograd"]
 # How Fisher-vector products are computed. Every backend has fp32; the others split each float32

@@ -26,9 +26,9 @@ from .choices import (
     KlReduction,
     PenaltyInner,
     PenaltyRule,
+    PolicyKind,
     Precision,
     PreconditionerKind,
-    RecurrentKind,
     Std,
 )
 from .settings import Above, AtLeast, AtMost, Below
@@ -41,18 +41,25 @@ LONG = AtMost(2**63 - 1)  # an int64
 class PolicySettings:
     """The policy's net and the distribution of its actions."""
 
+    policy: Annotated[
+        PolicyKind,
+        Doc(
+            "layers on flat observations (mlp), or convolutions for images before them (cnn), or a "
+            "cell that remembers (gru, lstm), which the critic has too; "
+            "auto: cnn where there is an image. With cnn, hidden and critic_hidden are (512,) and "
+            "the activation is relu unless chosen"
+        ),
+    ] = "auto"
     hidden: Annotated[tuple[int, ...], Doc("widths of the policy's hidden layers")] = (64, 64)
     activation: Annotated[Activation, Doc("between the layers of policy and critic")] = "tanh"
     std: Annotated[
         Std,
         Doc("standard deviation of continuous actions: a free parameter, or an output of the net"),
     ] = "free"
-    cell: Annotated[
-        RecurrentKind | None,
-        Doc("policy and critic with a memory: a GRU or an LSTM before their hidden layers"),
-    ] = None
-    cell_width: Annotated[int, AtLeast(1), COUNT, Doc("width of the cell")] = 64
-    encoder: Annotated[tuple[int, ...], Doc("widths of layers before the cell")] = ()
+    cell_width: Annotated[
+        int, AtLeast(1), COUNT, Doc("gru, lstm: width of the cell, of policy and critic")
+    ] = 64
+    encoder: Annotated[tuple[int, ...], Doc("gru, lstm: widths of layers before the cell")] = ()
     initial_log_std: Annotated[
         float,
         AtLeast(-20.0),
@@ -66,6 +73,11 @@ class PolicySettings:
             "scale; or a Beta distribution over the box"
         ),
     ] = "scale"
+    cnn_channels: Annotated[
+        tuple[int, ...], Doc("cnn: channels of each convolution, of policy and critic")
+    ] = (32, 64, 64)
+    cnn_kernels: Annotated[tuple[int, ...], Doc("cnn: width of each kernel")] = (8, 4, 3)
+    cnn_strides: Annotated[tuple[int, ...], Doc("cnn: step of each kernel")] = (4, 2, 1)
 
 
 KlReductionOption = Annotated[

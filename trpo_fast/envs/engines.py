@@ -80,7 +80,8 @@ def _sync(request: EnvRequest) -> HostEnvs:
 def _workers(request: EnvRequest) -> HostEnvs:
     makers = [request.maker()] * request.num_envs
     try:
-        venv = WorkerEnvs(makers, request.workers, seed=request.seed)
+        kept = request.structured
+        venv = WorkerEnvs(makers, request.workers, seed=request.seed, structured=kept)
     except WorkerError as error:
         raise EnvError(f"environment {request.name} failed to start: {error}") from error
     return HostEnvs(venv, venv, name=request.name, same_step=True, structured=request.structured)

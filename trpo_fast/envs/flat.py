@@ -7,15 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-MAX_MATRIX_SIZE = 4096  # numbers in an array that is still taken for a matrix
-
-
-def is_image(part: Any) -> bool:
-    """Whether a Box is an image rather than numbers."""
-    size, rank = math.prod(part.shape), len(part.shape)
-    return (rank >= 3 and part.dtype == np.uint8) or (rank >= 2 and size > MAX_MATRIX_SIZE)
+from ..policy.images import is_image
 
 
 def has_images(space: Any) -> bool:

@@ -56,6 +56,7 @@ class Agent(abc.ABC):
     head: Head  # of the policy's actions
     mask_width: int  # Z where the environments say which choices are allowed, else 0
     critic: Critic
+    own_critic: str | None  # the class of a critic's module that was given
     collector: HostCollector | TensorCollector
     penalty: Penalty
     trust_region: TrustRegion
@@ -68,6 +69,14 @@ class Agent(abc.ABC):
     recent_lengths: deque[int]
     started: bool  # whether the environments were reset
     backend: str  # of the last update, once there was one
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"{type(self).__name__}({config.env!r}, algorithm={config.algorithm!r}, "
+            f"num_envs={config.num_envs}, steps={self.steps}, updates={self.updates}, "
+            f"device='{self.device}', backend={self.backend!r})"
+        )
 
     @property
     def normaliser(self) -> Normaliser | None:

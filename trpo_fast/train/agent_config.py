@@ -8,19 +8,28 @@ the config of an agent always describes the policy it has.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 
-from .._base.arguments import check_choice, fail
-from .._base.choices import RecurrentKind
+from .._base.arguments import fail
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
 from .config import Config, make_config
 from .parts import env_name
+from .presets import IMAGES
 
 # Settings that say nothing of a policy or a critic that was given as a module of any kind.
-OF_POLICY = ("hidden", "std", "initial_log_std")
+OF_POLICY = (
+    "hidden",
+    "std",
+    "initial_log_std",
+    "cnn_channels",
+    "cnn_kernels",
+    "cnn_strides",
+    "cell_width",
+    "encoder",
+)
 OF_CRITIC = ("critic_hidden",)
 
 
@@ -31,37 +40,47 @@ def agent_config(
     critic: nn.Module | str | None,
     settings: dict[str, Any],
 ) -> Config:
-    """The config of an agent: the given one, or the settings over the environment's preset."""
-    if isinstance(policy, str):
-        settings["cell"] = check_choice("policy", policy, get_args(RecurrentKind))
-        policy = None
-    module = critic if isinstance(critic, nn.Module) else None
-    if critic is not None and module is None:
-        settings["critic"] = critic
+    """The config of an agent: the given one, or the settings over the environment's preset. Words
+    for policy and critic are added to the settings.
+    """
+    nets = {"policy": policy, "critic": critic}
+    settings |= {name: net for name, net in nets.items() if isinstance(net, str)}
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
-    own = policy is not None and not isinstance(policy, MLPPolicy | RecurrentPolicy)
-    _refuse("policy", policy, OF_POLICY if own else ("initial_log_std",), settings)
-    _refuse("critic", module, OF_CRITIC, settings)
-    given = set(settings) if config is None else _changed(config)
+    stock = isinstance(policy, MLPPolicy | RecurrentPolicy)
+    _refuse("policy", policy, ("initial_log_std",) if stock else OF_POLICY, settings)
+    _refuse("critic", critic, OF_CRITIC, settings)
+    given = chosen_names(config, settings)
     if config is None:
         if hasattr(env, "num_envs"):
             chosen = settings.setdefault("num_envs", env.num_envs)
             if chosen != env.num_envs:
                 raise fail("num_envs", f"the environment's {env.num_envs}", chosen)
         config = make_config(env_name(env), **settings)
+    if isinstance(policy, nn.Module) and not isinstance(policy, RecurrentPolicy):
+        config = dataclasses.replace(config, policy="auto")  # it says what policy there is
     if isinstance(policy, MLPPolicy | RecurrentPolicy):
         return _as_the_policy(config, given, policy)
-    if policy is not None and config.cell is not None:
-        raise fail("cell", "none beside a policy, which has its own", "both")
     return config
 
 
+def chosen_names(config: Config | None, settings: Any) -> set[str]:
+    """Names of the settings that someone chose."""
+    return set(settings) if config is None else _changed(config)
+
+
+def with_images(config: Config, given: set[str]) -> Config:
+    """The config with the policy and critic that images get, as far as nobody chose others."""
+    return dataclasses.replace(
+        config, policy="cnn", **{n: v for n, v in IMAGES.items() if n not in given}
+    )
+
+
 def _refuse(
-    name: str, net: nn.Module | None, without: tuple[str, ...], settings: dict[str, Any]
+    name: str, net: nn.Module | str | None, without: tuple[str, ...], settings: dict[str, Any]
 ) -> None:
     """Refuse what is no module, and settings that it leaves nothing to say."""
-    if net is None:
+    if net is None or isinstance(net, str):
         return
     if not isinstance(net, nn.Module):
         raise fail(name, "a torch.nn.Module", type(net).__name__)
@@ -93,9 +112,9 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy | Recurren
 def settings_of(policy: MLPPolicy | RecurrentPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
     if isinstance(policy, RecurrentPolicy):
-        cell = {"cell": policy.kind, "cell_width": policy.cell.width}
+        cell = {"policy": policy.kind, "cell_width": policy.cell.width}
         layers = {**cell, "encoder": policy.encoder_widths, "hidden": policy.hidden}
         return {**layers, "activation": policy.activation, **policy.head.settings()}
     spec = policy.spec
-    net: dict[str, Any] = {"cell": None, "hidden": spec.widths[1:-1], "activation": spec.activation}
+    net: dict[str, Any] = {"hidden": spec.widths[1:-1], "activation": spec.activation}
     return {**net, **policy.head.settings()}

@@ -25,7 +25,7 @@ from .._base.options import (
 )
 from .._base.settings import check_all, declared
 from .other_libraries import nearest
-from .presets import preset_for
+from .presets import IMAGES, preset_for
 from .settings import AlgorithmSettings, EnvironmentSettings, RolloutSettings, VineSettings
 
 
@@ -55,6 +55,11 @@ class Config(
             )
         if self.kl_rule == "gain":
             self._check_gain()
+        if not len(self.cnn_channels) == len(self.cnn_kernels) == len(self.cnn_strides):
+            raise ValueError(
+                f"cnn_channels: expected as many as cnn_kernels {self.cnn_kernels} and cnn_strides "
+                f"{self.cnn_strides}, got {self.cnn_channels}"
+            )
         if self.penalty_min > self.penalty_max:
             raise ValueError(
                 f"penalty_max: expected at least penalty_min {self.penalty_min:g}, "
@@ -107,6 +112,8 @@ def make_config(
     merged |= settings | {"env": env}
     if preset:
         merged = preset_for(env, merged.get("engine", Config.engine)) | merged
+        if merged.get("policy") == "cnn":
+            merged = IMAGES | merged
     return from_dict(merged)
 
 

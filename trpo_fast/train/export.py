@@ -106,17 +106,26 @@ class Remembering(Deployed):
 
 
 class Single(nn.Module):
-    """The same for one observation: obs [O] (and mask [Z]) -> the action, of the space's shape, or
-    with a memory obs [O], state [K], start [] (and mask [Z]) -> (action, state [K]).
-    """
+    """obs [O] (and mask [Z]) -> the action, of the space's shape."""
 
     def __init__(self, deployed: Deployed) -> None:
         super().__init__()
         self.deployed = deployed
 
-    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
-        found = self.deployed(*(map_rows(lambda part: part[None], given) for given in inputs))
-        return tuple(part[0] for part in found) if isinstance(found, tuple) else found[0]
+    def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
+        rows = map_rows(lambda part: part[None], obs)
+        return self.deployed(rows, None if mask is None else mask[None])[0]
+
+
+class SingleStep(Single):
+    """obs [O], state [K], start [] (and mask [Z]) -> (action, state [K])."""
+
+    def forward(  # type: ignore[override]
+        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        allowed = None if mask is None else mask[None]
+        action, after = self.deployed(obs[None], state[None], start[None], allowed)
+        return action[0], after[0]
 
 
 def export(
@@ -132,8 +141,8 @@ def export(
     if path.suffix not in FORMATS:
         raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
     write, run = FORMATS[path.suffix]
-    kind = Deployed if agent.recurrent is None else Remembering
-    deployed = kind(agent).eval().requires_grad_(False)
+    remembers = agent.recurrent is not None
+    deployed = (Remembering if remembers else Deployed)(agent).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs: Inputs = {"obs": _observations(agent, rows, generator)}
     if agent.recurrent is not None:
@@ -152,7 +161,8 @@ def export(
     with _quiet(), _without_validation():
         if single:
             each = [map_rows(lambda part: part[i], inputs) for i in range(rows)]  # noqa: B023
-            data = write(Single(deployed).eval(), each[0], None)
+            kind = SingleStep if remembers else Single
+            data = write(kind(deployed).eval(), each[0], None)
             program = run(data)
             answers = zip(*(_as_tuple(program(one)) for one in each), strict=True)
             got = tuple(torch.stack(parts) for parts in answers)
@@ -180,6 +190,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             text = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
             warnings.filterwarnings("ignore", text, FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: rows will not be used", UserWarning)
             yield
     finally:
         logger.removeFilter(wanted)
@@ -276,7 +287,7 @@ def _write_onnx(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
     shapes: Any = _dynamic(inputs, rows)
     program: Any = torch.onnx.export(
         module,
-        tuple(inputs.values()),
+        kwargs=inputs,  # a dict that came last among args would be taken for these
         input_names=list(_named(inputs)),
         output_names=["action", "state"] if "state" in inputs else ["action"],
         dynamic_shapes=shapes,

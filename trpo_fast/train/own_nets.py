@@ -59,14 +59,13 @@ def _chooses(head: Head, usual: Head) -> bool:
     return head.integer_actions and head.action_shape == usual.action_shape
 
 
-def with_action_mode(config: Config, head: Head, chosen: bool) -> Config:
-    """The config with the way of mapping actions that a module's head has; ``chosen`` says whether
-    the config's is anyone's choice.
+def with_action_mode(config: Config, head: Head, given: set[str]) -> Config:
+    """The config with the way of mapping actions that a module's head has, unless another one is
+    among the settings that were ``given``.
     """
     if config.action_mode in head.action_modes:
         return config
-    chosen = chosen or config.action_mode != Config.action_mode
-    if chosen or len(head.action_modes) != 1:
+    if "action_mode" in given or len(head.action_modes) != 1:
         modes = " or ".join(map(repr, head.action_modes))
         wanted = f"{modes} for a policy with the head {type(head).__name__}"
         raise fail("action_mode", wanted, repr(config.action_mode))

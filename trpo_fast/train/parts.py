@@ -31,6 +31,7 @@ from ..learner.normalise import (
     RewardScaler,
 )
 from ..learner.recurrent import RecurrentActor, RecurrentCritic
+from ..policy.cnn import CNNPolicy, CNNValues
 from ..policy.heads import Head, head_for_space
 from ..policy.net import MLPPolicy, drawn_for
 from ..policy.recurrent import RecurrentPolicy
@@ -83,6 +84,9 @@ def make_envs(agent: Agent) -> HostEnvs | TensorEnvironment:
     """Environments in one of the two forms that collectors know."""
     env: Any = agent.env_source
     config, device, options = agent.config, agent.device, agent.env_options
+    tensors = is_tensor_env(env) or config.engine == "tensor"
+    if tensors and config.policy == "cnn":
+        raise fail("policy", "'auto' or 'mlp' for a tensor environment", "'cnn'")
     if is_tensor_env(env):
         if not same_place(env.device, device):
             raise fail("device", f"{env.device}, where the environment is", device)
@@ -111,7 +115,7 @@ def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:
     return envs.single_observation_space, envs.single_action_space
 
 
-def make_policy(agent: Agent) -> MLPPolicy | RecurrentPolicy:
+def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy | RecurrentPolicy:
     """The policy of the config for the agent's environments."""
     config = agent.config
     observations, actions = spaces_of(agent.envs)
@@ -119,20 +123,22 @@ def make_policy(agent: Agent) -> MLPPolicy | RecurrentPolicy:
         head = head_for_space(actions, std=config.std, action_mode=config.action_mode)
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
-    size = int(torch.Size(observations.shape).numel())
+    shape = (config.hidden, config.activation)
     place: dict[str, Any] = {"dtype": torch.float32, "device": agent.device}
-    if config.cell is None:
-        return MLPPolicy(size, head, config.hidden, config.activation, **place)
-    layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
-    return RecurrentPolicy(
-        size,
-        head,
-        config.cell,
-        config.cell_width,
-        **layers,
-        activation=config.activation,
-        **place,
-    )
+    if config.policy == "cnn":
+        return CNNPolicy(observations, head, *shape, **convolutions(config), device=agent.device)
+    size = int(torch.Size(observations.shape).numel())
+    if config.policy == "gru" or config.policy == "lstm":
+        layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
+        layers["activation"] = config.activation
+        return RecurrentPolicy(size, head, config.policy, config.cell_width, **layers, **place)
+    return MLPPolicy(size, head, *shape, **place)
+
+
+def convolutions(config: Config) -> dict[str, Any]:
+    """The arguments of nets for images, which are float32."""
+    names = ("channels", "kernels", "strides")
+    return {name: getattr(config, f"cnn_{name}") for name in names} | {"dtype": torch.float32}
 
 
 def head_that_fits(agent: Agent) -> Head:
@@ -238,18 +244,16 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         check_apart(agent.policy, module)
         return Critic.of_module(module, example_rows(agent)[0], **options)
     observations, _ = spaces_of(agent.envs)
+    if config.policy == "cnn" or parts_of_envs(agent.envs) is not None:
+        shape = (config.critic_hidden, config.activation)
+        values = CNNValues(observations, *shape, **convolutions(config), device=agent.device)
+        return Critic.of_module(values, example_rows(agent)[0], **options)
     size = int(torch.Size(observations.shape).numel())
     options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
-    if config.cell is None:
+    if (policy := agent.recurrent) is None:
         return Critic(size, config.critic_hidden, **options)
-    return RecurrentCritic(
-        size,
-        config.cell,
-        config.cell_width,
-        encoder=config.encoder,
-        hidden=config.critic_hidden,
-        **options,
-    )
+    layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.critic_hidden}
+    return RecurrentCritic(size, policy.kind, policy.cell.width, **layers, **options)
 
 
 def make_collector(agent: Agent) -> HostCollector | TensorCollector:
@@ -313,4 +317,4 @@ def keeps_structure(config: Config, policy: nn.Module | None) -> bool | None:
     """
     if policy is not None:
         return not isinstance(unwrapped(policy), MLPPolicy | RecurrentPolicy)
-    return False
+    return None if config.policy == "auto" else config.policy == "cnn"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..policy.cnn import HIDDEN
+
 # Frequent, somewhat larger updates; minibatches of a quarter keep 40 critic steps an update.
 MUJOCO: dict[str, Any] = {
     "rows_per_update": 1024,
@@ -105,6 +107,10 @@ TENSOR: dict[str, Any] = {
     "critic_epochs": 1,
     "critic_minibatch": 2048,
 }
+
+
+# What follows the convolutions of images, where nothing else was chosen.
+IMAGES: dict[str, Any] = {"hidden": HIDDEN, "critic_hidden": HIDDEN, "activation": "relu"}
 
 
 def preset_for(env: str, engine: str = "sync") -> dict[str, Any]:

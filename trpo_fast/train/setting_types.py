@@ -24,7 +24,6 @@ from .._base.choices import (
     PenaltyRule,
     Precision,
     PreconditionerKind,
-    RecurrentKind,
     Sampling,
     Std,
     VineActions,
@@ -32,7 +31,7 @@ from .._base.choices import (
 
 
 class Settings(TypedDict, total=False):
-    """Every field of ``Config`` but ``env`` and ``critic``, arguments of ``TRPO`` itself."""
+    """Every field of ``Config`` but env, policy and critic, arguments of ``TRPO`` itself."""
 
     engine: Engine
     workers: int | None
@@ -54,11 +53,13 @@ class Settings(TypedDict, total=False):
     hidden: tuple[int, ...]
     activation: Activation
     std: Std
-    cell: RecurrentKind | None
     cell_width: int
     encoder: tuple[int, ...]
     initial_log_std: float
     action_mode: ActionMode
+    cnn_channels: tuple[int, ...]
+    cnn_kernels: tuple[int, ...]
+    cnn_strides: tuple[int, ...]
     algorithm: Algorithm
     max_kl_final: float | None
     max_kl_hold: int

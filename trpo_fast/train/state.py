@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from .._base.extras import require
-from ..learner.value_net import ValueNet
+from ..policy.cnn import CNNPolicy
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
@@ -35,8 +35,8 @@ def pack(agent: Agent) -> dict[str, Any]:
     """Everything that training goes on from."""
     normaliser, scaler = agent.normaliser, agent.reward_scaler
     policy = unwrapped(agent.policy)  # torch.compile would put its own name before every weight
-    net = agent.critic.net
     stock = isinstance(policy, MLPPolicy | RecurrentPolicy) and policy.follows_spec()
+    stock |= isinstance(policy, CNNPolicy) and agent.config.policy == "cnn"
     return {
         "kind": "TRPO",
         "config": agent.config.as_dict(),
@@ -44,7 +44,7 @@ def pack(agent: Agent) -> dict[str, Any]:
         "env_options": agent.env_options,
         "policy": dict(policy.state_dict()),
         "own_policy": None if stock else type(policy).__name__,
-        "own_critic": type(net.module).__name__ if isinstance(net, ValueNet) else None,
+        "own_critic": agent.own_critic,
         "critic": dict(agent.critic.state_dict()),
         "normaliser": None if normaliser is None else normaliser.state_dict(),
         "reward_scaler": None if scaler is None else scaler.state_dict(),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import Never, Self, Unpack
 
 from .._base.arguments import check_count, check_number, fail
-from .._base.choices import CriticMethod, RecurrentKind
+from .._base.choices import CriticMethod, PolicyKind
 from .._base.rows import Rows
 from .._base.seeds import derive
 from .._base.threads import OneThread
@@ -30,7 +30,7 @@ from ..learner.critic import CriticInfo
 from ..updates.info import UpdateInfo
 from . import checkpoint, parts
 from .agent import Agent, EnvSource
-from .agent_config import agent_config
+from .agent_config import agent_config, chosen_names, with_images
 from .config import Config
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
@@ -65,7 +65,7 @@ class TRPO(Agent):
         env: EnvSource = "CartPole-v1",
         *more: Never,
         config: Config | None = None,
-        policy: nn.Module | RecurrentKind | None = None,
+        policy: nn.Module | PolicyKind | None = None,
         critic: nn.Module | CriticMethod | None = None,
         env_options: dict[str, Any] | None = None,
         **settings: Unpack[Settings],
@@ -73,20 +73,24 @@ class TRPO(Agent):
         check_agent(env, more)
         parts.check_tensors(env)
         self.env_source, self.env_options = env, env_options or {}
+        given = chosen_names(config, settings)
         self.config = config = agent_config(env, config, policy, critic, {**settings})
         self.device = parts.pick_device(config, env)
         torch.manual_seed(derive(config.seed, "weights"))  # what is drawn later, generators draw
         exploration = derive(config.seed, "exploration")
         self.generator = torch.Generator(self.device).manual_seed(exploration)
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
-        given = policy if isinstance(policy, nn.Module) else None
-        self.structured = parts.keeps_structure(config, given)
+        own, values = (net if isinstance(net, nn.Module) else None for net in (policy, critic))
+        self.structured = parts.keeps_structure(config, own)
         self.envs = parts.make_envs(self)
+        if own is None and config.policy == "auto" and parts.parts_of_envs(self.envs) is not None:
+            self.config = config = with_images(config, given)
         self.mask_width = parts.mask_width(self)
-        self.policy = parts.make_policy(self) if given is None else given
+        self.policy = parts.make_policy(self) if own is None else own
         self.head = parts.head_that_fits(self)
-        self.config = config = with_action_mode(config, self.head, "action_mode" in settings)
-        self.critic = parts.make_critic(self, critic if isinstance(critic, nn.Module) else None)
+        self.config = config = with_action_mode(config, self.head, given)
+        self.critic = parts.make_critic(self, values)
+        self.own_critic = None if values is None else type(values).__name__
         self.collector = parts.make_collector(self)
         self.penalty = make_penalty(config)
         self.trust_region = TrustRegion(config)
@@ -97,14 +101,6 @@ class TRPO(Agent):
         self.backend = config.backend  # of the last update, once there was one
         self.vine = Vine(self) if config.sampling == "vine" else None
         self.sampler = sampler(config.seed, self.device)  # of predict, which trains nothing
-
-    def __repr__(self) -> str:
-        config = self.config
-        return (
-            f"TRPO({config.env!r}, algorithm={config.algorithm!r}, num_envs={config.num_envs}, "
-            f"steps={self.steps}, updates={self.updates}, device='{self.device}', "
-            f"backend={self.backend!r})"
-        )
 
     def learn(
         self,

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ..._base.rows import map_rows
 from ..errors import WorkerError, describe_step, shape_error
 from ..gym.access import Copies
 from .shared import SharedArrays
+
+
+def _fill(kept: np.ndarray, part: np.ndarray) -> None:
+    kept[...] = part.reshape(kept.shape)
 
 
 class Chunk(Copies):
@@ -28,16 +33,12 @@ class Chunk(Copies):
     def attach(self, arrays: SharedArrays, first: int) -> None:
         """Use the rows from ``first`` on of the shared arrays."""
         self.first, rows = first, slice(first, first + self.venv.num_envs)
-        self.actions, self.obs, self.final_obs, self.rewards, self.terminated, self.truncated = (
+        self.actions, self.rewards, self.terminated, self.truncated = (
             array[rows]
-            for array in (
-                arrays.actions,
-                arrays.obs,
-                arrays.final_obs,
-                arrays.rewards,
-                arrays.terminated,
-                arrays.truncated,
-            )
+            for array in (arrays.actions, arrays.rewards, arrays.terminated, arrays.truncated)
+        )
+        self.obs, self.final_obs = (
+            map_rows(lambda array: array[rows], parts) for parts in (arrays.obs, arrays.final_obs)
         )
 
     def step(self) -> Any:
@@ -47,16 +48,20 @@ class Chunk(Copies):
             obs, rewards, terminated, truncated, infos = self.venv.step(actions)
         except ValueError as error:
             raise WorkerError(describe_step(error, self.venv, self.first)) from error
-        self.obs[...] = obs.reshape(self.obs.shape)
+        map_rows(_fill, self.obs, obs)
         self.rewards[...], self.terminated[...] = rewards, terminated
         self.truncated[...] = truncated
         if "final_obs" in infos:
             for i in np.flatnonzero(infos["_final_obs"]):
-                final = infos["final_obs"][i]
-                if why := shape_error(final, self.spaces[0].shape, f" from copy {self.first + i}"):
-                    raise WorkerError(why)
-                self.final_obs[i] = np.asarray(final).reshape(-1)
+                self._keep_final(int(i), infos["final_obs"][i])
         return infos.get("action_mask")
+
+    def _keep_final(self, i: int, final: Any) -> None:
+        if isinstance(self.final_obs, np.ndarray):
+            wanted = self.spaces[0].shape
+            if why := shape_error(final, wanted, f" from copy {self.first + i}"):
+                raise WorkerError(why)
+        map_rows(lambda kept, part: _fill(kept[i : i + 1], np.asarray(part)), self.final_obs, final)
 
     def reset(self, seeds: Any) -> Any:
         """Start an episode in every copy; the action masks."""
@@ -64,7 +69,7 @@ class Chunk(Copies):
             obs, infos = self.venv.reset(seed=seeds)
         except ValueError as error:
             raise WorkerError(describe_step(error, self.venv, self.first)) from error
-        self.obs[...] = obs.reshape(self.obs.shape)
+        map_rows(_fill, self.obs, obs)
         return infos.get("action_mask")
 
     def close(self) -> None:

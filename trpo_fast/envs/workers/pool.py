@@ -26,7 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..._base.rows import map_rows
 from ..errors import WorkerError
+from ..flat import keeps_structure
+from ..observations import Part, parts_of_space
 from .chunk import Chunk
 from .shared import CALL, CLOSE, STEP, SharedArrays
 from .worker import Worker
@@ -55,7 +58,7 @@ def start_method() -> str:
 
 class WorkerEnvs:
     """A vector environment over this process and ``workers`` more (by default one for each further
-    core). Observations come flat; arrays are written anew by every call.
+    core). Observations come flat, or with their structure; arrays are written anew by every call.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class WorkerEnvs:
         *,
         seed: int = 0,
         method: str | None = None,
+        structured: bool | None = False,
     ) -> None:
         self.num_envs = len(makers)
         wanted = usable_cores() - 1 if workers is None else workers
@@ -74,8 +78,10 @@ class WorkerEnvs:
         self.single_observation_space, self.single_action_space = self._here.spaces
         method = method or start_method()
         context: Any = multiprocessing.get_context(method)
-        obs_dim = int(np.prod(self.single_observation_space.shape or ()))
-        self._arrays = SharedArrays(context, self.num_envs, obs_dim, self.single_action_space)
+        space = self.single_observation_space
+        flat = Part((int(np.prod(space.shape or ())),), np.dtype(np.float32))
+        parts = parts_of_space(space) if keeps_structure(space, structured) else flat
+        self._arrays = SharedArrays(context, self.num_envs, parts, self.single_action_space)
         self._here.attach(self._arrays, 0)
         self._workers: list[Worker] = []
         self._finalizer = weakref.finalize(self, _end_workers, os.getpid(), self._workers)
@@ -122,7 +128,7 @@ class WorkerEnvs:
         for worker in workers:
             worker.ask(STEP)
         masks = self._gather(self._here.step)
-        infos: dict[str, Any] = {"final_obs": arrays.final_obs}
+        infos: dict[str, Any] = {"final_obs": _ByCopy(arrays.final_obs)}
         if masks[0] is not None:
             infos["action_mask"] = _merge_masks(masks)
         return arrays.obs, arrays.rewards, arrays.terminated, arrays.truncated, infos
@@ -179,6 +185,16 @@ class WorkerEnvs:
         if failure is not None:
             raise failure
         return results
+
+
+class _ByCopy:
+    """Observations [E, ...] by the number of a copy."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __getitem__(self, copy: int) -> Any:
+        return map_rows(lambda part: part[copy], self._rows)
 
 
 def _split_copies(copies: int, parts: int) -> list[range]:

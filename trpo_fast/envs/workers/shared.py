@@ -9,9 +9,13 @@ the acquire that it ended.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ..._base.rows import map_rows
+from ..observations import Part
 
 # Tries before going to sleep, 42 ns each. With 40 us of work and a release every 70 us the
 # handshake costs 7 us; 63 asleep. Hopper, whose steps last longer: 550 us a step; 580 with 3000.
@@ -26,36 +30,50 @@ STEP, CALL, CLOSE = range(3)  # commands: one step; (method, arguments) in the p
 NOTHING, RESULT, FAILED = range(3)  # status of an answer: what is in the pipe
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """Where an array lies."""
+
+    memory: Any
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        count = int(np.prod(self.shape))
+        return np.frombuffer(self.memory, self.dtype, count).reshape(self.shape)
+
+
 class SharedArrays:
     """Arrays with a row per copy, in memory that every process sees."""
 
     actions: np.ndarray  # [E, ...] in the environment's units
-    obs: np.ndarray  # [E, O] float32
-    final_obs: np.ndarray  # [E, O] float32, of the copies whose episode ended in the last step
+    obs: Any  # [E, O] float32, or the parts of structured observations
+    final_obs: Any  # as obs, of the copies whose episode ended in the last step
     rewards: np.ndarray  # [E]
     terminated: np.ndarray  # [E] bool
     truncated: np.ndarray  # [E] bool
 
-    def __init__(self, context: Any, copies: int, obs_dim: int, actions: Any) -> None:
-        rows: dict[str, tuple[Any, tuple[int, ...]]] = {
+    def __init__(self, context: Any, copies: int, obs: Any, actions: Any) -> None:
+        rows: dict[str, Any] = {
             # A space without a dtype (a tuple of spaces) has no policy that could act in it.
-            "actions": (actions.dtype or np.int64, actions.shape or ()),
-            "obs": (np.float32, (obs_dim,)),
-            "final_obs": (np.float32, (obs_dim,)),
-            "rewards": (np.float64, ()),
-            "terminated": (np.bool_, ()),
-            "truncated": (np.bool_, ()),
+            "actions": Part(actions.shape or (), np.dtype(actions.dtype or np.int64)),
+            "obs": obs,
+            "final_obs": obs,
+            "rewards": Part((), np.dtype(np.float64)),
+            "terminated": Part((), np.dtype(np.bool_)),
+            "truncated": Part((), np.dtype(np.bool_)),
         }
-        self._parts = {}
-        for name, (dtype, shape) in rows.items():
-            size = max(1, copies * int(np.prod(shape)) * np.dtype(dtype).itemsize)
-            self._parts[name] = (context.RawArray("b", size), dtype, (copies, *shape))
+
+        def memory(part: Part) -> Any:
+            size = max(1, copies * int(np.prod(part.shape)) * part.dtype.itemsize)
+            return _Memory(context.RawArray("b", size), part.dtype, (copies, *part.shape))
+
+        self._parts = {name: map_rows(memory, parts) for name, parts in rows.items()}
         self._map()
 
     def _map(self) -> None:
-        for name, (memory, dtype, shape) in self._parts.items():
-            count = int(np.prod(shape))
-            setattr(self, name, np.frombuffer(memory, dtype, count).reshape(shape))
+        for name, parts in self._parts.items():
+            setattr(self, name, map_rows(_Memory.array, parts))
 
     def __getstate__(self) -> Any:
         return self._parts  # the memory itself; arrays would travel as copies

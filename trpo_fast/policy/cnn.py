@@ -1,0 +1,293 @@
+"""``CNNPolicy``: convolutions for images, beside their features whatever else is observed, and
+layers to an action head. Observations are those of a gymnasium space: an array, dicts or tuples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .._base.arguments import check_counts, check_device, check_dtype, check_number, fail
+from .._base.choices import ActionMode, Activation, Std
+from .._base.options import PolicySettings
+from .._base.rows import Rows, parts_of
+from .flat import flat_params
+from .heads import Head, head_for_space
+from .images import Image, is_image
+from .net import drawn_for, mlp
+
+HIDDEN = (512,)  # after the convolutions, as in the network of Nature's article on Atari games
+
+
+class Convolutions(nn.Module):
+    """Images [N, *shape] to features [N, F]: scaled, convolved, ReLU after each convolution."""
+
+    def __init__(
+        self,
+        space: Any,
+        channels: Sequence[int],
+        kernels: Sequence[int],
+        strides: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.image = Image.of_space(space)
+        layers: list[nn.Module] = []
+        depth, *size = self.image.planes
+        for out, kernel, stride in zip(channels, kernels, strides, strict=True):
+            size = [(side - kernel) // stride + 1 for side in size]
+            if min(size) < 1:
+                got = f"{tuple(kernels)} with cnn_strides {tuple(strides)}"
+                wanted = (
+                    f"kernels that fit an image of {' x '.join(map(str, self.image.planes[1:]))}"
+                )
+                raise fail("cnn_kernels", wanted, got)
+            layer = nn.Conv2d(depth, out, kernel, stride)
+            nn.init.orthogonal_(layer.weight, math.sqrt(2.0))
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            layers += [layer, nn.ReLU()]
+            depth = out
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.features = depth * math.prod(size)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        first: Any = self.layers[0]
+        found: Tensor = self.layers(self.image.scaled(obs, first.weight.dtype))
+        return found
+
+
+class OneHot(nn.Module):
+    """Choices [N, factors] to indicators [N, sum of nvec]."""
+
+    def __init__(self, starts: Sequence[int], nvec: Sequence[int]) -> None:
+        super().__init__()
+        self.starts, self.nvec, self.features = tuple(starts), tuple(nvec), sum(nvec)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        columns = obs.reshape(obs.shape[0], -1)
+        pairs = enumerate(zip(self.starts, self.nvec, strict=True))
+        found = [
+            columns[:, i, None] - start == torch.arange(n, device=obs.device)
+            for i, (start, n) in pairs
+        ]
+        return torch.cat(found, dim=1)
+
+
+class Numbers(nn.Module):
+    """Arrays [N, *shape] to numbers [N, F]."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.features = math.prod(shape)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return obs.reshape(obs.shape[0], -1)
+
+
+class Extractor(nn.Module):
+    """Features [N, F] of observations, side by side in the order of the space: convolved images,
+    numbers as they are, choices as indicators.
+    """
+
+    def __init__(self, space: Any, **convolutions: Any) -> None:
+        super().__init__()
+        parts = _parts_of_space(space)
+        self.names = [name for name, _ in parts]
+        made = [_extractor(name, part, convolutions) for name, part in parts]
+        self.parts = nn.ModuleList(made)
+        self.features = sum(part.features for part in made)
+
+    def forward(self, obs: Rows, kind: torch.dtype) -> Tensor:
+        found = dict(parts_of(obs))
+        if found.keys() != set(self.names):
+            raise fail("obs", f"the parts {', '.join(self.names)}", ", ".join(found))
+        pairs = zip(self.parts, self.names, strict=True)
+        pieces = [part(found[name]).to(kind) for part, name in pairs]
+        return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
+
+
+def _parts_of_space(space: Any, name: str = "obs") -> list[tuple[str, Any]]:
+    """The spaces of an observation's parts, by the names of ``parts_of``."""
+    from gymnasium import spaces
+
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return [(name, space)]
+    entries = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+    return [pair for key, one in entries for pair in _parts_of_space(one, f"{name}[{key!r}]")]
+
+
+def _extractor(
+    name: str, space: Any, convolutions: dict[str, Any]
+) -> Convolutions | OneHot | Numbers:
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Discrete):
+        return OneHot([int(space.start)], [int(space.n)])
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec = [int(n) for n in space.nvec.reshape(-1)]
+        return OneHot([int(n) for n in space.start.reshape(-1)], nvec)
+    if isinstance(space, spaces.Box) and is_image(space):
+        return Convolutions(space, **convolutions)
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return Numbers(space.shape)
+    wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
+    raise fail(f"observation_space ({name})", wanted, space)
+
+
+class _Net(nn.Module):
+    """Features of observations, and layers on them."""
+
+    def __init__(
+        self,
+        space: Any,
+        outputs: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        convolutions: dict[str, Any],
+        output_gain: float,
+    ) -> None:
+        super().__init__()
+        for name in ("channels", "kernels", "strides"):
+            convolutions[name] = check_counts(f"cnn_{name}", convolutions[name])
+        if len({len(counts) for counts in convolutions.values()}) != 1:
+            raise fail("cnn_channels", "as many as cnn_kernels and cnn_strides", convolutions)
+        check_number("output_gain", output_gain)
+        self.extractor = Extractor(space, **convolutions)
+        widths = (self.extractor.features, *check_counts("hidden", hidden), outputs)
+        gain = math.sqrt(2.0)
+        self.layers = mlp(widths, activation, hidden_gain=gain, output_gain=output_gain)
+
+    def forward(self, obs: Rows) -> Tensor:
+        first: Any = self.layers[0]
+        found: Tensor = self.layers(self.extractor(obs, first.weight.dtype))
+        return found
+
+
+class CNNPolicy(nn.Module):
+    """Convolutions and layers from observations of a gymnasium space to an action distribution.
+
+    Images are uint8 or floats [C, H, W] or [H, W, C], frames of them stacked [S, ...], or [H, W];
+    they are scaled to [0, 1] by the bounds of their space. Numbers and choices of a Dict or Tuple
+    go beside the features of its images.
+
+    >>> policy = CNNPolicy(Box(0, 255, (4, 84, 84), np.uint8), Categorical(6))
+    >>> policy(torch.zeros(5, 4, 84, 84, dtype=torch.uint8)).sample().shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        head: Head,
+        hidden: Sequence[int] = HIDDEN,
+        activation: Activation = "relu",
+        *,
+        channels: Sequence[int] = PolicySettings.cnn_channels,
+        kernels: Sequence[int] = PolicySettings.cnn_kernels,
+        strides: Sequence[int] = PolicySettings.cnn_strides,
+        output_gain: float = 0.01,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(head, Head):
+            raise fail("head", "a head such as Gaussian(3)", repr(head))
+        convolutions = {"channels": channels, "kernels": kernels, "strides": strides}
+        self.net = _made(
+            observation_space, head.outputs, hidden, activation, convolutions, output_gain, device
+        )
+        self.head = head
+        _placed(self, dtype, device)
+
+    @classmethod
+    def for_spaces(
+        cls,
+        observation_space: Any,
+        action_space: Any,
+        hidden: Sequence[int] = HIDDEN,
+        activation: Activation = "relu",
+        *,
+        std: Std = PolicySettings.std,
+        action_mode: ActionMode = PolicySettings.action_mode,
+        **options: Any,
+    ) -> CNNPolicy:
+        """The policy for two gymnasium spaces, with the head that ``MLPPolicy.for_spaces`` has."""
+        head = head_for_space(action_space, std=std, action_mode=action_mode)
+        return cls(observation_space, head, hidden, activation, **options)
+
+    def distribution_params(self, obs: Rows, action_mask: Tensor | None = None) -> Tensor:
+        """Distribution parameters [N, D] at rows obs; action_mask [N, Z] bool, True = allowed."""
+        return self.head.distribution_params(self.net(obs), mask=action_mask)
+
+    def forward(self, obs: Rows, action_mask: Tensor | None = None) -> Distribution:
+        """The torch distribution of the actions at rows obs; action_mask [N, Z] bool, True =
+        allowed.
+        """
+        return self.head.distribution(self.distribution_params(obs, action_mask))
+
+    if TYPE_CHECKING:  # torch calls forward, and says Any
+
+        def __call__(self, obs: Rows, action_mask: Tensor | None = None) -> Distribution: ...
+
+
+class CNNValues(nn.Module):
+    """Convolutions and layers from observations of a gymnasium space to values [N, 1]: the critic
+    beside a ``CNNPolicy``, with convolutions of its own.
+
+    >>> values = CNNValues(Box(0, 255, (4, 84, 84), np.uint8))
+    >>> values(torch.zeros(5, 4, 84, 84, dtype=torch.uint8)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        hidden: Sequence[int] = HIDDEN,
+        activation: Activation = "relu",
+        *,
+        channels: Sequence[int] = PolicySettings.cnn_channels,
+        kernels: Sequence[int] = PolicySettings.cnn_kernels,
+        strides: Sequence[int] = PolicySettings.cnn_strides,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        convolutions = {"channels": channels, "kernels": kernels, "strides": strides}
+        self.net = _made(observation_space, 1, hidden, activation, convolutions, 1.0, device)
+        _placed(self, dtype, device)
+
+    def forward(self, obs: Rows) -> Tensor:
+        """Values [N, 1] at rows obs."""
+        found: Tensor = self.net(obs)
+        return found
+
+
+def _made(
+    space: Any,
+    outputs: int,
+    hidden: Sequence[int],
+    activation: Activation,
+    convolutions: dict[str, Any],
+    output_gain: float,
+    device: torch.device | str | None,
+) -> _Net:
+    """The net, drawn where ``MLPPolicy``'s is."""
+    from gymnasium.spaces import Space
+
+    if not isinstance(space, Space):
+        raise fail("observation_space", "a gymnasium space", repr(space))
+    check_device("device", device)
+    with drawn_for(device):
+        return _Net(space, outputs, hidden, activation, convolutions, output_gain)
+
+
+def _placed(
+    module: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None
+) -> None:
+    check_dtype("dtype", dtype)
+    module.to(device=device, dtype=dtype)
+    flat_params(module)
