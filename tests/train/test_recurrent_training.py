@@ -200,8 +200,7 @@ def test_a_policy_without_a_memory_takes_no_state():
         one.predict(np.zeros(4), state=np.zeros(3))
 
 
-@pytest.mark.parametrize("single", [False, True])
-@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+@pytest.mark.parametrize(("ending", "single"), [(".pt2", False), (".onnx", True)])
 def test_an_exported_step_gives_the_action_and_the_next_state(tmp_path, ending, single):
     if ending == ".onnx":
         pytest.importorskip("onnx")
@@ -223,7 +222,7 @@ def test_a_policy_that_was_given_decides_the_settings_and_is_loaded_again(tmp_pa
     policy = RecurrentPolicy(4, Categorical(2), "lstm", 6, encoder=(3,), hidden=(4,))
     one = TRPO("CartPole-v1", policy=policy, num_envs=2, rows_per_update=20)
     config = one.config
-    found = config.cell, config.cell_width, config.encoder, config.hidden
+    found = config.policy, config.cell_width, config.encoder, config.hidden
     assert found == ("lstm", 6, (3,), (4,))
     one.train_once()
     one.save(tmp_path / "one")
@@ -273,10 +272,10 @@ def test_what_a_policy_with_a_memory_cannot_follow_is_refused(settings, sentence
         agent(**settings)
 
 
-def test_a_cell_beside_a_policy_that_has_none_is_refused():
+def test_a_width_of_the_cell_beside_a_policy_that_has_none_is_refused():
     module = torch.nn.Linear(4, 2)
-    with pytest.raises(ValueError, match="cell: expected none beside a policy"):
-        TRPO("CartPole-v1", policy=module, cell="gru")
+    with pytest.raises(ValueError, match="cell_width: expected none beside a policy"):
+        TRPO("CartPole-v1", policy=module, cell_width=3)
 
 
 def test_products_of_a_rollout_are_those_of_the_dense_matrix():

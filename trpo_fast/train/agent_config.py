@@ -8,12 +8,11 @@ the config of an agent always describes the policy it has.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 
 from .._base.arguments import fail
-from .._base.choices import RecurrentKind
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
 from .config import Config, make_config
@@ -21,7 +20,16 @@ from .parts import env_name
 from .presets import IMAGES
 
 # Settings that say nothing of a policy or a critic that was given as a module of any kind.
-OF_POLICY = ("hidden", "std", "initial_log_std", "cnn_channels", "cnn_kernels", "cnn_strides")
+OF_POLICY = (
+    "hidden",
+    "std",
+    "initial_log_std",
+    "cnn_channels",
+    "cnn_kernels",
+    "cnn_strides",
+    "cell_width",
+    "encoder",
+)
 OF_CRITIC = ("critic_hidden",)
 
 
@@ -35,8 +43,6 @@ def agent_config(
     """The config of an agent: the given one, or the settings over the environment's preset. Words
     for policy and critic are added to the settings.
     """
-    if policy in get_args(RecurrentKind):
-        settings["cell"], policy = policy, None
     nets = {"policy": policy, "critic": critic}
     settings |= {name: net for name, net in nets.items() if isinstance(net, str)}
     if config is not None and settings:
@@ -51,12 +57,10 @@ def agent_config(
             if chosen != env.num_envs:
                 raise fail("num_envs", f"the environment's {env.num_envs}", chosen)
         config = make_config(env_name(env), **settings)
-    if isinstance(policy, nn.Module):
+    if isinstance(policy, nn.Module) and not isinstance(policy, RecurrentPolicy):
         config = dataclasses.replace(config, policy="auto")  # it says what policy there is
     if isinstance(policy, MLPPolicy | RecurrentPolicy):
         return _as_the_policy(config, given, policy)
-    if policy is not None and config.cell is not None:
-        raise fail("cell", "none beside a policy, which has its own", "both")
     return config
 
 
@@ -108,9 +112,9 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy | Recurren
 def settings_of(policy: MLPPolicy | RecurrentPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
     if isinstance(policy, RecurrentPolicy):
-        cell = {"cell": policy.kind, "cell_width": policy.cell.width}
+        cell = {"policy": policy.kind, "cell_width": policy.cell.width}
         layers = {**cell, "encoder": policy.encoder_widths, "hidden": policy.hidden}
         return {**layers, "activation": policy.activation, **policy.head.settings()}
     spec = policy.spec
-    net: dict[str, Any] = {"cell": None, "hidden": spec.widths[1:-1], "activation": spec.activation}
+    net: dict[str, Any] = {"hidden": spec.widths[1:-1], "activation": spec.activation}
     return {**net, **policy.head.settings()}

@@ -108,7 +108,7 @@ class Remembering(Deployed):
 
 
 class Single(nn.Module):
-    """The same for one observation: obs [O] (and mask [Z]) -> the action, of the space's shape."""
+    """obs [O] (and mask [Z]) -> the action, of the space's shape."""
 
     def __init__(self, deployed: Deployed) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Single(nn.Module):
         return found
 
 
-class SingleRemembering(Single):
+class SingleStep(Single):
     """obs [O], state [K], start [] (and mask [Z]) -> (action, state [K])."""
 
     def forward(  # type: ignore[override]
@@ -156,8 +156,8 @@ def export(
     if path.suffix not in FORMATS:
         raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
     write, run = FORMATS[path.suffix]
-    kind = Deployed if agent.recurrent is None else Remembering
-    deployed = kind(agent).eval().requires_grad_(False)
+    remembers = agent.recurrent is not None
+    deployed = (Remembering if remembers else Deployed)(agent).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs: Inputs = {"obs": _observations(agent, rows, generator)}
     if agent.recurrent is not None:
@@ -176,8 +176,8 @@ def export(
     with _quiet(), _without_validation():
         if single:
             each = [map_rows(lambda part: part[i], inputs) for i in range(rows)]  # noqa: B023
-            alone = Single if agent.recurrent is None else SingleRemembering
-            data = write(alone(deployed).eval(), each[0], None)
+            kind = SingleStep if remembers else Single
+            data = write(kind(deployed).eval(), each[0], None)
             program = run(data)
             answers = zip(*(_as_tuple(program(one)) for one in each), strict=True)
             got = tuple(torch.stack(parts) for parts in answers)

@@ -134,22 +134,15 @@ def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy | RecurrentPolicy:
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
     shape = (config.hidden, config.activation)
+    place: dict[str, Any] = {"dtype": torch.float32, "device": agent.device}
     if config.policy == "cnn":
         return CNNPolicy(observations, head, *shape, **convolutions(config), device=agent.device)
     size = int(torch.Size(observations.shape).numel())
-    place: dict[str, Any] = {"dtype": torch.float32, "device": agent.device}
-    if config.cell is None:
-        return MLPPolicy(size, head, *shape, **place)
-    layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
-    return RecurrentPolicy(
-        size,
-        head,
-        config.cell,
-        config.cell_width,
-        **layers,
-        activation=config.activation,
-        **place,
-    )
+    if config.policy == "gru" or config.policy == "lstm":
+        layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
+        layers["activation"] = config.activation
+        return RecurrentPolicy(size, head, config.policy, config.cell_width, **layers, **place)
+    return MLPPolicy(size, head, *shape, **place)
 
 
 def convolutions(config: Config) -> dict[str, Any]:
@@ -270,20 +263,13 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         return Critic.of_module(values, example_rows(agent)[0], **options)
     size = int(torch.Size((own or observations).shape).numel())
     options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
-    if config.cell is None:
+    if (policy := agent.recurrent) is None:
         return Critic(size, config.critic_hidden, **options)
     if own is not None:
-        raise fail(
-            "policy", "one without a memory where the critic has its own observations", config.cell
-        )
-    return RecurrentCritic(
-        size,
-        config.cell,
-        config.cell_width,
-        encoder=config.encoder,
-        hidden=config.critic_hidden,
-        **options,
-    )
+        wanted = "one without a memory where the critic has observations of its own"
+        raise fail("policy", wanted, repr(policy.kind))
+    layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.critic_hidden}
+    return RecurrentCritic(size, policy.kind, policy.cell.width, **layers, **options)
 
 
 def _zeros(agent: Agent, space: Any) -> Tensor:
@@ -371,6 +357,4 @@ def keeps_structure(config: Config, policy: nn.Module | None) -> bool | None:
     """
     if policy is not None:
         return not isinstance(unwrapped(policy), MLPPolicy | RecurrentPolicy)
-    if config.cell is not None:
-        return False
     return None if config.policy == "auto" else config.policy == "cnn"

@@ -25,7 +25,6 @@ from .._base.choices import (
     PenaltyRule,
     Precision,
     PreconditionerKind,
-    RecurrentKind,
     Sampling,
     Std,
     VineActions,
@@ -55,7 +54,6 @@ class Settings(TypedDict, total=False):
     hidden: tuple[int, ...]
     activation: Activation
     std: Std
-    cell: RecurrentKind | None
     cell_width: int
     encoder: tuple[int, ...]
     initial_log_std: float

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import Never, Self, Unpack
 
 from .._base.arguments import check_count, check_number, fail
-from .._base.choices import CriticMethod, PolicyKind, RecurrentKind
+from .._base.choices import CriticMethod, PolicyKind
 from .._base.rows import Rows
 from .._base.seeds import derive
 from .._base.threads import OneThread
@@ -66,7 +66,7 @@ class TRPO(Agent):
         env: EnvSource = "CartPole-v1",
         *more: Never,
         config: Config | None = None,
-        policy: nn.Module | PolicyKind | RecurrentKind | None = None,
+        policy: nn.Module | PolicyKind | None = None,
         critic: nn.Module | CriticMethod | None = None,
         env_options: dict[str, Any] | None = None,
         **settings: Unpack[Settings],
