@@ -194,6 +194,49 @@ def test_what_departs_is_not_mistaken(name):
     assert relative_error((operator @ v).double(), (plain @ v).double()) < FLOAT32_PRODUCT
 
 
+FORBIDDEN = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) < 0.3
+FORBIDDEN[:, 1] = False
+MASKS = {
+    "where": lambda z, allowed: torch.where(allowed, z, -1e30),
+    "where not": lambda z, allowed: torch.where(~allowed, torch.tensor(-1e9), z),
+    "filled": lambda z, allowed: z.masked_fill(~allowed, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masked_logits(name):
+    def given(m, obs, mask):
+        return Categorical(logits=MASKS[name](m.net(obs), mask))
+
+    policy, obs = policy_and_rows(lambda m, o: given(m, o, ~FORBIDDEN), 3)
+    check_products(policy, obs, "cpu")
+    policy = Given(given, 3)
+    check_products(policy, obs, "cpu", action_mask=~FORBIDDEN)
+
+
+class Given(Net):
+    def forward(self, obs, mask):
+        return self.make(self, obs, mask)
+
+
+def replaced_by_values(m, obs):
+    z = m.net(obs)
+    return Categorical(logits=torch.where(FORBIDDEN, z.flip(-1), z))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, o: Categorical(logits=m.net(o).masked_fill(FORBIDDEN, -9.0)),
+        lambda m, o: Categorical(logits=torch.where(FORBIDDEN, m.net(o).detach() - 90.0, m.net(o))),
+        replaced_by_values,
+    ],
+)
+def test_what_is_only_less_likely_is_no_mask(make):
+    policy, obs = policy_and_rows(make, 3)
+    assert FisherOperator(policy, obs).backend == "reference"
+
+
 TIED = nn.Linear(5, 5)
 
 

@@ -25,6 +25,7 @@ class Recognised(NamedTuple):
     spec: NetSpec
     order: tuple[int, ...]  # W1, b1, ..., WL, bL, then log_std
     rows: Tensor  # [N, O]
+    allowed: Tensor | None = None  # [N, Z] bool, where some logits were replaced by a constant
 
 
 class _Outputs(NamedTuple):
@@ -36,6 +37,7 @@ class _Outputs(NamedTuple):
     kind: str
     nvec: tuple[int, ...] = ()
     log_std: tuple[int, ...] = ()  # number of the parameter, where it is one
+    allowed: Tensor | None = None
 
 
 # Nodes that hand on the values of their first input, at most repeated: which of them, and in which
@@ -89,7 +91,10 @@ def recognise(run: Run, shapes: Sequence[torch.Size]) -> Recognised | None:
     if spec.widths[-1] != outputs_of_head or sum(shapes[i].numel() for i in order) != spec.size:
         return None  # some were repeated
     rows: Tensor = nodes[0]._saved_mat1.detach()
-    return Recognised(spec, tuple(order), rows)
+    allowed = outputs.allowed
+    if allowed is not None:
+        allowed = allowed.expand(run.params.shape).contiguous()
+    return Recognised(spec, tuple(order), rows, allowed)
 
 
 def _outputs(run: Run) -> _Outputs | None:
@@ -111,7 +116,20 @@ def _outputs(run: Run) -> _Outputs | None:
         return None
     if _behind(normaliser.next_functions[0], _VIEWS)[0] is not z:
         return None
-    return _Outputs((z,), "categorical", run.head.nvec)
+    z, allowed = _unmasked(z)
+    return _Outputs((z,), "categorical", run.head.nvec, allowed=allowed)
+
+
+def _unmasked(z: Any) -> tuple[Any, Tensor | None]:
+    """The logits before some were replaced by a constant, and which were not."""
+    if _name(z) == "MaskedFillBackward0":  # with a number
+        return _behind(z.next_functions[0], _VIEWS)[0], ~z._saved_mask
+    if _name(z) != "WhereBackward0":
+        return z, None
+    kept, other = z.next_functions
+    if other[0] is None:
+        return _behind(kept, _VIEWS)[0], z._saved_condition
+    return (_behind(other, _VIEWS)[0] if kept[0] is None else None), ~z._saved_condition
 
 
 def _gaussian(run: Run, node: Any) -> _Outputs | None:
