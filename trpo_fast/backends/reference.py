@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
+from .._base.reads import may_read
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import CgResult
@@ -43,7 +44,7 @@ class ReferenceOperator(Operator):
         self._chunked = problem.chunk_rows is not None
         self.module = self._as_module(problem.policy)
         # Once: the stages' own derivatives agree, and a device is not waited for.
-        self._compare = self.module is not None and self.theta.device.type == "cpu"
+        self._compare = self.module is not None and may_read(self.theta.device)
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
         self._fisher_cached: Linearization | None = None
@@ -261,6 +262,7 @@ class ReferenceBackend(Backend):
     """Plain PyTorch, any module, any device, float32 or float64."""
 
     name = "reference"
+    captures = True
 
     def problem_support(self, problem: Problem) -> Support:
         return SERVES

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
+from .._base.reads import may_read, unvalidated
 from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
@@ -169,7 +170,7 @@ class ModuleFunction:
             return self.policy.head, params, None
         inputs = _inputs(batch)
         try:
-            with _explained(inputs):
+            with _explained(inputs), unvalidated(batch.obs.device):
                 found = distribution_in(policy(*inputs))
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
@@ -190,11 +191,9 @@ class ModuleFunction:
         if self._called is None or self._called[0] is not batch:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
-            with torch.no_grad():
-                self._called = (
-                    batch,
-                    without_validation(distribution_in(policy(*_inputs(batch)))),
-                )
+            with torch.no_grad(), unvalidated(batch.obs.device):
+                found = distribution_in(policy(*_inputs(batch)))
+                self._called = (batch, without_validation(found))
         return head, head.measured(self._called[1], batch.actions)
 
     def _check_fit(self) -> None:
@@ -212,7 +211,7 @@ class ModuleFunction:
         tensors = self._tensors(theta)
         buffers = {id(b): tensors.get(id(b), b).clone() for b in self.policy.buffers()}
         substitution = Substitution({**tensors, **buffers})
-        drawn = torch.get_rng_state()
+        drawn = torch.get_rng_state() if may_read(theta.device) else None
         head, params = self._run(substitution, rows)
         for name in self._written(substitution, buffers):
             raise fail(
@@ -228,7 +227,7 @@ class ModuleFunction:
                 "a function that holds others (a forward or a hook that was set on the instance "
                 "and refers to it; override the method in a subclass)",
             )
-        if theta.device.type == "cpu" and not torch.equal(drawn, torch.get_rng_state()):
+        if drawn is not None and not torch.equal(drawn, torch.get_rng_state()):
             with torch.no_grad():
                 again = self._run(Substitution(tensors), rows)[1]
             if not torch.equal(params.nan_to_num(), again.nan_to_num()):

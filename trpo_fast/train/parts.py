@@ -151,6 +151,7 @@ def make_critic(envs: HostEnvs | TensorEnvironment, config: Config, device: torc
         damping=config.critic_damping,
         fraction=config.critic_fraction,
         backend=config.backend,
+        capture=config.capture,
         dtype=torch.float32,
         device=device,
     )
