@@ -256,7 +256,7 @@ def branches(notes, mean):
 
 
 def draws(notes, mean):
-    return mean + 0.0 * torch.randn_like(mean)  # others would be refused on a CPU
+    return mean + 0.0 * torch.randn_like(mean)  # what depends on them is refused on a CPU
 
 
 def writes(notes, mean):

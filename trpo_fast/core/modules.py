@@ -212,7 +212,7 @@ class ModuleFunction:
         tensors = self._tensors(theta)
         buffers = {id(b): tensors.get(id(b), b).clone() for b in self.policy.buffers()}
         substitution = Substitution({**tensors, **buffers})
-        drawn = torch.get_rng_state()
+        drawn = torch.get_rng_state() if may_read(theta.device) else None
         head, params = self._run(substitution, rows)
         for name in self._written(substitution, buffers):
             raise fail(
@@ -228,7 +228,7 @@ class ModuleFunction:
                 "a function that holds others (a forward or a hook that was set on the instance "
                 "and refers to it; override the method in a subclass)",
             )
-        if may_read(theta.device) and not torch.equal(drawn, torch.get_rng_state()):
+        if drawn is not None and not torch.equal(drawn, torch.get_rng_state()):
             with torch.no_grad():
                 again = self._run(Substitution(tensors), rows)[1]
             if not torch.equal(params.nan_to_num(), again.nan_to_num()):
