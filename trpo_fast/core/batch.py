@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -55,6 +56,18 @@ class Batch:
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **tensors)
+
+    def chunks(self, rows: int | None) -> Iterator[Batch]:
+        """Pieces of about so many rows that never cut a group; the batch itself without a
+        number.
+        """
+        if rows is None:
+            yield self
+            return
+        group = self.group_size or 1
+        size = -(-rows // group) * group
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
 
     def tracked(self) -> Batch:
         """The batch with copies of what was made under ``torch.inference_mode()``: torch does not

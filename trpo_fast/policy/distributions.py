@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,11 @@ def _kl_multicategorical(
 ) -> Tensor:
     parts = [kl_divergence(a, b) for a, b in zip(p.factors, q.factors, strict=True)]
     return torch.stack(parts).sum(0)
+
+
+def distribution_in(result: Any) -> Any:
+    """What a module returned, or the first of a tuple, such as (distribution, value)."""
+    return result[0] if isinstance(result, tuple) and result else result
 
 
 def from_validation(error: ValueError) -> bool:

@@ -25,7 +25,7 @@ from ..core.problem import Problem, UpdateConfig
 from ..core.search_checks import check_cg, check_search
 from ..policy.flat import mark_written
 from .info import KlFrom, UpdateInfo
-from .operator import make_problem
+from .operator import KERNELS, make_problem
 from .recorded import own_code, run_update
 
 OPTIONS = tuple(UpdateOptions.__annotations__)
@@ -164,9 +164,10 @@ def update_problem(
         if name not in OPTIONS:
             raise unknown_option(name, update)
     policy, theta = checks.check_policy(policy)
+    chunk_rows = KERNELS["chunk_rows"].check(options.get("chunk_rows"))
     return make_problem(
         policy,
-        checks.check_batch(policy, theta, batch),
+        checks.check_batch(policy, theta, batch, chunk_rows),
         theta=theta,
         damping=damping,
         sync=sync,

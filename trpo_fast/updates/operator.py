@@ -72,6 +72,7 @@ def make_problem(
     ``sync`` nothing is asked of a device.
     """
     UPDATE["fisher"].check(fisher)
+    chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
     if fisher == "empirical" and batch.actions is None:
         raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
     return Problem(
@@ -79,7 +80,7 @@ def make_problem(
         theta=theta,
         batch=batch,
         damping=UPDATE["damping"].check(damping),
-        kl_scale=checks.kl_scale(policy, kl_reduction, batch),
+        kl_scale=checks.kl_scale(policy, kl_reduction, batch, chunk_rows),
         reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
         fisher=fisher,
         fvp_rows=checks.check_fvp_rows(
@@ -88,7 +89,7 @@ def make_problem(
             len(batch),
             check_values=sync or not extension.asynchronous(theta.device),
         ),
-        chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
+        chunk_rows=chunk_rows,
         precision=KERNELS["precision"].check(precision),
         deterministic=KERNELS["deterministic"].check(deterministic),
         capture=KERNELS["capture"].check(capture),
@@ -131,12 +132,13 @@ class FisherOperator:
         capture: bool = KernelSettings.capture,
         sync: bool = True,
     ) -> None:
+        chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
         policy, theta = checks.check_policy(policy)
         batch = checks.check_rows(
             policy, theta, Batch(obs, weights=weights, action_mask=action_mask)
         )
         if actions is not None:
-            taken = checks.check_actions(policy, theta, actions, batch)
+            taken = checks.check_actions(policy, theta, actions, batch, chunk_rows)
             batch = Batch(batch.obs, taken, weights=batch.weights, action_mask=batch.action_mask)
         problem = make_problem(
             policy,
