@@ -72,7 +72,7 @@ def own_code(config: CgConfig) -> str:
 
 
 def _captures(problem: Problem, backend: Backend) -> bool:
-    return problem.capture and backend.captures and records(problem.theta.device)
+    return problem.capture and backend.records(problem) and records(problem.theta.device)
 
 
 def _settings(problem: Problem, backend: Backend) -> Hashable:
