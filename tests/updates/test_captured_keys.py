@@ -232,6 +232,26 @@ def test_an_error_of_the_recorder_leaves_the_run_s_results(monkeypatch):
     assert torch.equal(flat_params(policy), flat_params(other))
 
 
+def test_an_error_within_a_recording_is_what_is_told(monkeypatch):
+    """Not the one that the end of a broken recording raises after it."""
+    kind = MODULES["normal"]
+    policy, begin, end = kind.policy(), Tape.begin, Tape.end
+
+    def spoiled(self):
+        begin(self)
+        policy.trunk.forward = None
+
+    def ended(self):
+        end(self)
+        policy.trunk.__dict__.pop("forward", None)
+        raise RuntimeError("the recording is broken")
+
+    monkeypatch.setattr(Tape, "begin", spoiled)
+    monkeypatch.setattr(Tape, "end", ended)
+    with pytest.warns(UserWarning, match="recorded, TypeError: 'NoneType' object is not callable"):
+        assert not any(replays(policy, kind)[:2])
+
+
 def test_ctrl_c_while_recording_leaves_the_run_s_results(monkeypatch):
     kind = wide("gaussian")
     policy, batch = kind.policy(), kind.batch(kind.policy(), 0)
