@@ -5,6 +5,7 @@ itself leaves.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +54,11 @@ def recorded(work: Work, outside: dict[int, Tensor]) -> Recording:
         recorder.begin()
         with ahead():
             results = work.run(inputs)
-    finally:
-        recorder.end()
+    except BaseException:  # which says more than what the end of a broken recording raises
+        with suppress(Exception):
+            recorder.end()
+        raise
+    recorder.end()
     return Recording(recorder, inputs, results, memory)
 
 

@@ -26,7 +26,7 @@ def run_update(
     name: str,
     options: Hashable,
     update: Callable[..., Tensor],
-    *numbers: float,
+    *numbers: float | Tensor,
     unrecordable: str = "",
 ) -> tuple[Tensor, bool]:
     """The statistics that ``update`` of a problem and ``numbers`` returns, and whether they came
@@ -37,6 +37,7 @@ def run_update(
     capture = _captures(problem, backend)
     if capture and not unrecordable:
         for i, number in enumerate(numbers):  # filled on the device: a copy to it would wait
+            assert not isinstance(number, Tensor)
             filled = torch.full((), number, dtype=torch.float64, device=problem.theta.device)
             inputs[f"number {i}"] = filled
 
