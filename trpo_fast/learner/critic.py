@@ -34,13 +34,13 @@ from .fits import (
     AdamState,
     Fit,
     NativeFit,
-    ReferenceFit,
     Targets,
     fit_adam,
     fit_gauss_newton,
     fit_support,
 )
 from .fits_cuda import CudaFit, cuda_fit_support
+from .fits_reference import ReferenceFit
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
 FITS: dict[str, Callable[[MLPPolicy, Targets], Fit]] = {
@@ -216,7 +216,7 @@ class Critic(nn.Module):
         try:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            loss, steps = self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            loss, steps = self._run(self._made(chosen, normalised), normalised, generator)
             finite = loss.isfinite() & self.theta.isfinite().all()
             if sync and not bool(finite):
                 raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
@@ -229,6 +229,12 @@ class Critic(nn.Module):
         finally:
             mark_written(self.net)
         return CriticInfo(loss, steps, chosen)
+
+    def _made(self, chosen: str, targets: Targets) -> Fit:
+        """What computes a fit to these targets."""
+        if FITS[chosen] is ReferenceFit:
+            return ReferenceFit(self.net, targets, capture=self.capture)
+        return FITS[chosen](self.net, targets)
 
     @torch.no_grad()
     def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:
