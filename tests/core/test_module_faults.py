@@ -167,16 +167,60 @@ class Detached(Custom):
         return Categorical(logits=self.out(self.trunk(obs).detach()))
 
 
-def test_no_grad_in_a_forward_is_seen_by_one_of_torchs_modes_only():
+def test_no_grad_in_a_forward_is_a_detach():
     torch.manual_seed(0)
     policy, other, obs = Halted(None), Detached(None), torch.randn(9, 4)
     other.load_state_dict(policy.state_dict())
-    F, v = FisherOperator(policy, obs), torch.randn(flat_params(policy).numel())
-    with pytest.raises(ValueError, match=r"policy: expected modules whose .* torch\.no_grad\(\)"):
-        F @ v
+    v = torch.randn(flat_params(policy).numel())
     expected = FisherOperator(policy, obs, backend="autograd") @ v
-    assert relative_error(FisherOperator(other, obs) @ v, expected) < FLOAT32_PRODUCT
-    # The gradient has no part in the trunk, so that an update never asks for one.
+    for module in (policy, other):
+        assert relative_error(FisherOperator(module, obs) @ v, expected) < FLOAT32_PRODUCT
     batch = Batch(obs, torch.zeros(9).long(), torch.randn(9))
     assert trpo_update(policy, batch).accepted and trpo_update(other, batch).accepted
     assert torch.equal(flat_params(policy), flat_params(other))
+
+
+class Limited(Custom):
+    """Its way back limits the gradients that it passes on, which is no linear map."""
+
+    def forward(self, obs):
+        features = self.trunk(obs)
+        if features.requires_grad:
+            features.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
+        return Categorical(logits=self.out(features))
+
+
+def test_a_way_back_that_is_not_the_transposed_derivative_is_refused():
+    torch.manual_seed(0)
+    F = FisherOperator(Limited(None), torch.randn(9, 4))
+    with pytest.raises(ValueError, match="policy: expected modules whose way back is linear"):
+        F @ torch.randn(F.shape[0])
+
+
+class Dropping(Custom):
+    def forward(self, obs):
+        features = nn.functional.dropout(self.trunk(obs), 0.5, self.training)
+        return Categorical(logits=self.out(features))
+
+
+class Sampling(Custom):
+    """Draws random numbers, on which nothing depends."""
+
+    def forward(self, obs):
+        distribution = Categorical(logits=self.out(self.trunk(obs)))
+        self.last = distribution.sample()
+        return distribution
+
+
+def test_random_numbers_are_refused_where_distributions_depend_on_them():
+    torch.manual_seed(0)
+    policy, obs = Dropping(None), torch.randn(9, 4)
+    batch = Batch(obs, torch.zeros(9).long(), torch.randn(9))
+    words = r"draw no random numbers.*policy\.eval\(\).*other distributions at a second run"
+    for backend in ("reference", "autograd"):
+        with pytest.raises(ValueError, match=words):
+            trpo_update(policy, batch, backend=backend)
+        with pytest.raises(ValueError, match=words):
+            FisherOperator(policy, obs, backend=backend, chunk_rows=None)
+    assert trpo_update(policy.eval(), batch).accepted
+    assert trpo_update(Sampling(None), batch).accepted

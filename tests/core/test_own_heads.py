@@ -258,7 +258,7 @@ def test_mistakes_at_registering_are_named(kind, arguments, words):
 def test_parameters_without_rows_are_named():
     register_head(Gamma, params=lambda d: [d.rate.sum()], distribution=lambda rate: Gamma(1, rate))
     policy, obs = setup(lambda z: Gamma(z[:, :2].exp(), z[:, 2:].exp()))
-    with pytest.raises(ValueError, match=r"params: expected tensors \[2, ...\] of a Gamma"):
+    with pytest.raises(ValueError, match=r"params: expected tensors \[13, ...\] of a Gamma"):
         FisherOperator(policy, obs)
     lone, _ = setup(lambda z: Independent(Poisson(z.exp()), 2))
     with pytest.raises(ValueError, match=r"policy: expected a distribution over N rows"):

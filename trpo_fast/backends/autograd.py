@@ -4,17 +4,20 @@ its gradient is kept across CG iterations.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .._base.guards import outside_autocast
-from ..core.batch import normalised_weights
-from ..core.modules import ModuleFunction
+from ..core.batch import Batch, normalised_weights
+from ..core.modules import ModuleFunction, Run
 from ..core.problem import Problem
 from ..core.surrogate import Measures, surrogate
 from .base import Backend
+from .linearization import Linearization
+from .module import ModuleLinearization
 from .reference import ReferenceOperator
 from .support import SERVES, Support
 
@@ -25,19 +28,24 @@ class AutogradOperator(ReferenceOperator):
     def __init__(self, problem: Problem) -> None:
         super().__init__(replace(problem, batch=problem.batch.tracked()))
         self._function = self.module or ModuleFunction(problem.policy, self.batch)
-        self._leaf: Tensor | None = None
-        self._kl_gradient: Tensor | None = None
+        self._kl_run: tuple[Tensor, Tensor] | None = None  # theta, and the gradient of the KL there
+
+    def _run(self, pieces: Iterator[tuple[Batch, Linearization]]) -> Run:
+        """The run of all the rows of a piece."""
+        batch, lin = next(pieces)
+        if isinstance(lin, ModuleLinearization):
+            return lin.run
+        return self._function.run(self.theta, batch)
 
     @torch.enable_grad()
     def _graph(self) -> tuple[Tensor, Tensor]:
-        if self._leaf is None or self._kl_gradient is None:
-            batch = self._fisher_batch
-            self._leaf = self.theta.detach().requires_grad_()
-            head, params = self._function.on(batch)(self._leaf)
-            weights = normalised_weights(batch, self._fisher_total)
+        if self._kl_run is None:
+            head, params, leaf = self._run(self._fisher_chunks())
+            weights = normalised_weights(self._fisher_batch, self._fisher_total)
             kl = self.problem.kl_scale * (weights * head.kl(params.detach(), params)).sum()
-            (self._kl_gradient,) = torch.autograd.grad(kl, self._leaf, create_graph=True)
-        return self._leaf, self._kl_gradient
+            (slope,) = torch.autograd.grad(kl, leaf, create_graph=True)
+            self._kl_run = leaf, slope
+        return self._kl_run
 
     @outside_autocast
     @torch.enable_grad()
@@ -51,11 +59,10 @@ class AutogradOperator(ReferenceOperator):
     @outside_autocast
     @torch.enable_grad()
     def gradient(self) -> tuple[Tensor, Measures]:
-        leaf = self.theta.detach().requires_grad_()
-        head, params = self._function.on(self.batch)(leaf)
-        value, _ = surrogate(head, self.batch, params.detach(), params, self.total)
-        (g,) = torch.autograd.grad(value, leaf)
+        head, params, leaf = self._run(self._chunks())
         old = params.detach()
+        value, _ = surrogate(head, self.batch, old, params, self.total)
+        (g,) = torch.autograd.grad(value, leaf, retain_graph=True)
         return g, self._evaluate_rows(head, self.batch, old, old)
 
 

@@ -1,81 +1,98 @@
-"""The reference's Gauss-Newton stages for any module that returns a distribution, by torch.func."""
+"""The reference's Gauss-Newton stages for any module that returns a distribution.
+
+The module is run once and the graph that autograd keeps of it serves every product. J' u is one
+pass back. J v is the derivative of J' u in u, along v: J' u is made once, with its graph, and a
+pass back through that graph costs what a pass forward does, without running the module again.
+Where torch cannot differentiate an operator twice its forward derivative is taken.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .._base.arguments import fail
 from .._base.guards import uninterrupted
+from .._base.rows import parts_of
 from ..core.batch import Batch
-from ..core.modules import ModuleFunction
+from ..core.graph import nodes, saved_bytes
+from ..core.modules import ModuleFunction, Refused
 from ..core.preconditioner import Factors
 
 
 class ModuleLinearization:
-    """torch.func's jvp and vjp of a module's distribution parameters."""
+    """A module's distribution parameters around theta, and products with their Jacobian."""
 
     def __init__(self, function: ModuleFunction, theta: Tensor, batch: Batch) -> None:
-        self._module, self._function = function, function.on(batch)
-        self.theta = theta
-        with torch.no_grad():
-            self.head, self.params = self._function(theta)
-        self._batch = batch
-        self._pullback: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+        self._module, self._batch, self.theta = function, batch, theta
+        self.run = function.run(theta, batch)
+        self.head, self.params = self.run.head, self.run.params.detach()
         self._transposed: tuple[Tensor, Tensor] | None = None
+        self._twice: RuntimeError | None = None  # why torch cannot differentiate the run twice
 
-    def _params(self, theta: Tensor) -> Tensor:
-        return self._function(theta)[1]
-
-    @uninterrupted
+    @torch.inference_mode(False)
     def jvp(self, v: Tensor) -> Tensor:
         if v.ndim > 1:
             return torch.stack([self.jvp(column) for column in v])
-        if self._transposed is None:
+        if not self.run.params.requires_grad:
+            return torch.zeros_like(self.params)
+        if self._twice is None:
             try:
-                tangent: Tensor = torch.func.jvp(self._params, (self.theta,), (v,))[1]
-                return tangent
-            except NotImplementedError:  # torch has no forward derivative of one of the operators
-                self._transposed = self._transpose()
-        pulled, delta = self._transposed
-        try:
-            (tangent,) = torch.autograd.grad(pulled, delta, v, retain_graph=True)
-        except RuntimeError as error:
-            if "is not implemented" not in str(error):
+                return self._through_transposed(v)
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
+            except RuntimeError as error:
+                self._twice, self._transposed = error, None
+        return self._forward_mode(v)
+
+    def _through_transposed(self, v: Tensor) -> Tensor:
+        if self._transposed is None:
+            self._transposed = self._transpose()
+        pulled, delta = self._transposed
+        (tangent,) = torch.autograd.grad(pulled, delta, v, retain_graph=True)
+        return tangent
+
+    @torch.enable_grad()
+    def _transpose(self) -> tuple[Tensor, Tensor]:
+        """J' u, with its graph, and u: the derivative of the one in the other is J."""
+        delta = torch.zeros_like(self.params, requires_grad=True)
+        (pulled,) = torch.autograd.grad(self.run.params, self.run.theta, delta, create_graph=True)
+        if any(node.name().endswith("::Error") for node in nodes(pulled)):  # behind it lies nothing
+            raise RuntimeError("one of them is marked as once_differentiable")
+        return pulled, delta
+
+    @uninterrupted
+    def _forward_mode(self, v: Tensor) -> Tensor:
+        function = self._module.on(self._batch.tracked())
+        try:
+            tangent: Tensor = torch.func.jvp(lambda t: function(t)[1], (self.theta,), (v,))[1]
+            return tangent
+        except (NotImplementedError, Refused) as error:
             raise fail(
                 "policy",
                 "operators that torch can differentiate twice (attention is one within "
                 "torch.nn.attention.sdpa_kernel(SDPBackend.MATH))",
-                f"others: {error}",
+                f"others: {self._twice}",
             ) from error
-        return tangent
-
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def _transpose(self) -> tuple[Tensor, Tensor]:
-        """J' u, with its graph, and u: the derivative of the one in the other is J."""
-        theta = self.theta.clone().requires_grad_()
-        params = self._module.on(self._batch.tracked())(theta)[1]
-        delta = torch.zeros_like(params, requires_grad=True)
-        (pulled,) = torch.autograd.grad(params, theta, delta, create_graph=True)
-        return pulled, delta
 
     def metric(self, tangent: Tensor) -> Tensor:
         return self.head.metric(self.params, tangent)
 
-    @uninterrupted
+    @torch.inference_mode(False)
     def vjp(self, delta: Tensor) -> Tensor:
         if delta.ndim > 2:
             return torch.stack([self.vjp(rows) for rows in delta])
-        if self._pullback is None:
-            self._pullback = torch.func.vjp(self._params, self.theta)[1]
-        return self._pullback(delta)[0].detach()
+        if not self.run.params.requires_grad:
+            return torch.zeros_like(self.theta)
+        (pulled,) = torch.autograd.grad(self.run.params, self.run.theta, delta, retain_graph=True)
+        return pulled
 
     def factors(self, delta: Tensor, weights: Tensor) -> Factors:
         return self._module.factors(self.theta, self._batch, delta, weights)
 
     def nbytes(self) -> int:
-        return self.params.numel() * self.params.element_size()
+        results = [self.run.params]
+        if self._transposed is not None:
+            results.append(self._transposed[0])
+        given = [*(part for _, part in parts_of(self._batch.obs)), self.theta]
+        return saved_bytes(results, given) + self.params.nbytes

@@ -2,88 +2,36 @@
 chunk by chunk.
 
 ``MLPPolicy`` goes through the hand-written stages; any other module that returns a distribution
-goes through torch.func's jvp and vjp (module.py) with the same metrics, so the two share
-everything in this file.
+goes through autograd's graph of it (module.py) with the same metrics, so the two share everything
+in this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
-from .._base.rows import one_tensor
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import CgResult
 from ..core.modules import InvalidDistribution, ModuleFunction, Refused
-from ..core.preconditioner import Factors, Preconditioner, net_factors, picked_rows, signs
+from ..core.preconditioner import Factors, Preconditioner, picked_rows, signs
 from ..core.problem import CgConfig, Operator, Problem
-from ..core.reference import Activations, forward, jvp, metric, vjp
 from ..core.sequences import rows_of
 from ..core.surrogate import Measures, evaluate_rows, surrogate
 from ..policy.heads import Head, TakenActions, without_head
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
-from ..policy.spec import NetSpec
 from .base import Backend
+from .linearization import Linearization, MLPLinearization
 from .module import ModuleLinearization
 from .recurrent import RecurrentLinearization, RecurrentModel
 from .support import SERVES, Support
-
-
-class Linearization(Protocol):
-    """A policy around one theta on some rows: its distribution parameters and their derivative."""
-
-    head: Head
-    params: Tensor  # [N, D]
-
-    def jvp(self, v: Tensor) -> Tensor:
-        """J v, [..., N, D]."""
-
-    def metric(self, tangent: Tensor) -> Tensor:
-        """M J v, [..., N, D]."""
-
-    def vjp(self, delta: Tensor) -> Tensor:
-        """J' delta summed over rows, [..., P]."""
-
-    def factors(self, delta: Tensor, weights: Tensor) -> Factors:
-        """What these rows add to K-FAC's factors: delta [N, D] is S xi, weights [N] normalised."""
-
-    def nbytes(self) -> int:
-        """Memory the linearization holds."""
-
-
-class MLPLinearization:
-    """The hand-written stages, with the activations cached."""
-
-    def __init__(self, spec: NetSpec, head: Head, theta: Tensor, batch: Batch) -> None:
-        self.spec, self.head, self.theta = spec, head, theta
-        self.acts: Activations = forward(
-            theta, spec, head, one_tensor(batch.obs), batch.action_mask
-        )
-        self.params = self.acts.params
-
-    def jvp(self, v: Tensor) -> Tensor:
-        return jvp(self.theta, self.spec, self.acts, v)
-
-    def metric(self, tangent: Tensor) -> Tensor:
-        return metric(self.head, self.acts, tangent)
-
-    def vjp(self, delta: Tensor) -> Tensor:
-        return vjp(self.theta, self.spec, self.acts, delta)
-
-    def factors(self, delta: Tensor, weights: Tensor) -> Factors:
-        return net_factors(self.theta, self.spec, self.acts, delta, weights)
-
-    def nbytes(self) -> int:
-        held = [*self.acts.inputs[1:], *self.acts.slopes, self.params]
-        return sum(t.numel() * t.element_size() for t in held)
 
 
 class ReferenceOperator(Operator):
@@ -95,28 +43,36 @@ class ReferenceOperator(Operator):
         super().__init__(problem)
         self.batch = problem.batch.without_padding()
         self.total = total_weight(self.batch, self.theta.dtype)
-        self.module = self._as_module(problem.policy)
         self._sequences = RecurrentModel(problem.policy) if _by_hand(problem.policy) else None
-        # The stages' own derivatives agree, and a device is not waited for.
+        self._chunked = problem.chunk_rows is not None
+        self.module = self._as_module(problem.policy)
+        # Once: the stages' own derivatives agree, and a device is not waited for.
         by_torch = self.module is not None and self._sequences is None
         self._compare = by_torch and self.theta.device.type == "cpu"
-        self._chunked = problem.chunk_rows is not None
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
         self._fisher_cached: Linearization | None = None
         if problem.fvp_rows is not None:
             self._fisher_batch = problem.of_fvp_rows(self.batch)
             self._fisher_total = total_weight(self._fisher_batch, self.theta.dtype)
+        self._look()
 
-    @outside_autocast
     def _as_module(self, policy: nn.Module) -> ModuleFunction | None:
         """The policy as a module, where the stages are not for it."""
         if isinstance(policy, MLPPolicy) and not policy.departure():
             return None
-        function = ModuleFunction(policy, self.batch)
-        if isinstance(function.head, TakenActions) and self.problem.fisher != "empirical":
-            raise without_head(f"{function.head.found!r} (fisher='empirical' takes any)")
-        return function
+        return ModuleFunction(policy, next(self._split(self.batch)))
+
+    @outside_autocast
+    def _look(self) -> None:
+        """Run a module: what keeps it from being a policy shows before anything is computed."""
+        if self.module is None:
+            return
+        if not self._chunked:
+            next(self._fisher_chunks())
+        head = self.module.head
+        if isinstance(head, TakenActions) and self.problem.fisher != "empirical":
+            raise without_head(f"{head.found!r} (fisher='empirical' takes any)")
 
     def linearize(self, theta: Tensor, batch: Batch) -> Linearization:
         policy = self.problem.policy
@@ -150,11 +106,7 @@ class ReferenceOperator(Operator):
                 yield piece, self.linearize(self.theta, piece)
 
     def _split(self, batch: Batch) -> Iterator[Batch]:
-        """Chunks of about ``chunk_rows`` rows that never cut a group or a sequence."""
-        unit = batch.unit
-        size = -(-(self.problem.chunk_rows or len(batch)) // unit) * unit
-        for start in range(0, len(batch), size):
-            yield batch.rows(slice(start, start + size))
+        return batch.chunks(self.problem.chunk_rows)
 
     @outside_autocast
     def fvp(self, v: Tensor) -> Tensor:
@@ -167,20 +119,21 @@ class ReferenceOperator(Operator):
             pulled = lin.vjp(delta)
             if self._compare:
                 self._check_derivatives((tangent * delta).sum((-2, -1)), v, pulled)
+                self._compare = False
             total = total + pulled
         return total
 
     def _check_derivatives(self, quad: Tensor, v: Tensor, pulled: Tensor) -> None:
-        """Whether (J v)' delta, which is ``quad``, equals v' (J' delta) up to rounding: the first
-        is torch's forward derivative of a module, the second its backward one.
+        """Whether (J v)' delta, which is ``quad``, equals v' (J' delta) up to rounding, for a
+        module whose way back may be changed by hooks and Functions.
         """
         other = (v * pulled).sum(-1)
         slack = 0.01 * quad.abs() + 1e-5 * v.norm(dim=-1) * pulled.norm(dim=-1)
         if bool(((quad - other).abs() > slack).any()):
             raise fail(
                 "policy",
-                "modules whose forward and backward derivatives are the same (detach() or "
-                "requires_grad_(False) in place of torch.no_grad() in a forward)",
+                "modules whose way back is linear, the transposed of their derivative (no hook or "
+                "autograd.Function that changes gradients)",
                 f"v'Fv of {quad.tolist()} and {other.tolist()}",
             )
 
@@ -256,13 +209,29 @@ class ReferenceOperator(Operator):
     @outside_autocast
     def evaluate(self, theta: Tensor) -> Measures:
         parts = []
-        for batch, lin in self._chunks():
+        for batch in self._split(self.batch):
+            head, old = self._known_params(batch)
             try:
-                params = self.linearize(theta, batch).params
+                params = self._params(theta, batch)[1]
             except InvalidDistribution:  # as NaN is where distributions do not look
-                params = torch.full_like(lin.params, float("nan"))
-            parts.append(self._evaluate_rows(lin.head, batch, lin.params, params))
+                params = torch.full_like(old, float("nan"))
+            parts.append(self._evaluate_rows(head, batch, old, params))
         return _combine(parts)
+
+    def _known_params(self, batch: Batch) -> tuple[Head, Tensor]:
+        """The head and distribution parameters [N, D] at theta, of a piece of the batch."""
+        if self._chunked:
+            return self._params(self.theta, batch)
+        _, lin = next(self._chunks())
+        return lin.head, lin.params
+
+    @torch.no_grad()
+    def _params(self, theta: Tensor, batch: Batch) -> tuple[Head, Tensor]:
+        """The head and distribution parameters [N, D], of which no derivative is wanted."""
+        if self.module is not None:
+            return self.module.on(batch)(theta)
+        lin = self.linearize(theta, batch)
+        return lin.head, lin.params
 
     def _evaluate_rows(self, head: Head, batch: Batch, old: Tensor, new: Tensor) -> Measures:
         kl_scale, reverse = self.problem.kl_scale, self.problem.reverse_kl
@@ -272,7 +241,9 @@ class ReferenceOperator(Operator):
 
     @outside_autocast
     def bad_values(self) -> Tensor:
-        head = next(lin.head for _, lin in self._chunks())
+        policy = self.problem.policy
+        head = policy.head if self.module is None else self.module.head
+        assert isinstance(head, Head)
         return found(Judged(head, self.problem.batch, self.batch, self.problem.fvp_rows))
 
     @property

@@ -14,6 +14,7 @@ from .base import Backend
 from .cpu import CpuBackend
 from .cuda import CudaBackend
 from .fallback import OrReference
+from .module_kernels import ModuleBackend
 from .reference import ReferenceBackend
 from .support import Support, choose
 
@@ -37,11 +38,13 @@ def backends() -> dict[str, str]:
 
 def resolve(name: str, problem: Problem) -> Backend:
     """The backend that will serve; an explicit name is never replaced by another, and the choice of
-    "auto" only where the CUDA kernels fail.
+    "auto" only where the CUDA kernels fail, and by the CPU's where a module is a net.
     """
     chosen = choose(name, _supports(), problem, can="serve")
     if (name, chosen) == ("auto", "cuda"):
         return OrReference(registry()["cuda"], registry()["reference"])
+    if (name, chosen) == ("auto", "reference") and ModuleBackend.tries(problem):
+        return ModuleBackend()
     if name == "auto" and chosen not in ("cpu", "cuda"):
         _tell_of_pytorch(chosen, problem)
     return registry()[chosen]

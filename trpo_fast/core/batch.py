@@ -84,6 +84,17 @@ class Batch:
         """How many consecutive rows belong together."""
         return self.group_size or self.sequence_length or 1
 
+    def chunks(self, rows: int | None) -> Iterator[Batch]:
+        """Pieces of about so many rows that never cut a group or a sequence; the batch itself
+        without a number.
+        """
+        if rows is None:
+            yield self
+            return
+        size = -(-rows // self.unit) * self.unit
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
+
     def tracked(self) -> Batch:
         """The batch with copies of what was made under ``torch.inference_mode()``: torch does not
         count the writes to such tensors, nor let gradients pass through them.

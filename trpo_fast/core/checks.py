@@ -112,8 +112,10 @@ def _check_mask(argument: str, policy: nn.Module, theta: Tensor, mask: Tensor, r
     return check_tensor(argument, mask, theta, (rows, width), dtypes=(torch.bool,))
 
 
-def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
-    """A whole batch for an update."""
+def check_batch(
+    policy: nn.Module, theta: Tensor, batch: Any, chunk_rows: int | None = None
+) -> Batch:
+    """A whole batch for an update, of which ``chunk_rows`` are run at a time."""
     if not isinstance(batch, Batch):
         raise fail("batch", "a trpo_fast.Batch", type(batch).__name__)
     checked = check_rows(policy, theta, batch)
@@ -126,22 +128,26 @@ def check_batch(policy: nn.Module, theta: Tensor, batch: Any) -> Batch:
         log_probs = check_tensor("log_probs", log_probs, theta, (rows,))
     return replace(
         checked,
-        actions=check_actions(policy, theta, batch.actions, checked),
+        actions=check_actions(policy, theta, batch.actions, checked, chunk_rows),
         advantages=advantages,
         log_probs=log_probs,
-        old_params=check_old_params(policy, theta, batch.old_params, checked),
+        old_params=check_old_params(policy, theta, batch.old_params, checked, chunk_rows),
     )
 
 
 def check_old_params(
-    policy: nn.Module, theta: Tensor, old_params: Any, batch: Batch
+    policy: nn.Module,
+    theta: Tensor,
+    old_params: Any,
+    batch: Batch,
+    chunk_rows: int | None = None,
 ) -> Tensor | None:
     """Distribution parameters [N, D] that a checked batch's rows were sampled with. A net's mask
     forbids the same of them as of its own outputs.
     """
     if old_params is None:
         return None
-    head = head_of(policy, batch)
+    head = head_of(policy, batch, chunk_rows)
     if isinstance(head, TakenActions):
         raise fail("old_params", "None for a distribution without a head", "a tensor")
     width = head.parameters_per_row
@@ -151,12 +157,18 @@ def check_old_params(
     return head.distribution_params(checked, mask=batch.action_mask)
 
 
-def check_actions(policy: nn.Module, theta: Tensor, actions: Any, batch: Batch) -> Tensor:
+def check_actions(
+    policy: nn.Module,
+    theta: Tensor,
+    actions: Any,
+    batch: Batch,
+    chunk_rows: int | None = None,
+) -> Tensor:
     """The actions of a checked batch's rows, in the form that the head's formulas take."""
     rows = len(batch)
     if actions is None:
         raise fail("actions", f"a tensor with {rows} rows", "None")
-    head = head_of(policy, batch)
+    head = head_of(policy, batch, chunk_rows)
     shape = (rows, *head.action_shape)
     # A module's own distribution may shape a row's action differently, say [N] for one number.
     own = packaged_head(policy) is None and isinstance(actions, Tensor)
@@ -225,14 +237,16 @@ def check_fvp_rows(
     return torch.arange(count, dtype=torch.int64, device=theta.device) * rows // count
 
 
-def kl_scale(policy: nn.Module, kl_reduction: str, batch: Batch) -> float:
+def kl_scale(
+    policy: nn.Module, kl_reduction: str, batch: Batch, chunk_rows: int | None = None
+) -> float:
     """1 for a sum over action dimensions, 1 / A for the mean that sb3-contrib and omnisafe
     report.
     """
     UPDATE["kl_reduction"].check(kl_reduction)
     if kl_reduction == "sum":
         return 1.0
-    return head_of(policy, batch).mean_scale()
+    return head_of(policy, batch, chunk_rows).mean_scale()
 
 
 def all_finite(value: Tensor) -> bool:
@@ -246,7 +260,8 @@ def all_finite(value: Tensor) -> bool:
 def raise_for_values(problem: Problem) -> None:
     """Look at every value on the host and raise for the first that no update can use."""
     raw, clean = problem.batch, problem.batch.without_padding()
-    raise_for(Judged(head_of(problem.policy, clean), raw, clean, problem.fvp_rows))
+    head = head_of(problem.policy, clean, problem.chunk_rows)
+    raise_for(Judged(head, raw, clean, problem.fvp_rows))
 
 
 def check_acting(

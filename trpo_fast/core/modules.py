@@ -5,7 +5,7 @@ parameters.
 
 Any module will do whose rows' distributions depend on its parameters and the rows alone. One that
 draws random numbers or writes its buffers as it runs does not, nor one whose parameters cannot be
-substituted; two rows are run to find out.
+substituted; its first run shows. A module may return a tuple that begins with the distribution.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,14 @@ from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy, packaged_head
 from ..policy.substitute import Substitution
 from .batch import Batch
+from .convolutions import twice_differentiable
+from .graph import nodes
 from .preconditioner import Factors
 from .taps import Taps
 
 Params = Callable[[Tensor], tuple[Head, Tensor]]
+
+_STEADY = "modules that draw no random numbers as they run (call policy.eval() before)"
 
 
 class InvalidDistribution(ValueError):
@@ -55,12 +60,22 @@ def _explained(inputs: tuple[Rows, ...]) -> Iterator[None]:
         raise Refused(str(fail("policy", takes, f"the error: {error}"))) from error
 
 
+class Run(NamedTuple):
+    """Distribution parameters [N, D] with their graph, from the leaf ``theta`` [P]."""
+
+    head: Head
+    params: Tensor
+    theta: Tensor
+
+
 @outside_autocast
-def head_of(policy: nn.Module, batch: Batch) -> Head:
-    """A policy's head: its own, of one of this package, otherwise the one that the first rows'
-    distribution obeys.
+def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> Head:
+    """A policy's head: its own, of one of this package, otherwise the one that the distribution of
+    the rows obeys, or of the first ``chunk_rows`` where no more are to be run at a time.
     """
-    return packaged_head(policy) or ModuleFunction(policy, batch).head
+    if (head := packaged_head(policy)) is not None:
+        return head
+    return ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:
@@ -69,27 +84,52 @@ def functional_params(policy: nn.Module, batch: Batch) -> Params:
 
 
 class ModuleFunction:
-    """The function of a policy; ``head`` is the one its distributions obey."""
+    """The function of a policy, of which the first run is on the rows of ``batch``."""
 
     def __init__(self, policy: nn.Module, batch: Batch) -> None:
-        self.policy = policy
+        self.policy, self._batch = policy, batch
         self._trainable = trainable(policy)
         self._sizes = [p.numel() for p in self._trainable]
         self._direct = packaged_head(policy) is not None
         self._call: Tensor | None = None  # the parameters that KL is measured from without a head
         self._called: tuple[Batch, Distribution] | None = None
+        self._head: Head | None = None
         if isinstance(policy, MLPPolicy | RecurrentPolicy) and not policy.departure():
-            self.head = policy.head
+            self._head = policy.head
         else:
-            self.head = self._head(batch)
-        if isinstance(self.head, TakenActions):
-            self._call = torch.cat([p.detach().reshape(-1) for p in self._trainable])
+            self._check_fit()
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the parameters that theta is made of, in its order."""
+        return [p.shape for p in self._trainable]
+
+    @property
+    def head(self) -> Head:
+        """The one that its distributions obey."""
+        if self._head is None:
+            theta = torch.cat([p.detach().reshape(-1) for p in self._trainable])
+            self._first(theta, self._batch.without_padding())
+        assert self._head is not None
+        return self._head
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def run(self, theta: Tensor, batch: Batch) -> Run:
+        """One run on these rows, whose derivative can be differentiated again."""
+        leaf = theta.clone().requires_grad_()
+        with twice_differentiable(self.policy):
+            return Run(*self.on(batch.tracked())(leaf), leaf)
 
     def on(self, batch: Batch) -> Params:
         """theta [P] -> (head, distribution parameters [N, D]) on these rows."""
         rows = batch if self._direct else _without_bad_rows(batch)
 
         def params(theta: Tensor) -> tuple[Head, Tensor]:
+            if self._head is None:
+                found = self._first(theta, batch)
+                if self._call is None:
+                    return found
             return self._run(Substitution(self._tensors(theta)), rows)
 
         return params
@@ -159,28 +199,22 @@ class ModuleFunction:
                 )
         return head, head.measured(self._called[1], batch.actions)
 
-    def _head(self, batch: Batch) -> Head:
-        """The head, after a look at whether the module is a function at all: on two rows, or on all
-        of them where it takes its rows only together, say as sequences.
-        """
+    def _check_fit(self) -> None:
+        """What can be seen of the modules without a run."""
         for name, module in self.policy.named_modules():
             if reason := _unfit(module):
                 raise fail("policy", reason, _named(name, module))
-        try:
-            return self._probe(batch.rows(slice(0, 2 * (batch.sequence_length or 1))))
-        except Refused:
-            if len(batch) <= 2 * (batch.sequence_length or 1):
-                raise
-            return self._probe(batch)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def _probe(self, batch: Batch) -> Head:
-        """The head of these rows, and whether a run of them leaves the module as it was."""
-        rows = batch.tracked().without_padding()
+    def _first(self, theta: Tensor, batch: Batch) -> tuple[Head, Tensor]:
+        """The first run, which shows the head, and whether the module is a function at all."""
+        rows = batch.tracked()
         rows = rows if self._direct else _without_bad_rows(rows)
-        buffers = {id(b): b.clone() for b in self.policy.buffers()}
-        substitution = Substitution({**{id(p): p.detach() for p in self._trainable}, **buffers})
+        tensors = self._tensors(theta)
+        buffers = {id(b): tensors.get(id(b), b).clone() for b in self.policy.buffers()}
+        substitution = Substitution({**tensors, **buffers})
+        drawn = torch.get_rng_state()
         head, params = self._run(substitution, rows)
         for name in self._written(substitution, buffers):
             raise fail(
@@ -189,14 +223,22 @@ class ModuleFunction:
                 "training mode; call policy.eval() before)",
                 f"a write to {name}",
             )
-        if params.requires_grad:
+        if _reaches_others(params, theta):
             raise fail(
                 "policy",
                 "modules and hooks that reach parameters through self or their arguments",
                 "a function that holds others (a forward or a hook that was set on the instance "
                 "and refers to it; override the method in a subclass)",
             )
-        return head
+        if theta.device.type == "cpu" and not torch.equal(drawn, torch.get_rng_state()):
+            with torch.no_grad():
+                again = self._run(Substitution(tensors), rows)[1]
+            if not torch.equal(params.nan_to_num(), again.nan_to_num()):
+                raise fail("policy", _STEADY, "other distributions at a second run")
+        if isinstance(head, TakenActions):
+            self._call = torch.cat([p.detach().reshape(-1) for p in self._trainable])
+        self._head = head
+        return head, params
 
     def _written(self, substitution: Substitution, buffers: dict[int, Tensor]) -> Iterator[str]:
         """Names of the buffers that a run wrote or replaced."""
@@ -233,12 +275,18 @@ def _unfit(module: nn.Module) -> str:
         return "modules without backward hooks, which would change the derivatives"
     if not module.training:
         return ""
-    steady = "modules that draw no random numbers as they run (call policy.eval() before)"
     if isinstance(module, nn.modules.dropout._DropoutNd):
-        return steady if module.p > 0 else ""
+        return _STEADY if module.p > 0 else ""
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-        return steady if module.dropout > 0 else ""
-    return steady if isinstance(module, nn.RReLU) else ""
+        return _STEADY if module.dropout > 0 else ""
+    return _STEADY if isinstance(module, nn.RReLU) else ""
+
+
+def _reaches_others(params: Tensor, theta: Tensor) -> bool:
+    """Whether a run at theta has gradients in tensors that are no part of it."""
+    if not theta.requires_grad:
+        return params.requires_grad
+    return any(getattr(node, "variable", theta) is not theta for node in nodes(params))
 
 
 def _without_bad_rows(batch: Batch) -> Batch:

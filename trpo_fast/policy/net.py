@@ -24,7 +24,7 @@ from .._base.arguments import (
 from .._base.choices import ActionMode, Activation, Std
 from .._base.options import PolicySettings
 from .flat import flat_params
-from .heads import Head, head_for_space
+from .heads import Head, head_for_space, head_of_kind
 from .spec import NetSpec
 from .stock import ACTIVATION_MODULES, departure, hooks_for_all_modules, own_forward
 
@@ -138,6 +138,18 @@ class MLPPolicy(nn.Module):
         widths = (linear[0].in_features, *(layer.out_features for layer in linear))
         policy.spec = NetSpec(widths, activation, head.kind, head.nvec)
         flat_params(policy)
+        return policy
+
+    @classmethod
+    def of_spec(cls, spec: NetSpec) -> MLPPolicy:
+        """The policy of a spec without memory for parameters, for what needs its shape alone."""
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(spec.widths):
+            layers.append(nn.Linear(fan_in, fan_out, device="meta"))
+            layers.append(ACTIVATION_MODULES[spec.activation]())
+        head = head_of_kind(spec.head, spec.widths[-1], spec.nvec)
+        policy = cls.of_layers(layers[:-1], head.to("meta"))
+        policy.spec = spec  # of one map there is no activation to be seen
         return policy
 
     def departure(self) -> str:

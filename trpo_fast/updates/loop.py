@@ -134,7 +134,8 @@ class CalledLoop(Loop):
             policy, self._batch, theta=self.flat, damping=damping, fvp_rows=fvp_rows
         )
         chosen = resolve(backend, problem)
-        self.backend, self._operator = chosen.name, chosen.operator(problem)
+        self._operator = chosen.operator(problem)
+        self.backend = chosen.name
         known = self._operator.module if isinstance(self._operator, ReferenceOperator) else None
         self._function = known or ModuleFunction(policy, self._batch)
         self._old: Tensor | None = None

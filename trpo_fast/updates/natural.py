@@ -24,7 +24,7 @@ from ..core.problem import Problem, UpdateConfig
 from ..core.search_checks import check_cg, check_search
 from ..policy.flat import mark_written
 from .info import KlFrom, UpdateInfo
-from .operator import make_problem
+from .operator import KERNELS, make_problem
 
 OPTIONS = tuple(UpdateOptions.__annotations__)
 GRADIENT = declared(GradientSettings)
@@ -154,9 +154,10 @@ def update_problem(
         if name not in OPTIONS:
             raise unknown_option(name, update)
     policy, theta = checks.check_policy(policy)
+    chunk_rows = KERNELS["chunk_rows"].check(options.get("chunk_rows"))
     return make_problem(
         policy,
-        checks.check_batch(policy, theta, batch),
+        checks.check_batch(policy, theta, batch, chunk_rows),
         theta=theta,
         damping=damping,
         sync=sync,

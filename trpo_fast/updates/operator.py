@@ -71,6 +71,7 @@ def make_problem(
     ``sync`` nothing is asked of a device.
     """
     UPDATE["fisher"].check(fisher)
+    chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
     if fisher == "empirical" and batch.actions is None:
         raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
     return Problem(
@@ -78,7 +79,7 @@ def make_problem(
         theta=theta,
         batch=batch,
         damping=UPDATE["damping"].check(damping),
-        kl_scale=checks.kl_scale(policy, kl_reduction, batch),
+        kl_scale=checks.kl_scale(policy, kl_reduction, batch, chunk_rows),
         reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
         fisher=fisher,
         fvp_rows=checks.check_fvp_rows(
@@ -88,7 +89,7 @@ def make_problem(
             check_values=sync or not extension.asynchronous(theta.device),
             sequence_length=batch.sequence_length,
         ),
-        chunk_rows=KERNELS["chunk_rows"].check(chunk_rows),
+        chunk_rows=chunk_rows,
         precision=KERNELS["precision"].check(precision),
         deterministic=KERNELS["deterministic"].check(deterministic),
         constraint=UPDATE["constraint"].check(constraint),
@@ -133,6 +134,7 @@ class FisherOperator:
         state: Tensor | None = None,
         sync: bool = True,
     ) -> None:
+        chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
         policy, theta = checks.check_policy(policy)
         rows = Batch(
             obs,
@@ -144,7 +146,7 @@ class FisherOperator:
         )
         batch = checks.check_rows(policy, theta, rows)
         if actions is not None:
-            taken = checks.check_actions(policy, theta, actions, batch)
+            taken = checks.check_actions(policy, theta, actions, batch, chunk_rows)
             batch = replace(batch, actions=taken)
         problem = make_problem(
             policy,
