@@ -68,12 +68,10 @@ def net(*widths: int) -> nn.Module:
 
 def convolutions() -> nn.Module:
     """The net of the Atari papers, six actions."""
-    layers = (
-        (nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU())
-        + (nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten())
-        + (nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 6))
-    )
-    return Choices(nn.Sequential(*layers))
+    trunk = (nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU())
+    last = (nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten())
+    net = (nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 6))
+    return Choices(nn.Sequential(*trunk, *last, *net))
 
 
 def cell() -> nn.Module:

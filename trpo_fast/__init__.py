@@ -30,6 +30,7 @@ from .policy.heads import (
     unregister_head,
 )
 from .policy.net import MLPPolicy
+from .policy.recurrent import RecurrentPolicy
 from .policy.spec import NetSpec
 from .updates import compiled as compiled  # registers torch.ops.trpo_fast
 from .updates.first_order import pg_update
@@ -80,6 +81,7 @@ __all__ = [
     "NaturalGradient",
     "NetSpec",
     "Penalty",
+    "RecurrentPolicy",
     "Solution",
     "SquashedGaussian",
     "StepInfo",

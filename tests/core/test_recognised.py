@@ -36,6 +36,9 @@ class Net(nn.Module):
         self.net = nn.Sequential(
             nn.Linear(4, 8), activation(), nn.Linear(8, 6), activation(), nn.Linear(6, outputs)
         )
+        self.spread = None
+        if make in (of_two_maps, crossed, one_scale, one_mean):
+            self.spread = nn.Linear(6, 2 if make in (of_two_maps, crossed) else 1)
         self.make = make
 
     def forward(self, obs):
@@ -56,11 +59,22 @@ def with_value(m, obs):
     return Normal(m.net[4](features), m.log_std.exp()), features.sum(-1)
 
 
+def of_two_maps(m, obs):
+    features = m.net[:4](obs)
+    return Normal(m.net[4](features), m.spread(features).clamp(-20, 2).exp())
+
+
+def crossed(m, obs):
+    features = m.net[:4](obs)
+    return Normal(m.net[4](features), m.spread(2.0 * features).exp())
+
+
 KNOWN = {
     "normal": (normal, 2),
     "independent": (lambda m, o: Independent(Normal(m.net(o), m.log_std.exp().expand(9, 2)), 1), 2),
     "clamped": (lambda m, o: Normal(m.net(o), m.log_std.clamp(-20, 2).exp()), 2),
     "of the state": (of_state, 4),
+    "of two maps": (of_two_maps, 2),
     "squashed": (lambda m, o: SquashedGaussian(2, "state").distribution(m.net(o)), 4),
     "categorical": (lambda m, o: Categorical(logits=m.net(o)), 3),
     "bernoulli": (lambda m, o: Independent(Bernoulli(logits=m.net(o)), 1), 3),
@@ -133,7 +147,20 @@ def normalised(m, obs):
     return Categorical(logits=z - z.mean(-1, keepdim=True))
 
 
+def one_scale(m, obs):
+    features = m.net[:4](obs)
+    return Normal(m.net[4](features), m.spread(features).exp())
+
+
+def one_mean(m, obs):
+    features = m.net[:4](obs)
+    return Normal(m.spread(features), m.net[4](features).exp())
+
+
 UNKNOWN = {
+    "one scale for all": (one_scale, 2),
+    "one mean for all": (one_mean, 3),
+    "one log_std for all": (lambda m, o: Normal(m.net(o), m.log_std[:1].exp()), 2),
     "added": (lambda m, o: Normal(m.net(o) + o[:, :2], m.log_std.exp()), 2),
     "added twice": (lambda m, o: Normal(m.net(o) + 0.1 * m.net(o).detach(), m.log_std.exp()), 2),
     "a constant added": (lambda m, o: Normal(m.net(o) + 1e-3, m.log_std.exp()), 2),
@@ -145,6 +172,7 @@ UNKNOWN = {
     "the mean clamped": (lambda m, o: Normal(m.net(o).clamp(-0.1, 0.1), m.log_std.exp()), 2),
     "the mean squashed": (lambda m, o: Normal(torch.tanh(m.net(o)), m.log_std.exp()), 2),
     "residual": (lambda m, o: Normal(m.net[4](m.net[2](m.net[:2](o)) + o[:, :1]), 1.0), 2),
+    "two maps of two things": (crossed, 2),
     "temperature": (lambda m, o: Categorical(logits=m.net(o) / 0.9), 3),
     "shifted logits": (normalised, 3),
     "turned": (lambda m, o: Normal(m.net(o).flip(-1), m.log_std.exp()), 2),
@@ -164,6 +192,49 @@ def test_what_departs_is_not_mistaken(name):
     plain = FisherOperator(policy, obs, backend="autograd")
     v = torch.randn(operator.shape[0])
     assert relative_error((operator @ v).double(), (plain @ v).double()) < FLOAT32_PRODUCT
+
+
+FORBIDDEN = torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) < 0.3
+FORBIDDEN[:, 1] = False
+MASKS = {
+    "where": lambda z, allowed: torch.where(allowed, z, -1e30),
+    "where not": lambda z, allowed: torch.where(~allowed, torch.tensor(-1e9), z),
+    "filled": lambda z, allowed: z.masked_fill(~allowed, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masked_logits(name):
+    def given(m, obs, mask):
+        return Categorical(logits=MASKS[name](m.net(obs), mask))
+
+    policy, obs = policy_and_rows(lambda m, o: given(m, o, ~FORBIDDEN), 3)
+    check_products(policy, obs, "cpu")
+    policy = Given(given, 3)
+    check_products(policy, obs, "cpu", action_mask=~FORBIDDEN)
+
+
+class Given(Net):
+    def forward(self, obs, mask):
+        return self.make(self, obs, mask)
+
+
+def replaced_by_values(m, obs):
+    z = m.net(obs)
+    return Categorical(logits=torch.where(FORBIDDEN, z.flip(-1), z))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, o: Categorical(logits=m.net(o).masked_fill(FORBIDDEN, -9.0)),
+        lambda m, o: Categorical(logits=torch.where(FORBIDDEN, m.net(o).detach() - 90.0, m.net(o))),
+        replaced_by_values,
+    ],
+)
+def test_what_is_only_less_likely_is_no_mask(make):
+    policy, obs = policy_and_rows(make, 3)
+    assert FisherOperator(policy, obs).backend == "reference"
 
 
 TIED = nn.Linear(5, 5)

@@ -51,7 +51,7 @@ ALGORITHMS = {
 }
 # What is no setting: the objects themselves, and what the trainer knows.
 OBJECTS = set("policy batch penalty obs obs_dim weights action_mask actions optimizer".split())
-OBJECTS |= {"sync", "options", "device", "dtype"}
+OBJECTS |= {"sync", "options", "device", "dtype", "sequence_length", "starts", "state"}
 # Arguments that are settings of another name; every other has its own.
 RENAMED = {
     ("npg_update", "learning_rate"): "npg_learning_rate",

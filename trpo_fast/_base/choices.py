@@ -6,8 +6,9 @@ from typing import Literal
 
 Activation = Literal["tanh", "relu", "elu", "silu", "gelu", "identity"]  # of csrc/shared/params.h
 Std = Literal["free", "state"]
-PolicyKind = Literal["auto", "mlp", "cnn"]
 ActionMode = Literal["clip", "scale", "squash", "beta"]
+RecurrentKind = Literal["gru", "lstm"]
+PolicyKind = Literal["auto", "mlp", "cnn", RecurrentKind]
 
 Backend = Literal["auto", "cpu", "cuda", "reference", "autograd"]
 # How Fisher-vector products are computed. Every backend has fp32; the others split each float32

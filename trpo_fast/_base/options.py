@@ -44,7 +44,8 @@ class PolicySettings:
     policy: Annotated[
         PolicyKind,
         Doc(
-            "layers on flat observations (mlp), or convolutions for images before them (cnn); "
+            "layers on flat observations (mlp), or convolutions for images before them (cnn), or a "
+            "cell that remembers (gru, lstm), which the critic has too; "
             "auto: cnn where there is an image. With cnn, hidden and critic_hidden are (512,) and "
             "the activation is relu unless chosen"
         ),
@@ -55,6 +56,10 @@ class PolicySettings:
         Std,
         Doc("standard deviation of continuous actions: a free parameter, or an output of the net"),
     ] = "free"
+    cell_width: Annotated[
+        int, AtLeast(1), COUNT, Doc("gru, lstm: width of the cell, of policy and critic")
+    ] = 64
+    encoder: Annotated[tuple[int, ...], Doc("gru, lstm: widths of layers before the cell")] = ()
     initial_log_std: Annotated[
         float,
         AtLeast(-20.0),

@@ -94,5 +94,5 @@ class ModuleLinearization:
         results = [self.run.params]
         if self._transposed is not None:
             results.append(self._transposed[0])
-        given = [*dict(parts_of(self._batch.obs)).values(), self.theta]
+        given = [*(part for _, part in parts_of(self._batch.obs)), self.theta]
         return saved_bytes(results, given) + self.params.nbytes

@@ -32,6 +32,7 @@ from .support import SERVES, Support
 
 _VALUE = 1e-4  # of the largest, by which the two may differ: far above rounding, below any change
 _GRADIENT = 1e-3
+_IMPOSSIBLE = -1e3  # the logarithm of a probability that is zero in float32
 
 
 class NetKernels:
@@ -46,7 +47,7 @@ class NetKernels:
         self.problem = Problem(
             policy=_net(found.spec),
             theta=self.gathered(problem.theta),
-            batch=Batch(found.rows, weights=rows.weights),
+            batch=Batch(found.rows, weights=rows.weights, action_mask=found.allowed),
             damping=problem.damping,
             kl_scale=problem.kl_scale,
             reverse_kl=problem.reverse_kl,
@@ -72,13 +73,19 @@ class NetKernels:
         weights = self.problem.batch.weights
         rows = torch.arange(len(lin.params))
         used = torch.ones_like(lin.params[:, :1]) if weights is None else weights.gt(0).unsqueeze(1)
-        params = self.operator.forward()
+        ours, theirs = self.operator.forward(), lin.params
         if isinstance(lin.head, Categorical):
-            params = params.log_softmax(-1)
-        if not _close(params * used, lin.params * used, _VALUE):
+            allowed = self.found.allowed
+            if allowed is None:
+                allowed = torch.ones_like(ours, dtype=torch.bool)
+            elif bool((theirs > _IMPOSSIBLE)[~allowed].any()) or not bool(allowed.any(-1).all()):
+                return False
+            ours = ours.where(allowed, -torch.inf).log_softmax(-1).where(allowed, 0.0)
+            theirs = theirs.where(allowed, 0.0)
+        if not _close(ours * used, theirs * used, _VALUE):
             return False
         delta = lin.metric(signs(rows, lin.params.shape[1], lin.params.dtype)) * used
-        theirs, ours = self.gathered(lin.vjp(delta)), self.operator.vjp(delta)
+        ours, theirs = self.operator.vjp(delta), self.gathered(lin.vjp(delta))
         pairs = zip(ours.split(self._sizes), theirs.split(self._sizes), strict=True)
         floor = 1e-6 * float(theirs.norm())
         return all(_close(a, b, _GRADIENT, floor) for a, b in pairs)
@@ -144,9 +151,10 @@ class ModuleBackend(Backend):
         """Whether the run of the module is worth a look: the kernels could serve a net here."""
         if isinstance(problem.policy, MLPPolicy) or problem.chunk_rows is not None:
             return False
+        if problem.batch.sequence_length is not None:  # no net of layers remembers
+            return False
         place = problem.theta.device.type == "cpu" and problem.theta.dtype == torch.float32
-        plain = problem.fisher == "analytic" and problem.batch.action_mask is None
-        return place and plain and bool(CpuBackend().machine_support())
+        return place and problem.fisher == "analytic" and bool(CpuBackend().machine_support())
 
     def problem_support(self, problem: Problem) -> Support:
         return SERVES

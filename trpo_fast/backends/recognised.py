@@ -25,15 +25,19 @@ class Recognised(NamedTuple):
     spec: NetSpec
     order: tuple[int, ...]  # W1, b1, ..., WL, bL, then log_std
     rows: Tensor  # [N, O]
+    allowed: Tensor | None = None  # [N, Z] bool, where some logits were replaced by a constant
 
 
 class _Outputs(NamedTuple):
-    """The node of the net's outputs z [N, Z], and what is made of them."""
+    """The node of the net's outputs z [N, Z], or the nodes of parts of them, and what is made of
+    them.
+    """
 
-    node: Any
+    nodes: tuple[Any, ...]
     kind: str
     nvec: tuple[int, ...] = ()
     log_std: tuple[int, ...] = ()  # number of the parameter, where it is one
+    allowed: Tensor | None = None
 
 
 # Nodes that hand on the values of their first input, at most repeated: which of them, and in which
@@ -58,35 +62,39 @@ def recognise(run: Run, shapes: Sequence[torch.Size]) -> Recognised | None:
     outputs = _outputs(run)
     if outputs is None:
         return None
-    weights: list[int] = []
-    order: list[int] = []
+    maps: list[_Maps] = []
     activations: set[str] = set()
-    node = outputs.node
+    nodes = outputs.nodes
     while True:
-        found = _linear(run, node, shapes)
+        found = _maps(run, nodes, shapes)
         if found is None:
             return None
-        order[:0] = found
-        weights.insert(0, found[0])
-        before = node.next_functions[1][0]
-        if before is None:
+        maps.insert(0, found)
+        if found.before is None:
             break
-        node = before
+        node = found.before
         if node.name() == "AddmmBackward0":
             activations.add("identity")
         else:
             activations.add(_activation(node))
             node = node.next_functions[0][0]
-    order += outputs.log_std
+        nodes = (node,)
+    order = [i for found in maps for i in (*found.weights, *found.biases)] + [*outputs.log_std]
     activation = activations.pop() if activations else "identity"
     if activations or not activation or len(set(order)) != len(order):
         return None
-    widths = (shapes[weights[0]][1], *(shapes[w][0] for w in weights))
-    spec = NetSpec(widths, activation, outputs.kind, outputs.nvec)
-    if sum(shapes[i].numel() for i in order) != spec.size:
-        return None
-    rows: Tensor = node._saved_mat1.detach()
-    return Recognised(spec, tuple(order), rows)
+    heights = (sum(shapes[i][0] for i in found.weights) for found in maps)
+    spec = NetSpec(
+        (shapes[maps[0].weights[0]][1], *heights), activation, outputs.kind, outputs.nvec
+    )
+    outputs_of_head = run.head.action_dim if outputs.kind == "gaussian" else run.head.outputs
+    if spec.widths[-1] != outputs_of_head or sum(shapes[i].numel() for i in order) != spec.size:
+        return None  # some were repeated
+    rows: Tensor = nodes[0]._saved_mat1.detach()
+    allowed = outputs.allowed
+    if allowed is not None:
+        allowed = allowed.expand(run.params.shape).contiguous()
+    return Recognised(spec, tuple(order), rows, allowed)
 
 
 def _outputs(run: Run) -> _Outputs | None:
@@ -95,12 +103,12 @@ def _outputs(run: Run) -> _Outputs | None:
     if isinstance(run.head, Gaussian):
         return _gaussian(run, node)
     if isinstance(run.head, Bernoulli):
-        return _Outputs(node, "bernoulli")
+        return _Outputs((node,), "bernoulli")
     if not isinstance(run.head, MultiCategorical) or _name(node) != "ClampMinBackward0":
         return None
     node, _ = _behind(node.next_functions[0], _VIEWS)
     if not isinstance(run.head, Categorical):
-        return _Outputs(node, "multicategorical", run.head.nvec)
+        return _Outputs((node,), "multicategorical", run.head.nvec)
     if _name(node) != "SubBackward0" or node._saved_alpha != 1:
         return None
     (z, _), (normaliser, _) = (_behind(edge, _VIEWS) for edge in node.next_functions)
@@ -108,11 +116,26 @@ def _outputs(run: Run) -> _Outputs | None:
         return None
     if _behind(normaliser.next_functions[0], _VIEWS)[0] is not z:
         return None
-    return _Outputs(z, "categorical", run.head.nvec)
+    z, allowed = _unmasked(z)
+    return _Outputs((z,), "categorical", run.head.nvec, allowed=allowed)
+
+
+def _unmasked(z: Any) -> tuple[Any, Tensor | None]:
+    """The logits before some were replaced by a constant, and which were not."""
+    if _name(z) == "MaskedFillBackward0":  # with a number
+        return _behind(z.next_functions[0], _VIEWS)[0], ~z._saved_mask
+    if _name(z) != "WhereBackward0":
+        return z, None
+    kept, other = z.next_functions
+    if other[0] is None:
+        return _behind(kept, _VIEWS)[0], z._saved_condition
+    return (_behind(other, _VIEWS)[0] if kept[0] is None else None), ~z._saved_condition
 
 
 def _gaussian(run: Run, node: Any) -> _Outputs | None:
-    """cat(mean, log(exp(log_std))), log_std being a parameter or the other half of the outputs."""
+    """cat(mean, log(exp(log_std))), log_std being a parameter, the other half of the outputs or a
+    map of its own.
+    """
     if _name(node) != "CatBackward0" or len(node.next_functions) != 2:
         return None
     (mean, half), (log, _) = (_behind(edge, _VIEWS) for edge in node.next_functions)
@@ -125,9 +148,32 @@ def _gaussian(run: Run, node: Any) -> _Outputs | None:
     if _name(mean) == "SplitBackward0":
         if spread[0] is not mean or (half, spread[1]) != (0, 1):
             return None
-        return _Outputs(_behind(mean.next_functions[0], _VIEWS)[0], "gaussian_state")
+        return _Outputs((_behind(mean.next_functions[0], _VIEWS)[0],), "gaussian_state")
+    if _name(spread[0]) == "AddmmBackward0":
+        return _Outputs((mean, spread[0]), "gaussian_state")
     number = _number(run, spread)
-    return None if number is None else _Outputs(mean, "gaussian", log_std=(number,))
+    return None if number is None else _Outputs((mean,), "gaussian", log_std=(number,))
+
+
+class _Maps(NamedTuple):
+    """Linear maps side by side, one below the other as one map, of what the node before gives."""
+
+    weights: tuple[int, ...]
+    biases: tuple[int, ...]
+    before: Any  # None where that are rows
+
+
+def _maps(run: Run, nodes: tuple[Any, ...], shapes: Sequence[torch.Size]) -> _Maps | None:
+    found = [_linear(run, node, shapes) for node in nodes]
+    pairs = [pair for pair in found if pair is not None]
+    if len(pairs) != len(nodes):
+        return None
+    before = nodes[0].next_functions[1][0]
+    if any(node.next_functions[1][0] is not before for node in nodes):
+        return None
+    if before is None and len(nodes) > 1:  # rows that may differ
+        return None
+    return _Maps(tuple(w for w, _ in pairs), tuple(b for _, b in pairs), before)
 
 
 def _linear(run: Run, node: Any, shapes: Sequence[torch.Size]) -> tuple[int, int] | None:

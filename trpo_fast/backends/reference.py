@@ -22,12 +22,15 @@ from ..core.cg import CgResult
 from ..core.modules import InvalidDistribution, ModuleFunction, Refused
 from ..core.preconditioner import Factors, Preconditioner, picked_rows, signs
 from ..core.problem import CgConfig, Operator, Problem
+from ..core.sequences import rows_of
 from ..core.surrogate import Measures, evaluate_rows, surrogate
 from ..policy.heads import Head, TakenActions, without_head
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from .base import Backend
 from .linearization import Linearization, MLPLinearization
 from .module import ModuleLinearization
+from .recurrent import RecurrentLinearization, RecurrentModel
 from .support import SERVES, Support
 
 
@@ -40,10 +43,12 @@ class ReferenceOperator(Operator):
         super().__init__(problem)
         self.batch = problem.batch.without_padding()
         self.total = total_weight(self.batch, self.theta.dtype)
+        self._sequences = RecurrentModel(problem.policy) if _by_hand(problem.policy) else None
         self._chunked = problem.chunk_rows is not None
         self.module = self._as_module(problem.policy)
         # Once: the stages' own derivatives agree, and a device is not waited for.
-        self._compare = self.module is not None and self.theta.device.type == "cpu"
+        by_torch = self.module is not None and self._sequences is None
+        self._compare = by_torch and self.theta.device.type == "cpu"
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
         self._fisher_cached: Linearization | None = None
@@ -74,7 +79,8 @@ class ReferenceOperator(Operator):
         if self.module is None:
             assert isinstance(policy, MLPPolicy)
             return MLPLinearization(policy.spec, policy.head, theta, batch)
-
+        if self._sequences is not None:
+            return RecurrentLinearization(self._sequences, theta, batch)
         return ModuleLinearization(self.module, theta, batch)
 
     def _chunks(self) -> Iterator[tuple[Batch, Linearization]]:
@@ -149,7 +155,9 @@ class ReferenceOperator(Operator):
     def kfac(self, stride: int) -> Preconditioner:
         """The factors of one of ``stride`` rows that products see, and their inverses."""
         rows, given = self._fisher_batch, self.problem.fvp_rows
-        picked = picked_rows(len(rows), stride, self.theta.device)
+        length = rows.sequence_length or 1
+        picked = picked_rows(len(rows) // length, stride, self.theta.device)
+        picked = rows_of(picked, length)
         try:
             return self._kfac(picked, picked if given is None else given[picked])
         except Refused:  # a module that takes its rows only together
@@ -160,7 +168,7 @@ class ReferenceOperator(Operator):
         """Factors of the rows ``picked`` among those of products; their numbers in the batch."""
         part = replace(self._fisher_batch.rows(picked), group_size=None)
         total = total_weight(part, self.theta.dtype)
-        size = self.problem.chunk_rows or len(part)
+        size = -(-(self.problem.chunk_rows or len(part)) // part.unit) * part.unit
         found: Factors | None = None
         for start in range(0, len(part), size):
             rows = slice(start, start + size)
@@ -255,6 +263,10 @@ def _combine(parts: list[Measures]) -> Measures:
             first.entropy + part.entropy,
         )
     return first
+
+
+def _by_hand(policy: nn.Module) -> bool:
+    return isinstance(policy, RecurrentPolicy) and not policy.departure()
 
 
 class ReferenceBackend(Backend):

@@ -68,7 +68,7 @@ def _indices(rows: Judged) -> Iterator[Rule]:
 
 
 def _numbers(rows: Judged) -> Iterator[Rule]:
-    numbers = ("obs", "advantages", "log_probs", "old_params")
+    numbers = ("obs", "advantages", "log_probs", "old_params", "state")
     for name, value in rows.clean.tensors():
         if name.partition("[")[0] in numbers and value.is_floating_point():
             yield Rule(name, "finite values", ~torch.isfinite(value), value)

@@ -23,6 +23,11 @@ class Batch:
     weight zero may hold anything, NaN included. action_mask [N, Z] bool, True = allowed.
     group_size: as many consecutive rows share one denominator. old_params [N, D]: the distribution
     parameters that the rows were sampled with, for a KL to the policy that sampled them.
+
+    For a policy with a memory the rows are sequences, one after the other: of ``sequence_length``
+    rows each, in time; starts [N] bool where an episode begins, so that the state is zeroed before
+    the row; state [N / sequence_length, K] before the first row of each sequence, where gradients
+    end. Rows of weight zero do not count, but their observations pass through the state.
     """
 
     obs: Rows  # [N, O], or what a custom module takes with N rows first
@@ -33,6 +38,9 @@ class Batch:
     action_mask: Tensor | None = None  # [N, Z] bool, True = allowed
     group_size: int | None = None  # K: consecutive rows that share one denominator
     old_params: Tensor | None = None  # [N, D] the rows were sampled with; None: those of the call
+    sequence_length: int | None = None  # T: consecutive rows that are one sequence in time
+    starts: Tensor | None = None  # [N] bool: where the state is zeroed before the row
+    state: Tensor | None = None  # [N / T, K] before the first row of each sequence
 
     def __len__(self) -> int:
         """N, the number of rows."""
@@ -55,23 +63,35 @@ class Batch:
         return f"Batch({', '.join(parts)})"
 
     def rows(self, index: slice | Tensor) -> Batch:
-        """The batch restricted to some rows: a slice, or indices [M]."""
+        """The batch restricted to some rows, or whole sequences: a slice, or indices [M]."""
         tensors: dict[str, Any] = {
-            f.name: value[index]
+            f.name: value[self._sequences(index) if f.name == "state" else index]
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **tensors | {"obs": map_rows(lambda part: part[index], self.obs)})
 
+    def _sequences(self, index: slice | Tensor) -> slice | Tensor:
+        """Which sequences rows are of that are whole sequences."""
+        length = self.sequence_length
+        assert length is not None
+        if isinstance(index, slice):
+            return slice(index.start // length, -(-index.stop // length))
+        return index[::length] // length
+
+    @property
+    def unit(self) -> int:
+        """How many consecutive rows belong together."""
+        return self.group_size or self.sequence_length or 1
+
     def chunks(self, rows: int | None) -> Iterator[Batch]:
-        """Pieces of about so many rows that never cut a group; the batch itself without a
-        number.
+        """Pieces of about so many rows that never cut a group or a sequence; the batch itself
+        without a number.
         """
         if rows is None:
             yield self
             return
-        group = self.group_size or 1
-        size = -(-rows // group) * group
+        size = -(-rows // self.unit) * self.unit
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
 
@@ -95,6 +115,20 @@ class Batch:
         for name, value in vars(self).items():
             yield from (pair for pair in parts_of(value, name) if isinstance(pair[1], Tensor))
 
+    def finite_obs(self, keep: Tensor | None = None) -> Rows:
+        """The observations [N, O], zeros in place of rows that are not finite, except those to
+        ``keep`` [N].
+        """
+
+        def filled(part: Tensor) -> Tensor:
+            if not part.is_floating_point():
+                return part
+            good = part.isfinite().reshape(len(part), -1).all(-1)
+            good = good if keep is None else good | keep
+            return torch.where(good.view(-1, *[1] * (part.ndim - 1)), part, 0.0).to(part.dtype)
+
+        return map_rows(filled, self.obs)
+
     def without_padding(self) -> Batch:
         """Zero-weight rows filled with harmless values, so that 0 * NaN never happens."""
         if self.weights is None:
@@ -111,7 +145,10 @@ class Batch:
         filled: dict[str, Any] = {
             name: fill(getattr(self, name), 0) for name in ("advantages", "log_probs", "weights")
         }
-        filled["obs"] = map_rows(lambda part: fill(part, 0), self.obs)
+        if self.sequence_length is None:
+            filled["obs"] = map_rows(lambda part: fill(part, 0), self.obs)
+        else:  # what the rows of a sequence see, later rows remember
+            filled["obs"] = self.finite_obs(keep)
         first = keep.long().argmax().view(1)
         for name in ("actions", "old_params"):  # what is harmless depends on the head: a used row's
             if (value := getattr(self, name)) is not None:

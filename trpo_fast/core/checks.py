@@ -9,6 +9,7 @@ culprit once a backend has raised its flag.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,11 +27,13 @@ from .._base.settings import declared
 from ..policy.flat import flat_params
 from ..policy.heads import TakenActions
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import packaged_head
 from ..policy.wrappers import unwrapped
 from .bad_values import Judged, raise_for
 from .batch import Batch
 from .modules import head_of
 from .problem import Problem
+from .sequences import check_sequences, rows_of, whole_sequences
 
 UPDATE = declared(UpdateSettings)
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -96,15 +99,16 @@ def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
         check_count("group_size", batch.group_size)
         if rows % batch.group_size:
             raise fail("group_size", f"a divisor of the {rows} rows", batch.group_size)
-    return Batch(obs, weights=weights, action_mask=mask, group_size=batch.group_size)
+    fields = check_sequences(policy, theta, batch)
+    return Batch(obs, weights=weights, action_mask=mask, group_size=batch.group_size, **fields)
 
 
 def _check_mask(argument: str, policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
     width: int | None = None
-    if isinstance(policy, MLPPolicy):
-        if not policy.head.maskable:
-            raise fail(argument, "None for a head without choices", type(policy.head).__name__)
-        width = policy.head.outputs
+    if (head := packaged_head(policy)) is not None:
+        if not head.maskable:
+            raise fail(argument, "None for a head without choices", type(head).__name__)
+        width = head.outputs
     return check_tensor(argument, mask, theta, (rows, width), dtypes=(torch.bool,))
 
 
@@ -122,15 +126,12 @@ def check_batch(
     log_probs = batch.log_probs
     if log_probs is not None:
         log_probs = check_tensor("log_probs", log_probs, theta, (rows,))
-    return Batch(
-        checked.obs,
-        check_actions(policy, theta, batch.actions, checked, chunk_rows),
-        advantages,
-        log_probs,
-        checked.weights,
-        checked.action_mask,
-        checked.group_size,
-        check_old_params(policy, theta, batch.old_params, checked, chunk_rows),
+    return replace(
+        checked,
+        actions=check_actions(policy, theta, batch.actions, checked, chunk_rows),
+        advantages=advantages,
+        log_probs=log_probs,
+        old_params=check_old_params(policy, theta, batch.old_params, checked, chunk_rows),
     )
 
 
@@ -151,7 +152,7 @@ def check_old_params(
         raise fail("old_params", "None for a distribution without a head", "a tensor")
     width = head.parameters_per_row
     checked = check_tensor("old_params", old_params, theta, (len(batch), width))
-    if batch.action_mask is None or not isinstance(policy, MLPPolicy):
+    if batch.action_mask is None or packaged_head(policy) is None:
         return checked
     return head.distribution_params(checked, mask=batch.action_mask)
 
@@ -170,7 +171,7 @@ def check_actions(
     head = head_of(policy, batch, chunk_rows)
     shape = (rows, *head.action_shape)
     # A module's own distribution may shape a row's action differently, say [N] for one number.
-    own = not isinstance(policy, MLPPolicy) and isinstance(actions, Tensor)
+    own = packaged_head(policy) is None and isinstance(actions, Tensor)
     if own and actions.shape[:1] == (rows,) and actions.numel() == math.prod(shape):
         actions = actions.reshape(shape)
     if head.nvec:
@@ -199,13 +200,25 @@ def in_one_place(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ..
 
 
 def check_fvp_rows(
-    fvp_rows: Any, theta: Tensor, rows: int, *, check_values: bool = True
+    fvp_rows: Any,
+    theta: Tensor,
+    rows: int,
+    *,
+    check_values: bool = True,
+    sequence_length: int | None = None,
 ) -> Tensor | None:
-    """Row indices for the Fisher-vector products: an int asks for that many, evenly strided.
-    Without ``check_values`` those of given indices are left to the kernels, which flag bad ones.
+    """Row indices for the Fisher-vector products: an int asks for that many, evenly strided, or for
+    as many whole sequences as hold them. Without ``check_values`` those of given indices are left
+    to the kernels, which flag bad ones.
     """
     if fvp_rows is None:
         return None
+    if sequence_length is not None:
+        check_fvp_rows(fvp_rows, theta, rows)
+        chosen = whole_sequences(fvp_rows, sequence_length, rows)
+        found = check_fvp_rows(chosen, theta, rows // sequence_length)
+        assert found is not None
+        return rows_of(found, sequence_length)
     if isinstance(fvp_rows, Tensor):
         index = check_tensor("fvp_rows", fvp_rows, theta, (None,), dtypes=(torch.int64,))
         if index.numel() == 0:

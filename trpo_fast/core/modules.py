@@ -26,6 +26,7 @@ from ..policy.distributions import distribution_in, from_validation, without_val
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy, packaged_head
 from ..policy.substitute import Substitution
 from .batch import Batch
 from .convolutions import twice_differentiable
@@ -69,11 +70,11 @@ class Run(NamedTuple):
 
 @outside_autocast
 def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> Head:
-    """A policy's head: an ``MLPPolicy``'s own, otherwise the one that the distribution of the rows
-    obeys, or of the first ``chunk_rows`` where no more are to be run at a time.
+    """A policy's head: its own, of one of this package, otherwise the one that the distribution of
+    the rows obeys, or of the first ``chunk_rows`` where no more are to be run at a time.
     """
-    if isinstance(policy, MLPPolicy) and not policy.own_forward():
-        return policy.head
+    if (head := packaged_head(policy)) is not None:
+        return head
     return ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
 
 
@@ -89,11 +90,11 @@ class ModuleFunction:
         self.policy, self._batch = policy, batch
         self._trainable = trainable(policy)
         self._sizes = [p.numel() for p in self._trainable]
-        self._direct = isinstance(policy, MLPPolicy) and not policy.own_forward()
+        self._direct = packaged_head(policy) is not None
         self._call: Tensor | None = None  # the parameters that KL is measured from without a head
         self._called: tuple[Batch, Distribution] | None = None
         self._head: Head | None = None
-        if isinstance(policy, MLPPolicy) and not policy.departure():
+        if isinstance(policy, MLPPolicy | RecurrentPolicy) and not policy.departure():
             self._head = policy.head
         else:
             self._check_fit()
@@ -166,9 +167,8 @@ class ModuleFunction:
         """The head, distribution parameters [N, D], and what the module itself returned."""
         policy = substitution.module(self.policy)
         if self._direct:
-            assert isinstance(self.policy, MLPPolicy)
-            params = policy.distribution_params(batch.obs, batch.action_mask)
-            return self.policy.head, params, None
+            params = policy.distribution_params(*_inputs(batch))
+            return self.policy.head, params, None  # type: ignore[return-value]
         inputs = _inputs(batch)
         try:
             with _explained(inputs):
@@ -253,8 +253,16 @@ class ModuleFunction:
 
 
 def _inputs(batch: Batch) -> tuple[Rows, ...]:
-    """What a module is called on."""
-    return (batch.obs,) if batch.action_mask is None else (batch.obs, batch.action_mask)
+    """What a module is called on: obs [N, ...], or of sequences (obs [S, T, ...], starts [S, T],
+    state [S, K]); after that a mask, where there is one.
+    """
+    mask = () if batch.action_mask is None else (batch.action_mask,)
+    if batch.sequence_length is None:
+        return (batch.obs, *mask)
+    assert batch.starts is not None and batch.state is not None
+    shape = (-1, batch.sequence_length)
+    obs = map_rows(lambda part: part.unflatten(0, shape), batch.obs)
+    return obs, batch.starts.view(shape), batch.state, *mask
 
 
 def _named(name: str, module: nn.Module) -> str:
@@ -285,14 +293,7 @@ def _without_bad_rows(batch: Batch) -> Batch:
     """Zeros for observations that are not finite, everything allowed where nothing is: such rows
     make an update fail, and distributions that look at their parameters would raise before.
     """
-
-    def filled(part: Tensor) -> Tensor:
-        if not part.is_floating_point():
-            return part
-        finite = part.isfinite().reshape(len(part), -1).all(-1)
-        return torch.where(finite.view(-1, *[1] * (part.ndim - 1)), part, 0.0).to(part.dtype)
-
-    mask = batch.action_mask
+    obs, mask = batch.finite_obs(), batch.action_mask
     if mask is not None:
         mask = mask | ~mask.any(-1, keepdim=True)
-    return replace(batch, obs=map_rows(filled, batch.obs), action_mask=mask)
+    return replace(batch, obs=obs, action_mask=mask)

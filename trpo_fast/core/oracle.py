@@ -110,4 +110,7 @@ def _double(batch: Batch) -> Batch:
         convert(batch.actions),
         weights=convert(batch.weights),
         action_mask=batch.action_mask,
+        sequence_length=batch.sequence_length,
+        starts=batch.starts,
+        state=convert(batch.state),
     )

@@ -13,6 +13,7 @@ from .._base.rows import Rows, one_tensor
 from ..policy.distributions import distribution_in, from_validation
 from ..policy.heads import Head, head_of_distribution, without_head
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 
 
@@ -35,6 +36,6 @@ def acting_params(policy: nn.Module, obs: Rows, mask: Tensor | None = None) -> t
 
 def check_acts(policy: nn.Module) -> None:
     """Refuse a policy whose distribution, which updates follow, is not the one acted by."""
-    if isinstance(policy, MLPPolicy) and (reason := policy.own_forward()):
+    if isinstance(policy, MLPPolicy | RecurrentPolicy) and (reason := policy.own_forward()):
         wanted = "one that acts by distribution_params (override that instead of forward)"
         raise fail("policy", wanted, f"one where {reason}")

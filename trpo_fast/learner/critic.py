@@ -31,6 +31,7 @@ from ..core import checks
 from ..policy.flat import flat_params, mark_written
 from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy, drawn_for
+from ..policy.recurrent import RecurrentPolicy
 from .fits import (
     AdamState,
     Fit,
@@ -93,7 +94,7 @@ class Critic(nn.Module):
     std: Tensor
     moments: Tensor
     taken: Tensor
-    net: MLPPolicy | ValueNet
+    net: Any  # an MLPPolicy, a RecurrentPolicy or a ValueNet
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class Critic(nn.Module):
         critic._hold(net)
         return critic
 
-    def _hold(self, net: MLPPolicy | ValueNet) -> None:
+    def _hold(self, net: MLPPolicy | RecurrentPolicy | ValueNet) -> None:
         """Take a net, with an optimiser that has not made a step."""
         self.net = net
         theta = flat_params(net)
@@ -175,6 +176,19 @@ class Critic(nn.Module):
     def values(self, obs: Rows) -> Tensor:
         """Predicted returns [N] for observations [N, O]."""
         return self(obs)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that it remembers of a sequence: none."""
+        return 0
+
+    def step(
+        self, obs: Tensor, state: Tensor, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(predicted returns [N], the states after the step [N, K]) for observations [N, O] of N
+        sequences in states [N, K], starts [N] bool.
+        """
+        return self.values(obs), state
 
     @outside_autocast
     def fit(
@@ -223,11 +237,21 @@ class Critic(nn.Module):
         obs, targets, weights = checks.check_critic_batch(
             self.net, self.theta, obs, targets, weights, values=sync
         )
-        before = {name: value.clone() for name, value in self.state_dict().items()}
-        try:
+
+        def run() -> tuple[Tensor, int | Tensor]:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            loss, steps = self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            return self._run(FITS[chosen](self.net, normalised), normalised, generator)
+
+        return self._moved(run, chosen, sync)
+
+    def _moved(
+        self, run: Callable[[], tuple[Tensor, int | Tensor]], backend: str, sync: bool
+    ) -> CriticInfo:
+        """What a fit reports, which leaves the critic as it was if its values are not finite."""
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        try:
+            loss, steps = run()
             finite = loss.isfinite() & self.theta.isfinite().all()
             if sync and not bool(finite):
                 raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
@@ -239,7 +263,7 @@ class Critic(nn.Module):
             raise
         finally:
             mark_written(self.net)
-        return CriticInfo(loss, steps, chosen)
+        return CriticInfo(loss, steps, backend)
 
     @torch.no_grad()
     def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from .._base.arguments import describe, fail
 from .._base.rows import Rows, count_rows
 from ..policy.flat import trainable
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.stock import output_departure
 
 
@@ -86,10 +87,12 @@ def output_layer(net: MLPPolicy | ValueNet) -> Any:
     return net.output if isinstance(net, ValueNet) else net.net[-1]
 
 
-def moved(net: MLPPolicy | ValueNet) -> list[nn.Parameter]:
-    """The parameters that a fit moves, the first of the flat ones: the unit variance of an
-    MLPPolicy's head is a parameter, too.
+def moved(net: MLPPolicy | RecurrentPolicy | ValueNet) -> list[nn.Parameter]:
+    """The parameters that a fit moves, the first of the flat ones: the unit variance of a policy's
+    head is a parameter, too.
     """
+    if isinstance(net, RecurrentPolicy):
+        return [p for p in trainable(net) if p is not net.head.log_std]
     return trainable(net) if isinstance(net, ValueNet) else list(net.net.parameters())
 
 

@@ -46,7 +46,7 @@ def own_forward(policy: Any, stock: Mapping[str, Callable[..., Any]]) -> str:
     for name in ("__call__", "forward"):
         if getattr(kind, name) is not stock[name]:
             return f"{kind.__name__} has its own {name}"
-    return _altered("the policy", policy.__dict__)
+    return altered("the policy", policy.__dict__)
 
 
 def departure(policy: Any, stock: Mapping[str, Callable[..., Any]]) -> str:
@@ -70,7 +70,7 @@ def departure(policy: Any, stock: Mapping[str, Callable[..., Any]]) -> str:
     return reason
 
 
-def _altered(name: str, fields: dict[str, Any]) -> str:
+def altered(name: str, fields: dict[str, Any]) -> str:
     """Words for hooks and an overridden ``forward`` of one module, whose ``__dict__`` this is."""
     if "forward" in fields:
         return f"the forward of {name} is replaced"
@@ -86,14 +86,14 @@ def _net_departure(net: nn.Module, spec: NetSpec, held: list[nn.Parameter]) -> s
     layers = list(net._modules.values())
     if type(net) is not nn.Sequential or len(layers) != 2 * spec.maps - 1:
         return "layers are added or removed"
-    if reason := _altered("net", net.__dict__):
+    if reason := altered("net", net.__dict__):
         return reason
     activation, setting = ACTIVATION_MODULES[spec.activation], _SETTINGS.get(spec.activation)
     for i, layer in enumerate(layers):
         wanted = activation if i & 1 else nn.Linear
         if type(layer) is not wanted:
             return f"net.{i} is {type(layer).__name__}, not torch's {wanted.__name__}"
-        if reason := _altered(f"net.{i}", layer.__dict__):
+        if reason := altered(f"net.{i}", layer.__dict__):
             return reason
         if i & 1:
             if setting is not None and getattr(layer, setting[0]) != setting[1]:
@@ -110,7 +110,7 @@ def output_departure(net: nn.Sequential, widths: tuple[int, ...]) -> str:
     name, layer = f"net.{len(net) - 1}", net[-1]
     if type(layer) is not nn.Linear:
         return f"{name} is {type(layer).__name__}, not torch's Linear"
-    if reason := _altered("net", net.__dict__) or _altered(name, layer.__dict__):
+    if reason := altered("net", net.__dict__) or altered(name, layer.__dict__):
         return reason
     reason = _linear_departure(layer, widths[-2:], [])
     return f"{name} {reason}" if reason else ""

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,8 @@ from ..learner.acting import acting_params
 from ..learner.critic import Critic
 from ..learner.normalise import Normaliser, RewardScaler
 from ..policy.heads import Head
+from ..policy.recurrent import RecurrentPolicy
+from ..policy.wrappers import unwrapped
 from ..updates.multiplier import Penalty
 from .collect_host import HostCollector
 from .collect_tensor import TensorCollector
@@ -87,6 +88,12 @@ class Agent(abc.ABC):
         """Whether rollouts are computed on a device while the host goes on."""
         return self.collector.asynchronous and self.config.sampling != "vine"
 
+    @property
+    def recurrent(self) -> RecurrentPolicy | None:
+        """The policy, if it has a memory."""
+        policy = unwrapped(self.policy)
+        return policy if isinstance(policy, RecurrentPolicy) else None
+
     def params(self, obs: Rows, mask: Tensor | None = None) -> Tensor:
         """Distribution parameters [N, D] of the policy at rows obs, as nets see them."""
         return acting_params(self.policy, obs, mask)[1]
@@ -116,9 +123,17 @@ class Agent(abc.ABC):
 
     @abc.abstractmethod
     def predict(
-        self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
-    ) -> np.ndarray | Tensor:
-        """The action for one observation, or one for each of a batch."""
+        self,
+        obs: Any,
+        *,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_mask: Any = None,
+    ) -> Any:
+        """The action for one observation, or one for each of a batch; with a memory beside it the
+        state after the step.
+        """
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
         """Copies and pickles would share, or lack, environments and native memory."""

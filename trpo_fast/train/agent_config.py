@@ -14,12 +14,22 @@ from torch import nn
 
 from .._base.arguments import fail
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from .config import Config, make_config
 from .parts import env_name
 from .presets import IMAGES
 
 # Settings that say nothing of a policy or a critic that was given as a module of any kind.
-OF_POLICY = ("hidden", "std", "initial_log_std", "cnn_channels", "cnn_kernels", "cnn_strides")
+OF_POLICY = (
+    "hidden",
+    "std",
+    "initial_log_std",
+    "cnn_channels",
+    "cnn_kernels",
+    "cnn_strides",
+    "cell_width",
+    "encoder",
+)
 OF_CRITIC = ("critic_hidden",)
 
 
@@ -37,7 +47,7 @@ def agent_config(
     settings |= {name: net for name, net in nets.items() if isinstance(net, str)}
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
-    stock = isinstance(policy, MLPPolicy)
+    stock = isinstance(policy, MLPPolicy | RecurrentPolicy)
     _refuse("policy", policy, ("initial_log_std",) if stock else OF_POLICY, settings)
     _refuse("critic", critic, OF_CRITIC, settings)
     given = chosen_names(config, settings)
@@ -47,9 +57,11 @@ def agent_config(
             if chosen != env.num_envs:
                 raise fail("num_envs", f"the environment's {env.num_envs}", chosen)
         config = make_config(env_name(env), **settings)
-    if isinstance(policy, nn.Module):
+    if isinstance(policy, nn.Module) and not isinstance(policy, RecurrentPolicy):
         config = dataclasses.replace(config, policy="auto")  # it says what policy there is
-    return _as_the_policy(config, given, policy) if isinstance(policy, MLPPolicy) else config
+    if isinstance(policy, MLPPolicy | RecurrentPolicy):
+        return _as_the_policy(config, given, policy)
+    return config
 
 
 def chosen_names(config: Config | None, settings: Any) -> set[str]:
@@ -83,7 +95,7 @@ def _changed(config: Config) -> set[str]:
     return {field.name for field in fields if getattr(config, field.name) != field.default}
 
 
-def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config:
+def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy | RecurrentPolicy) -> Config:
     """The config with the policy's own settings; a chosen one that disagrees is refused."""
     for name, value in settings_of(policy).items():
         chosen = getattr(config, name)
@@ -97,8 +109,12 @@ def _as_the_policy(config: Config, given: set[str], policy: MLPPolicy) -> Config
     return config
 
 
-def settings_of(policy: MLPPolicy) -> dict[str, Any]:
+def settings_of(policy: MLPPolicy | RecurrentPolicy) -> dict[str, Any]:
     """The settings that a policy decides, by name."""
+    if isinstance(policy, RecurrentPolicy):
+        cell = {"policy": policy.kind, "cell_width": policy.cell.width}
+        layers = {**cell, "encoder": policy.encoder_widths, "hidden": policy.hidden}
+        return {**layers, "activation": policy.activation, **policy.head.settings()}
     spec = policy.spec
-    net = {"hidden": spec.widths[1:-1], "activation": spec.activation}
+    net: dict[str, Any] = {"hidden": spec.widths[1:-1], "activation": spec.activation}
     return {**net, **policy.head.settings()}

@@ -19,6 +19,7 @@ from ..envs.observations import Part, not_finite
 from ..learner.actor import Actor, ActTensors
 from ..learner.advantage import next_values
 from ..learner.normalise import Normaliser
+from .memory import RolloutMemory, memory_of
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
 
@@ -48,8 +49,10 @@ class HostCollector:
         )  # next-step autoreset: the coming row is a reset
         # An actor with the normaliser takes raw observations and leaves what its nets saw.
         self.fused = actor.normaliser is not None
+        self.memory = memory_of(layout, actor)
         kind = _Row if layout.parts is None else _PartsRow
-        self._rows = [kind(self.buffers, t, actor, self.fused) for t in range(layout.steps)]
+        given = (actor, self.fused, self.memory)
+        self._rows = [kind(self.buffers, t, *given) for t in range(layout.steps)]
 
     def start(self, seed: int | list[int] | None) -> None:
         """Reset every copy; the next rollout begins there."""
@@ -59,6 +62,8 @@ class HostCollector:
         self.mask = self._mask_of(infos)
         self.episodes = EpisodeLog(self.layout.envs)
         self.just_ended[:] = False
+        if self.memory is not None:
+            self.memory.reset()
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
@@ -68,6 +73,8 @@ class HostCollector:
         same_step, obs, mask = self.envs.same_step, self.obs, self.mask
         valid = None if same_step else np.ones((self.layout.steps, self.layout.envs), bool)
         taken, stepping = 0, False
+        if self.memory is not None:
+            self.memory.open()
         self.episodes.open()
         elapsed = self.episodes.elapsed()
         try:
@@ -77,6 +84,8 @@ class HostCollector:
                 self._store_obs(row, obs)
                 if mask is not None:
                     row.mask[...] = mask
+                if self.memory is not None:
+                    self.memory.begin(t)
                 row.act()
                 actions = self.action_map.host(row.actions_array)
                 begin, stepping = perf_counter(), True
@@ -87,6 +96,9 @@ class HostCollector:
                 if mask is not None:
                     mask = self._mask_of(infos)
                 self.obs, self.mask = obs, mask
+                if self.memory is not None:
+                    started = terminated | truncated if same_step else self.just_ended
+                    self.memory.stepped(torch.from_numpy(started))
                 if valid is not None:
                     np.logical_not(self.just_ended, out=valid[t])
                     self.just_ended = terminated | truncated
@@ -137,7 +149,10 @@ class HostCollector:
                     f"final observation of copy {copies[i]}, {times[i] + 1} steps into the rollout"
                 ),
             )
-            result[list(times), list(copies)] = self.actor.values(self._shown(rows))
+            at, shown = (list(times), list(copies)), self._shown(rows)
+            memory = self.memory
+            found = self.actor.values(shown) if memory is None else memory.values_after(*at, shown)
+            result[at] = found
         return result
 
     def _finish(
@@ -158,12 +173,14 @@ class HostCollector:
             )
         assert self.obs is not None
         self._check_finite(self.obs, self.layout.steps)
-        last = self.actor.values(self._shown(self.obs))
+        shown, memory = self._shown(self.obs), self.memory
+        last = self.actor.values(shown) if memory is None else memory.last_values(shown)
         final_values = self._values_of(finals) if valid is None else None
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
         returns, lengths = self._count(self.layout.steps, valid)
         kept = None if valid is None or valid.all() else torch.from_numpy(valid)
-        return b.rollout(following, elapsed, valid=kept, returns=returns, lengths=lengths)
+        extra = {} if memory is None else {"starts": memory.starts, "states": memory.states}
+        return b.rollout(following, elapsed, valid=kept, returns=returns, lengths=lengths, **extra)
 
     def _shown(self, obs: Any) -> Rows:
         if self.layout.parts is None:
@@ -200,6 +217,7 @@ class HostCollector:
             "just_ended": self.just_ended.copy(),
             "returns": self.episodes.returns.copy(),
             "lengths": self.episodes.lengths.copy(),
+            **({} if self.memory is None else self.memory.state()),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -218,6 +236,8 @@ class HostCollector:
         if (log.lengths < 0).any():
             raise fail("state: lengths", "integers of at least 0", log.lengths)
         self.obs, self.mask = obs, mask
+        if self.memory is not None:
+            self.memory.load_state(state)
 
     def _checked(self, obs: Any) -> Any:
         """Saved observations, which have to be of this environment's kind."""
@@ -249,7 +269,9 @@ class _Row:
     them.
     """
 
-    def __init__(self, buffers: Buffers, t: int, actor: Actor, fused: bool) -> None:
+    def __init__(
+        self, buffers: Buffers, t: int, actor: Actor, fused: bool, memory: RolloutMemory | None
+    ) -> None:
         self.time = t
         self._take_obs(buffers, t)
         self.actions_array: np.ndarray = buffers.actions[t].numpy()
@@ -263,7 +285,8 @@ class _Row:
         )
         obs, seen = (raw, shown) if fused else (shown, None)
         chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
-        self.act = actor.bind(ActTensors(obs, mask, *chosen, seen))
+        tensors = ActTensors(obs, mask, *chosen, seen)
+        self.act = actor.bind(tensors) if memory is None else memory.bind(t, tensors)
 
     def _take_obs(self, buffers: Buffers, t: int) -> None:
         self.raw: Any = buffers.raw_obs[t].numpy()

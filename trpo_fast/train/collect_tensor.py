@@ -19,6 +19,7 @@ from ..learner.actor import Actor, ActTensors
 from ..learner.actor_cuda import CudaActor
 from ..learner.advantage import next_values
 from ..learner.normalise import ObservationNormaliser
+from .memory import memory_of
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
 
@@ -42,6 +43,7 @@ class TensorCollector:
         # Whether tensors are computed while the host goes on: reading them here would wait.
         self.asynchronous = layout.device.type != "cpu" or isinstance(actor, CudaActor)
         action_map.prepare(layout.device)
+        self.memory = memory_of(layout, actor)
         self._act = [self._bound(t) for t in range(layout.steps)]
         self.final_obs = layout.empty(layout.obs_dim)
         self.before_step: Callable[[int], None] | None = None  # vine saves states here
@@ -56,12 +58,15 @@ class TensorCollector:
         chosen = b.actions[t], b.log_probs[t], b.values[t]
         if self.fused:
             return self.actor.bind(ActTensors(b.raw_obs[t], None, *chosen, b.obs[t]))
-        return self.actor.bind(ActTensors(b.obs[t], None, *chosen))
+        tensors = ActTensors(b.obs[t], None, *chosen)
+        return self.actor.bind(tensors) if self.memory is None else self.memory.bind(t, tensors)
 
     def start(self, seed: int | None) -> None:
         self.obs = check_obs(self.env, self.env.reset(seed))
         self.log = EpisodeLog(self.layout.envs)
         self._unread = False
+        if self.memory is not None:
+            self.memory.reset()
 
     def collect(self) -> Rollout:
         assert self.obs is not None, "start() comes before collect()"
@@ -69,6 +74,8 @@ class TensorCollector:
         b, self.env_seconds = self.buffers, 0.0
         self._count_previous()
         taken, stepping = 0, False
+        if self.memory is not None:
+            self.memory.open()
         self.log.open()
         elapsed = self.log.elapsed()
         try:
@@ -78,6 +85,8 @@ class TensorCollector:
                 b.raw_obs[t] = self.obs
                 if self.normaliser is not None and not self.fused:
                     b.obs[t] = self.normaliser(b.raw_obs[t])
+                if self.memory is not None:
+                    self.memory.begin(t)
                 self._act[t]()
                 actions = self.action_map.device(b.actions[t])
                 begin, stepping = perf_counter(), True
@@ -89,6 +98,8 @@ class TensorCollector:
                 self.obs = step.obs
                 b.rewards[t], self.final_obs[t] = step.rewards, step.final_obs
                 b.terminated[t], b.truncated[t] = step.terminated, step.truncated
+                if self.memory is not None:
+                    self.memory.stepped(b.terminated[t] | b.truncated[t])
                 taken, stepping = t + 1, False
             with OneThread() if self.layout.device.type == "cpu" else nullcontext():
                 return self._finish(elapsed)
@@ -109,22 +120,33 @@ class TensorCollector:
     def _finish(self, elapsed: Tensor) -> Rollout:
         b = self.buffers
         assert self.obs is not None
-        last = self.actor.values(self._shown(self.obs))
+        shown, memory = self._shown(self.obs), self.memory
+        last = self.actor.values(shown) if memory is None else memory.last_values(shown)
         if not self.asynchronous:
             final_values = torch.zeros_like(b.values)
             times, copies = b.truncated.nonzero(as_tuple=True)
             if len(times):
                 rows = self.final_obs[times, copies]
-                final_values[times, copies] = self.actor.values(self._shown(rows))
+                found = self._values_after(times, copies, self._shown(rows))
+                final_values[times, copies] = found
         else:  # selecting rows would wait for the device; valuing all of them is one more forward
-            every = self.actor.values(self._shown(self.final_obs.flatten(0, 1)))
+            flat = torch.arange(b.values.numel(), device=b.values.device)
+            at = flat // self.layout.envs, flat % self.layout.envs
+            every = self._values_after(*at, self._shown(self.final_obs.flatten(0, 1)))
             final_values = every.view_as(b.values)
         following = next_values(b.values, last, b.terminated, b.truncated, final_values)
-        rollout = b.rollout(following, elapsed, ended=self.episodes)
+        extra = {} if memory is None else {"starts": memory.starts, "states": memory.states}
+        rollout = b.rollout(following, elapsed, ended=self.episodes, **extra)
         self._unread = True
         if not self.asynchronous:
             rollout.read_episodes()
         return rollout
+
+    def _values_after(self, times: Tensor, copies: Tensor, obs: Tensor) -> Tensor:
+        """Values [N] of observations [N, O], as nets see them, that followed some rows."""
+        if self.memory is None:
+            return self.actor.values(obs)
+        return self.memory.values_after(times, copies, obs)
 
     def _shown(self, obs: Tensor) -> Tensor:
         obs = obs.to(self.layout.dtype)
@@ -147,7 +169,8 @@ class TensorCollector:
         """What collecting goes on from, the environment's own state apart."""
         self._count_previous()
         returns, lengths = torch.from_numpy(self.log.returns), torch.from_numpy(self.log.lengths)
-        return {"obs": self.obs, "returns": returns.clone(), "lengths": lengths.double()}
+        counts = {"returns": returns.clone(), "lengths": lengths.double()}
+        return {"obs": self.obs, **counts, **({} if self.memory is None else self.memory.state())}
 
     def load_state(self, state: dict[str, Any]) -> None:
         layout, device, obs = self.layout, self.layout.device, state["obs"]
@@ -163,6 +186,8 @@ class TensorCollector:
         self.log.returns = counts["returns"].cpu().numpy().copy()
         self.log.lengths = counts["lengths"].long().cpu().numpy().copy()
         self._unread = False
+        if self.memory is not None:
+            self.memory.load_state(state)
 
     def unsupported(self) -> str | None:
         if all(callable(getattr(self.env, name, None)) for name in ("state", "load_state")):

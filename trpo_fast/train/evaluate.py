@@ -21,7 +21,7 @@ from .agent import Agent, EnvSource
 from .episodes import Evaluation, EvaluationRequest
 from .evaluate_tensors import evaluate_tensors
 from .parts import is_tensor_env
-from .predict import sampler
+from .predict import Player, sampler
 
 VIDEOS = (".gif", ".png", ".webp")
 
@@ -93,15 +93,14 @@ def _host_episodes(
     done: list[list[tuple[float, int]]] = [[] for _ in share]
     total, steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, int)
     obs, infos = envs.reset(derive_all(request.seed, "evaluation", envs.num_envs))
-    width = agent.collector.layout.mask_width
+    width, player = agent.collector.layout.mask_width, Player(agent, request.deterministic)
     while any(len(ended) < wanted for ended, wanted in zip(done, share, strict=True)):
         mask = envs.masks(infos, width) if width else None
-        actions = agent.predict(
-            map_rows(np.copy, obs), deterministic=request.deterministic, action_mask=mask
-        )
+        actions = player.actions(map_rows(np.copy, obs), mask)
         obs, rewards, terminated, truncated, infos = envs.step(np.asarray(actions))
         total, steps = total + rewards, steps + 1
         over = terminated | truncated
+        player.ended(over)
         for i in np.flatnonzero(over | (steps >= request.max_steps)):
             if len(done[i]) < share[i]:
                 done[i].append((float(total[i]), int(steps[i])))
@@ -140,10 +139,11 @@ def record_video(
             f"env: expected one that renders here, {name} does not: {type(error).__name__}: {error}"
         ) from error
     total, over, steps = 0.0, False, 0
+    player = Player(agent, deterministic=True)
     kept = agent.collector.layout.parts is not None
     while not over and steps < max_steps:
         seen = obs if kept else gymnasium.spaces.flatten(env.observation_space, obs)
-        action = agent.predict(seen, action_mask=info.get("action_mask"))
+        action = player.actions(seen, info.get("action_mask"))
         obs, reward, terminated, truncated, info = env.step(np.asarray(action)[()])
         total, over, steps = total + float(reward), terminated or truncated, steps + 1
         frames.append(image.fromarray(np.asarray(env.render())))

@@ -16,6 +16,7 @@ from ..envs import tensor
 from ..envs.tensor.protocol import check_environment, check_obs, check_step
 from .agent import Agent
 from .episodes import Evaluation, EvaluationRequest
+from .predict import Player
 
 CHECK_STEPS = 50  # steps on a device between checks whether all are done
 
@@ -65,17 +66,18 @@ def _play(agent: Agent, env: Any, request: EvaluationRequest) -> tuple[Evaluatio
     lengths = torch.zeros_like(returns)
     total, steps = returns[:, 0].clone(), lengths[:, 0].clone()
     played, cuts = torch.zeros_like(share), torch.zeros_like(share)
+    player = Player(agent, request.deterministic)
     obs = check_obs(env, env.reset(derive(request.seed, "evaluation")))
     every = 1 if torch.device(env.device).type == "cpu" else CHECK_STEPS
     for number in range(slots * request.max_steps):
-        actions: Any = agent.predict(obs, deterministic=request.deterministic)
-        step = env.step(actions)
+        step = env.step(player.actions(obs))
         if number == 0:
             check_step(env, step)
         obs = step.obs
         total += step.rewards
         steps += 1
         over = step.terminated | step.truncated
+        player.ended(over)
         ended = over | (steps >= request.max_steps)
         counts = ended & (played < share)
         at = torch.arange(slots, device=env.device) == played[:, None]

@@ -5,7 +5,8 @@ environment's units out. Where the environment masks actions, the mask is a seco
 ``.onnx`` an ONNX model for any runtime. Both take a batch: torch.export fixes how many dimensions
 an input has, so one observation is ``obs[None]``, or has a program of its own. Normalisation, the
 most likely action, clipping or squashing and scaling are all inside; both files are checked against
-``predict`` before the function returns.
+``predict`` before the function returns. Of a policy with a memory the program is one step, which
+takes the state of the step before and gives the next.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from .._base.seeds import derive
 from ..learner.acting import acting_params, check_acts
 from ..learner.normalise import ObservationNormaliser, normalised
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from .agent import Agent
 from .parts import example_obs
 
-Inputs = dict[str, Any]  # "obs": rows of observations, and perhaps "mask"
-Program = Callable[[Inputs], Tensor]
+Inputs = dict[str, Any]  # "obs": rows of observations, what is remembered, and perhaps "mask"
+Program = Callable[[Inputs], Any]  # to the action, or (action, state)
 
 
 class Deployed(nn.Module):
@@ -51,8 +53,9 @@ class Deployed(nn.Module):
 
         policy = unwrapped(agent.policy)
         check_acts(policy)
-        self.policy = copy.deepcopy(policy).cpu().float()
-        self.head = self.policy.head if isinstance(self.policy, MLPPolicy) else agent.head
+        self.policy: Any = copy.deepcopy(policy).cpu().float()
+        packaged = isinstance(self.policy, MLPPolicy | RecurrentPolicy)
+        self.head: Any = self.policy.head if packaged else agent.head
         self.action_map = agent.collector.action_map
         self.clip: float | None = None
         self.vectors: Any = None  # the names of the buffers of every part's normaliser, or None
@@ -75,10 +78,12 @@ class Deployed(nn.Module):
             self.register_buffer(name, value.cpu().clone())
         return names
 
+    def seen(self, obs: Any) -> Any:
+        """Observations [N, O] as the policy sees them."""
+        return obs if self.clip is None else map_rows(self._normalised, self.vectors, obs)
+
     def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
-        if self.clip is not None:
-            obs = map_rows(self._normalised, self.vectors, obs)
-        stored = self.head.mode(acting_params(self.policy, obs, mask)[1])
+        stored = self.head.mode(acting_params(self.policy, self.seen(obs), mask)[1])
         return self.action_map.device(stored)
 
     def _normalised(self, names: list[str] | None, part: Tensor) -> Tensor:
@@ -86,6 +91,18 @@ class Deployed(nn.Module):
             return part
         shift, scale = (self.get_buffer(name) for name in names)
         return normalised(part, shift, scale, self.clip or 0.0)
+
+
+class Remembering(Deployed):
+    """One step of a policy with a memory: obs [N, O], state [N, K] of the step before (zeros in the
+    first), start [N] bool where an episode begins (and mask [N, Z]) -> (actions, state [N, K]).
+    """
+
+    def forward(  # type: ignore[override]
+        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        params, after = self.policy.step(self.seen(obs), state, start, mask)
+        return self.action_map.device(self.head.mode(params)), after
 
 
 class Single(nn.Module):
@@ -98,6 +115,17 @@ class Single(nn.Module):
     def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
         rows = map_rows(lambda part: part[None], obs)
         return self.deployed(rows, None if mask is None else mask[None])[0]
+
+
+class SingleStep(Single):
+    """obs [O], state [K], start [] (and mask [Z]) -> (action, state [K])."""
+
+    def forward(  # type: ignore[override]
+        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        allowed = None if mask is None else mask[None]
+        action, after = self.deployed(obs[None], state[None], start[None], allowed)
+        return action[0], after[0]
 
 
 def export(
@@ -113,23 +141,36 @@ def export(
     if path.suffix not in FORMATS:
         raise ValueError(f"path: expected an ending of {sorted(FORMATS)}, got {path.name!r}")
     write, run = FORMATS[path.suffix]
-    deployed = Deployed(agent).eval().requires_grad_(False)
+    remembers = agent.recurrent is not None
+    deployed = (Remembering if remembers else Deployed)(agent).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(derive(agent.config.seed, "export"))
     inputs: Inputs = {"obs": _observations(agent, rows, generator)}
+    if agent.recurrent is not None:
+        size = agent.recurrent.state_size
+        inputs["state"] = torch.randn(rows, size, device="cpu", generator=generator)
+        inputs["start"] = torch.arange(rows, device="cpu") % 4 == 0
     if agent.collector.layout.mask_width:
         inputs["mask"] = _masks(agent.head.nvec, rows, generator)
-    wanted = agent.predict(inputs["obs"], action_mask=inputs.get("mask"))
-    wanted = torch.as_tensor(wanted, device="cpu")
+    wanted: Any = agent.predict(
+        inputs["obs"],
+        state=inputs.get("state"),
+        episode_start=inputs.get("start"),
+        action_mask=inputs.get("mask"),
+    )
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     with _quiet(), _without_validation():
         if single:
             each = [map_rows(lambda part: part[i], inputs) for i in range(rows)]  # noqa: B023
-            data = write(Single(deployed).eval(), each[0], None)
+            kind = SingleStep if remembers else Single
+            data = write(kind(deployed).eval(), each[0], None)
             program = run(data)
-            got = torch.stack([program(one) for one in each])
+            answers = zip(*(_as_tuple(program(one)) for one in each), strict=True)
+            got = tuple(torch.stack(parts) for parts in answers)
         else:
             data = write(deployed, inputs, torch.export.Dim("rows", min=1))
-            got = run(data)(inputs)
-    _compare(got, wanted, path)
+            got = _as_tuple(run(data)(inputs))
+    for part, should_be in zip(got, wanted, strict=True):
+        _compare(part, torch.as_tensor(should_be, device="cpu"), path)
     files.write(path, data)
     return path
 
@@ -233,6 +274,10 @@ def _run_torch(data: bytes) -> Program:
     return lambda inputs: program(*inputs.values())
 
 
+def _as_tuple(found: Any) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
 def _write_onnx(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
     try:
         import onnx  # noqa: F401
@@ -244,7 +289,7 @@ def _write_onnx(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
         module,
         kwargs=inputs,  # a dict that came last among args would be taken for these
         input_names=list(_named(inputs)),
-        output_names=["action"],
+        output_names=["action", "state"] if "state" in inputs else ["action"],
         dynamic_shapes=shapes,
         dynamo=True,
         verbose=False,
@@ -263,9 +308,10 @@ def _run_onnx(data: bytes) -> Program:
 
         runner = ReferenceEvaluator(data)
 
-    def program(inputs: Inputs) -> Tensor:
+    def program(inputs: Inputs) -> Any:
         arrays = {name: value.numpy() for name, value in _named(inputs).items()}
-        return torch.as_tensor(runner.run(None, arrays)[0])
+        found = tuple(map(torch.as_tensor, runner.run(None, arrays)))
+        return found if len(found) > 1 else found[0]
 
     return program
 

@@ -30,9 +30,11 @@ from ..learner.normalise import (
     ObservationNormaliser,
     RewardScaler,
 )
+from ..learner.recurrent import RecurrentActor, RecurrentCritic
 from ..policy.cnn import CNNPolicy, CNNValues
 from ..policy.heads import Head, head_for_space
 from ..policy.net import MLPPolicy, drawn_for
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from .agent import Agent
 from .collect_host import HostCollector
@@ -113,7 +115,7 @@ def spaces_of(envs: HostEnvs | TensorEnvironment) -> tuple[Any, Any]:
     return envs.single_observation_space, envs.single_action_space
 
 
-def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy:
+def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy | RecurrentPolicy:
     """The policy of the config for the agent's environments."""
     config = agent.config
     observations, actions = spaces_of(agent.envs)
@@ -122,10 +124,15 @@ def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy:
     if head.log_std is not None:
         torch.nn.init.constant_(head.log_std, config.initial_log_std)
     shape = (config.hidden, config.activation)
+    place: dict[str, Any] = {"dtype": torch.float32, "device": agent.device}
     if config.policy == "cnn":
         return CNNPolicy(observations, head, *shape, **convolutions(config), device=agent.device)
     size = int(torch.Size(observations.shape).numel())
-    return MLPPolicy(size, head, *shape, dtype=torch.float32, device=agent.device)
+    if config.policy == "gru" or config.policy == "lstm":
+        layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
+        layers["activation"] = config.activation
+        return RecurrentPolicy(size, head, config.policy, config.cell_width, **layers, **place)
+    return MLPPolicy(size, head, *shape, **place)
 
 
 def convolutions(config: Config) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def head_that_fits(agent: Agent) -> Head:
             f"num_envs: expected the environment's {envs.num_envs}, got {config.num_envs}"
         )
     observations, actions = spaces_of(envs)
-    if not isinstance(policy, MLPPolicy):
+    if not isinstance(policy, MLPPolicy | RecurrentPolicy):
         check_place("policy", policy, agent.device)
         rows = example_rows(agent)
         found = head_of_module(agent.policy, actions, *rows)
@@ -153,13 +160,30 @@ def head_that_fits(agent: Agent) -> Head:
     size = int(torch.Size(observations.shape).numel())
     with drawn_for("cpu"):
         head = head_for_space(actions, action_mode=config.action_mode)
-    got = (policy.spec.widths[0], policy.head.action_shape, policy.head.nvec)
+    inputs = policy.spec.widths[0] if isinstance(policy, MLPPolicy) else policy.obs_dim
+    got = (inputs, policy.head.action_shape, policy.head.nvec)
     fits = got == (size, head.action_shape, head.nvec)
     if not fits or not isinstance(policy.head, type(head)):
         wanted = f"{size} numbers in and the head {head}"
         raise ValueError(f"policy: expected {wanted}, got {got[0]} and {policy.head}")
     check_place("policy", policy, agent.device)
+    if isinstance(policy, RecurrentPolicy):
+        check_recurrent(config)
     return policy.head
+
+
+def check_recurrent(config: Config) -> None:
+    """Refuse settings that a policy with a memory cannot follow."""
+    if config.sampling == "vine":
+        wanted = "'path' for a policy with a memory, whose states branches would need as well"
+        raise fail("sampling", wanted, "'vine'")
+    if config.algorithm == "rat":
+        wanted = "another one for a policy with a memory (rat needs every row's own gradient)"
+        raise fail("algorithm", wanted, "'rat'")
+    steps = config.steps_per_update
+    if config.sequence_length is not None and steps % config.sequence_length:
+        wanted = f"a divisor of a rollout's {steps} steps"
+        raise fail("sequence_length", wanted, config.sequence_length)
 
 
 def example_rows(agent: Agent) -> tuple[Rows, Tensor | None]:
@@ -225,8 +249,11 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         values = CNNValues(observations, *shape, **convolutions(config), device=agent.device)
         return Critic.of_module(values, example_rows(agent)[0], **options)
     size = int(torch.Size(observations.shape).numel())
-    options |= {"dtype": torch.float32, "device": agent.device}
-    return Critic(size, config.critic_hidden, config.activation, **options)
+    options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
+    if (policy := agent.recurrent) is None:
+        return Critic(size, config.critic_hidden, **options)
+    layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.critic_hidden}
+    return RecurrentCritic(size, policy.kind, policy.cell.width, **layers, **options)
 
 
 def make_collector(agent: Agent) -> HostCollector | TensorCollector:
@@ -275,6 +302,8 @@ def make_actor(agent: Agent, normaliser: Normaliser | None) -> Actor:
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
+    if agent.recurrent is not None:
+        return RecurrentActor(agent.recurrent, agent.critic, agent.generator)
     nets = (agent.policy, agent.critic)
     kind = ACTORS[choose(agent.config.backend, ACTOR_SUPPORTS, *nets, can=ACT)]
     if kind is ModuleActor:
@@ -283,7 +312,9 @@ def make_actor(agent: Agent, normaliser: Normaliser | None) -> Actor:
 
 
 def keeps_structure(config: Config, policy: nn.Module | None) -> bool | None:
-    """Whether observations stay as they are: for a module of the user's own, not for an MLP."""
+    """Whether observations stay as they are: for a module of the user's own, not for an MLP or a
+    cell.
+    """
     if policy is not None:
-        return not isinstance(unwrapped(policy), MLPPolicy)
+        return not isinstance(unwrapped(policy), MLPPolicy | RecurrentPolicy)
     return None if config.policy == "auto" else config.policy == "cnn"

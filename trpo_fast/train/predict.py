@@ -22,21 +22,89 @@ def predict(
     agent: Agent, obs: Any, *, deterministic: bool, action_mask: Any
 ) -> np.ndarray | Tensor:
     """The action for one observation, or one for each of a batch, in the environment's units."""
+    rows, mask, single = _seen(agent, obs, action_mask)
+    actions = _actions(agent, obs, agent.params(rows, mask), deterministic)
+    return actions[0] if single else actions
+
+
+@torch.no_grad()
+def predict_remembering(
+    agent: Agent, obs: Any, state: Any, episode_start: Any, *, deterministic: bool, action_mask: Any
+) -> tuple[Any, Any]:
+    """The same of a policy with a memory, and the state [K] or [N, K] after the step; state and
+    episode_start as ``TRPO.predict`` takes them.
+    """
+    policy = agent.recurrent
+    assert policy is not None
+    rows, mask, single = _seen(agent, obs, action_mask)
+    before = policy.initial_state(len(rows))
+    if state is not None:
+        before = _given("state", state, tuple(before.shape), rows)
+        if rows.device.type == "cpu" and not all_finite(before):
+            raise fail("state", "finite numbers", "NaN or infinity")
+    starts = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    if episode_start is not None:
+        starts = _given("episode_start", episode_start, (len(rows),), starts)
+    params, after = policy.step(rows, before, starts, mask)
+    actions = _actions(agent, obs, params, deterministic)
+    kept: Any = after.to(obs.device) if isinstance(obs, Tensor) else after.cpu().numpy()
+    return (actions[0], kept[0]) if single else (actions, kept)
+
+
+class Player:
+    """Acts for copies of an environment [N], and remembers where the policy does."""
+
+    def __init__(self, agent: Agent, deterministic: bool) -> None:
+        self.agent, self.deterministic = agent, deterministic
+        self._state: Any = None
+        self._started: Any = None
+
+    def actions(self, obs: Any, action_mask: Any = None) -> Any:
+        """Actions for observations [N, O], or for one [O]."""
+        options: dict[str, Any] = {"deterministic": self.deterministic, "action_mask": action_mask}
+        if self.agent.recurrent is None:
+            return self.agent.predict(obs, **options)
+        actions, self._state = predict_remembering(
+            self.agent, obs, self._state, self._started, **options
+        )
+        return actions
+
+    def ended(self, over: Any) -> None:
+        """Episodes that ended [N] with the step; the next ones begin."""
+        self._started = over
+
+
+def _given(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """What was given as a tensor of this shape, or of the shape of one of its rows."""
+    try:
+        given = value if isinstance(value, Tensor) else np.asarray(value)
+        found = torch.as_tensor(given, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise fail(name, f"numbers {list(shape)}", type(value).__name__) from None
+    if tuple(found.shape) != shape and not (shape[0] == 1 and tuple(found.shape) == shape[1:]):
+        raise fail(name, f"shape {list(shape)}", list(found.shape))
+    return found.reshape(shape)
+
+
+def _seen(agent: Agent, obs: Any, action_mask: Any) -> tuple[Tensor, Tensor | None, bool]:
+    """Rows [N, O] as nets see them, their masks [N, Z], and whether it was one observation."""
     rows, single = _rows(agent, obs)
     if agent.normaliser is not None:  # it lives where rollouts do, the policy may not
         place = agent.normaliser.device
         rows = agent.normaliser(map_rows(lambda part: part.to(place), rows))
     rows = map_rows(lambda part: part.to(agent.device), rows)
     mask = None if action_mask is None else _mask(agent, action_mask, count_rows(rows))
-    head, params = agent.head, agent.params(rows, mask)
+    return rows, mask, single
+
+
+def _actions(agent: Agent, obs: Any, params: Tensor, deterministic: bool) -> Any:
+    """Actions of rows with distribution parameters [N, D], of the kind of the observations."""
+    head, to_units = agent.head, agent.collector.action_map
     stored = head.mode(params) if deterministic else head.sample(params, agent.sampler)
-    to_units = agent.collector.action_map
     first = next(parts_of(obs))[1]
     if isinstance(first, Tensor):
-        actions: Any = to_units.device(stored).to(first.device)
-    else:
-        actions = to_units.host(stored.cpu().numpy())
-    return actions[0] if single else actions
+        return to_units.device(stored).to(first.device)
+    return to_units.host(stored.cpu().numpy())
 
 
 def sampler(seed: int, device: torch.device, use: str = "predict") -> torch.Generator:

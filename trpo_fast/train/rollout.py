@@ -41,6 +41,8 @@ class Rollout:
     valid: Tensor | None = (
         None  # [T, E] bool, False on reset steps; None where every row is a transition
     )
+    starts: Tensor | None = None  # [T, E] bool: first rows of episodes, for nets with a memory
+    states: Tensor | None = None  # [T + 1, E, K]: what they remember before each row
     returns: list[float] = field(default_factory=list)  # of the episodes that ended, undiscounted
     lengths: list[int] = field(default_factory=list)
     ended: Ended | None = None  # gives both where they are not on the host yet; waits for them

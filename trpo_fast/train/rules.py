@@ -16,6 +16,7 @@ from ..core import checks
 from ..core.batch import Batch
 from ..core.search_checks import CG
 from ..policy.heads import Head
+from ..policy.recurrent import RecurrentPolicy
 from ..updates.first_order import pg_update
 from ..updates.info import UpdateInfo
 from ..updates.multiplier import Penalty
@@ -54,7 +55,14 @@ def apply_rules(
     later = batch
     if count > 1:  # a forward now is the sampler's: nothing has moved the policy since
         with OneThread():
-            params = distribution_params(policy, batch.obs, batch.action_mask)
+            params = distribution_params(
+                policy,
+                batch.obs,
+                batch.action_mask,
+                sequence_length=batch.sequence_length,
+                starts=batch.starts,
+                state=batch.state,
+            )
         later = replace(batch, old_params=params)
     for j in range(1, count):
         rows, limit = batch if j == 1 else later, (j / count) ** 2 * max_kl
@@ -121,7 +129,8 @@ def check_serves(
     zeros = next(policy.parameters()).new_zeros(count_rows(obs))
     kind = torch.int64 if head.nvec else zeros.dtype
     actions = zeros.new_zeros(len(zeros), *head.action_shape, dtype=kind)
-    batch = Batch(obs, actions, zeros, zeros, action_mask=mask)
+    steps = 1 if isinstance(policy, RecurrentPolicy) else None
+    batch = Batch(obs, actions, zeros, zeros, action_mask=mask, sequence_length=steps)
     options, damping = _options(config), config.damping
     if config.algorithm == "rat":
         problem = rat_problem(policy, batch, damping, config.rat_max_rows, options, True)

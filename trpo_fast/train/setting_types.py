@@ -39,6 +39,7 @@ class Settings(TypedDict, total=False):
     seed: int
     device: str
     rows_per_update: int
+    sequence_length: int | None
     sampling: Sampling
     gamma: float
     discount_weights: bool
@@ -52,6 +53,8 @@ class Settings(TypedDict, total=False):
     hidden: tuple[int, ...]
     activation: Activation
     std: Std
+    cell_width: int
+    encoder: tuple[int, ...]
     initial_log_std: float
     action_mode: ActionMode
     cnn_channels: tuple[int, ...]

@@ -54,6 +54,15 @@ class RolloutSettings:
         COUNT,
         Doc("transitions per update, over all copies; rounded up to whole steps of every copy"),
     ] = 2048
+    sequence_length: Annotated[
+        int | None,
+        AtLeast(1),
+        COUNT,
+        Doc(
+            "of a policy with a memory: gradients go back through at most so many steps, a divisor "
+            "of a rollout's; by default through the whole rollout"
+        ),
+    ] = None
     sampling: Annotated[
         Sampling,
         Doc(

@@ -12,6 +12,7 @@ from torch import nn
 from .._base.extras import require
 from ..policy.cnn import CNNPolicy
 from ..policy.net import MLPPolicy
+from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
 from . import checkpoint
 from .agent import Agent
@@ -34,7 +35,7 @@ def pack(agent: Agent) -> dict[str, Any]:
     """Everything that training goes on from."""
     normaliser, scaler = agent.normaliser, agent.reward_scaler
     policy = unwrapped(agent.policy)  # torch.compile would put its own name before every weight
-    stock = isinstance(policy, MLPPolicy) and policy.follows_spec()
+    stock = isinstance(policy, MLPPolicy | RecurrentPolicy) and policy.follows_spec()
     stock |= isinstance(policy, CNNPolicy) and agent.config.policy == "cnn"
     return {
         "kind": "TRPO",

@@ -85,9 +85,13 @@ def check_trial(agent: Agent) -> None:
         rows = map_rows(lambda part: part.to(agent.device), rows)
         mask = getattr(collector, "mask", None)
         mask = None if mask is None else torch.from_numpy(mask).to(agent.device)
-        head, params = agent.head, agent.params(rows, mask)
+        head, memory = agent.head, collector.memory
+        if memory is None:
+            params, values = agent.params(rows, mask), agent.critic.values(rows)
+        else:
+            params, values = memory.params(rows, mask), memory.last_values(rows)
         chance = torch.Generator(agent.device).manual_seed(0)
-        finite = agent.critic.values(rows).isfinite().all()
+        finite = values.isfinite().all()
         for _, part in parts_of(rows):
             finite &= part.isfinite().all()
         if bool(finite & (params.isfinite() | (mask is not None)).all()):

@@ -20,13 +20,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Never, Self, Unpack
 
-from .._base.arguments import check_count, check_number
+from .._base.arguments import check_count, check_number, fail
 from .._base.choices import CriticMethod, PolicyKind
-from .._base.rows import Rows, map_rows
+from .._base.rows import Rows
 from .._base.seeds import derive
 from .._base.threads import OneThread
 from ..core.batch import Batch
-from ..learner import advantage
 from ..learner.critic import CriticInfo
 from ..updates.info import UpdateInfo
 from . import checkpoint, parts
@@ -37,13 +36,13 @@ from .interrupts import Postponed
 from .kl_schedule import TrustRegion
 from .other_libraries import check_agent, check_callbacks, check_learn
 from .own_nets import with_action_mode
-from .predict import predict, sampler
+from .predict import predict, predict_remembering, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
 from .rules import apply_rules, is_limited, make_penalty, raise_for_values
 from .setting_types import Settings
 from .state import pack, restore
-from .targets import estimate
+from .targets import critic_rows, estimate, explained_variance, some_rows
 from .vine import Vine
 
 WINDOW = 100  # episodes that the reported mean return is over
@@ -56,8 +55,9 @@ class TRPO(Agent):
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
     or a tensor environment. ``policy`` is any module from rows of observations to a distribution
-    (or a tuple that begins with it), ``critic`` any to values [N] or [N, 1]; or both are settings.
-    Settings, the fields of ``Config``, come from the environment's preset where not given.
+    (or a tuple that begins with it), a ``RecurrentPolicy``, or "gru" or "lstm" for one of the
+    settings; ``critic`` any to values [N] or [N, 1]; or both are settings. Settings, the fields of
+    ``Config``, come from the environment's preset where not given.
     """
 
     def __init__(
@@ -171,11 +171,11 @@ class TRPO(Agent):
         info = self.update(batch, max_kl)
         self.backend = info.backend
         updated = time.perf_counter()
-        critic = self.fit_critic(path.obs, returns)
+        critic = self.fit_critic(*critic_rows(self, rollout, path, returns))
         with OneThread():
             if self.normaliser is not None:
                 self.normaliser.update(rollout.transitions(rollout.raw_obs))
-            explained = advantage.explained_variance(values, returns)
+            explained = explained_variance(rollout, path, values, returns)
         if self.asynchronous:
             self._read(rollout, batch, info, critic)
         self.trust_region.update_radius(info, self.steps - steps)
@@ -228,16 +228,16 @@ class TRPO(Agent):
         sync = not self.asynchronous if sync is None else sync
         return apply_rules(self.policy, batch, self.config, self.penalty, max_kl, sync=sync)
 
-    def fit_critic(self, obs: Rows, returns: Tensor) -> CriticInfo:
-        """Move the critic towards returns [N] at rows obs, or a random part of them."""
+    def fit_critic(self, obs: Rows | Batch, returns: Tensor) -> CriticInfo:
+        """Move the critic towards returns [N] at rows obs, or a random part of them. The rows of
+        one with a memory are a ``Batch``.
+        """
         if self.config.critic_rows < 1.0:
-            count = max(1, round(self.config.critic_rows * len(returns)))
             with OneThread():
-                order = torch.randperm(len(returns), generator=self.generator, device=self.device)
-                chosen = order[:count]
-                obs, returns = map_rows(lambda part: part[chosen], obs), returns[chosen]
+                obs, returns = some_rows(obs, returns, self.config.critic_rows, self.generator)
         sync = not self.asynchronous
-        return self.critic.fit(obs, returns, generator=self.generator, sync=sync)
+        rows: Any = obs  # of the kind that this critic takes
+        return self.critic.fit(rows, returns, generator=self.generator, sync=sync)
 
     def reached(self, target_return: float | None) -> bool:
         """Whether the last episodes are enough to tell, and their mean return is that much."""
@@ -247,19 +247,47 @@ class TRPO(Agent):
 
     @overload
     def predict(
-        self, obs: Tensor, *, deterministic: bool = ..., action_mask: Any = ...
+        self,
+        obs: Tensor,
+        *,
+        state: Any = ...,
+        episode_start: Any = ...,
+        deterministic: bool = ...,
+        action_mask: Any = ...,
     ) -> Tensor: ...
     @overload
     def predict(
-        self, obs: ArrayLike, *, deterministic: bool = ..., action_mask: Any = ...
+        self,
+        obs: ArrayLike,
+        *,
+        state: Any = ...,
+        episode_start: Any = ...,
+        deterministic: bool = ...,
+        action_mask: Any = ...,
     ) -> np.ndarray: ...
     def predict(
-        self, obs: Any, *, deterministic: bool = True, action_mask: Any = None
-    ) -> np.ndarray | Tensor:
+        self,
+        obs: Any,
+        *,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_mask: Any = None,
+    ) -> Any:
         """The action for one observation [O], or for each of [N, O], as the environment takes it;
         action_mask [Z] or [N, Z]. Tensors give tensors on their device, anything else gives arrays.
+
+        A policy with a memory gives (action, state). It takes the state [K] or [N, K] of the step
+        before, None in the first, and episode_start, a bool or [N], where an episode has begun
+        since.
         """
-        return predict(self, obs, deterministic=deterministic, action_mask=action_mask)
+        options: dict[str, Any] = {"deterministic": deterministic, "action_mask": action_mask}
+        if self.recurrent is not None:
+            return predict_remembering(self, obs, state, episode_start, **options)
+        for name, given in (("state", state), ("episode_start", episode_start)):
+            if given is not None:
+                raise fail(name, "None for a policy without a memory", type(given).__name__)
+        return predict(self, obs, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything training goes on from; all or nothing."""

@@ -5,7 +5,7 @@ solve with.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,7 @@ def make_problem(
             theta,
             len(batch),
             check_values=sync or not extension.asynchronous(theta.device),
+            sequence_length=batch.sequence_length,
         ),
         chunk_rows=chunk_rows,
         precision=KERNELS["precision"].check(precision),
@@ -103,8 +104,9 @@ class FisherOperator:
     the parameters, ``obs`` or another of its tensors have been written, using it raises
     ``RuntimeError``. Writes that torch does not see, through a NumPy array that shares the memory,
     go unnoticed in the rows: give ``obs.clone()`` if such a buffer is to be filled again.
-    ``deterministic=False`` lets the CUDA kernels add by atomics: a barrier less for each product of
-    a solve, and bits that differ from run to run.
+    ``sequence_length``, ``starts`` and ``state`` are those of a ``Batch``, for a policy with a
+    memory. ``deterministic=False`` lets the CUDA kernels add by atomics: a barrier less for each
+    product of a solve, and bits that differ from run to run.
 
     >>> F = FisherOperator(policy, obs, damping=0.1)
     >>> F @ v                          # [P], or [P, K] for K right-hand sides
@@ -127,16 +129,25 @@ class FisherOperator:
         backend: Backend = KernelSettings.backend,
         precision: Precision = KernelSettings.precision,
         deterministic: bool = KernelSettings.deterministic,
+        sequence_length: int | None = None,
+        starts: Tensor | None = None,
+        state: Tensor | None = None,
         sync: bool = True,
     ) -> None:
         chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
         policy, theta = checks.check_policy(policy)
-        batch = checks.check_rows(
-            policy, theta, Batch(obs, weights=weights, action_mask=action_mask)
+        rows = Batch(
+            obs,
+            weights=weights,
+            action_mask=action_mask,
+            sequence_length=sequence_length,
+            starts=starts,
+            state=state,
         )
+        batch = checks.check_rows(policy, theta, rows)
         if actions is not None:
             taken = checks.check_actions(policy, theta, actions, batch, chunk_rows)
-            batch = Batch(batch.obs, taken, weights=batch.weights, action_mask=batch.action_mask)
+            batch = replace(batch, actions=taken)
         problem = make_problem(
             policy,
             batch.tracked(),

@@ -15,12 +15,28 @@ from ..policy.heads import TakenActions, without_head
 
 @outside_autocast
 @torch.no_grad()
-def distribution_params(policy: nn.Module, obs: Rows, action_mask: Tensor | None = None) -> Tensor:
+def distribution_params(
+    policy: nn.Module,
+    obs: Rows,
+    action_mask: Tensor | None = None,
+    *,
+    sequence_length: int | None = None,
+    starts: Tensor | None = None,
+    state: Tensor | None = None,
+) -> Tensor:
     """Distribution parameters [N, D] of the policy on rows obs [N, O], for ``Batch.old_params``:
-    means and log standard deviations, logits, or whatever the rows' distributions obey.
+    means and log standard deviations, logits, or whatever the rows' distributions obey. The last
+    three are those of a ``Batch``, for a policy with a memory.
     """
     policy, theta = checks.check_policy(policy)
-    batch = checks.check_rows(policy, theta, Batch(obs, action_mask=action_mask))
+    rows = Batch(
+        obs,
+        action_mask=action_mask,
+        sequence_length=sequence_length,
+        starts=starts,
+        state=state,
+    )
+    batch = checks.check_rows(policy, theta, rows)
     head, params = functional_params(policy, batch)(theta)
     if isinstance(head, TakenActions):
         raise without_head(repr(head.found))
