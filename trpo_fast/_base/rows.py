@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 # Dicts and tuples hold rows in turn. On the host the parts may be arrays.
@@ -53,12 +52,6 @@ def with_parts(rows: Any, parts: Iterator[Any]) -> Any:
     if isinstance(rows, tuple):
         return tuple(with_parts(part, parts) for part in rows)
     return next(parts)
-
-
-def device_of(rows: Any) -> torch.device:
-    """Where the first part lies."""
-    device: torch.device = next(parts_of(rows))[1].device
-    return device
 
 
 def count_rows(rows: Any) -> int:

@@ -154,6 +154,8 @@ class ModuleBackend(Backend):
         """Whether the run of the module is worth a look: the kernels could serve a net here."""
         if isinstance(problem.policy, MLPPolicy) or problem.chunk_rows is not None:
             return False
+        if problem.batch.sequence_length is not None:  # no net of layers remembers
+            return False
         place = may_read(problem.theta.device) and problem.theta.dtype == torch.float32
         return place and problem.fisher == "analytic" and bool(CpuBackend().machine_support())
 

@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
 from .._base.reads import may_read, unvalidated
-from .._base.rows import Rows, device_of, map_rows, parts_of
+from .._base.rows import Rows, map_rows, parts_of
 from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
 from ..policy.heads import Head, TakenActions, head_of_distribution
@@ -74,8 +74,9 @@ def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> H
     """A policy's head: its own, of one of this package, otherwise the one that the distribution of
     the rows obeys, or of the first ``chunk_rows`` where no more are to be run at a time.
     """
-    known = packaged_head(policy)
-    return known or ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
+    if (head := packaged_head(policy)) is not None:
+        return head
+    return ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
 
 
 @outside_autocast
@@ -186,7 +187,7 @@ class ModuleFunction:
             return self.policy.head, params, None  # type: ignore[return-value]
         inputs = _inputs(batch)
         try:
-            with _explained(inputs), unvalidated(device_of(batch.obs)):
+            with _explained(inputs), unvalidated(batch.device):
                 found = distribution_in(policy(*inputs))
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
@@ -207,9 +208,9 @@ class ModuleFunction:
         if self._called is None or self._called[0] is not batch:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
-            with torch.no_grad(), unvalidated(device_of(batch.obs)):
-                called = without_validation(distribution_in(policy(*_inputs(batch))))
-                self._called = batch, called
+            with torch.no_grad(), unvalidated(batch.device):
+                found = distribution_in(policy(*_inputs(batch)))
+                self._called = (batch, without_validation(found))
         return head, head.measured(self._called[1], batch.actions)
 
     def _check_fit(self) -> None:

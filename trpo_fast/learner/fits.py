@@ -199,7 +199,8 @@ def fit_gauss_newton(
     J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken; on
     a device nothing waits, and after a search that found nothing the remaining steps move nothing.
     """
-    theta, waits = flat_params(net), may_read(flat_params(net).device)
+    theta = flat_params(net)
+    waits = may_read(theta.device)
     loss, g = fit.gradient()
     alive = torch.ones((), dtype=torch.bool, device=theta.device)
     taken = torch.zeros((), dtype=torch.int64, device=theta.device)
