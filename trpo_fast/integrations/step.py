@@ -100,20 +100,22 @@ def search_direction(
     x = start + y, where CG from zero finds y for g - (F + damping I) start: the same iterates.
     """
     if start is None:
-        found = operator.solve(g, CgConfig(iterations, _tol(float(dot(g, g)))))
+        found = operator.solve(g, _until_small(iterations, float(dot(g, g))))
         return found.x, float(found.quad)
     product = operator.fvp(start)
     rest = g - product
     square = float(dot(rest, rest))
     x, quad = start, dot(start, product)
     if iterations > 0 and SMALLEST_SQUARE <= square < math.inf:
-        found = operator.solve(rest, CgConfig(iterations, _tol(square)))
+        found = operator.solve(rest, _until_small(iterations, square))
         x, quad = start + found.x, found.quad + 2.0 * dot(found.x, product) + quad
     return x, float(quad)
 
 
-def _tol(square: float) -> float:
-    """Of a residual that begins with this square: the share of it at which CG stops, after one
+def _until_small(iterations: int, square: float) -> CgConfig:
+    """CG that stops once the square of a residual that begins with ``square`` is small, after one
     iteration at the earliest.
     """
-    return min(math.sqrt(SMALLEST_SQUARE / square), 0.999) if 0.0 < square < math.inf else 0.0
+    if not SMALLEST_SQUARE <= square < math.inf:
+        return CgConfig(min(iterations, 1))
+    return CgConfig(iterations, math.sqrt(SMALLEST_SQUARE / square))

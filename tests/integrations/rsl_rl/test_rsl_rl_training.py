@@ -167,6 +167,23 @@ def test_a_compiled_actor_holds_the_same_parameters() -> None:
     assert before == {name: p.data_ptr() for name, p in made._raw_actor.mlp.named_parameters()}
 
 
+def test_models_that_were_moved_are_updated_where_they_are() -> None:
+    """To another type here, as there is one device."""
+    known = {**GAUSSIAN, "std_type": "scalar"}
+    fit = {"critic_method": "gauss_newton", "critic_fraction": 1.0, "critic_steps": 1}
+    pair = [algorithm(TRPO, actor={"distribution_cfg": known}, **fit) for _ in range(2)]
+    made = pair[0]
+    for name in ("observations", "actions", "advantages", "returns"):
+        setattr(made.storage, name, getattr(made.storage, name).double())
+    made.actor.double()
+    made.critic.double()
+    wide, narrow = (each.update() for each in pair)
+    assert wide["accepted"] == 1.0 and made.actor.distribution.std_param.dtype == torch.float64
+    assert wide == pytest.approx(narrow, rel=1e-3, abs=1e-5)
+    parameters = [[p.float() for p in each.actor.parameters()] for each in pair]
+    torch.testing.assert_close(*parameters, rtol=1e-3, atol=1e-4)
+
+
 def test_the_critic_s_std_is_none_of_the_actor_s() -> None:
     made = algorithm(TRPO, actor={"distribution_cfg": {**GAUSSIAN, "init_std": 0.5}})
     made.update()

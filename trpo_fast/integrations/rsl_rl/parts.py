@@ -71,7 +71,7 @@ class ActorNet:
     @torch.no_grad()
     def read(self, seen: Tensor) -> bool:
         """Take the standard deviations from the model; whether its limits leave all as they are."""
-        known, head = self.model.distribution, self.policy.head
+        known, head = self.model.distribution, follow(self.policy).head
         if isinstance(head, Gaussian) and head.std == "free" and known.std_type == "scalar":
             assert head.log_std is not None
             head.log_std.copy_(known.std_param.clamp_min(0.0).log())
@@ -96,6 +96,12 @@ class ActorNet:
         if log_std is None:
             log_std = self.policy.net(seen)[:, head.action_dim :]
         return bool(((log_std > low) & (log_std < high)).all())
+
+
+def follow(net: MLPPolicy) -> MLPPolicy:
+    """The net, with what its head has of its own where the model's layers are by now."""
+    net.head.to(next(net.net.parameters()))
+    return net
 
 
 def check_actor(model: Any) -> None:

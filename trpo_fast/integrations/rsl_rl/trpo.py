@@ -18,7 +18,7 @@ from ...policy.flat import flat_params, mark_written, write_params
 from ...policy.wrappers import tell_once
 from ...updates.info import UpdateInfo
 from ...updates.natural import trpo_update
-from .parts import ActorModule, actions_of, actor_of, check_actor, critic_of
+from .parts import ActorModule, actions_of, actor_of, check_actor, critic_of, follow
 from .settings import sorted_settings
 
 
@@ -101,6 +101,7 @@ class TRPO(PPO):
             return self._fit_by_adam(self.num_learning_epochs, self.num_mini_batches)
         with torch.no_grad():
             seen = self._raw_critic.get_latent(observations)
+        follow(net)
         targets = Targets(seen, self.storage.returns.flatten().to(seen))
         chosen = choose(
             self.step_settings["backend"], SUPPORTS, net, "gauss_newton", can="fit this critic"
