@@ -148,3 +148,21 @@ def test_a_run_may_log_to_weights_and_biases(
     assert (first["steps"], second["steps"]) == (64, 128) and "rollout/return" in second
     assert main(["resume", str(tmp_path), "--steps", "64"]) == 0
     assert rows[4]["id"] == start["id"] and rows[5]["steps"] == 192
+
+
+@pytest.mark.parametrize("command", ["train", "resume"])
+def test_a_program_that_is_not_here_is_named_before_anything_is_written(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "run"
+    words = ["train", "CartPole-v1", "--out", str(out)]
+    if command == "resume":
+        assert train(out, 64) == 0
+        words = ["resume", str(out), "--steps", "64"]
+        capsys.readouterr()
+    before = (out / OPTIONS).read_text() if out.exists() else None
+    for module, flags_of in (("wandb", ["--wandb", "x"]), ("tensorboard", ["--tensorboard"])):
+        monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
+        refused([*words, *flags_of], f"needs {module}: pip install", capsys)
+    refused([*words, "--wandb", ""], "project: expected the name of a project", capsys)
+    assert before == ((out / OPTIONS).read_text() if out.exists() else None)

@@ -28,6 +28,7 @@ from .runs import (
     OPTIONS,
     STEPS,
     RunOptions,
+    check_boards,
     checkpoint_of,
     continue_run,
     read_options,
@@ -138,6 +139,7 @@ def _resume_in(out: Path, words: list[str]) -> int:
         ResumeOptions, args=words, prog="trpo-fast resume RUN", default=ResumeOptions(**options)
     )
     _check_device(run.device)
+    check_boards(run)
     if goal is None and run.steps is None:
         raise ValueError(
             f"RUN: expected {OPTIONS} with the run's goal in {out}, got none; "

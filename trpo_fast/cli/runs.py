@@ -21,6 +21,7 @@ from typing_extensions import Doc
 
 from .._base import files, toml
 from .._base.arguments import check_count
+from .._base.extras import require
 from .._base.options import COUNT, LONG
 from .._base.settings import AtLeast, check_all
 from ..train.board_loggers import TensorBoardLogger, WandbLogger
@@ -89,11 +90,20 @@ def refuse_used(out: Path) -> None:
             )
 
 
+def check_boards(options: RunOptions) -> None:
+    """Refuse logs for programs that are not here, before there is anything to clean up."""
+    if options.tensorboard:
+        require("tensorboard", "--tensorboard", "train")
+    if options.wandb is not None:
+        WandbLogger(options.wandb)
+
+
 def start_run(agent: TRPO, options: RunOptions, steps: int, out: Path) -> int:
     """Make the directory of a new run, and train in it."""
     obs, _ = example_rows(agent)
     # Before there is anything to clean up.
     check_serves(agent.policy, agent.head, agent.config, obs)
+    check_boards(options)
     out.mkdir(parents=True, exist_ok=True)
     with files.only_writer(out, "out"):
         refuse_used(out)  # again: another process may have been faster

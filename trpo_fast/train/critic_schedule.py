@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from ..learner.critic import Critic
 from .config import Config
 
 
@@ -23,3 +24,11 @@ def critic_rate(config: Config, steps: int) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * share)),
     }
     return left[config.critic_schedule] * config.critic_learning_rate
+
+
+def set_critic_rate(critic: Critic, config: Config, steps: int) -> None:
+    """Give the critic the rate of the update that begins after so many steps; one that stays is
+    left as it is, which may be somebody else's.
+    """
+    if config.critic_schedule != "constant":
+        critic.learning_rate = critic_rate(config, steps)

@@ -32,7 +32,7 @@ from . import checkpoint, parts
 from .agent import Agent, EnvSource
 from .agent_config import agent_config, chosen_names, with_images
 from .config import Config
-from .critic_schedule import critic_rate
+from .critic_schedule import set_critic_rate
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
 from .other_libraries import check_agent, check_callbacks, check_learn
@@ -172,8 +172,7 @@ class TRPO(Agent):
         info = self.update(batch, max_kl)
         self.backend = info.backend
         updated = time.perf_counter()
-        if self.config.critic_schedule != "constant":
-            self.critic.learning_rate = critic_rate(self.config, self.steps - steps)
+        set_critic_rate(self.critic, self.config, self.steps - steps)
         critic = self.fit_critic(*critic_rows(self, rollout, path, returns))
         with OneThread():
             if self.normaliser is not None:
