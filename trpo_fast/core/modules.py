@@ -29,7 +29,7 @@ from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
 from .batch import Batch
 from .convolutions import twice_differentiable
-from .graph import nodes
+from .graph import reaches_others
 from .preconditioner import Factors
 from .taps import Taps
 
@@ -74,6 +74,21 @@ def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> H
     if isinstance(policy, MLPPolicy) and not policy.own_forward():
         return policy.head
     return ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
+
+
+@outside_autocast
+@torch.no_grad()
+def check_distributions(
+    policy: nn.Module, theta: Tensor, batch: Batch, chunk_rows: int | None
+) -> None:
+    """Raise for rows whose distributions have no finite parameters, which distributions themselves
+    do only as long as nothing has told them not to: torch.compile does.
+    """
+    for piece in batch.chunks(chunk_rows):
+        head, params = ModuleFunction(policy, piece).on(piece)(theta)
+        if not isinstance(head, TakenActions) and not bool(params.isfinite().all()):
+            got = "one whose parameters are not finite"
+            raise InvalidDistribution(f"policy: expected a distribution in every row, got: {got}")
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:
@@ -220,7 +235,7 @@ class ModuleFunction:
                 "training mode; call policy.eval() before)",
                 f"a write to {name}",
             )
-        if _reaches_others(params, theta):
+        if reaches_others(params, theta):
             raise fail(
                 "policy",
                 "modules and hooks that reach parameters through self or their arguments",
@@ -269,13 +284,6 @@ def _unfit(module: nn.Module) -> str:
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
         return _STEADY if module.dropout > 0 else ""
     return _STEADY if isinstance(module, nn.RReLU) else ""
-
-
-def _reaches_others(params: Tensor, theta: Tensor) -> bool:
-    """Whether a run at theta has gradients in tensors that are no part of it."""
-    if not theta.requires_grad:
-        return params.requires_grad
-    return any(getattr(node, "variable", theta) is not theta for node in nodes(params))
 
 
 def _without_bad_rows(batch: Batch) -> Batch:
