@@ -158,6 +158,18 @@ def test_sizes_far_beyond_fp16(size):
     no_worse(ours / size, single / size, truth / size, RULE, f"v of size {size}")
 
 
+def test_features_of_very_different_sizes():
+    """One tile holds all of them, with one power of two."""
+    w = Wide(Case("gaussian", (129,), "relu", rows=33, obs_dim=9), precision="fp16x3")
+    sizes = torch.logspace(-4, 4, 9)
+    assert w.single.batch.obs.data_ptr() == w.kernels.batch.obs.data_ptr()  # scaled once
+    for operator in (w.single, w.exact):
+        operator.batch.obs.mul_(sizes.to(operator.batch.obs))
+    ours, single, truth = w.products(w.vector())
+    assert relative_error(single, truth) < 1e-5
+    no_worse(ours, single, truth, RULE, "features from 1e-4 to 1e4")
+
+
 def test_not_finite_is_not_hidden():
     w = Wide(Case("gaussian", (129,), rows=33), precision="fp16x3")
     v = w.vector()
