@@ -96,8 +96,8 @@ DeterministicOption = Annotated[
 CaptureOption = Annotated[
     bool,
     Doc(
-        "on CUDA, in plain PyTorch and for wide nets: updates and the critic's fits are recorded as "
-        "CUDA graphs at the second call on the same shapes, and replayed from then on"
+        "on CUDA, in plain PyTorch and for wide nets: updates and the critic's fits are recorded "
+        "as CUDA graphs at the second call on the same shapes, and replayed from then on"
     ),
 ]
 
