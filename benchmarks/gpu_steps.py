@@ -90,6 +90,7 @@ def _full(place: Place) -> list[Step]:
     wide = _bench(place, "cg", WIDE, GRAPHED, 60, "0.5", ("reference",))
     return [
         _tests(place, "tests", _cuda_tests(place), 120),
+        _tests(place, "recorded updates", ["tests/updates/test_captured.py", "-k", "cuda"], 40),
         _bench(place, "cg", RESIDENT, QUICK, 60),
         _bench(place, "update", RESIDENT, QUICK[:2], 60),
         wide,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._base.options import UpdateOptions
 from ._version import __version__
+from .backends.captured import GraphStatistics, captured_graphs
 from .backends.registry import backends
 from .core.batch import Batch
 from .core.problem import BackendUnavailable
@@ -74,6 +75,7 @@ __all__ = [
     "Evaluation",
     "FisherOperator",
     "Gaussian",
+    "GraphStatistics",
     "Head",
     "JsonLogger",
     "MLPPolicy",
@@ -91,6 +93,7 @@ __all__ = [
     "UpdateOptions",
     "__version__",
     "backends",
+    "captured_graphs",
     "distribution_params",
     "evaluate",
     "flat_params",

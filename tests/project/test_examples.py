@@ -101,3 +101,27 @@ def test_the_constrained_driver_is_fast_and_meets_its_cost_limit(
     assert cost <= module.COST_LIMIT and distance > 20.0
     assert free_cost > 4.0 * module.COST_LIMIT
     assert capsys.readouterr().out.count("accepted") > 28
+
+
+def test_the_game_of_pixels_is_an_environment_that_trains(tmp_path: Path) -> None:
+    from gymnasium.utils.env_checker import check_env
+
+    module = example("catch_pixels")
+    check_env(module.Catch(), skip_render_check=True)
+    agent = module.make()
+    assert agent.config.policy == "cnn" and agent.policy.net.extractor.parts[0].image.planes[0] == 1
+    curve = tmp_path / "curve.csv"
+    assert len(module.main(1, str(curve), settings={"num_envs": 4, "rows_per_update": 64})) == 1
+    assert curve.read_text().startswith("steps,return,caught")
+
+
+def test_whoever_follows_the_ball_catches_it() -> None:
+    env = example("catch_pixels").Catch()
+    for seed in range(20):
+        env.reset(seed=seed)
+        over = False
+        while not over:
+            centre = env.paddle + 1
+            move = 1 + (env.column > centre) - (env.column < centre)
+            image, reward, over, _, _ = env.step(move)
+        assert reward == 1.0 and image[0, -1, env.column] == 255

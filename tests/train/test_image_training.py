@@ -58,6 +58,8 @@ def test_a_run_resumes_bit_for_bit_exports_and_evaluates(kind: str, tmp_path: Pa
     assert same(agent, loaded)
     assert not torch.equal(before[0], next(agent.policy.parameters()))
     assert evaluate(agent, 3).returns == evaluate(loaded, 3).returns
+    if kind not in ("channels last", "dict"):
+        return  # torch.export takes seconds
     agent.export(tmp_path / "policy.pt2")
     program = torch.export.load(tmp_path / "policy.pt2").module()
     copies = [env().reset(seed=seed)[0] for seed in range(5)]
@@ -114,8 +116,6 @@ def test_a_vector_environment_of_gymnasiums_keeps_its_images() -> None:
 
 def test_what_auto_chooses_and_what_overrules_it() -> None:
     """Images: Nature's network; vectors: layers, as they always were; flat images: if flattened."""
-    large = partial(Columns, (84, 84, 1))
-    large.__name__ = "large"  # type: ignore[attr-defined]
     config = TRPO(Sized, **SIZES).config
     assert (config.policy, config.hidden, config.critic_hidden) == ("cnn", (512,), (512,))
     assert config.activation == "relu"

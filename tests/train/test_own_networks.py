@@ -134,6 +134,8 @@ def test_a_module_trains_resumes_exports_and_evaluates(kind: str, tmp_path: Path
     assert torch.equal(agent.critic.theta, loaded.critic.theta)
     for one, other in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
         assert torch.equal(one, other)
+    if kind not in ("with value", "squashed", "registered"):
+        return  # torch.export takes seconds
     agent.export(tmp_path / "policy.pt2")
     program = torch.export.load(tmp_path / "policy.pt2").module()
     found = program(torch.from_numpy(obs)).detach().numpy()

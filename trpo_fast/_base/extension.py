@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from .reads import may_read
 
 if TYPE_CHECKING:
     import torch
@@ -84,4 +85,4 @@ def emulating() -> bool:
 
 def asynchronous(device: torch.device) -> bool:
     """Whether the host runs ahead of work on this device, as emulated kernels pretend."""
-    return device.type != "cpu" or emulating()
+    return not may_read(device) or emulating()

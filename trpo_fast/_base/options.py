@@ -112,6 +112,13 @@ PrecisionOption = Annotated[
 DeterministicOption = Annotated[
     bool, Doc("equal bits from equal inputs; without it some CUDA products are faster")
 ]
+CaptureOption = Annotated[
+    bool,
+    Doc(
+        "updates in plain PyTorch on CUDA: recorded as a CUDA graph at the second call on the same "
+        "shapes, replayed from then on"
+    ),
+]
 
 
 class UpdateOptions(TypedDict, total=False):
@@ -128,6 +135,7 @@ class UpdateOptions(TypedDict, total=False):
     chunk_rows: ChunkRowsOption
     precision: PrecisionOption
     deterministic: DeterministicOption
+    capture: CaptureOption
 
 
 def _descriptions(options: type) -> str:
@@ -202,6 +210,7 @@ class KernelSettings:
     ] = "auto"
     precision: PrecisionOption = "fp32"
     deterministic: DeterministicOption = True
+    capture: CaptureOption = True
     chunk_rows: ChunkRowsOption = None
 
 

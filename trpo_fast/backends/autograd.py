@@ -70,6 +70,7 @@ class AutogradBackend(Backend):
     """The peers' way, for comparison and for modules torch.func cannot take."""
 
     name = "autograd"
+    captures = True
 
     def problem_support(self, problem: Problem) -> Support:
         if problem.fisher != "analytic":

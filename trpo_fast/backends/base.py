@@ -13,6 +13,7 @@ class Backend(abc.ABC):
 
     name: str
     precisions: tuple[str, ...] = ("fp32",)
+    captures: bool = False  # whether updates of its operators may be recorded (captured.py)
 
     def machine_support(self) -> Support:
         """Whether it runs on this machine."""

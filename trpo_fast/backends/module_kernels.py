@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._base.guards import outside_autocast
+from .._base.reads import may_read
 from ..core.batch import Batch
 from ..core.cg import CgResult
 from ..core.preconditioner import signs
@@ -153,7 +154,7 @@ class ModuleBackend(Backend):
             return False
         if problem.batch.sequence_length is not None:  # no net of layers remembers
             return False
-        place = problem.theta.device.type == "cpu" and problem.theta.dtype == torch.float32
+        place = may_read(problem.theta.device) and problem.theta.dtype == torch.float32
         return place and problem.fisher == "analytic" and bool(CpuBackend().machine_support())
 
     def problem_support(self, problem: Problem) -> Support:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.guards import outside_autocast
+from .._base.reads import may_read
 from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import CgResult
@@ -48,7 +49,7 @@ class ReferenceOperator(Operator):
         self.module = self._as_module(problem.policy)
         # Once: the stages' own derivatives agree, and a device is not waited for.
         by_torch = self.module is not None and self._sequences is None
-        self._compare = by_torch and self.theta.device.type == "cpu"
+        self._compare = by_torch and may_read(self.theta.device)
         self._cached: Linearization | None = None
         self._fisher_batch, self._fisher_total = self.batch, self.total
         self._fisher_cached: Linearization | None = None
@@ -273,6 +274,7 @@ class ReferenceBackend(Backend):
     """Plain PyTorch, any module, any device, float32 or float64."""
 
     name = "reference"
+    captures = True
 
     def problem_support(self, problem: Problem) -> Support:
         return SERVES

@@ -94,7 +94,7 @@ def found(rows: Judged) -> Tensor:
     """0-d bool: some rule is broken. Nothing waits for a device."""
     broken = [rule.broken.any() for rules in TABLE for rule in rules(rows)]
     if not broken:
-        return torch.zeros((), dtype=torch.bool, device=next(rows.raw.tensors())[1].device)
+        return torch.zeros((), dtype=torch.bool, device=rows.raw.device)
     return torch.stack(broken).any()
 
 

@@ -110,6 +110,12 @@ class Batch:
             fields = {name: map_rows(copied, value) for name, value in vars(self).items()}
             return replace(self, **fields)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the observations are."""
+        found: torch.device = next(parts_of(self.obs))[1].device
+        return found
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor [N, ...] of the batch with its name."""
         for name, value in vars(self).items():
@@ -165,6 +171,5 @@ def normalised_weights(batch: Batch, total: Tensor) -> Tensor:
 
 def total_weight(batch: Batch, dtype: torch.dtype) -> Tensor:
     if batch.weights is None:
-        device = next(batch.tensors())[1].device
-        return torch.full((), float(len(batch)), dtype=dtype, device=device)
+        return torch.full((), float(len(batch)), dtype=dtype, device=batch.device)
     return batch.weights.sum()

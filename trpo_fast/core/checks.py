@@ -31,7 +31,7 @@ from ..policy.recurrent import packaged_head
 from ..policy.wrappers import unwrapped
 from .bad_values import Judged, raise_for
 from .batch import Batch
-from .modules import head_of
+from .modules import check_distributions, head_of
 from .problem import Problem
 from .sequences import check_sequences, rows_of, whole_sequences
 
@@ -262,6 +262,8 @@ def raise_for_values(problem: Problem) -> None:
     raw, clean = problem.batch, problem.batch.without_padding()
     head = head_of(problem.policy, clean, problem.chunk_rows)
     raise_for(Judged(head, raw, clean, problem.fvp_rows))
+    if not isinstance(problem.policy, MLPPolicy):
+        check_distributions(problem.policy, problem.theta, clean, problem.chunk_rows)
 
 
 def check_acting(

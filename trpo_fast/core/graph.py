@@ -19,6 +19,13 @@ def nodes(result: Tensor) -> Iterator[Any]:
             pending += [earlier for earlier, _ in node.next_functions]
 
 
+def reaches_others(params: Tensor, theta: Tensor) -> bool:
+    """Whether a run at theta has gradients in tensors that are no part of it."""
+    if not theta.requires_grad:
+        return params.requires_grad
+    return any(getattr(node, "variable", theta) is not theta for node in nodes(params))
+
+
 def saved_bytes(results: list[Tensor], apart_from: list[Tensor]) -> int:
     """Memory of what the graphs of some tensors keep, each storage once."""
     storages = {t.untyped_storage().data_ptr() for t in apart_from}

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from .._base.arguments import describe, fail
 from .._base.guards import outside_autocast
+from .._base.reads import may_read, unvalidated
 from .._base.rows import Rows, map_rows, parts_of
 from ..policy.distributions import distribution_in, from_validation, without_validation
 from ..policy.flat import every_parameter, trainable
@@ -30,7 +31,7 @@ from ..policy.recurrent import RecurrentPolicy, packaged_head
 from ..policy.substitute import Substitution
 from .batch import Batch
 from .convolutions import twice_differentiable
-from .graph import nodes
+from .graph import reaches_others
 from .preconditioner import Factors
 from .taps import Taps
 
@@ -76,6 +77,23 @@ def head_of(policy: nn.Module, batch: Batch, chunk_rows: int | None = None) -> H
     if (head := packaged_head(policy)) is not None:
         return head
     return ModuleFunction(policy, next(batch.chunks(chunk_rows))).head
+
+
+@outside_autocast
+@torch.no_grad()
+def check_distributions(
+    policy: nn.Module, theta: Tensor, batch: Batch, chunk_rows: int | None
+) -> None:
+    """Raise for rows whose distributions have no finite parameters, which distributions themselves
+    do only as long as nothing has told them not to: torch.compile does.
+    """
+    for piece in batch.chunks(chunk_rows):
+        head, params = ModuleFunction(policy, piece).on(piece)(theta)
+        if not isinstance(head, TakenActions) and not bool(params.isfinite().all()):
+            raise InvalidDistribution(
+                "policy: expected a distribution in every row, got: one with parameters that are "
+                "not finite"
+            )
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:
@@ -171,7 +189,7 @@ class ModuleFunction:
             return self.policy.head, params, None  # type: ignore[return-value]
         inputs = _inputs(batch)
         try:
-            with _explained(inputs):
+            with _explained(inputs), unvalidated(batch.device):
                 found = distribution_in(policy(*inputs))
                 known = head_of_distribution(found) or self._taken(found, substitution, batch)
                 return *known, found
@@ -192,11 +210,9 @@ class ModuleFunction:
         if self._called is None or self._called[0] is not batch:
             dtype = substitution.tensors[id(self._trainable[0])].dtype
             policy = Substitution(self._tensors(self._call.to(dtype))).module(self.policy)
-            with torch.no_grad():
-                self._called = (
-                    batch,
-                    without_validation(distribution_in(policy(*_inputs(batch)))),
-                )
+            with torch.no_grad(), unvalidated(batch.device):
+                found = distribution_in(policy(*_inputs(batch)))
+                self._called = (batch, without_validation(found))
         return head, head.measured(self._called[1], batch.actions)
 
     def _check_fit(self) -> None:
@@ -214,7 +230,7 @@ class ModuleFunction:
         tensors = self._tensors(theta)
         buffers = {id(b): tensors.get(id(b), b).clone() for b in self.policy.buffers()}
         substitution = Substitution({**tensors, **buffers})
-        drawn = torch.get_rng_state()
+        drawn = torch.get_rng_state() if may_read(theta.device) else None
         head, params = self._run(substitution, rows)
         for name in self._written(substitution, buffers):
             raise fail(
@@ -223,14 +239,14 @@ class ModuleFunction:
                 "training mode; call policy.eval() before)",
                 f"a write to {name}",
             )
-        if _reaches_others(params, theta):
+        if reaches_others(params, theta):
             raise fail(
                 "policy",
                 "modules and hooks that reach parameters through self or their arguments",
                 "a function that holds others (a forward or a hook that was set on the instance "
                 "and refers to it; override the method in a subclass)",
             )
-        if theta.device.type == "cpu" and not torch.equal(drawn, torch.get_rng_state()):
+        if drawn is not None and not torch.equal(drawn, torch.get_rng_state()):
             with torch.no_grad():
                 again = self._run(Substitution(tensors), rows)[1]
             if not torch.equal(params.nan_to_num(), again.nan_to_num()):
@@ -280,13 +296,6 @@ def _unfit(module: nn.Module) -> str:
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
         return _STEADY if module.dropout > 0 else ""
     return _STEADY if isinstance(module, nn.RReLU) else ""
-
-
-def _reaches_others(params: Tensor, theta: Tensor) -> bool:
-    """Whether a run at theta has gradients in tensors that are no part of it."""
-    if not theta.requires_grad:
-        return params.requires_grad
-    return any(getattr(node, "variable", theta) is not theta for node in nodes(params))
 
 
 def _without_bad_rows(batch: Batch) -> Batch:

@@ -137,7 +137,7 @@ class Preconditioner:
         self.rows, self.scaled_blocks = rows, len(factors.others)
         scale = torch.ones_like(theta)
         for span, curvature in factors.known:
-            scale[span] = 1.0 / (kl_scale * curvature + damping)
+            scale[span].fill_(1.0 / (kl_scale * curvature + damping))
         for span in factors.others:
             assert factors.root is not None
             mean = factors.root[span].square().mean()

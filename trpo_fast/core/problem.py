@@ -74,6 +74,7 @@ class Problem:
     precision: str = "fp32"
     deterministic: bool = True  # equal bits from equal inputs
     constraint: str = "mean"  # which KL max_kl limits in a line search
+    capture: bool = True  # whether work on a device may be recorded and replayed
 
     def fisher_batch(self) -> Batch:
         """The rows that Fisher-vector products see."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._base.reads import may_read
 from ..policy.heads import Head
 from ..policy.spec import NetSpec
 
@@ -223,6 +224,6 @@ def line_search(
         good = finite & (kl <= max_kl) & (surrogate > before) & (chosen == steps)
         chosen = torch.where(good, j, chosen)
         accepted = torch.where(good, candidate, accepted)
-        if theta.device.type == "cpu" and bool(good):
+        if may_read(theta.device) and bool(good):
             break
     return chosen, accepted, chosen < steps

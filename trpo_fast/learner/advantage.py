@@ -102,7 +102,7 @@ def discounted_returns(rewards: Tensor, following: Tensor, done: Tensor, *, gamm
     the rollout does.
     """
     cut = done.clone()
-    cut[-1] = True
+    cut[-1].fill_(True)
     tail = torch.where(cut, rewards + gamma * following, rewards)
     return reverse_scan(tail, (~cut).to(tail.dtype) * gamma)
 
@@ -133,7 +133,7 @@ def _double(total: Tensor, weight: Tensor, span: int) -> None:
     product = weight[: rows - span] * weight[span:]
     total[: rows - span] += added
     weight[: rows - span] = product
-    weight[rows - span :] = 0.0
+    weight[rows - span :].zero_()
 
 
 def _first_terms(total: Tensor, weight: Tensor, steps: int) -> Tensor:
@@ -144,7 +144,7 @@ def _first_terms(total: Tensor, weight: Tensor, steps: int) -> Tensor:
         if steps & span:
             result[: rows - taken] += ahead[: rows - taken] * total[taken:]
             ahead[: rows - taken] *= weight[taken:]
-            ahead[rows - taken :] = 0.0
+            ahead[rows - taken :].zero_()
             taken += span
         if taken == steps:
             return result

@@ -90,6 +90,7 @@ class Critic(nn.Module):
     torch.Size([5])
     """
 
+    capture: bool = KernelSettings.capture  # of critics that were saved before there was one
     mean: Tensor
     std: Tensor
     moments: Tensor
@@ -112,12 +113,14 @@ class Critic(nn.Module):
         fraction: float = CriticSettings.critic_fraction,
         preconditioner: PreconditionerKind | None = CriticSettings.critic_preconditioner,
         backend: Backend = KernelSettings.backend,
+        capture: bool = KernelSettings.capture,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.method: CriticMethod = SETTINGS["critic"].check(method)
         self.backend: Backend = KERNELS["backend"].check(backend)
+        self.capture = KERNELS["capture"].check(capture)
         self.learning_rate = SETTINGS["critic_learning_rate"].check(learning_rate, "learning_rate")
         self.epochs = SETTINGS["critic_epochs"].check(epochs, "epochs")
         self.minibatch = SETTINGS["critic_minibatch"].check(minibatch, "minibatch")
@@ -288,7 +291,8 @@ class Critic(nn.Module):
             }
             if isinstance(fit, CudaFit):
                 return fit.gauss_newton(**options)
-            return fit_gauss_newton(fit, self.net, targets, backend=self.backend, **options)
+            run: dict[str, Any] = {"backend": self.backend, "capture": self.capture}
+            return fit_gauss_newton(fit, self.net, targets, **run, **options)
         loss = fit_adam(
             fit,
             AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
+from .._base.reads import may_read
 from .._base.rows import Rows, count_rows, map_rows, one_tensor
 from .._base.threads import kernel_threads
 from ..backends.native import native_shape, readable
@@ -124,8 +125,8 @@ class ReferenceFit:
                 scale = (state.second / (1.0 - beta2**steps)).sqrt_().add_(state.eps)
                 theta.addcdiv_(state.first, scale, value=-learning_rate / (1.0 - beta1**steps))
                 losses.append(loss)
-                share = rows.values.new_tensor(len(index)) if rows.weights is None else rows.weights
-                weights.append(share.sum())
+                counted = rows.values.new_full((), len(index))
+                weights.append(counted if rows.weights is None else rows.weights.sum())
         mass = torch.stack(weights)
         return (torch.stack(losses) * mass).sum() / mass.sum()
 
@@ -240,29 +241,51 @@ def fit_gauss_newton(
     fraction: float,
     preconditioner: PreconditionerKind | None,
     backend: Backend,
+    capture: bool,
     generator: torch.Generator | None,
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, int | Tensor]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
 
-    J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken.
+    J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken; on
+    a device nothing waits, and after a search that found nothing the remaining steps move nothing.
     """
     theta = flat_params(net)
+    waits = may_read(theta.device)
     loss, g = fit.gradient()
+    alive = torch.ones((), dtype=torch.bool, device=theta.device)
+    taken = torch.zeros((), dtype=torch.int64, device=theta.device)
     for step, part in enumerate(curvature_rows(targets.values, steps, fraction, generator)):
         rows = targets.rows(part)
         fisher = FisherOperator(
-            net, rows.obs, damping=damping, weights=rows.weights, backend=backend, sync=False
+            net,
+            rows.obs,
+            damping=damping,
+            weights=rows.weights,
+            backend=backend,
+            capture=capture,
+            sync=False,
         )
         direction = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x
-        start = theta.clone()
-        for j in range(BACKTRACKS):
-            theta.copy_(start - 0.5**j * direction)
-            if bool(fit.loss() < loss):
-                break
-        else:
-            theta.copy_(start)
-            mark_written(net)
-            return loss, step
+        alive = _lowered(fit, theta, direction, loss, alive)
         mark_written(net)
+        if waits and not bool(alive):
+            return loss, step
+        taken = taken + alive
         loss, g = fit.gradient()
-    return loss, steps
+    return loss, steps if waits else taken
+
+
+def _lowered(fit: Fit, theta: Tensor, direction: Tensor, loss: Tensor, alive: Tensor) -> Tensor:
+    """Move theta by the first of the halved steps that lowers the loss, if the fit is ``alive``;
+    whether there was one.
+    """
+    start, best, found = theta.clone(), theta.clone(), ~alive
+    for j in range(BACKTRACKS):
+        candidate = start - 0.5**j * direction
+        theta.copy_(candidate)
+        lower = (fit.loss() < loss) & ~found
+        best, found = torch.where(lower, candidate, best), found | lower
+        if may_read(theta.device) and bool(found):
+            break
+    theta.copy_(best)
+    return found & alive

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.arguments import fail
+from .._base.reads import may_read
 
 
 def every_parameter(module: nn.Module) -> list[nn.Parameter]:
@@ -185,4 +186,4 @@ class Snapshot:
         """
         if self._counters() != self._versions:
             return True
-        return self.flat.device.type == "cpu" and not torch.equal(self.flat, self.theta)
+        return may_read(self.flat.device) and not torch.equal(self.flat, self.theta)

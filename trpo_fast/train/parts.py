@@ -238,6 +238,7 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         "damping": config.critic_damping,
         "fraction": config.critic_fraction,
         "backend": config.backend,
+        "capture": config.capture,
     }
     if module is not None:
         check_place("critic", module, agent.device)

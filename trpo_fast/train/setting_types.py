@@ -89,6 +89,7 @@ class Settings(TypedDict, total=False):
     backend: Backend
     precision: Precision
     deterministic: bool
+    capture: bool
     chunk_rows: int | None
     npg_learning_rate: float | None
     pg_learning_rate: float

@@ -23,6 +23,7 @@ from ..core.problem import Problem
 from ..policy.flat import mark_written, trainable
 from .info import UpdateInfo
 from .natural import GRADIENT, finish, update_problem
+from .recorded import run_update
 from .report import Report
 
 
@@ -49,18 +50,30 @@ def pg_update(
     if optimizer is not None:
         checks.check_optimizer(policy, optimizer)
     chosen = resolve(backend, problem)
-    operator = chosen.operator(problem)
-    g, before = operator.gradient()
-    if max_grad_norm is not None:
-        g = g * (max_grad_norm / g.norm().clamp_min(max_grad_norm))
-    report = Report(operator, g, before)
-    if optimizer is None:
-        report.propose(operator.theta + learning_rate * g, learning_rate)
-    else:
-        usable = torch.where(report.reason == 0, g, 0.0)
-        report.propose(_optimizer_step(problem.policy, problem, usable, optimizer), 1.0)
+
+    def update(given: Problem) -> Tensor:
+        operator = chosen.operator(given)
+        g, before = operator.gradient()
+        if max_grad_norm is not None:
+            g = g * (max_grad_norm / g.norm().clamp_min(max_grad_norm))
+        report = Report(operator, g, before)
+        if optimizer is None:
+            report.propose(operator.theta + learning_rate * g, learning_rate)
+        else:
+            usable = torch.where(report.reason == 0, g, 0.0)
+            report.propose(_optimizer_step(given.policy, given, usable, optimizer), 1.0)
+        return report.stats()
+
+    stats, captured = run_update(
+        problem,
+        chosen,
+        "pg_update",
+        (learning_rate, max_grad_norm),
+        update,
+        unrecordable="an optimiser of the caller's takes the step" * (optimizer is not None),
+    )
     mark_written(problem.policy)
-    return finish(problem, chosen.name, report.stats(), sync)
+    return finish(problem, chosen.name, stats, sync, captured)
 
 
 @uninterrupted

@@ -25,6 +25,7 @@ class UpdateInfo:
     backend: str
     stats: Tensor  # [len(STATS)] float64
     kl_from: KlFrom = "call"  # which policy kl and max_state_kl are measured from
+    captured: bool = False  # whether it was the replay of a recorded update
     _values: dict[str, float] | None = field(default=None, repr=False)
 
     def _read(self, name: str) -> float:

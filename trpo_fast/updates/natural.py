@@ -25,6 +25,7 @@ from ..core.search_checks import check_cg, check_search
 from ..policy.flat import mark_written
 from .info import KlFrom, UpdateInfo
 from .operator import KERNELS, make_problem
+from .recorded import own_code, run_update
 
 OPTIONS = tuple(UpdateOptions.__annotations__)
 GRADIENT = declared(GradientSettings)
@@ -126,10 +127,17 @@ def _natural_update(
     problem = update_problem(policy, batch, damping, options, sync, update)
     chosen = resolve(backend, problem)
     try:
-        stats = chosen.operator(problem).update(config)
+        stats, captured = run_update(
+            problem,
+            chosen,
+            update.__name__,
+            config,
+            lambda given: chosen.operator(given).update(config),
+            unrecordable=own_code(config.cg),
+        )
     finally:  # Ctrl-C may come right after the write
         mark_written(problem.policy)
-    return finish(problem, chosen.name, stats, sync)
+    return finish(problem, chosen.name, stats, sync, captured)
 
 
 def unknown_option(name: str, update: Callable[..., UpdateInfo]) -> TypeError:
@@ -165,12 +173,14 @@ def update_problem(
     )
 
 
-def finish(problem: Problem, backend: str, stats: Tensor, sync: bool) -> UpdateInfo:
+def finish(
+    problem: Problem, backend: str, stats: Tensor, sync: bool, captured: bool = False
+) -> UpdateInfo:
     """What an update reports. With ``sync``, read the reason and turn unusable values into an error
     that names the argument.
     """
     kl_from: KlFrom = "call" if problem.batch.old_params is None else "sampler"
-    info = UpdateInfo(backend, stats, kl_from)
+    info = UpdateInfo(backend, stats, kl_from, captured)
     if sync and info.reason in ("bad_values", "non_finite"):
         checks.raise_for_values(problem)
     return info

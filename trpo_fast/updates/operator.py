@@ -22,6 +22,7 @@ from ..core.batch import Batch
 from ..core.problem import Operator, Problem, columns_last
 from ..core.search_checks import check_solve
 from ..policy.flat import Snapshot
+from .recorded import run_solve
 
 UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
 
@@ -65,6 +66,7 @@ def make_problem(
     chunk_rows: int | None = KernelSettings.chunk_rows,
     precision: str = KernelSettings.precision,
     deterministic: bool = KernelSettings.deterministic,
+    capture: bool = KernelSettings.capture,
     sync: bool = True,
 ) -> Problem:
     """Check what remains of the options and put them beside an already checked batch. Without
@@ -92,6 +94,7 @@ def make_problem(
         chunk_rows=chunk_rows,
         precision=KERNELS["precision"].check(precision),
         deterministic=KERNELS["deterministic"].check(deterministic),
+        capture=KERNELS["capture"].check(capture),
         constraint=UPDATE["constraint"].check(constraint),
     )
 
@@ -132,6 +135,7 @@ class FisherOperator:
         sequence_length: int | None = None,
         starts: Tensor | None = None,
         state: Tensor | None = None,
+        capture: bool = KernelSettings.capture,
         sync: bool = True,
     ) -> None:
         chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
@@ -159,6 +163,7 @@ class FisherOperator:
             chunk_rows=chunk_rows,
             precision=precision,
             deterministic=deterministic,
+            capture=capture,
             sync=sync,
         )
         self._backend = chosen = resolve(backend, problem)
@@ -223,7 +228,7 @@ class FisherOperator:
         config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
         self._check_fresh()
         g = checks.check_vector("g", g, self._snapshot.theta)
-        found = self._operator.solve(g, config)
+        found = run_solve(self._operator, self._backend, g, config)
         # Bad values of g reach every residual, so that g itself need not be read before.
         if self._sync and not checks.all_finite(found.residual_norm):
             self._check_finite("g", g)

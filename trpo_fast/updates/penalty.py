@@ -9,33 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .._base import extension
 from .._base.choices import Backend, PenaltyInner, PreconditionerKind
-from .._base.guards import outside_autocast
 from .._base.options import (
     KernelSettings,
     PenaltySettings,
     UpdateOptions,
     UpdateSettings,
 )
+from ..backends.base import Backend as Computing
 from ..backends.registry import resolve
 from ..core import checks
-from ..core.batch import Batch, total_weight
-from ..core.modules import functional_params
-from ..core.problem import UpdateConfig
+from ..core.batch import Batch
+from ..core.problem import Problem, UpdateConfig
 from ..core.search_checks import check_search
-from ..core.surrogate import Measures, evaluate_rows
 from ..policy.flat import mark_written
 from .info import UpdateInfo
 from .multiplier import PENALTY, Penalty
 from .natural import Apply, finish, update_problem
+from .proposals import Multiplier, Proposal, adam_proposal, natural_proposals
+from .recorded import own_code, run_update
 from .report import Report
 
 BLIND_STEP = 100.0  # of lambda, where every step was too long and another turn follows
@@ -93,12 +92,9 @@ def kl_penalty_update(
     )
     problem = update_problem(policy, batch, damping, options, sync, kl_penalty_update)
     chosen = resolve(backend, problem)
-    operator = chosen.operator(problem)
-    g, before = operator.gradient()
-    report = Report(operator, g, before)
-    _put_in_place(report, _maximise(report, penalty, way, search))
+    stats, captured = _run(problem, chosen, penalty, way, search)
     mark_written(problem.policy)
-    info = finish(problem, chosen.name, report.stats(), sync)
+    info = finish(problem, chosen.name, stats, sync, captured)
     if penalty.rule != "fixed":
         _move(penalty, info)
     return info
@@ -129,44 +125,60 @@ class _Maximisation:
             raise checks.fail("inner", "'natural' within torch.inference_mode()", "'adam'")
 
 
-@dataclass
-class _Proposal:
-    """Where the penalised objective of some lambda leads from theta at the call."""
+def _run(
+    problem: Problem,
+    chosen: Computing,
+    penalty: Penalty,
+    way: _Maximisation,
+    search: UpdateConfig,
+) -> tuple[Tensor, bool]:
+    """The update's statistics, and whether they came from a replay."""
 
-    theta: Tensor  # [P]
-    kl: Tensor  # 0-d, against the policy that sampled
-    found: Tensor  # 0-d bool: finite, and better
-    step_size: float | Tensor
-    backtracks: Tensor | None = None
-    at_limit: Tensor | None = None  # 0-d bool: lambda asks for less KL than the call has
+    def update(given: Problem, multiplier: Multiplier) -> Tensor:
+        operator = chosen.operator(given)
+        g, before = operator.gradient()
+        report = Report(operator, g, before)
+        _put_in_place(report, _maximise(report, penalty, multiplier, way, search))
+        return report.stats()
 
-    @property
-    def known_kl(self) -> float:
-        """The KL that lambda leads to; infinite where every step was too long."""
-        known = bool(self.found) or (self.at_limit is not None and bool(self.at_limit))
-        return float(self.kl) if known else math.inf
+    turns = "policy and lambda take turns, which the host decides" * (penalty.rule == "dual")
+    return run_update(
+        problem,
+        chosen,
+        "kl_penalty_update",
+        (astuple(way), search),
+        update,
+        penalty.value,
+        unrecordable=turns or own_code(search.cg),
+    )
 
 
 def _maximise(
-    report: Report, penalty: Penalty, way: _Maximisation, search: UpdateConfig
-) -> _Proposal:
-    """The step for the penalty's lambda, or for the one that solves the batch's dual problem."""
+    report: Report,
+    penalty: Penalty,
+    multiplier: Multiplier,
+    way: _Maximisation,
+    search: UpdateConfig,
+) -> Proposal:
+    """The step for this multiplier, the penalty's lambda, or for the lambda that solves the batch's
+    dual problem.
+    """
     if way.inner == "natural":
-        propose = _natural_proposals(report, search)
+        propose = natural_proposals(report, search)
     else:
-        propose = partial(_adam_proposal, report, way.adam_steps, way.learning_rate)
-    proposal = propose(penalty.value)
+        propose = partial(adam_proposal, report, way.adam_steps, way.learning_rate)
+    proposal = propose(multiplier)
     if penalty.rule == "dual" and bool(report.reason == 0):
         return _alternate(propose, proposal, penalty, way)
     return proposal
 
 
 def _alternate(
-    propose: Callable[[float], _Proposal],
-    proposal: _Proposal,
+    propose: Callable[[Multiplier], Proposal],
+    proposal: Proposal,
     penalty: Penalty,
     way: _Maximisation,
-) -> _Proposal:
+) -> Proposal:
     """theta and lambda in turns on one batch: the proposal whose KL came nearest target_kl.
 
     The KL falls with lambda. A step of lambda beyond one whose KL was already seen on that side of
@@ -195,7 +207,7 @@ def _alternate(
     return best
 
 
-def _put_in_place(report: Report, proposal: _Proposal) -> None:
+def _put_in_place(report: Report, proposal: Proposal) -> None:
     """Put a proposal in place, or say that none was found."""
     if proposal.at_limit is not None:
         report.fail("at_kl_limit", proposal.at_limit)
@@ -205,91 +217,3 @@ def _put_in_place(report: Report, proposal: _Proposal) -> None:
         return
     report.values["backtracks"] = proposal.backtracks
     report.write(proposal.theta, proposal.step_size)
-
-
-def _natural_proposals(report: Report, search: UpdateConfig) -> Callable[[float], _Proposal]:
-    """Solve for x = (F + damping I)^-1 g once; each lambda then searches along x / lambda."""
-    operator, ratio, steps = report.operator, search.backtrack_ratio, search.backtrack_steps
-    solution = operator.solve(report.g, search.cg)
-    finite = torch.isfinite(solution.x).all() & torch.isfinite(solution.first_curvature)
-    report.fail("non_finite", ~finite)
-    report.fail("negative_curvature", solution.first_curvature <= 0)
-    report.values |= solution.statistics()
-
-    def propose(multiplier: float) -> _Proposal:
-        device = report.g.device
-        divisor = _divisor(report, multiplier, solution.quad)
-        found = torch.zeros((), dtype=torch.bool, device=device)
-        chosen, kl = operator.theta, report.before.kl
-        used = torch.full((), steps, dtype=torch.int64, device=device)
-        for j in range(steps):
-            candidate = operator.theta + (ratio**j / divisor) * solution.x
-            after = operator.evaluate(candidate)
-            better = _objective(after, multiplier) > _start(report, multiplier)
-            good = ~found & better & torch.isfinite(after.kl)
-            chosen, used = torch.where(good, candidate, chosen), torch.where(good, j, used)
-            kl = torch.where(good, after.kl, kl)
-            found = found | good
-            if not extension.asynchronous(chosen.device) and bool(found):
-                break
-        at_limit = torch.isinf(divisor) if isinstance(divisor, Tensor) else None
-        return _Proposal(chosen, kl, found, ratio ** used.double() / divisor, used, at_limit)
-
-    return propose
-
-
-def _objective(measured: Measures, multiplier: float) -> Tensor:
-    """surrogate - lambda KL."""
-    return measured.surrogate - multiplier * measured.kl
-
-
-def _start(report: Report, multiplier: float) -> Tensor:
-    """The objective at the call, whose KL is zero unless the batch says what sampled it."""
-    if report.operator.problem.batch.old_params is None:
-        return report.before.surrogate
-    return _objective(report.before, multiplier)
-
-
-def _divisor(report: Report, multiplier: float, quad: Tensor) -> float | Tensor:
-    """What divides x in the first trial: lambda, or from a KL of k at the call 1 / (1 / lambda -
-    sqrt(2 k / x'Ax)), infinite where the quadratic model has its maximum behind the call.
-    """
-    if report.operator.problem.batch.old_params is None:
-        return multiplier
-    length = 1.0 / multiplier - (2.0 * report.before.kl.double().clamp_min(0.0) / quad).sqrt()
-    return torch.where(length > 0.0, 1.0 / length, math.inf)
-
-
-@outside_autocast
-@torch.enable_grad()
-def _adam_proposal(
-    report: Report, steps: int, learning_rate: float, multiplier: float
-) -> _Proposal:
-    """Full-batch Adam on surrogate - lambda KL by autograd; the result counts only if it is finite
-    and better.
-    """
-    problem = report.operator.problem
-    batch = problem.batch.tracked().without_padding()
-    function = functional_params(problem.policy, batch)
-    total = total_weight(batch, report.g.dtype)
-    with torch.no_grad():
-        head, old = function(report.operator.theta)
-    theta = report.operator.theta.clone().requires_grad_()
-    adam = torch.optim.Adam([theta], lr=learning_rate)
-    for _ in range(steps):
-        _, params = function(theta)
-        now = evaluate_rows(
-            head,
-            batch,
-            old,
-            params,
-            total,
-            kl_scale=problem.kl_scale,
-            reverse_kl=problem.reverse_kl,
-        )
-        (theta.grad,) = torch.autograd.grad(multiplier * now.kl - now.surrogate, theta)
-        adam.step()
-    chosen = theta.detach()
-    after = report.operator.evaluate(chosen)
-    better = _objective(after, multiplier) > _start(report, multiplier)
-    return _Proposal(chosen, after.kl, better & torch.isfinite(after.kl), learning_rate)

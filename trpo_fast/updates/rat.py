@@ -41,6 +41,7 @@ from ..policy.flat import mark_written
 from ..policy.net import MLPPolicy
 from .info import UpdateInfo
 from .natural import finish, update_problem
+from .recorded import run_update
 from .report import Report
 
 RAT = declared(RatSettings)
@@ -73,14 +74,19 @@ def rat_update(
     )
     problem = rat_problem(policy, batch, damping, max_rows, options, sync)
     chosen = resolve(backend, problem)
-    operator = chosen.operator(problem)
-    g, before = operator.gradient()
-    report = Report(operator, g, before)
+
+    def update(given: Problem) -> Tensor:
+        operator = chosen.operator(given)
+        g, before = operator.gradient()
+        report = Report(operator, g, before)
+        _take(report, direct_solve(given, g), search)
+        return report.stats()
+
     try:
-        _take(report, direct_solve(problem, g), search)
+        stats, captured = run_update(problem, chosen, "rat_update", search, update)
     finally:  # Ctrl-C may come right after the write
         mark_written(problem.policy)
-    return finish(problem, chosen.name, report.stats(), sync)
+    return finish(problem, chosen.name, stats, sync, captured)
 
 
 def rat_problem(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -80,6 +80,11 @@ def register_head(
 def unregister_head(kind: type[Distribution]) -> None:
     """Take back what ``register_head`` said of this class; nothing if it was not registered."""
     _registered.pop(kind, None)
+
+
+def registrations() -> Hashable:
+    """Equal as long as nothing was registered or taken back."""
+    return tuple(_registered.values())
 
 
 def _by_names(

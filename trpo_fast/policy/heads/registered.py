@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ..._base.arguments import fail
+from ..._base.reads import unvalidated
 from ..distributions import from_validation, without_validation
 from .base import Head
 
@@ -107,7 +108,8 @@ class RegisteredHead(Head):
         return [part.reshape(params.shape[0], *shape) for part, shape in pairs]
 
     def distribution(self, params: Tensor) -> Distribution:
-        made: Distribution = self._formulas.distribution(*self._split(params))
+        with unvalidated(params.device):
+            made: Distribution = self._formulas.distribution(*self._split(params))
         if not isinstance(made, Distribution):
             raise fail("distribution", f"a function that returns a {self.kind}", type(made))
         return without_validation(made)

@@ -73,7 +73,7 @@ class TakenActions(Head):
 
     def score(self, params: Tensor, actions: Tensor) -> Tensor:
         first = torch.zeros_like(params)
-        first[..., 0] = 1.0
+        first[..., 0].fill_(1.0)
         return first
 
     def entropy(self, params: Tensor) -> Tensor:

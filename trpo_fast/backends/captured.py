@@ -1,0 +1,218 @@
+"""Work on a device that is recorded once and then replayed on other data, so that the host neither
+launches its operators one by one nor waits for any of them.
+
+The first run of some work on some shapes only watches what it does. The second watches again, and
+if it did the same, records it and replays the recording on the same inputs; if the results are
+those of the run, the third call and all later ones are replays. What cannot be recorded runs
+operator by operator for good, and one warning says why.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._base.reads import ahead
+from ..policy.wrappers import tell_once
+from .cuda import capturing
+from .recorder import RECORDERS
+from .recording import Recording, close, copies, recorded, write
+from .watch import Call, Watch
+from .work import Performed, Work
+
+MOST_RECORDINGS = 16
+MOST_KEYS = 128  # of work that is watched, recorded or refused
+
+
+@dataclass(frozen=True)
+class GraphStatistics:
+    """The recordings that are held: how many, the bytes of memory they keep, and since the process
+    began how often they were replayed and how many had to make room for others.
+    """
+
+    graphs: int
+    nbytes: int
+    replays: int
+    evicted: int
+
+
+@dataclass
+class _Known:
+    """What is known of one key."""
+
+    calls: list[Call] | None = None  # of the first run
+    recording: Recording | None = None
+    refusal: str = ""
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Graphs:
+    """What is known of work, by owner and key; the recording that was not used for longest leaves
+    first, those of an owner with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[int, Hashable], _Known] = OrderedDict()
+        self._owners: dict[int, weakref.finalize] = {}
+        self._gone: list[int] = []  # owners that have died
+        self._replays = self._evicted = 0
+
+    def perform(self, work: Work) -> Performed:
+        """The results of some work, by a replay where there is a recording."""
+        known = self._find(work)
+        if known.refusal or not known.busy.acquire(blocking=False):
+            return Performed(work.run(work.inputs), False)
+        try:
+            if known.recording is not None:
+                self._replays += 1
+                return Performed(known.recording.replay(work.inputs), True)
+            results = self._watched(work, known)
+        finally:
+            known.busy.release()
+        if known.refusal:
+            words = f"capture: {work.name} runs operator by operator, not as a graph, because "
+            end = f"{known.refusal}; capture=False does so without this warning"
+            tell_once(work.owner, words + end, about=f"the capture of {work.name}")
+        return Performed(results, False)
+
+    def _watched(self, work: Work, known: _Known) -> Any:
+        """A run whose operators are looked at; if it did what the run before did, it is
+        recorded.
+        """
+        if work.unrecordable:
+            known.refusal = work.unrecordable
+            return work.run(work.inputs)
+        before = copies(work.written)
+        watch = Watch(work.device, list(work.inputs.values()), work.written)
+        with ahead(), watch:
+            results = work.run(work.inputs)
+        known.refusal = watch.refusal
+        if known.refusal:
+            return results
+        if known.calls is None:
+            known.calls = watch.calls
+        elif difference := watch.difference(known.calls):
+            known.refusal = f"its second run takes other operators, {difference}"
+        else:
+            self._record(work, known, before, results, watch.outside)
+        return results
+
+    def _record(
+        self,
+        work: Work,
+        known: _Known,
+        before: tuple[Tensor, ...],
+        results: Any,
+        outside: dict[int, Tensor],
+    ) -> None:
+        """Record the work, replay it from where the run began, compare; what the run wrote is put
+        back in any case.
+        """
+        after = copies(work.written)
+        try:
+            recording = recorded(work, outside)
+            write(work.written, before)
+            replayed = recording.replay(work.inputs)
+            moved = [t - start for t, start in zip(work.written, before, strict=True)]
+            expected = [t - start for t, start in zip(after, before, strict=True)]
+            if not close((replayed, moved), (results, expected)):
+                known.refusal = "a replay gives other results"
+                return
+        except Exception as error:  # whatever a module or the device says to being recorded
+            known.refusal = f"it cannot be recorded, {type(error).__name__}: {error}"
+            return
+        finally:
+            write(work.written, after)
+        known.calls = None
+        known.refusal = self._admit(known, recording)
+
+    def _find(self, work: Work) -> _Known:
+        key = (id(work.owner), work.key())
+        with self._lock:
+            self._bury()
+            if key[0] not in self._owners:
+                self._owners[key[0]] = weakref.finalize(work.owner, self._died, key[0])
+                self._owners[key[0]].atexit = False
+            known = self._known.setdefault(key, _Known())
+            self._known.move_to_end(key)
+            if len(self._known) > MOST_KEYS:
+                self._known.popitem(last=False)
+            return known
+
+    def _admit(self, known: _Known, recording: Recording) -> str:
+        """Keep a recording, for which others may have to go; why not, where there is no room."""
+        device = recording.recorder.device
+        room = recording.recorder.room(device)
+        if recording.nbytes > room:
+            return f"its graph takes {recording.nbytes} bytes, more than the {room} for all graphs"
+        with self._lock:
+            known.recording = recording
+            for other in [k for k in self._known.values() if k.recording is not None]:
+                held = self._held()
+                here = sum(r.nbytes for r in held if r.recorder.device == device)
+                if len(held) <= MOST_RECORDINGS and here <= room:
+                    break
+                if other is not known:
+                    other.recording = None  # it is watched and recorded anew if it comes again
+                    self._evicted += 1
+        return ""
+
+    def _held(self) -> list[Recording]:
+        return [k.recording for k in self._known.values() if k.recording is not None]
+
+    def _died(self, owner: int) -> None:
+        """An owner's finaliser, which may run within any line of this process."""
+        self._gone.append(owner)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._bury()
+            finally:
+                self._lock.release()
+
+    def _bury(self) -> None:
+        while self._gone:
+            owner = self._gone.pop()
+            self._owners.pop(owner, None)
+            for key in [key for key in self._known if key[0] == owner]:
+                del self._known[key]
+
+    def statistics(self) -> GraphStatistics:
+        """What is held now."""
+        with self._lock:
+            self._bury()
+            held = self._held()
+            nbytes = sum(recording.nbytes for recording in held)
+            return GraphStatistics(len(held), nbytes, self._replays, self._evicted)
+
+    def clear(self) -> None:
+        """Let every recording go; work is watched and recorded anew."""
+        with self._lock:
+            self._known.clear()
+
+
+GRAPHS = Graphs()
+
+
+def perform(work: Work, *, capture: bool) -> Performed:
+    """The results of some work; with ``capture``, recorded and replayed where the device can."""
+    if not capture or not records(work.device):
+        return Performed(work.run(work.inputs), False)
+    return GRAPHS.perform(work)
+
+
+def records(device: torch.device) -> bool:
+    """Whether work on this device is recorded: there is a way, and nobody is recording already."""
+    return device.type in RECORDERS and not capturing(device)
+
+
+def captured_graphs() -> GraphStatistics:
+    """How many CUDA graphs of updates are held, and the memory they take."""
+    return GRAPHS.statistics()

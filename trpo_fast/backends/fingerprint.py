@@ -1,0 +1,61 @@
+"""What of a module decides which operators it runs, and on what memory: kinds of modules, where
+parameters and buffers lie, hooks, and every number, word and flag that a module holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_parameter_registration_hooks",
+)
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def fingerprint(module: nn.Module) -> Hashable:
+    """Equal for two calls between which nothing of the module has changed but values of tensors.
+
+    What a forward reads from elsewhere, globals or fields of objects that are no modules, is not
+    seen.
+    """
+    seen: dict[int, int] = {}
+    whole = nn.modules.module
+    hooks = tuple(tuple(vars(whole).get(name, ())) for name in _GLOBAL_HOOKS)
+    return (hooks, _of(module, seen))
+
+
+def _of(value: Any, seen: dict[int, int]) -> Hashable:
+    kind = type(value)
+    if isinstance(value, _PLAIN):
+        return (kind, repr(value)) if kind is float else (kind, value)
+    if isinstance(value, Tensor):
+        place = (value.data_ptr(), value.dtype, value.device)
+        return (*place, tuple(value.shape), value.stride(), value.requires_grad)
+    if isinstance(value, (nn.Module, dict, list, tuple, set)):
+        if id(value) in seen:  # its contents are in the print already
+            return (kind, seen[id(value)])
+        seen[id(value)] = len(seen)
+    if isinstance(value, nn.Module):
+        return (kind, id(kind.forward), _of(vars(value), seen))
+    if isinstance(value, dict):
+        held = [(key, entry) for key, entry in value.items() if _full(entry)]
+        return tuple((_of(key, seen), _of(entry, seen)) for key, entry in held)
+    if isinstance(value, (list, tuple)):
+        return (kind, *(_of(entry, seen) for entry in value))
+    if isinstance(value, set):
+        return frozenset(_of(entry, seen) for entry in value)
+    if kind is MethodType:
+        return (id(value.__func__), id(value.__self__))
+    return (kind, id(value))
+
+
+def _full(entry: Any) -> bool:
+    """Not one of the many empty containers of a module."""
+    return not (isinstance(entry, (dict, set)) and not entry)

@@ -1,0 +1,79 @@
+"""What records work on a device and does it again: a CUDA graph."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from contextlib import ExitStack
+
+import torch
+
+
+class Recorder(abc.ABC):
+    """Between ``begin`` and ``end`` the device's work is recorded, and may or may not be done;
+    ``replay`` does it again, on the same memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.nbytes = 0  # of the memory that the recording holds
+
+    @staticmethod
+    @abc.abstractmethod
+    def room(device: torch.device) -> int:
+        """Bytes that all recordings on this device may hold."""
+
+    @abc.abstractmethod
+    def begin(self) -> None: ...
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Raises for what could not be recorded. It is called after an error, too, also one of
+        ``begin``.
+        """
+
+    @abc.abstractmethod
+    def replay(self) -> None: ...
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Where graphs are captured: one stream a device, as torch keeps a workspace for each."""
+    return torch.cuda.Stream(device)
+
+
+class CudaGraph(Recorder):
+    """One torch.cuda.CUDAGraph with a pool of memory of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._graph = torch.cuda.CUDAGraph()
+        self._stack = ExitStack()
+        self._capturing = False
+
+    @staticmethod
+    def room(device: torch.device) -> int:
+        return torch.cuda.get_device_properties(device).total_memory // 4
+
+    def begin(self) -> None:
+        self._stack.enter_context(torch.cuda.device(self.device))
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # so that what is reserved from now on is the graph's
+        self._before = torch.cuda.memory_reserved()
+        self._stack.enter_context(torch.cuda.stream(_stream(self.device)))
+        # Only this thread's calls can spoil it: others may go on using the device.
+        self._graph.capture_begin(capture_error_mode="thread_local")
+        self._capturing = True
+
+    def end(self) -> None:
+        with self._stack:
+            if self._capturing:
+                self._capturing = False
+                self._graph.capture_end()
+                self.nbytes = max(0, torch.cuda.memory_reserved() - self._before)
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+RECORDERS: dict[str, type[Recorder]] = {"cuda": CudaGraph}  # by type of device
