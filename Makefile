@@ -13,7 +13,7 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test attack sb3-contrib lint format train check-cuda bench clean
+.PHONY: help venv install build emulation test attack sb3-contrib lint format train check-cuda wide bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -66,6 +66,10 @@ check-cuda: export TRPO_FAST_CUDA = 1
 check-cuda: build  ## hold registers, spills and instructions of the CUDA kernels to their budget
 	$(PY) -m pip install -q -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	$(PY) tests/support/check_cuda.py
+	$(PY) tests/support/check_triton.py
+
+wide: build  ## products of wide nets in Triton's interpreter: every head, activation and precision with every depth
+	TRPO_FAST_CAMPAIGN=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) tests/wide
 
 bench: build  ## run the benchmark suites
 	$(PY) -m pytest benchmarks/bench_*.py --benchmark-enable --benchmark-only

@@ -19,6 +19,12 @@ from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 from trpo_fast import TRPO, evaluate
 
 POSITIONS = {"CartPole-v1": (0, 2), "Pendulum-v1": (0, 1)}  # of the observations
+# Gradients go back through 32 steps: as many sequences are run at a time as that makes.
+REMEMBERING: dict[str, Any] = {"sequence_length": 32}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"num_envs": 16, "rows_per_update": 2048, "critic_learning_rate": 1e-3},
+    "Pendulum-v1": {"critic_learning_rate": 1e-3},
+}
 
 
 class HideVelocities(gym.ObservationWrapper[Any, Any, Any]):
@@ -49,8 +55,10 @@ def maker(name: str, frames: int) -> Callable[[], gym.Env[Any, Any]]:
 def run(name: str, policy: str, seed: int, steps: int) -> tuple[float, float]:
     """The mean return of the last 100 episodes of training, and of 20 played without noise."""
     frames = int(policy.removeprefix("frames ")) if policy.startswith("frames") else 1
-    given: Any = {"policy": policy} if policy in ("gru", "lstm") else {}
-    agent = TRPO(maker(name, frames), seed=seed, **given)
+    settings = dict(SETTINGS[name])
+    if policy in ("gru", "lstm"):
+        settings |= REMEMBERING | {"policy": policy}
+    agent = TRPO(maker(name, frames), seed=seed, **settings)
 
     def tell(agent: TRPO, record: dict[str, Any]) -> None:
         if agent.updates % 10 == 0:
@@ -59,7 +67,7 @@ def run(name: str, policy: str, seed: int, steps: int) -> tuple[float, float]:
             )
 
     agent.learn(steps, callbacks=tell)
-    played = evaluate(agent, 20).mean_return
+    played = evaluate(agent, 20).mean
     agent.close()
     return float(np.mean(agent.recent_returns)), played
 

@@ -1,9 +1,11 @@
 """One thread for torch, since the tests are small and the machine may be shared; the emulated
-kernels as the sources have them; names for what pytest would number; and Ctrl-C as in a terminal.
+kernels as the sources have them; Triton's interpreter where there is no device; names for what
+pytest would number; and Ctrl-C as in a terminal.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -11,6 +13,9 @@ import torch
 from emulation import build
 
 from trpo_fast._base import extension
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when Triton is first imported
 
 
 def pytest_sessionstart(session):

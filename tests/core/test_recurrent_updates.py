@@ -1,5 +1,6 @@
 """Products, solves and updates of a ``RecurrentPolicy`` through time."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from trpo_fast import (
     FisherOperator,
     Gaussian,
     MLPPolicy,
+    NaturalGradient,
     RecurrentPolicy,
     distribution_params,
     flat_params,
@@ -172,6 +174,25 @@ def test_rows_of_weight_zero_count_nothing_but_are_remembered():
     assert not torch.allclose(operator(policy, batch) @ v, first)
     batch.obs[5] = torch.nan  # nothing to remember
     assert torch.isfinite(operator(policy, batch) @ v).all()
+
+
+def test_an_own_loop_is_called_on_sequences():
+    policy = recurrent_policy("gaussian", "gru")
+    batch = replace(sequences(policy), weights=None)
+    shape = (SEQUENCES, STEPS)
+    inputs = batch.obs.view(*shape, -1), batch.starts.view(shape), batch.state
+
+    def loss(distribution):
+        ratio = (distribution.log_prob(batch.actions) - batch.log_probs).exp()
+        return -(ratio * batch.advantages).mean()
+
+    twin = copy.deepcopy(policy)
+    info = NaturalGradient(policy, max_kl=0.01, damping=0.1).step(loss, *inputs)
+    wanted = trpo_update(twin, batch, max_kl=0.01, damping=0.1)
+    assert info.accepted
+    assert wanted.accepted
+    assert info.kl == pytest.approx(wanted.kl, rel=1e-6)
+    assert relative_error(flat_params(policy), flat_params(twin)) < 1e-8
 
 
 def test_a_module_of_ones_own_takes_sequences():

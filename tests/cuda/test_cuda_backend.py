@@ -11,23 +11,26 @@ from cases import Case
 from cuda_support import DEVICE, EMULATED, Trio, kernels, small_device, to_device  # noqa: F401
 
 from trpo_fast import Batch, Beta, FisherOperator, Gaussian, MLPPolicy, trpo_update
+from trpo_fast.backends.support import Support
+from trpo_fast.backends.wide import machine
 from trpo_fast.core.problem import BackendUnavailable, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 WIDE = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(129,)).to(DEVICE)
 BETA = MLPPolicy(obs_dim=3, head=Beta(2), hidden=(8,)).to(DEVICE)
+DOUBLE = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(8,)).to(DEVICE).double()
 NARROW = MLPPolicy(obs_dim=3, head=Gaussian(2), hidden=(8,)).to(DEVICE)
 
 
 @pytest.mark.parametrize(
     ("policy", "options", "words"),
     [
-        (WIDE, {}, "up to 128 wide; use backend='reference'"),
-        (NARROW.double(), {}, "are float32, the policy is torch.float64; use backend=.reference"),
+        (NARROW, {"precision": "tf32"}, "'tf32' is for layers wider than 128"),
+        (DOUBLE, {}, "are float32, the policy is torch.float64; use backend=.reference"),
         (BETA, {}, "no formulas for the head Beta; use backend=.reference"),
         (torch.nn.Linear(3, 2).to(DEVICE), {}, "an MLPPolicy, got Linear; use backend=.reference"),
     ],
-    ids=["wide", "double", "beta", "module"],
+    ids=["precision", "double", "beta", "module"],
 )
 def test_refusals(policy, options, words):
     obs = torch.zeros(4, 3, device=DEVICE, dtype=next(policy.parameters()).dtype)
@@ -35,9 +38,15 @@ def test_refusals(policy, options, words):
         FisherOperator(policy, obs, backend="cuda", sync=False, **options)
 
 
-def test_auto_takes_another_backend_for_wide_nets():
+def test_wide_nets_without_triton(monkeypatch):
+    monkeypatch.setattr(machine, "_installed", lambda: Support("no triton is here"))
+    machine._triton_support.cache_clear()
     obs = torch.zeros(4, 3, device=DEVICE)
     assert FisherOperator(WIDE, obs, backend="auto").backend in ("cpu", "reference")
+    with pytest.raises(BackendUnavailable, match="no triton is here; use backend='reference'"):
+        FisherOperator(WIDE, obs, backend="cuda")
+    monkeypatch.undo()
+    machine._triton_support.cache_clear()
 
 
 def test_without_a_device_the_reason_is_a_sentence():

@@ -116,9 +116,11 @@ def test_doctor_says_what_runs_where_the_kernels_refuse(case, capsys):
     assert cli.main(["doctor", "--case", case]) == 0
     text = capsys.readouterr().out
     assert "CUDA kernels      do not serve this: " in text and "128 wide" in text
-    assert "on a CUDA device  backend='auto' takes 'reference', which is" in text
+    assert "on a CUDA device  backend='auto' takes the Triton kernels for wide nets" in text
     assert "on the CPU        backend='auto' takes the C++ kernels" in text
-    assert cli.main(["doctor", "--case", case, "--precision", "fp16x3"]) == 0
-    assert "nothing serves precision 'fp16x3'; 'fp32' is" in capsys.readouterr().out
+    assert cli.main(["doctor", "--case", case, "--precision", "tf32"]) == 0
+    assert "on the CPU        nothing serves precision 'tf32'; 'fp32' is" in capsys.readouterr().out
     assert cli.main(["doctor", "--case", case, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["auto_on_cuda"] == "reference"
+    assert json.loads(capsys.readouterr().out)["auto_on_cuda"] == "wide"
+    assert cli.main(["doctor", "--case", "C1", "--precision", "tf32"]) == 0
+    assert "nothing serves precision 'tf32'" in capsys.readouterr().out

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from trpo_fast import BackendUnavailable
 from trpo_fast.learner.critic import Critic
-from trpo_fast.learner.fits import ReferenceFit, Targets
+from trpo_fast.learner.fits import Targets
 from trpo_fast.learner.fits_cuda import CudaFit
+from trpo_fast.learner.fits_reference import ReferenceFit
 from trpo_fast.policy.net import MLPPolicy
 
 # (hidden, activation, rows, weighted, blocks): pairwise; 129 and 33 take three register tiles

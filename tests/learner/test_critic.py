@@ -25,7 +25,8 @@ from trpo_fast import BackendUnavailable
 from trpo_fast._base import extension
 from trpo_fast.backends.support import family_support
 from trpo_fast.learner.critic import Critic
-from trpo_fast.learner.fits import NativeFit, ReferenceFit, Targets
+from trpo_fast.learner.fits import NativeFit, Targets
+from trpo_fast.learner.fits_reference import ReferenceFit
 from trpo_fast.policy.flat import flat_params
 from trpo_fast.policy.net import ACTIVATIONS
 

@@ -12,9 +12,11 @@ import torch
 from advantage_cases import following_values, rollout
 from cases import HEADS, Case
 from critic_cases import problem
+from host_recorder import recording  # noqa: F401
 from no_waits import no_waits, without_waits
 from torch import Tensor
 
+from trpo_fast import captured_graphs
 from trpo_fast._base import arguments
 from trpo_fast.core import checks
 from trpo_fast.learner import advantage
@@ -126,3 +128,29 @@ def test_acting_by_modules(head: str) -> None:
     with torch.no_grad():
         params = policy.distribution_params(rows.obs, mask)
     torch.testing.assert_close(tensors.log_probs, policy.head.log_prob(params, tensors.actions))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_epochs_of_adam_are_replayed(recording, weighted: bool) -> None:  # noqa: F811
+    """The second epoch of the first fit is recorded: rows, their order, and the count of steps are
+    others at every replay. Fits of another number of rows, and long epochs, are not those.
+    """
+    critic = Critic(3, (9,), epochs=4, minibatch=32, backend="reference")
+    other = copy.deepcopy(critic)
+    other.capture = False
+    begun = captured_graphs()
+    for i in range(3):
+        obs, returns = problem(90)
+        obs, returns = obs + 0.1 * i, returns * (1 + i)
+        weights = torch.rand(90) + 0.1 if weighted else None
+        for each in (critic, other):
+            torch.manual_seed(i)
+            info = each.fit(obs, returns, weights)
+        assert info.steps == 12 and critic.adam_steps == int(critic.taken) == 12 * (i + 1)
+        torch.testing.assert_close(critic.theta, other.theta)
+        torch.testing.assert_close(critic.moments, other.moments)
+    after = captured_graphs()
+    assert after.graphs == begun.graphs + 1 and after.replays == begun.replays + 10
+    critic.minibatch = 3 if weighted else 89
+    critic.fit(*problem(1800 if weighted else 90))
+    assert captured_graphs().graphs == after.graphs + (not weighted)

@@ -40,10 +40,11 @@ WIDE: dict[str, Any] = {
         {"fvp_fraction": 0.5},
         {"updates_per_rollout": 2, "normalize_observations": True},
         {"algorithm": "kl-penalty", "preconditioner": "kfac"},
+        {"critic": "adam", "critic_epochs": 3, "critic_minibatch": 24, "critic_steps": 3},
     ],
 )
 def test_a_recorded_training_is_the_ordinary_one(recording, options: dict[str, Any]) -> None:  # noqa: F811
-    ours, theirs = (TRPO("CartPole-v1", **WIDE, **options, capture=c) for c in (True, False))
+    ours, theirs = (TRPO("CartPole-v1", **(WIDE | options), capture=c) for c in (True, False))
     begun, kept = captured_graphs().replays, True
     for _ in range(4):
         record, wanted = ours.train_once(), theirs.train_once()

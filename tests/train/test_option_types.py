@@ -132,7 +132,7 @@ SHOWN = {  # an expression of the script, and its type
 }
 MISTAKES = {
     'trpo_update(policy, batch, kl_direction="backward")': "\"Literal['forward', 'reverse']\"",
-    'trpo_update(policy, batch, precision="tf32")': "'fp32', 'bf16x3', 'bf16x6', 'fp16x3'",
+    'trpo_update(policy, batch, precision="fp8")': "'fp32', 'bf16x3', 'bf16x6', 'fp16x3', 'tf32'",
     "trpo_update(policy, batch, chunk_rows=1.5)": 'type "float"; expected "int | None"',
     "trpo_update(policy, batch, dampening=0.1)": 'Unexpected keyword argument "dampening"',
     'trpo_update(policy, batch, backend="gpu")': "'auto', 'cpu', 'cuda', 'reference', 'autograd'",

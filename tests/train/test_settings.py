@@ -219,15 +219,15 @@ def test_the_config_holds_plain_values() -> None:
     assert config.hidden == (8,) and type(config.hidden[0]) is int
 
 
-def test_tf32_is_unknown_until_it_is_served() -> None:
+def test_precisions_are_those_that_are_served() -> None:
     served = {precision for backend in registry().values() for precision in backend.precisions}
     assert served == set(get_args(choices.Precision))
     policy = CASE.policy()
-    sentence = r"^precision: expected one of \('fp32', .*\), got 'tf32'"
+    sentence = r"^precision: expected one of \('fp32', .*\), got 'fp8'"
     with pytest.raises(ValueError, match=sentence):
-        FisherOperator(policy, CASE.batch(policy).obs, precision="tf32")
+        FisherOperator(policy, CASE.batch(policy).obs, precision="fp8")
     with pytest.raises(ValueError, match=sentence):
-        Config(precision="tf32")
+        Config(precision="fp8")
 
 
 def test_lists_are_those_of_what_there_is() -> None:

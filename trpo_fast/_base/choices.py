@@ -13,8 +13,8 @@ PolicyKind = Literal["auto", "mlp", "cnn", RecurrentKind]
 Backend = Literal["auto", "cpu", "cuda", "reference", "autograd"]
 # How Fisher-vector products are computed. Every backend has fp32; the others split each float32
 # into 16-bit numbers for AMX tiles or tensor cores (bf16x3: errors near 4e-6; bf16x6 and fp16x3:
-# those of fp32).
-Precision = Literal["fp32", "bf16x3", "bf16x6", "fp16x3"]
+# those of fp32), or round it to tf32 (errors near 3e-4).
+Precision = Literal["fp32", "bf16x3", "bf16x6", "fp16x3", "tf32"]
 
 Algorithm = Literal["trpo", "npg", "pg", "kl-penalty", "rat"]
 KlReduction = Literal["sum", "mean"]

@@ -115,8 +115,8 @@ DeterministicOption = Annotated[
 CaptureOption = Annotated[
     bool,
     Doc(
-        "updates in plain PyTorch on CUDA: recorded as a CUDA graph at the second call on the same "
-        "shapes, replayed from then on"
+        "plain PyTorch on CUDA: updates and the critic's fits are recorded as CUDA graphs at the "
+        "second call on the same shapes, and replayed from then on"
     ),
 ]
 

@@ -25,6 +25,10 @@ class Backend(abc.ABC):
             return Support(f"precision={precision!r} is not among its {self.precisions}")
         return SERVES
 
+    def records(self, problem: Problem) -> bool:
+        """Whether updates of this problem may be recorded."""
+        return self.captures
+
     @abc.abstractmethod
     def problem_support(self, problem: Problem) -> Support:
         """Whether it takes the problem, wherever it would run."""

@@ -29,6 +29,7 @@ from .work import Performed, Work
 
 MOST_RECORDINGS = 16
 MOST_KEYS = 128  # of work that is watched, recorded or refused
+STRANGERS = 8  # calls in a row, each of a key of its own, after which the next are not watched
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,17 @@ class Graphs:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[int, Hashable], _Known] = OrderedDict()
         self._owners: dict[int, weakref.finalize] = {}
+        self._strangers: dict[tuple[int, str], tuple[int, Hashable]] = {}  # calls, the last key
         self._gone: list[int] = []  # owners that have died
         self._replays = self._evicted = 0
 
     def perform(self, work: Work) -> Performed:
         """The results of some work, by a replay where there is a recording."""
         known = self._find(work)
+        if known is None:
+            reason = f"{STRANGERS} calls in a row had shapes or settings of their own"
+            _tell(work, reason)
+            return Performed(work.run(work.inputs), False)
         if known.refusal or not known.busy.acquire(blocking=False):
             return Performed(work.run(work.inputs), False)
         try:
@@ -78,9 +84,7 @@ class Graphs:
         finally:
             known.busy.release()
         if known.refusal:
-            words = f"capture: {work.name} runs operator by operator, not as a graph, because "
-            end = f"{known.refusal}; capture=False does so without this warning"
-            tell_once(work.owner, words + end, about=f"the capture of {work.name}")
+            _tell(work, known.refusal)
         return Performed(results, False)
 
     def _watched(self, work: Work, known: _Known) -> Any:
@@ -134,10 +138,15 @@ class Graphs:
         known.calls = None
         known.refusal = self._admit(known, recording)
 
-    def _find(self, work: Work) -> _Known:
+    def _find(self, work: Work) -> _Known | None:
+        """What is known of the work's key; None where nothing is, nor is worth a look, as those
+        before never came again.
+        """
         key = (id(work.owner), work.key())
         with self._lock:
             self._bury()
+            if self._strange(work, key):
+                return None
             if key[0] not in self._owners:
                 self._owners[key[0]] = weakref.finalize(work.owner, self._died, key[0])
                 self._owners[key[0]].atexit = False
@@ -146,6 +155,15 @@ class Graphs:
             if len(self._known) > MOST_KEYS:
                 self._known.popitem(last=False)
             return known
+
+    def _strange(self, work: Work, key: tuple[int, Hashable]) -> bool:
+        """Count the calls in a row that nothing was known of; whether they are too many."""
+        kind = (key[0], work.name)
+        count, last = self._strangers.get(kind, (0, None))
+        met = key in self._known or key == last
+        count = 0 if met else count + 1
+        self._strangers[kind] = (count, key)
+        return count > STRANGERS
 
     def _admit(self, known: _Known, recording: Recording) -> str:
         """Keep a recording, for which others may have to go; why not, where there is no room."""
@@ -183,6 +201,8 @@ class Graphs:
             self._owners.pop(owner, None)
             for key in [key for key in self._known if key[0] == owner]:
                 del self._known[key]
+            for kind in [kind for kind in self._strangers if kind[0] == owner]:
+                del self._strangers[kind]
 
     def statistics(self) -> GraphStatistics:
         """What is held now."""
@@ -196,9 +216,16 @@ class Graphs:
         """Let every recording go; work is watched and recorded anew."""
         with self._lock:
             self._known.clear()
+            self._strangers.clear()
 
 
 GRAPHS = Graphs()
+
+
+def _tell(work: Work, reason: str) -> None:
+    words = f"capture: {work.name} runs operator by operator, not as a graph, because {reason}; "
+    end = "capture=False does so without this warning"
+    tell_once(work.owner, words + end, about=f"the capture of {work.name}")
 
 
 def perform(work: Work, *, capture: bool) -> Performed:

@@ -166,7 +166,7 @@ class CpuOperator(Operator):
             tol=config.cg.tol,
             gain_tol=config.cg.gain_tol,
             factor_stride=self.stride(config.cg),
-            max_kl=config.max_kl,
+            max_kl=float(config.max_kl),
             ratio=config.backtrack_ratio,
             steps=config.backtrack_steps,
             search=config.search,

@@ -33,10 +33,12 @@ from .native import (
     solved_by_kernels,
 )
 from .support import SERVES, Support
+from .wide import machine as wide
 
 if TYPE_CHECKING:
     from .. import _C
 
+RESIDENT_PRECISIONS = ("fp32", "fp16x3")
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
 
 
@@ -84,7 +86,8 @@ def explained(launches_on: torch.device | None = None) -> Iterator[None]:
 
 
 def _is_fault(error: RuntimeError) -> bool:
-    if isinstance(error, extension.native.CudaFault):
+    native = extension.module()
+    if native is not None and isinstance(error, native.CudaFault):
         return True
     return not isinstance(error, torch.OutOfMemoryError) and str(error).startswith("CUDA error")
 
@@ -298,16 +301,46 @@ def device_support(device: torch.device) -> Support:
     )
 
 
+def fused_precision(precision: str) -> Support:
+    """Whether the fused kernels compute in one of the backend's precisions."""
+    if precision in RESIDENT_PRECISIONS or precision not in wide.PRECISIONS:
+        return SERVES
+    return Support(f"precision={precision!r} is for layers wider than 128")
+
+
 class CudaBackend(Backend):
-    """Fused kernels for float32 ``MLPPolicy`` up to 128 wide, on a CUDA device."""
+    """Kernels for float32 ``MLPPolicy`` on a CUDA device: up to 128 wide, fused into one; wider
+    ones in Triton.
+    """
 
     name = "cuda"
-    precisions = ("fp32", "fp16x3")
+    precisions = wide.PRECISIONS
 
     def machine_support(self) -> Support:
-        return machine_support()
+        """Whether any of them does; of what is missing the fused kernels' is told."""
+        here = machine_support()
+        if here or not torch.cuda.is_available():
+            return here
+        return SERVES if wide.machine_support(torch.device("cuda")) else here
+
+    def support(self, problem: Problem) -> Support:
+        if wide.is_wide(problem):
+            return self.problem_support(problem)
+        return (
+            self.precision_support(problem.precision)
+            and fused_precision(problem.precision)
+            and machine_support()
+            and self.problem_support(problem)
+        )
 
     def problem_support(self, problem: Problem) -> Support:
+        serves = wide.support if wide.is_wide(problem) else self._resident_support
+        answer = serves(problem)
+        if answer or "; " in answer.why_not:  # the sentence already says what to do
+            return answer
+        return Support(f"{answer.why_not}; use backend='reference'")
+
+    def _resident_support(self, problem: Problem) -> Support:
         answer, policy = problem_support(problem, place()), problem.policy
         if answer and isinstance(policy, MLPPolicy) and not policy.head.on_cuda:
             name = type(policy.head).__name__
@@ -320,9 +353,7 @@ class CudaBackend(Backend):
                 raise
             except BackendUnavailable as error:  # the device does not say what it is
                 answer = Support(str(error))
-        if answer or "; " in answer.why_not:  # the sentence already says what to do
-            return answer
-        return Support(f"{answer.why_not}; use backend='reference'")
+        return answer
 
     @staticmethod
     def _shape_support(problem: Problem) -> Support:
@@ -339,5 +370,13 @@ class CudaBackend(Backend):
             return Support(f"its {plan.grid} blocks wait for each other, and {room} fit at once")
         return SERVES
 
-    def operator(self, problem: Problem) -> CudaOperator:
+    def records(self, problem: Problem) -> bool:
+        """The fused kernels are one launch already."""
+        return wide.is_wide(problem)
+
+    def operator(self, problem: Problem) -> Operator:
+        if wide.is_wide(problem):
+            from .wide.operator import WideOperator  # imports Triton
+
+            return WideOperator(problem, explained=explained)
         return CudaOperator(problem, atomics=not problem.deterministic)

@@ -54,6 +54,9 @@ class OrReference(Backend):
     def problem_support(self, problem: Problem) -> Support:
         return self._kernels.problem_support(problem)
 
+    def records(self, problem: Problem) -> bool:
+        return self._kernels.records(problem)
+
     def operator(self, problem: Problem) -> Operator:
         try:
             return _Replaceable(self, self._kernels.operator(problem))

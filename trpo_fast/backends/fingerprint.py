@@ -22,8 +22,7 @@ _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device
 def fingerprint(module: nn.Module) -> Hashable:
     """Equal for two calls between which nothing of the module has changed but values of tensors.
 
-    What a forward reads from elsewhere, globals or fields of objects that are no modules, is not
-    seen.
+    What a forward reads from further away is not seen: globals, objects in other objects.
     """
     seen: dict[int, int] = {}
     whole = nn.modules.module
@@ -53,7 +52,16 @@ def _of(value: Any, seen: dict[int, int]) -> Hashable:
         return frozenset(_of(entry, seen) for entry in value)
     if kind is MethodType:
         return (id(value.__func__), id(value.__self__))
-    return (kind, id(value))
+    return (kind, id(value), _numbers(value))
+
+
+def _numbers(value: Any) -> Hashable:
+    """The plain fields of an object that a module holds, such as one of settings."""
+    fields = getattr(value, "__dict__", None)
+    if not isinstance(fields, dict) or isinstance(value, type):
+        return ()
+    plain = [(name, entry) for name, entry in fields.items() if isinstance(entry, _PLAIN)]
+    return tuple((name, type(entry), repr(entry)) for name, entry in plain)
 
 
 def _full(entry: Any) -> bool:

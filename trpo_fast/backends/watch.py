@@ -59,13 +59,14 @@ def waits(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether the operator takes random numbers; attention without dropout takes none."""
+    """Whether the operator takes random numbers: attention and recurrent layers do for dropout."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     schema = func._schema.arguments
     named = {argument.name: argument.default_value for argument in schema}
     named |= {argument.name: value for argument, value in zip(schema, args, strict=False)}
-    return bool((named | kwargs).get("dropout_p", True))
+    named |= kwargs
+    return bool(named.get("dropout_p", named.get("dropout", True)))
 
 
 class Watch(TorchDispatchMode):

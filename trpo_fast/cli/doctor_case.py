@@ -10,6 +10,7 @@ import torch
 
 from .._base import extension
 from ..backends.registry import registry
+from ..backends.wide import machine
 from ..bench.cases import CASES, Case
 from ..core.batch import Batch
 from ..core.problem import Problem
@@ -25,12 +26,15 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
     """The case, the device it is planned for (here, or else an H200), the plan, and for a policy on
     a CUDA device and on the CPU the backend that ``auto`` takes (None: no backend does).
     """
-    from ..backends.cuda import plan
+    from ..backends.cuda import fused_precision, plan
 
     case, limits = CASES[name], _limits()
     nvec = (case.actions,) if case.head == "categorical" else ()
     spec = NetSpec((case.obs_dim, *case.hidden, case.actions), "tanh", case.head, nvec)
-    planned = plan(spec, case.full_rows, limits or H200, precision=precision)
+    fused = fused_precision(precision)
+    planned = plan(spec, case.full_rows, limits or H200, precision=precision if fused else "fp32")
+    if not fused:
+        planned |= {"precision": precision, "refusal": fused.why_not}
     served = _served(case, precision)
     return {
         "case": name,
@@ -40,9 +44,17 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
         "device": limits or H200,
         "device_is_here": limits is not None,
         **planned,
-        "auto_on_cuda": "cuda" if planned["refusal"] is None else served["elsewhere"],
+        "auto_on_cuda": _on_cuda(spec, precision, planned["refusal"]) or served["elsewhere"],
         "auto_on_cpu": served["cpu"] or served["elsewhere"],
     }
+
+
+def _on_cuda(spec: NetSpec, precision: str, refusal: str | None) -> str | None:
+    """Which kernels take a net there: the fused ones, or those for wide nets."""
+    if refusal is None:
+        return "cuda"
+    wide = max(spec.widths[1:]) > machine.RESIDENT_WIDTH
+    return "wide" if wide and machine.net_support(spec, precision) else None
 
 
 def _limits() -> dict[str, int] | None:
@@ -66,8 +78,9 @@ def _served(case: Case, precision: str) -> dict[str, str | None]:
     problem = Problem(
         policy, flat_params(policy), Batch(torch.zeros(1, case.obs_dim)), 0.1, precision=precision
     )
-    serving = [name for name, backend in registry().items() if backend.support(problem)]
-    anywhere = [name for name in serving if name not in ("cpu", "cuda")]
+    others = {name: backend for name, backend in registry().items() if name != "cuda"}
+    serving = [name for name, backend in others.items() if backend.support(problem)]
+    anywhere = [name for name in serving if name != "cpu"]
     return {"cpu": serving[0] if serving else None, "elsewhere": anywhere[0] if anywhere else None}
 
 
@@ -101,6 +114,7 @@ def _device(report: dict[str, Any]) -> str:
 
 _AUTO = {
     "cuda": "backend='auto' takes the CUDA kernels",
+    "wide": "backend='auto' takes the Triton kernels for wide nets, where triton is installed",
     "cpu": "backend='auto' takes the C++ kernels, backend 'cpu'",
     "reference": "backend='auto' takes 'reference', which is written in PyTorch",
     "autograd": "backend='auto' takes 'autograd', products by torch's differentiation",

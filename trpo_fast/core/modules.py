@@ -90,10 +90,8 @@ def check_distributions(
     for piece in batch.chunks(chunk_rows):
         head, params = ModuleFunction(policy, piece).on(piece)(theta)
         if not isinstance(head, TakenActions) and not bool(params.isfinite().all()):
-            raise InvalidDistribution(
-                "policy: expected a distribution in every row, got: one with parameters that are "
-                "not finite"
-            )
+            got = "one whose parameters are not finite"
+            raise InvalidDistribution(f"policy: expected a distribution in every row, got: {got}")
 
 
 def functional_params(policy: nn.Module, batch: Batch) -> Params:

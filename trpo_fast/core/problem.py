@@ -108,7 +108,7 @@ class UpdateConfig:
     finite.
     """
 
-    max_kl: float = UpdateSettings.max_kl
+    max_kl: float | Tensor = UpdateSettings.max_kl  # 0-d in work that is recorded
     cg: CgConfig = CgConfig()
     backtrack_ratio: float = UpdateSettings.backtrack_ratio
     backtrack_steps: int = UpdateSettings.backtrack_steps

@@ -186,7 +186,7 @@ def precondition(r: Tensor, inverses: Inverses) -> Tensor:
     return z
 
 
-def step(quad: Tensor, max_kl: float, kl: Tensor | None = None) -> Tensor:
+def step(quad: Tensor, max_kl: float | Tensor, kl: Tensor | None = None) -> Tensor:
     """beta = sqrt(2 max_kl / x'Ax) with A = F + damping I. The quadratic model of the KL, x'Fx / 2,
     reaches max_kl at beta x without damping and stays below with it.
 
@@ -195,7 +195,8 @@ def step(quad: Tensor, max_kl: float, kl: Tensor | None = None) -> Tensor:
     """
     if kl is None:
         return (2.0 * max_kl / quad).sqrt()
-    return (math.sqrt(max_kl) - kl.double().clamp_min(0.0).sqrt()) * (2.0 / quad).sqrt()
+    limit = max_kl.sqrt() if isinstance(max_kl, Tensor) else math.sqrt(max_kl)
+    return (limit - kl.double().clamp_min(0.0).sqrt()) * (2.0 / quad).sqrt()
 
 
 def line_search(
@@ -203,7 +204,7 @@ def line_search(
     theta: Tensor,
     full_step: Tensor,
     *,
-    max_kl: float,
+    max_kl: float | Tensor,
     before: Tensor,
     ratio: float,
     steps: int,

@@ -36,13 +36,13 @@ from .fits import (
     AdamState,
     Fit,
     NativeFit,
-    ReferenceFit,
     Targets,
     fit_adam,
     fit_gauss_newton,
     fit_support,
 )
 from .fits_cuda import CudaFit, cuda_fit_support
+from .fits_reference import ReferenceFit
 from .value_net import ValueNet, check_fits, output_layer, values_of
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
@@ -244,7 +244,7 @@ class Critic(nn.Module):
         def run() -> tuple[Tensor, int | Tensor]:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            return self._run(FITS[chosen](self.net, normalised), normalised, generator)
+            return self._run(self._made(chosen, normalised), normalised, generator)
 
         return self._moved(run, chosen, sync)
 
@@ -267,6 +267,12 @@ class Critic(nn.Module):
         finally:
             mark_written(self.net)
         return CriticInfo(loss, steps, backend)
+
+    def _made(self, chosen: str, targets: Targets) -> Fit:
+        """What computes a fit to these targets."""
+        if FITS[chosen] is ReferenceFit:
+            return ReferenceFit(self.net, targets, capture=self.capture)
+        return FITS[chosen](self.net, targets)
 
     @torch.no_grad()
     def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:

@@ -1,4 +1,5 @@
-"""The two fits of a critic's net to normalised targets, each in plain PyTorch and natively.
+"""The two fits of a critic's net to normalised targets, and what computes them on the CPU
+(fits_reference.py: plain PyTorch; fits_cuda.py: the kernels of a device).
 
     loss(theta) = sum_n w_n (v(s_n) - t_n)^2 / (2 sum_n w_n)
 
@@ -26,7 +27,7 @@ from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
 from .actor_cpu import parameter_support
-from .value_net import ValueNet, moved, values_of
+from .value_net import ValueNet
 
 if TYPE_CHECKING:
     from .. import _C
@@ -78,57 +79,6 @@ class Fit(Protocol):
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
         """Step through the rows in ``order`` [epochs, N]; the mean loss over the last epoch."""
         ...
-
-
-class ReferenceFit:
-    """Plain PyTorch: any device, float32 or float64."""
-
-    def __init__(self, net: MLPPolicy | ValueNet, targets: Targets) -> None:
-        self.net, self.targets = net, targets
-
-    def _loss(self, targets: Targets) -> Tensor:
-        squares = (values_of(self.net, targets.obs) - targets.values).square()
-        if targets.weights is None:
-            return 0.5 * squares.mean()
-        return 0.5 * (targets.weights * squares).sum() / targets.weights.sum()
-
-    def _gradient(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        loss = self._loss(targets)
-        parts = torch.autograd.grad(
-            loss, moved(self.net), allow_unused=True, materialize_grads=True
-        )
-        flat = torch.cat([part.reshape(-1) for part in parts])
-        # The unit variance of the head is a parameter too; nothing moves it.
-        fixed = flat.new_zeros(flat_params(self.net).numel() - flat.numel())
-        return loss.detach(), torch.cat((flat, fixed))
-
-    @torch.no_grad()
-    def loss(self) -> Tensor:
-        return self._loss(self.targets)
-
-    def gradient(self) -> tuple[Tensor, Tensor]:
-        return self._gradient(self.targets)
-
-    def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
-        theta, steps = flat_params(self.net), state.steps
-        beta1, beta2 = state.beta1, state.beta2
-        losses: list[Tensor] = []
-        weights: list[Tensor] = []
-        for epoch in order:
-            losses, weights = [], []
-            for index in epoch.split(minibatch):
-                rows = self.targets.rows(index)
-                loss, g = self._gradient(rows)
-                steps += 1
-                state.first.lerp_(g, 1.0 - beta1)
-                state.second.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
-                scale = (state.second / (1.0 - beta2**steps)).sqrt_().add_(state.eps)
-                theta.addcdiv_(state.first, scale, value=-learning_rate / (1.0 - beta1**steps))
-                losses.append(loss)
-                counted = rows.values.new_full((), len(index))
-                weights.append(counted if rows.weights is None else rows.weights.sum())
-        mass = torch.stack(weights)
-        return (torch.stack(losses) * mass).sum() / mass.sum()
 
 
 def fit_support(net: MLPPolicy, method: str) -> Support:

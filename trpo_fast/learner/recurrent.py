@@ -22,7 +22,8 @@ from ..policy.recurrent import RecurrentPolicy
 from .acting import check_acts
 from .actor import Actor, ActTensors
 from .critic import Critic, CriticInfo
-from .fits import AdamState, ReferenceFit, fit_adam
+from .fits import AdamState, fit_adam
+from .fits_reference import ReferenceFit
 
 
 class Memory(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -131,8 +132,9 @@ def _natural_update(
             problem,
             chosen,
             update.__name__,
-            config,
-            lambda given: chosen.operator(given).update(config),
+            replace(config, max_kl=0.0),
+            lambda given, limit: chosen.operator(given).update(replace(config, max_kl=limit)),
+            config.max_kl,
             unrecordable=own_code(config.cg),
         )
     finally:  # Ctrl-C may come right after the write

@@ -75,15 +75,16 @@ def rat_update(
     problem = rat_problem(policy, batch, damping, max_rows, options, sync)
     chosen = resolve(backend, problem)
 
-    def update(given: Problem) -> Tensor:
+    def update(given: Problem, limit: float | Tensor) -> Tensor:
         operator = chosen.operator(given)
         g, before = operator.gradient()
         report = Report(operator, g, before)
-        _take(report, direct_solve(given, g), search)
+        _take(report, direct_solve(given, g), replace(search, max_kl=limit))
         return report.stats()
 
     try:
-        stats, captured = run_update(problem, chosen, "rat_update", search, update)
+        rest = replace(search, max_kl=0.0)
+        stats, captured = run_update(problem, chosen, "rat_update", rest, update, search.max_kl)
     finally:  # Ctrl-C may come right after the write
         mark_written(problem.policy)
     return finish(problem, chosen.name, stats, sync, captured)

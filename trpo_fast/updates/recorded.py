@@ -25,7 +25,7 @@ def run_update(
     name: str,
     options: Hashable,
     update: Callable[..., Tensor],
-    *numbers: float,
+    *numbers: float | Tensor,
     unrecordable: str = "",
 ) -> tuple[Tensor, bool]:
     """The statistics that ``update`` of a problem and ``numbers`` returns, and whether they came
@@ -36,6 +36,7 @@ def run_update(
     capture = _captures(problem, backend)
     if capture and not unrecordable:
         for i, number in enumerate(numbers):  # filled on the device: a copy to it would wait
+            assert not isinstance(number, Tensor)
             filled = torch.full((), number, dtype=torch.float64, device=problem.theta.device)
             inputs[f"number {i}"] = filled
 
@@ -71,7 +72,7 @@ def own_code(config: CgConfig) -> str:
 
 
 def _captures(problem: Problem, backend: Backend) -> bool:
-    return problem.capture and backend.captures and records(problem.theta.device)
+    return problem.capture and backend.records(problem) and records(problem.theta.device)
 
 
 def _settings(problem: Problem, backend: Backend) -> Hashable:
