@@ -36,7 +36,7 @@ from ..train.loggers import (
     Logger,
     Loggers,
 )
-from ..train.parts import example_rows
+from ..train.nets import example_rows
 from ..train.presets import describe
 from ..train.rules import check_serves
 from ..train.trainer import TRPO, Callback

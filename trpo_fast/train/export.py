@@ -38,7 +38,7 @@ from .agent import Agent
 from .episodes import Evaluation
 from .evaluate import evaluate
 from .model_card import model_card
-from .parts import example_obs
+from .nets import example_obs
 
 Inputs = dict[str, Any]  # "obs": rows of observations, what is remembered, and perhaps "mask"
 Program = Callable[[Inputs], Any]  # to the action, or (action, state)

@@ -16,7 +16,7 @@ from .._base.rows import dotted_parts, map_rows
 from .._version import __version__
 from .agent import Agent
 from .episodes import Evaluation
-from .parts import example_rows
+from .nets import example_rows
 
 LIBRARY = "trpo-fast"
 TAGS = ("deep-reinforcement-learning", "reinforcement-learning", LIBRARY)

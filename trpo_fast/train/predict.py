@@ -14,7 +14,7 @@ from .._base.seeds import derive
 from ..core.checks import all_finite
 from ..envs.observations import Part
 from .agent import Agent
-from .parts import spaces_of
+from .nets import spaces_of
 
 
 @torch.no_grad()

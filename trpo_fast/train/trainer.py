@@ -28,7 +28,7 @@ from .._base.threads import OneThread
 from ..core.batch import Batch
 from ..learner.critic import CriticInfo
 from ..updates.info import UpdateInfo
-from . import checkpoint, parts
+from . import checkpoint, nets, parts
 from .agent import Agent, EnvSource
 from .agent_config import agent_config, chosen_names, with_images
 from .config import Config
@@ -82,15 +82,15 @@ class TRPO(Agent):
         self.generator = torch.Generator(self.device).manual_seed(exploration)
         self.steps, self.updates, self.episodes, self.restarts = 0, 0, 0, 0
         own, values = (net if isinstance(net, nn.Module) else None for net in (policy, critic))
-        self.structured = parts.keeps_structure(config, own)
+        self.structured = nets.keeps_structure(config, own)
         self.envs = parts.make_envs(self)
-        if own is None and config.policy == "auto" and parts.parts_of_envs(self.envs) is not None:
+        if own is None and config.policy == "auto" and nets.parts_of_envs(self.envs) is not None:
             self.config = config = with_images(config, given)
-        self.mask_width = parts.mask_width(self)
-        self.policy = parts.make_policy(self) if own is None else own
-        self.head = parts.head_that_fits(self)
+        self.mask_width = nets.mask_width(self)
+        self.policy = nets.make_policy(self) if own is None else own
+        self.head = nets.head_that_fits(self)
         self.config = config = with_action_mode(config, self.head, given)
-        self.critic = parts.make_critic(self, values)
+        self.critic = nets.make_critic(self, values)
         self.own_critic = None if values is None else type(values).__name__
         self.collector = parts.make_collector(self)
         self.penalty = make_penalty(config)

@@ -23,7 +23,7 @@ from .._base.seeds import derive
 from .agent import Agent
 from .config import Config, make_config
 from .eval_callback import EvalCallback
-from .parts import example_rows
+from .nets import example_rows
 from .record import Record
 from .rules import check_serves
 from .search_space import Choices
