@@ -292,7 +292,7 @@ class CriticSettings:
         Doc("adam: the rate stays, or goes to zero in a line or half a cosine"),
     ] = "constant"
     critic_schedule_steps: Annotated[
-        int, AtLeast(1), LONG, Doc("environment steps at which a rate that goes to zero is there")
+        int, AtLeast(1), LONG, Doc("environment steps at which a rate that falls has reached zero")
     ] = 1_000_000
     critic_epochs: Annotated[
         int, AtLeast(1), COUNT, Doc("adam: passes over the rows per update")

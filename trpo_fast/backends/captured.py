@@ -241,5 +241,5 @@ def records(device: torch.device) -> bool:
 
 
 def captured_graphs() -> GraphStatistics:
-    """How many CUDA graphs of updates are held, and the memory they take."""
+    """How many CUDA graphs of updates, solves and fits are held, and the memory they take."""
     return GRAPHS.statistics()

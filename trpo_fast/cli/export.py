@@ -22,6 +22,10 @@ from .runs import checkpoint_of
 
 @dataclass
 class ExportOptions:
+    """Write the policy of RUN, a run's directory or a checkpoint file, to FILE, a program for
+    torch (.pt2) or, with the extra "export", for ONNX (.onnx).
+    """
+
     single: bool = False
     """for one observation in place of a batch"""
     card: str | None = None

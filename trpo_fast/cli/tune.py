@@ -50,7 +50,7 @@ class TuneOptions:
         tuple[str, ...],
         Doc(
             "other values, as in --ranges max_kl=0.003:0.05 gamma=0.99,0.995 hidden=64x64,256x256; "
-            "any setting can be searched among so"
+            "any setting can be searched in this way"
         ),
     ] = ()
     env_options: Annotated[

@@ -170,9 +170,9 @@ class _Net(nn.Module):
 class CNNPolicy(nn.Module):
     """Convolutions and layers from observations of a gymnasium space to an action distribution.
 
-    Images are uint8 or floats [C, H, W] or [H, W, C], frames of them stacked [S, ...], or [H, W];
-    they are scaled to [0, 1] by the bounds of their space. Numbers and choices of a Dict or Tuple
-    go beside the features of its images.
+    Images are [C, H, W] or [H, W, C] of uint8, or frames of them stacked [S, ...]; with more than
+    4096 numbers floats and [H, W] are images too. They are scaled to [0, 1] by the bounds of their
+    space. All else, numbers and choices of a Dict or Tuple, goes flat beside their features.
 
     >>> policy = CNNPolicy(Box(0, 255, (4, 84, 84), np.uint8), Categorical(6))
     >>> policy(torch.zeros(5, 4, 84, 84, dtype=torch.uint8)).sample().shape

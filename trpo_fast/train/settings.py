@@ -19,9 +19,9 @@ from .._base.settings import Above, AtLeast, AtMost, OrInfinite
 class EnvironmentSettings:
     """Which environment, who steps its copies, and where."""
 
-    env: Annotated[str, Doc("gymnasium id, name for EnvPool, or name of a tensor environment")] = (
-        "CartPole-v1"
-    )
+    env: Annotated[
+        str, Doc("gymnasium id, module:Id, name for EnvPool, or name of a tensor environment")
+    ] = "CartPole-v1"
     engine: Annotated[
         Engine,
         Doc(

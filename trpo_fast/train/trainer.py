@@ -55,10 +55,11 @@ class TRPO(Agent):
     """An agent: a policy, a critic, environments, and everything a checkpoint holds.
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
-    or a tensor environment. ``policy`` is any module from rows of observations to a distribution
-    (or a tuple that begins with it), a ``RecurrentPolicy``, or "gru" or "lstm" for one of the
-    settings; ``critic`` any to values [N] or [N, 1]; or both are settings. Settings, the fields of
-    ``Config``, come from the environment's preset where not given.
+    or a tensor environment. ``policy`` is a module from rows of observations to a distribution (or
+    a tuple that begins with it), a ``RecurrentPolicy``, or the kind of net that is made of the
+    settings: "auto", "mlp", "cnn", "gru" or "lstm". ``critic`` is a module to values [N] or [N, 1],
+    or how the usual one is fitted: "adam" or "gauss_newton". Settings, the fields of ``Config``,
+    come from the environment's preset where not given, then from the defaults.
     """
 
     def __init__(
@@ -317,8 +318,8 @@ class TRPO(Agent):
     ) -> Self:
         """The agent of a checkpoint, or of a run's directory. Give again: environments that a
         function made, as ``env``; without ``trust_env``, one named "module:Id", and ``env_options``
-        with strings that may name a module or a file; and with any weights a ``policy`` of a class
-        or with layers of its own, and a ``critic`` that is a module.
+        with strings that may name a module or a file; and a ``policy`` or ``critic`` that was a
+        module of your own, whose weights are then those of the file.
         """
         nets = {"policy": policy, "critic": critic}
         return restore(cls, path, env, device, trust_env, nets, env_options)
