@@ -48,6 +48,8 @@ class TrainOptions(RunOptions):
 
 @dataclass
 class ResumeOptions(RunOptions):
+    """Go on with RUN, the directory of a run, from its last checkpoint."""
+
     steps: Annotated[
         int | None,
         AtLeast(1),
@@ -165,6 +167,8 @@ def _resume_in(out: Path, words: list[str]) -> int:
 
 @dataclass
 class EvalOptions:
+    """Play episodes with the policy of RUN, the directory of a run or a checkpoint file."""
+
     episodes: int = 10
     """episodes to run"""
     seed: int = 10_000
