@@ -226,6 +226,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: CNNPolicy(spaces.Box(0, 255, (2, 2, 2, 3, 3), np.uint8), Categorical(2)),
         "observation_space: expected images of 2 to 4 dimensions",
     ),
+    "no image": (
+        lambda: CNNPolicy(spaces.Box(0, 255, (36, 36), np.uint8), Categorical(2)),
+        r"observation_space: expected an image: uint8 of three .* got uint8 \[36, 36\]",
+    ),
     "space": (
         lambda: CNNPolicy(4, Categorical(2)),
         "observation_space: expected a gymnasium space",

@@ -100,7 +100,7 @@ def test_the_command_renders_mujoco(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
     TRPO("InvertedPendulum-v5", **SMALL).save(tmp_path / commands.CHECKPOINT)
     words = ["eval", str(tmp_path), "--episodes", "1", "--render", str(tmp_path / "a.gif")]
-    command = [sys.executable, "-m", "trpo_fast.cli.main", *words]
+    command = [sys.executable, "-m", "trpo_fast", *words]
     # How MuJoCo renders is settled when it is imported: in a process of its own.
     done = subprocess.run(
         command,

@@ -235,7 +235,7 @@ def test_training_in_a_thread_needs_no_handler(tmp_path: Path) -> None:
 def test_the_command_saves_before_it_ends(engine: str, tmp_path: Path) -> None:
     """Ctrl-C in a terminal reaches every process of the run."""
     words = ["train", "CartPole-v1", "--out", str(tmp_path), "--engine", engine, *FLAGS]
-    command = [sys.executable, "-m", "trpo_fast.cli.main", *words, "--checkpoint-every", "100000"]
+    command = [sys.executable, "-m", "trpo_fast", *words, "--checkpoint-every", "100000"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert run.stderr is not None
     for line in run.stderr:

@@ -18,7 +18,7 @@ from .._base.options import PolicySettings
 from .._base.rows import Rows, parts_of
 from .flat import flat_params
 from .heads import Head, head_for_space
-from .images import Image, is_image
+from .images import MAX_MATRIX_SIZE, Image, is_image
 from .net import drawn_for, mlp
 
 HIDDEN = (512,)  # after the convolutions, as in the network of Nature's article on Atari games
@@ -96,6 +96,7 @@ class Extractor(nn.Module):
     def __init__(self, space: Any, **convolutions: Any) -> None:
         super().__init__()
         parts = _parts_of_space(space)
+        _check_alone(space)
         self.names = [name for name, _ in parts]
         made = [_extractor(name, part, convolutions) for name, part in parts]
         self.parts = nn.ModuleList(made)
@@ -118,6 +119,14 @@ def _parts_of_space(space: Any, name: str = "obs") -> list[tuple[str, Any]]:
         return [(name, space)]
     entries = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
     return [pair for key, one in entries for pair in _parts_of_space(one, f"{name}[{key!r}]")]
+
+
+def _check_alone(space: Any) -> None:
+    """Refuse an array that would go flat though nothing stands beside it."""
+    shape = getattr(space, "shape", None) or ()
+    if len(shape) > 1 and hasattr(space, "low") and not is_image(space):
+        wanted = f"an image: uint8 of three dimensions, or more than {MAX_MATRIX_SIZE} numbers"
+        raise fail("observation_space", wanted, f"{space.dtype} {list(shape)}")
 
 
 def _extractor(
