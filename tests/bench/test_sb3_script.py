@@ -42,6 +42,7 @@ def test_it_prints_steps_a_second_and_returns(
     script.time_rollouts("CartPole-v1", 2, 1)
     script.final_returns("CartPole-v1", 1024, 2)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert all("train()" in line and "steps/s" in line for line in lines[:2])
-    assert all(re.search(r"(ours|sb3): [\d.]+ \+- [\d.]+ of \[", line) for line in lines[2:])
+    assert re.fullmatch(r"CartPole-v1, 2 envs: [\d.]+x", lines[2])
+    assert all(re.search(r"(ours|sb3): [\d.]+ \+- [\d.]+ of \[", line) for line in lines[3:])

@@ -58,6 +58,7 @@ def actor_for(policy: MLPPolicy, backend: str) -> Any:
         critic=Critic(3, (4,), dtype=next(policy.parameters()).dtype),
         generator=torch.Generator(),
         config=SimpleNamespace(backend=backend),
+        recurrent=None,
     )
     return make_actor(agent, None)  # type: ignore[arg-type]
 

@@ -165,7 +165,10 @@ def test_other_policies_run_as_they_are(options: dict, shortened: list[Any]) -> 
     assert not shortened
 
 
-def test_a_broken_policy_fails_as_theirs_does() -> None:
+def test_a_broken_policy_fails_as_theirs_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch.compile turns it off for the rest of the process.
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+
     @torch.no_grad()
     def spoil(callback: Any) -> None:
         callback.model.policy.action_net.bias.fill_(float("nan"))

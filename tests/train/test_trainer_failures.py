@@ -124,7 +124,7 @@ def test_bad_checkpoints_and_arguments_are_sentences(tmp_path: Path) -> None:
         (lambda: MLPPolicy(4, Categorical(2), dtype=torch.float64), "policy: expected float32"),
         (
             lambda: torch.nn.Linear(4, 2),
-            "policy: expected an MLPPolicy, got Linear; trpo_update",
+            "policy: expected a module that returns Normal, .* over N rows, got Tensor",
         ),
     ],
 )
