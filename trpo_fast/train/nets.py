@@ -168,6 +168,9 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         "capture": config.capture,
     }
     own = getattr(agent.envs, CRITIC_SPACE, None)  # observations of the critic's own
+    if own is not None and agent.recurrent is not None:
+        wanted = "one without a memory where the critic has observations of its own"
+        raise fail("policy", wanted, repr(agent.recurrent.kind))
     if module is not None:
         check_place("critic", module, agent.device)
         check_apart(agent.policy, module)
@@ -182,9 +185,6 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
     options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
     if (policy := agent.recurrent) is None:
         return Critic(size, config.critic_hidden, **options)
-    if own is not None:
-        wanted = "one without a memory where the critic has observations of its own"
-        raise fail("policy", wanted, repr(policy.kind))
     layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.critic_hidden}
     return RecurrentCritic(size, policy.kind, policy.cell.width, **layers, **options)
 
