@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.arguments import fail
-from .._base.rows import Rows, map_rows
+from .._base.rows import Rows, count_rows, map_rows, one_tensor
 from ..envs.gym.host import HostEnvs
 from ..envs.observations import spaces_in
 from ..envs.tensor.base import TensorEnvironment
@@ -134,7 +134,23 @@ def head_that_fits(agent: Agent) -> Head:
     check_place("policy", policy, agent.device)
     if isinstance(policy, RecurrentPolicy):
         check_recurrent(config)
+        check_steps(policy, *example_rows(agent))
     return policy.head
+
+
+@torch.no_grad()
+def check_steps(policy: RecurrentPolicy, obs: Rows, mask: Tensor | None) -> None:
+    """Refuse a policy that acts, step by step, by another distribution than updates follow."""
+    if not policy.departure():
+        return
+    rows, state = one_tensor(obs), policy.initial_state(count_rows(obs))
+    first, after = policy.step(rows, state, None, mask)
+    steps = torch.stack([first, policy.step(rows, after, None, mask)[0]], 1).flatten(0, 1)
+    masks = None if mask is None else mask.repeat_interleave(2, 0)
+    whole = policy.distribution_params(torch.stack([rows, rows], 1), None, state, masks)
+    if whole.shape != steps.shape or not torch.allclose(whole, steps, rtol=1e-4, atol=1e-6):
+        wanted = "one whose step gives what distribution_params gives of sequences (override both)"
+        raise fail("policy", wanted, "another distribution")
 
 
 def check_recurrent(config: Config) -> None:
