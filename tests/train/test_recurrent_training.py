@@ -7,6 +7,7 @@ import torch
 
 from trpo_fast import (
     TRPO,
+    BackendUnavailable,
     Categorical,
     FisherOperator,
     Gaussian,
@@ -278,6 +279,11 @@ def test_a_critic_with_a_memory_fits_what_only_the_past_tells():
 def test_what_a_policy_with_a_memory_cannot_follow_is_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         agent(**settings)
+
+
+def test_a_backend_that_cannot_serve_a_memory_is_refused_before_a_rollout():
+    with pytest.raises(BackendUnavailable, match="expected an MLPPolicy, got RecurrentPolicy"):
+        agent(backend="cpu")
 
 
 class Sharper(RecurrentPolicy):

@@ -134,7 +134,9 @@ def head_that_fits(agent: Agent) -> Head:
     check_place("policy", policy, agent.device)
     if isinstance(policy, RecurrentPolicy):
         check_recurrent(config)
-        check_steps(policy, *example_rows(agent))
+        rows = example_rows(agent)
+        check_steps(policy, *rows)
+        check_serves(policy, policy.head, config, *rows)
     return policy.head
 
 
