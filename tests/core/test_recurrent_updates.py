@@ -251,3 +251,9 @@ def test_states_and_starts_that_were_not_given_are_zero():
     wanted = policy.distribution_params(obs.view(2, 3, OBS))
     assert relative_error(found, wanted) < 1e-6
     assert "sequence_length=3" in repr(Batch(obs, sequence_length=3))
+
+
+def test_open_slices_take_the_states_of_their_sequences():
+    batch = Batch(torch.arange(12.0)[:, None], sequence_length=3, state=torch.arange(4.0)[:, None])
+    assert batch.rows(slice(None, 6)).state.flatten().tolist() == [0.0, 1.0]
+    assert batch.rows(slice(-6, None)).state.flatten().tolist() == [2.0, 3.0]

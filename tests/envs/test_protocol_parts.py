@@ -169,6 +169,18 @@ def test_rows_that_are_no_transitions_are_left_out() -> None:
     assert evaluate(agent, 4, env=Late()).returns == [3.0, 4.0, 5.0, 6.0]
 
 
+def test_a_memory_begins_anew_after_the_step_of_a_reset() -> None:
+    agent = TRPO(Late(), policy="gru", cell_width=4, **SETTINGS)
+    agent.start()
+    for _ in range(2):
+        rollout = agent.collect()
+        first = rollout.raw_obs[..., 1] == 0.0
+        assert int(first.sum()) > 3 and rollout.starts[first].all()
+        steps = agent.policy.step
+        _, fresh = steps(rollout.obs[first], agent.policy.initial_state(int(first.sum())))
+        torch.testing.assert_close(rollout.states[1:][first][:, :4], fresh)
+
+
 class Privileged(Count):
     """The reward follows what the critic alone sees."""
 
@@ -254,3 +266,9 @@ def test_a_device_alone_makes_no_tensor_environment() -> None:
     for env in (Place(), Named()):
         with pytest.raises(ValueError, match=r"^env: expected a gymnasium id, .* tensor environm"):
             TRPO(env, **SETTINGS)
+
+
+def test_a_critic_that_sees_more_refuses_a_policy_with_a_memory() -> None:
+    for critic in (None, torch.nn.Linear(3, 1)):
+        with pytest.raises(ValueError, match="policy: expected one without a memory"):
+            TRPO(Privileged(), policy="gru", critic=critic, num_envs=4)

@@ -93,6 +93,14 @@ def test_a_config_that_says_nothing_of_the_policy_follows_it() -> None:
     assert agent.config.activation == "relu" and config.activation == "tanh"
 
 
+def test_a_compiled_policy_decides_the_settings_as_the_one_inside(tmp_path: Path) -> None:
+    env, make = GIVEN["relu"]
+    agent = TRPO(env, policy=torch.compile(make(), backend="eager"), **SMALL)
+    assert agent.config == TRPO(env, policy=make(), **SMALL).config
+    agent.save(tmp_path / "c")
+    assert TRPO.load(tmp_path / "c").policy.spec == make().spec
+
+
 class Twice(MLPPolicy):
     def distribution_params(self, obs: Any, action_mask: Any = None) -> Any:
         return 2.0 * super().distribution_params(obs, action_mask)

@@ -41,6 +41,7 @@ WIDE: dict[str, Any] = {
         {"updates_per_rollout": 2, "normalize_observations": True},
         {"algorithm": "kl-penalty", "preconditioner": "kfac"},
         {"critic": "adam", "critic_epochs": 3, "critic_minibatch": 24, "critic_steps": 3},
+        {"critic": "adam", "critic_schedule": "linear", "critic_schedule_steps": 400},
     ],
 )
 def test_a_recorded_training_is_the_ordinary_one(recording, options: dict[str, Any]) -> None:  # noqa: F811

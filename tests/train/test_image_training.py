@@ -23,6 +23,7 @@ from torch import nn
 from trpo_fast import TRPO, Categorical, CNNPolicy, CNNValues, Config, MLPPolicy, evaluate
 from trpo_fast._base.rows import map_rows
 from trpo_fast.envs.errors import EnvError
+from trpo_fast.train.checkpoint import CheckpointError
 from trpo_fast.train.config import make_config
 
 SIZES: dict[str, Any] = {"num_envs": 3, "rows_per_update": 60}
@@ -208,6 +209,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: TRPO(Pair, **SMALL).predict((np.zeros((1, 6, 6)), np.zeros((4, 2)))),
         "obs: expected one observation, or several of every part, got both",
     ),
+    "counts": (
+        lambda: TRPO(Pair, **SMALL).predict((np.zeros((3, 1, 6, 6)), np.zeros((4, 2)))),
+        r"obs: expected as many rows of every part, one at least, got \[3, 4\]",
+    ),
+    "none": (
+        lambda: TRPO(Pair, **SMALL).predict((np.zeros((0, 1, 6, 6)), np.zeros((0, 2)))),
+        r"obs: expected as many rows of every part, one at least, got \[0\]",
+    ),
+    "shares": (
+        lambda: TRPO(Columns, **SMALL).predict(np.full((1, 6, 6), 0.5)),
+        r"obs: expected numbers of uint8, got others, of float64",
+    ),
     "nan": (
         lambda: TRPO(Pair, **SMALL).predict((np.zeros((1, 6, 6)), np.full(2, np.nan))),
         r"obs\[1\]: expected finite numbers",
@@ -227,3 +240,13 @@ def test_an_observation_that_is_not_finite_names_its_part() -> None:
         EnvError, match=r"returned obs\[1\] not finite in the observation of copy 0"
     ):
         TRPO(partial(Pair, broken=True), **SMALL).learn(60)
+
+
+def test_a_frozen_or_hooked_policy_is_given_again(tmp_path: Path) -> None:
+    frozen, hooked = (TRPO(Columns, **SMALL) for _ in range(2))
+    frozen.policy.net.extractor.requires_grad_(False)
+    hooked.policy.net.layers.register_forward_hook(lambda *_: None)
+    for agent in (frozen, hooked):
+        agent.save(tmp_path / "c")
+        with pytest.raises(CheckpointError, match="policy: expected one such as the CNNPolicy"):
+            TRPO.load(tmp_path / "c", env=Columns)

@@ -96,6 +96,28 @@ def test_its_code_runs_and_its_settings_are_the_agents(
     np.testing.assert_allclose(got, wanted[0] if single else wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("ending", "single"), [(".pt2", False), (".pt2", True), (".onnx", False)])
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_of_a_policy_with_a_memory_runs(
+    ending: str, single: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnxscript")
+    agent = TRPO(Masked, policy="lstm", cell_width=4, **SMALL)
+    evaluation = Evaluation([1.0], [1])
+    export(agent, tmp_path / f"p{ending}", single=single, card="CARD.md", evaluation=evaluation)
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(tmp_path / "CARD.md", "python")
+    if ending == ".onnx":
+        use_reference_runtime(monkeypatch)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    obs = torch.zeros(2 if single else (1, 2))
+    action, state = agent.predict(obs, action_mask=torch.ones(3, dtype=torch.bool))
+    np.testing.assert_allclose(np.asarray(names["action"]), action)
+    np.testing.assert_allclose(np.asarray(names["state"]), state, rtol=1e-5)
+
+
 def test_the_return_is_that_of_ten_episodes(tmp_path: Path) -> None:
     agent = TRPO("CartPole-v1", **SMALL).learn(64)
     agent.export(tmp_path / "policy.pt2", card="README.md")

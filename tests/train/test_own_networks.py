@@ -302,3 +302,31 @@ def test_a_checkpoint_asks_for_the_modules_it_was_made_with(tmp_path: Path) -> N
             TRPO.load(tmp_path / "c", env=Counting, **nets)
     with pytest.raises(CheckpointError, match="does not fit"):
         TRPO.load(tmp_path / "c", env=Counting, policy=Own(2, 3, NET), critic=nn.Linear(2, 1))
+
+
+class Reused(nn.Module):
+    """Its last layer's weight scales its inputs as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 1)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(obs) * self.out.weight)
+
+
+def test_a_last_layer_that_is_used_elsewhere_is_not_rescaled() -> None:
+    torch.manual_seed(0)
+    obs = torch.randn(64, 4)
+    module = Reused()
+    before = module.out.weight.clone()
+    critic = Critic.of_module(module, obs, epochs=1, learning_rate=1e-12)
+    assert critic.net.output is None and torch.equal(module.out.weight, before)
+    critic.fit(obs, torch.randn(64))
+    critic.fit(obs, 100.0 + 50.0 * torch.randn(64))
+    torch.testing.assert_close(module.out.weight, before)
+
+
+def test_a_critic_of_other_observations_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"critic: expected a module that takes float32 \[2, 4\]"):
+        TRPO("CartPole-v1", critic=nn.Linear(5, 1), num_envs=2, rows_per_update=64)

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from trpo_fast import TRPO, Categorical, FisherOperator, RecurrentPolicy, evaluate, flat_params
+from trpo_fast import (
+    TRPO,
+    BackendUnavailable,
+    Categorical,
+    FisherOperator,
+    Gaussian,
+    RecurrentPolicy,
+    evaluate,
+    flat_params,
+)
 from trpo_fast.core.batch import Batch
 from trpo_fast.learner.recurrent import RecurrentCritic
 from trpo_fast.train.export import FORMATS
@@ -270,6 +279,46 @@ def test_a_critic_with_a_memory_fits_what_only_the_past_tells():
 def test_what_a_policy_with_a_memory_cannot_follow_is_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         agent(**settings)
+
+
+def test_a_backend_that_cannot_serve_a_memory_is_refused_before_a_rollout():
+    with pytest.raises(BackendUnavailable, match="expected an MLPPolicy, got RecurrentPolicy"):
+        agent(backend="cpu")
+
+
+class Sharper(RecurrentPolicy):
+    """Overrides what updates follow."""
+
+    def distribution_params(self, *inputs):
+        return 2.0 * super().distribution_params(*inputs)
+
+
+class Sharp(Sharper):
+    """And what it acts by."""
+
+    def step(self, *inputs):
+        params, state = super().step(*inputs)
+        return 2.0 * params, state
+
+
+def test_a_policy_that_acts_by_another_distribution_is_refused():
+    made = [kind(3, Gaussian(1), "gru", 4) for kind in (Sharper, Sharp)]
+    settings = {"num_envs": 2, "rows_per_update": 40}
+    with pytest.raises(ValueError, match="policy: expected one whose step gives what"):
+        TRPO("Pendulum-v1", policy=made[0], **settings)
+    one = TRPO("Pendulum-v1", policy=made[1], **settings)
+    one.start()
+    batch, _, _ = estimate(one, one.collect())
+    shape = (-1, 20)
+    params = made[1].distribution_params(
+        batch.obs.unflatten(0, shape), batch.starts.view(shape), batch.state
+    )
+    found = one.head.log_prob(params, batch.actions)
+    torch.testing.assert_close(found, batch.log_probs, rtol=1e-4, atol=1e-5)
+    hooked = RecurrentPolicy(3, Gaussian(1), "gru", 4)
+    hooked.cell.register_forward_hook(lambda cell, inputs, out: (2.0 * out[0], out[1]))
+    with pytest.raises(ValueError, match="policy: expected one whose step gives what"):
+        TRPO("Pendulum-v1", policy=hooked, **settings)
 
 
 def test_a_width_of_the_cell_beside_a_policy_that_has_none_is_refused():

@@ -76,7 +76,8 @@ class Batch:
         length = self.sequence_length
         assert length is not None
         if isinstance(index, slice):
-            return slice(index.start // length, -(-index.stop // length))
+            start, stop, _ = index.indices(len(self))
+            return slice(start // length, -(-stop // length))
         return index[::length] // length
 
     @property

@@ -71,16 +71,18 @@ class ReferenceFit:
             return self._steps(targets, state, rows, minibatch, learning_rate, taken)
         count = torch.full((), taken, dtype=torch.float64, device=theta.device)
         obs = dict(parts_of(targets.obs, "obs"))
-        inputs = {"rows": rows, "values": targets.values, "taken": count, **obs}
+        rate = torch.full((), learning_rate, dtype=torch.float64, device=theta.device)
+        inputs = {"rows": rows, "values": targets.values, "taken": count, "rate": rate, **obs}
         if targets.weights is not None:
             inputs["weights"] = targets.weights
 
         def run(given: Mapping[str, Tensor]) -> Tensor:
             parts = with_parts(targets.obs, iter([given[name] for name in obs]))
             held = Targets(parts, given["values"], given.get("weights"))
-            return self._steps(held, state, given["rows"], minibatch, learning_rate, given["taken"])
+            now = given["rate"], given["taken"]
+            return self._steps(held, state, given["rows"], minibatch, *now)
 
-        options = (minibatch, learning_rate, state.beta1, state.beta2, state.eps)
+        options = (minibatch, state.beta1, state.beta2, state.eps)
         written = (theta, state.first, state.second)
         work = Work(self.net, "Critic.fit", options, inputs, written, run)
         loss: Tensor = perform(work, capture=True).results
@@ -92,7 +94,7 @@ class ReferenceFit:
         state: AdamState,
         rows: Tensor,
         minibatch: int,
-        learning_rate: float,
+        learning_rate: float | Tensor,
         taken: int | Tensor,
     ) -> Tensor:
         losses, weights = [], []
@@ -106,8 +108,10 @@ class ReferenceFit:
         mass = torch.stack(weights)
         return (torch.stack(losses) * mass).sum() / mass.sum()
 
-    def _step(self, state: AdamState, g: Tensor, learning_rate: float, t: int | Tensor) -> None:
-        """Step t of Adam, counted by the host or in a device's memory."""
+    def _step(
+        self, state: AdamState, g: Tensor, learning_rate: float | Tensor, t: int | Tensor
+    ) -> None:
+        """Step t of Adam; it and the rate are the host's numbers or in a device's memory."""
         theta, beta1, beta2 = flat_params(self.net), state.beta1, state.beta2
         state.first.lerp_(g, 1.0 - beta1)
         state.second.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from .._base.arguments import describe, fail
-from .._base.rows import Rows, count_rows
+from .._base.rows import Rows, count_rows, parts_of
 from ..policy.flat import trainable
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
@@ -56,10 +56,31 @@ class ValueNet(nn.Module):
             for layer in self.module.modules():
                 if type(layer) is nn.Linear and layer.out_features == 1 and _is_free(layer):
                     hooks.enter_context(layer.register_forward_hook(keep))
-            values = self.values(obs)
+            values = self._first(obs)
         once = [(layer, outs[0]) for layer, outs in seen.items() if len(outs) == 1]
         same = [layer for layer, out in once if torch.equal(out.reshape(-1), values)]
-        self._output = same[:1]
+        self._output = [layer for layer in same[:1] if self._scales(layer, obs, values)]
+
+    def _first(self, obs: Rows) -> Tensor:
+        """The values of a first run, with torch's words within the module as a sentence."""
+        try:
+            return self.values(obs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError) as error:
+            given = " and ".join(describe(part) for _, part in parts_of(obs))
+            raise fail("critic", f"a module that takes {given}", f"the error: {error}") from error
+
+    def _scales(self, layer: nn.Linear, obs: Rows, values: Tensor) -> bool:
+        """Whether the values double with the layer, which nothing else of the module uses then."""
+        before = [(p, p.clone()) for p in layer.parameters()]
+        try:
+            for p, _ in before:
+                p.mul_(2.0)
+            return torch.allclose(self.values(obs), 2.0 * values)
+        finally:
+            for p, value in before:
+                p.copy_(value)
 
     @property
     def output(self) -> nn.Linear | None:

@@ -15,6 +15,7 @@ from torch import nn
 from .._base.arguments import fail
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
+from ..policy.wrappers import unwrapped
 from .config import Config, make_config
 from .parts import env_name
 from .presets import IMAGES
@@ -47,6 +48,8 @@ def agent_config(
     settings |= {name: net for name, net in nets.items() if isinstance(net, str)}
     if config is not None and settings:
         raise ValueError(f"config: expected a Config or settings, got both ({sorted(settings)})")
+    if isinstance(policy, nn.Module):
+        policy = unwrapped(policy)
     stock = isinstance(policy, MLPPolicy | RecurrentPolicy)
     _refuse("policy", policy, ("initial_log_std",) if stock else OF_POLICY, settings)
     _refuse("critic", critic, OF_CRITIC, settings)

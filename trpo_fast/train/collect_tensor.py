@@ -103,7 +103,7 @@ class TensorCollector:
                     self._checked = True
                 self._store(t, read_step(step))
                 if self.memory is not None:
-                    self.memory.stepped(b.terminated[t] | b.truncated[t])
+                    self.memory.stepped(self._started(t))
                 taken, stepping = t + 1, False
             with OneThread() if self.layout.device.type == "cpu" else nullcontext():
                 return self._finish(elapsed)
@@ -136,6 +136,11 @@ class TensorCollector:
             self.known[t] = step.final_rows if known and step.final_rows is not None else known
         if self.valid is not None:
             self.valid[t] = True if step.valid is None else step.valid
+
+    def _started(self, t: int) -> Tensor:
+        """Copies [E] whose next row begins an episode: they ended, or were reset in this step."""
+        ended = self.buffers.terminated[t] | self.buffers.truncated[t]
+        return ended if self.valid is None else ended | ~self.valid[t]
 
     def _flags(self, flags: Tensor | None) -> Tensor:
         """Flags [T, E] that hold, made when the first is needed."""

@@ -78,7 +78,7 @@ def _play(agent: Agent, env: Any, request: EvaluationRequest) -> tuple[Evaluatio
         total += step.rewards
         steps += 1 if step.valid is None else step.valid
         over = step.terminated | step.truncated
-        player.ended(over)
+        player.ended(over if step.valid is None else over | ~step.valid)
         ended = over | (steps >= request.max_steps)
         counts = ended & (played < share)
         at = torch.arange(slots, device=env.device) == played[:, None]

@@ -24,18 +24,22 @@ TAGS = ("deep-reinforcement-learning", "reinforcement-learning", LIBRARY)
 TORCH = """import torch
 
 policy = torch.export.load({file!r}).module()
-action = policy({obs}{mask})
+action{after} = policy({obs}{memory}{mask})
 """
 ONNX = """import numpy as np
 import onnxruntime
 
 policy = onnxruntime.InferenceSession({file!r})
-inputs = {{{obs}{mask}}}
-(action,) = policy.run(None, inputs)
+inputs = {{{obs}{memory}{mask}}}
+(action,{after}) = policy.run(None, inputs)
 """
 MASKS = {
     ".pt2": ", torch.ones({shape}, dtype=torch.bool)",
     ".onnx": ', "mask": np.ones({shape}, bool)',
+}
+MEMORIES = {  # before the first step of an episode
+    ".pt2": ", torch.zeros({state}), torch.ones({start}, dtype=torch.bool)",
+    ".onnx": ', "state": np.zeros({state}, np.float32), "start": np.ones({start}, bool)',
 }
 CODE = {".pt2": TORCH, ".onnx": ONNX}
 
@@ -94,12 +98,16 @@ def _code(agent: Agent, file: str, single: bool) -> str:
     ending, rows = Path(file).suffix, () if single else (1,)
     width = agent.collector.layout.mask_width
     mask = MASKS[ending].format(shape=(*rows, width)) if width else ""
+    memory = after = ""
+    if (policy := agent.recurrent) is not None:
+        memory = MEMORIES[ending].format(state=(*rows, policy.state_size), start=rows)
+        after = " state" if ending == ".onnx" else ", state"
     obs = map_rows(lambda part: _zeros(part, ending, rows), example_rows(agent)[0])
     if ending == ".onnx":
         text = ", ".join(f'"{name}": {part}' for name, part in dotted_parts(obs, "obs").items())
     else:
         text = _expression(obs)
-    return CODE[ending].format(file=file, obs=text, mask=mask)
+    return CODE[ending].format(file=file, obs=text, memory=memory, mask=mask, after=after)
 
 
 def _zeros(part: Tensor, ending: str, rows: tuple[int, ...]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.arguments import fail
-from .._base.rows import Rows, map_rows
+from .._base.rows import Rows, count_rows, map_rows, one_tensor
 from ..envs.gym.host import HostEnvs
 from ..envs.observations import spaces_in
 from ..envs.tensor.base import TensorEnvironment
@@ -134,7 +134,25 @@ def head_that_fits(agent: Agent) -> Head:
     check_place("policy", policy, agent.device)
     if isinstance(policy, RecurrentPolicy):
         check_recurrent(config)
+        rows = example_rows(agent)
+        check_steps(policy, *rows)
+        check_serves(policy, policy.head, config, *rows)
     return policy.head
+
+
+@torch.no_grad()
+def check_steps(policy: RecurrentPolicy, obs: Rows, mask: Tensor | None) -> None:
+    """Refuse a policy that acts, step by step, by another distribution than updates follow."""
+    if not policy.departure():
+        return
+    rows, state = one_tensor(obs), policy.initial_state(count_rows(obs))
+    first, after = policy.step(rows, state, None, mask)
+    steps = torch.stack([first, policy.step(rows, after, None, mask)[0]], 1).flatten(0, 1)
+    masks = None if mask is None else mask.repeat_interleave(2, 0)
+    whole = policy.distribution_params(torch.stack([rows, rows], 1), None, state, masks)
+    if whole.shape != steps.shape or not torch.allclose(whole, steps, rtol=1e-4, atol=1e-6):
+        wanted = "one whose step gives what distribution_params gives of sequences (override both)"
+        raise fail("policy", wanted, "another distribution")
 
 
 def check_recurrent(config: Config) -> None:
@@ -168,6 +186,9 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
         "capture": config.capture,
     }
     own = getattr(agent.envs, CRITIC_SPACE, None)  # observations of the critic's own
+    if own is not None and agent.recurrent is not None:
+        wanted = "one without a memory where the critic has observations of its own"
+        raise fail("policy", wanted, repr(agent.recurrent.kind))
     if module is not None:
         check_place("critic", module, agent.device)
         check_apart(agent.policy, module)
@@ -182,9 +203,6 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
     options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
     if (policy := agent.recurrent) is None:
         return Critic(size, config.critic_hidden, **options)
-    if own is not None:
-        wanted = "one without a memory where the critic has observations of its own"
-        raise fail("policy", wanted, repr(policy.kind))
     layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.critic_hidden}
     return RecurrentCritic(size, policy.kind, policy.cell.width, **layers, **options)
 

@@ -148,9 +148,14 @@ def _parts(parts: Any, obs: Any) -> tuple[Any, bool]:
         name = next(names)
         try:
             given = value if isinstance(value, Tensor) else np.asarray(value)
-            tensor = torch.as_tensor(given).to(part.kind)
+            whole = torch.as_tensor(given)
+            tensor = whole.to(part.kind)
         except (TypeError, ValueError):
             raise fail(name, "an array of numbers", type(value).__name__) from None
+        exact = tensor.is_floating_point() or tensor.device.type != "cpu"
+        if not exact and not torch.equal(tensor.to(whole.dtype), whole):  # an image in [0, 1], say
+            wanted = f"numbers of {str(part.kind).removeprefix('torch.')}"
+            raise fail(name, wanted, f"others, of {str(whole.dtype).removeprefix('torch.')}")
         singles.add(tuple(tensor.shape) == part.shape)
         if part.shape not in (tuple(tensor.shape), tuple(tensor.shape[1:])):
             wanted = f"one observation of shape {list(part.shape)}, or several"
@@ -168,6 +173,9 @@ def _parts(parts: Any, obs: Any) -> tuple[Any, bool]:
         raise fail("obs", "one observation, or several of every part", "both")
     if True in singles:
         rows = map_rows(lambda part: part[None], rows)
+    counts = sorted({len(part) for _, part in parts_of(rows)})
+    if len(counts) != 1 or counts[0] == 0:
+        raise fail("obs", "as many rows of every part, one at least", counts)
     return rows, True in singles
 
 

@@ -13,6 +13,7 @@ from .._base.extras import require
 from ..policy.cnn import CNNPolicy
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
+from ..policy.stock import altered
 from ..policy.wrappers import unwrapped
 from . import checkpoint
 from .agent import Agent
@@ -36,7 +37,7 @@ def pack(agent: Agent) -> dict[str, Any]:
     normaliser, scaler = agent.normaliser, agent.reward_scaler
     policy = unwrapped(agent.policy)  # torch.compile would put its own name before every weight
     stock = isinstance(policy, MLPPolicy | RecurrentPolicy) and policy.follows_spec()
-    stock |= isinstance(policy, CNNPolicy) and agent.config.policy == "cnn"
+    stock |= agent.config.policy == "cnn" and _as_made(policy)
     return {
         "kind": "TRPO",
         "config": agent.config.as_dict(),
@@ -56,6 +57,14 @@ def pack(agent: Agent) -> dict[str, Any]:
         "collector": agent.collector.state(),
         "envs": agent.collector.env_state(),
     }
+
+
+def _as_made(policy: nn.Module) -> bool:
+    """Whether a policy for images has no hooks and no frozen parts, which settings do not say."""
+    named = policy.named_modules()
+    plain = not any(altered(name or "policy", module.__dict__) for name, module in named)
+    trained = all(p.requires_grad for p in policy.parameters())
+    return type(policy) is CNNPolicy and plain and trained
 
 
 def unpack(agent: Agent, tree: dict[str, Any]) -> None:
