@@ -330,3 +330,12 @@ def test_a_last_layer_that_is_used_elsewhere_is_not_rescaled() -> None:
 def test_a_critic_of_other_observations_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match=r"critic: expected a module that takes float32 \[2, 4\]"):
         TRPO("CartPole-v1", critic=nn.Linear(5, 1), num_envs=2, rows_per_update=64)
+
+
+@pytest.mark.parametrize("part", [nn.BatchNorm1d(8), nn.Dropout(0.1)], ids=["batchnorm", "dropout"])
+def test_a_critic_values_each_row_alone_and_without_chance(part: nn.Module) -> None:
+    critic = nn.Sequential(nn.Linear(4, 8), part.train(), nn.Tanh(), nn.Linear(8, 1))
+    wanted = rf"^critic: expected modules that value .* got {type(part).__name__} at 1$"
+    with pytest.raises(ValueError, match=wanted):
+        TRPO("CartPole-v1", critic=critic, num_envs=2, rows_per_update=64)
+    TRPO("CartPole-v1", critic=critic.eval(), num_envs=2, rows_per_update=64).train_once()

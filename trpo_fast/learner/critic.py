@@ -43,7 +43,7 @@ from .fits import (
 )
 from .fits_cuda import CudaFit, cuda_fit_support
 from .fits_reference import ReferenceFit
-from .value_net import ValueNet, check_fits, output_layer, values_of
+from .value_net import ValueNet, check_fits, check_steady, output_layer, values_of
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
 FITS: dict[str, Callable[[Any, Targets], Fit]] = {
@@ -158,6 +158,7 @@ class Critic(nn.Module):
         """
         if not isinstance(module, nn.Module) or isinstance(module, Critic):
             raise checks.fail("critic", "a torch.nn.Module of values", type(module).__name__)
+        check_steady(module)
         critic = cls(1, (), **options)
         net = ValueNet(module)
         net.find_output(obs)

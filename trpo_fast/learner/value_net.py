@@ -126,3 +126,14 @@ def check_fits(net: MLPPolicy | ValueNet) -> None:
     if reason := net.own_forward() or output_departure(net.net, net.spec.widths):
         wanted = "a net that ends in a plain Linear, which follows the scale of the targets"
         raise fail("critic", wanted, f"one where {reason}")
+
+
+def check_steady(module: nn.Module) -> None:
+    """Refuse modules whose values of a row depend on other rows or on chance."""
+    for name, part in module.named_modules():
+        kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+        if part.training and isinstance(part, kinds) and getattr(part, "p", 1.0) > 0.0:
+            wanted = (
+                "modules that value rows one by one, without chance (call critic.eval() before)"
+            )
+            raise fail("critic", wanted, f"{type(part).__name__} at {name}" if name else repr(part))
