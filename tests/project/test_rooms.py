@@ -112,7 +112,7 @@ def test_no_circle_of_modules() -> None:
 def test_the_top_level_holds_folders_only() -> None:
     entries = [p for p in (ROOT / "trpo_fast").iterdir() if p.name != "__pycache__"]
     files = {p.name for p in entries if p.is_file() and p.suffix != ".so"}
-    assert files == {"__init__.py", "_version.py", "_C.pyi", "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "_version.py", "_C.pyi", "py.typed"}
     assert {p.name for p in entries if p.is_dir()} == set(FOLDERS)
 
 
