@@ -10,6 +10,11 @@ from typing import Any
 from ..policy.images import is_image
 
 
+def numbers_in(space: Any) -> int:
+    """How many numbers an array of a space holds, one row of them for an MLP."""
+    return math.prod(space.shape)
+
+
 def has_images(space: Any) -> bool:
     """Whether a space is an image, or has one among its parts."""
     return any(map(is_image, _boxes(space)))

@@ -17,7 +17,7 @@ from .._base.choices import ActionMode, Activation, Std
 from .._base.options import PolicySettings
 from .._base.rows import Rows, parts_of
 from .flat import flat_params
-from .heads import Head, head_for_space
+from .heads import Head, check_is_head, head_for_space
 from .images import MAX_MATRIX_SIZE, Image, is_image
 from .net import drawn_for, mlp
 
@@ -203,8 +203,7 @@ class CNNPolicy(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(head, Head):
-            raise fail("head", "a head such as Gaussian(3)", repr(head))
+        check_is_head(head)
         convolutions = {"channels": channels, "kernels": kernels, "strides": strides}
         self.net = _made(
             observation_space, head.outputs, hidden, activation, convolutions, output_gain, device

@@ -24,7 +24,7 @@ from .._base.arguments import (
 from .._base.choices import ActionMode, Activation, Std
 from .._base.options import PolicySettings
 from .flat import flat_params
-from .heads import Head, head_for_space, head_of_kind
+from .heads import Head, check_is_head, head_for_space, head_of_kind
 from .spec import NetSpec
 from .stock import ACTIVATION_MODULES, departure, hooks_for_all_modules, own_forward
 
@@ -82,8 +82,7 @@ class MLPPolicy(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(head, Head):
-            raise fail("head", "a head such as Gaussian(3)", repr(head))
+        check_is_head(head)
         check_number("output_gain", output_gain)
         check_dtype("dtype", dtype)
         check_device("device", device)

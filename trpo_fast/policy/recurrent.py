@@ -23,7 +23,7 @@ from .._base.choices import Activation, RecurrentKind
 from .._base.options import PolicySettings
 from .cells import CELLS, RecurrentCell
 from .flat import flat_params
-from .heads import Head
+from .heads import Head, check_is_head
 from .net import MLPPolicy, drawn_for, mlp
 from .stock import ACTIVATION_MODULES, altered, hooks_for_all_modules, own_forward
 
@@ -58,8 +58,7 @@ class RecurrentPolicy(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(head, Head):
-            raise fail("head", "a head such as Gaussian(3)", repr(head))
+        check_is_head(head)
         check_choice("cell", cell, get_args(RecurrentKind))
         check_number("output_gain", output_gain)
         check_dtype("dtype", dtype)

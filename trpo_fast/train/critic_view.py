@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..envs.flat import numbers_in
 from ..envs.tensor.base import TensorStep
 from ..envs.tensor.protocol import check_critic_obs
 from ..learner.critic import Critic
@@ -27,7 +27,7 @@ class CriticView:
         self, env: Any, critic: Critic, layout: Layout, normaliser: ObservationNormaliser | None
     ) -> None:
         self.env, self.critic, self.normaliser = env, critic, normaliser
-        width = int(torch.Size(env.single_critic_observation_space.shape).numel())
+        width = numbers_in(env.single_critic_observation_space)
         self.raw, self.final = layout.empty(width), layout.empty(width)
         self.obs = self.raw if normaliser is None else layout.empty(width)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import fail
 from .._base.rows import Rows, count_rows, map_rows, one_tensor
+from ..envs.flat import numbers_in
 from ..envs.gym.host import HostEnvs
 from ..envs.observations import spaces_in
 from ..envs.tensor.base import TensorEnvironment
@@ -63,7 +64,7 @@ def example_obs(envs: HostEnvs | TensorEnvironment, rows: int, generator: torch.
     space, _ = spaces_of(envs)
     parts = parts_of_envs(envs)
     if parts is None:
-        shape = rows, int(torch.Size(space.shape).numel())
+        shape = rows, numbers_in(space)
         return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
     each = iter(spaces_in(space))
     found: Rows = map_rows(lambda part: part.example(next(each), rows, generator), parts)
@@ -92,7 +93,7 @@ def make_policy(agent: Agent) -> MLPPolicy | CNNPolicy | RecurrentPolicy:
     place: dict[str, Any] = {"dtype": torch.float32, "device": agent.device}
     if config.policy == "cnn":
         return CNNPolicy(observations, head, *shape, **convolutions(config), device=agent.device)
-    size = int(torch.Size(observations.shape).numel())
+    size = numbers_in(observations)
     if config.policy == "gru" or config.policy == "lstm":
         layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.hidden}
         layers["activation"] = config.activation
@@ -122,7 +123,7 @@ def head_that_fits(agent: Agent) -> Head:
         found = head_of_module(agent.policy, actions, *rows)
         check_serves(policy, found, config, *rows)
         return found
-    size = int(torch.Size(observations.shape).numel())
+    size = numbers_in(observations)
     with drawn_for("cpu"):
         head = head_for_space(actions, action_mode=config.action_mode)
     inputs = policy.spec.widths[0] if isinstance(policy, MLPPolicy) else policy.obs_dim
@@ -192,22 +193,19 @@ def make_critic(agent: Agent, module: nn.Module | None) -> Critic:
     if module is not None:
         check_place("critic", module, agent.device)
         check_apart(agent.policy, module)
-        rows = example_rows(agent)[0] if own is None else _zeros(agent, own)
+        if own is None:
+            rows, _ = example_rows(agent)
+        else:
+            rows = torch.zeros(config.num_envs, numbers_in(own), device=agent.device)
         return Critic.of_module(module, rows, **options)
     observations, _ = spaces_of(agent.envs)
     if config.policy == "cnn" or parts_of_envs(agent.envs) is not None:
         shape = (config.critic_hidden, config.activation)
         values = CNNValues(observations, *shape, **convolutions(config), device=agent.device)
         return Critic.of_module(values, example_rows(agent)[0], **options)
-    size = int(torch.Size((own or observations).shape).numel())
+    size = numbers_in(own or observations)
     options |= {"dtype": torch.float32, "device": agent.device, "activation": config.activation}
     if (policy := agent.recurrent) is None:
         return Critic(size, config.critic_hidden, **options)
     layers: dict[str, Any] = {"encoder": config.encoder, "hidden": config.critic_hidden}
     return RecurrentCritic(size, policy.kind, policy.cell.width, **layers, **options)
-
-
-def _zeros(agent: Agent, space: Any) -> Tensor:
-    """Observations [E, O] of a space."""
-    size = int(torch.Size(space.shape).numel())
-    return torch.zeros(agent.config.num_envs, size, device=agent.device)

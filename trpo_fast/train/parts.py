@@ -15,6 +15,7 @@ from ..backends.support import PYTORCH, Support, choose
 from ..envs import tensor
 from ..envs.actions import ActionMap
 from ..envs.engines import make_host
+from ..envs.flat import numbers_in
 from ..envs.gym.host import HostEnvs
 from ..envs.tensor.base import TensorEnvironment
 from ..envs.tensor.protocol import (
@@ -117,7 +118,7 @@ def make_collector(agent: Agent) -> HostCollector | TensorCollector:
     host = isinstance(envs, HostEnvs)
     device = torch.device("cpu") if host else agent.device
     parts = parts_of_envs(envs)
-    obs_dim = 0 if parts is not None else int(torch.Size(observations.shape).numel())
+    obs_dim = 0 if parts is not None else numbers_in(observations)
     action_map = ActionMap(actions, config.action_mode)
     layout = Layout(
         config.steps_per_update,
@@ -143,7 +144,7 @@ def _asymmetric_collector(
     """The collector of a critic that sees more than the policy, which acts beside a stand-in."""
     envs: Any = agent.envs
     stand_in = Critic(layout.obs_dim, (), dtype=torch.float32, device=layout.device)
-    width = int(torch.Size(getattr(envs, CRITIC_SPACE).shape).numel())
+    width = numbers_in(getattr(envs, CRITIC_SPACE))
     assert not isinstance(normaliser, KeyedNormaliser)  # tensor environments give vectors
     own = None
     if normaliser is not None:

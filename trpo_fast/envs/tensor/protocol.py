@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._base.arguments import fail
-from ..flat import check_flat
+from ..flat import check_flat, numbers_in
 from .base import TensorStep
 
 CALLS = {"reset": "seed", "step": "actions"}
@@ -97,7 +97,7 @@ def check_critic_obs(env: Any, obs: Any, what: str) -> Tensor:
 
 
 def _width(env: Any, name: str) -> int:
-    return int(torch.Size(getattr(env, name).shape).numel())
+    return numbers_in(getattr(env, name))
 
 
 def check_step(env: Any, step: Any) -> None:

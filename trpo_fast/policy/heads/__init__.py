@@ -3,6 +3,7 @@
 import sys
 
 from .base import Head as Head
+from .base import check_is_head as check_is_head
 from .bernoulli import Bernoulli as Bernoulli
 from .beta import Beta as Beta
 from .categorical import Categorical as Categorical

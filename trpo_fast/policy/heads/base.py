@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from ..._base.arguments import fail
 from ..._base.choices import ActionMode
 
 
@@ -191,6 +192,12 @@ class Head(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.nvec if self.nvec else self.action_dim}"
+
+
+def check_is_head(head: Any) -> None:
+    """Refuse what is no head: its class, say, or a number of actions."""
+    if not isinstance(head, Head):
+        raise fail("head", "a head such as Gaussian(3)", repr(head))
 
 
 def within(distribution: Distribution) -> Distribution:
