@@ -70,7 +70,9 @@ class AutogradBackend(Backend):
     """The peers' way, for comparison and for modules torch.func cannot take."""
 
     name = "autograd"
-    captures = True
+
+    def records(self, problem: Problem) -> bool:
+        return True
 
     def problem_support(self, problem: Problem) -> Support:
         if problem.fisher != "analytic":

@@ -13,7 +13,6 @@ class Backend(abc.ABC):
 
     name: str
     precisions: tuple[str, ...] = ("fp32",)
-    captures: bool = False  # whether updates of its operators may be recorded (captured.py)
 
     def machine_support(self) -> Support:
         """Whether it runs on this machine."""
@@ -26,8 +25,8 @@ class Backend(abc.ABC):
         return SERVES
 
     def records(self, problem: Problem) -> bool:
-        """Whether updates of this problem may be recorded."""
-        return self.captures
+        """Whether updates of this problem may be recorded (captured.py)."""
+        return False
 
     @abc.abstractmethod
     def problem_support(self, problem: Problem) -> Support:

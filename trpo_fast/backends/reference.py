@@ -274,7 +274,9 @@ class ReferenceBackend(Backend):
     """Plain PyTorch, any module, any device, float32 or float64."""
 
     name = "reference"
-    captures = True
+
+    def records(self, problem: Problem) -> bool:
+        return True
 
     def problem_support(self, problem: Problem) -> Support:
         return SERVES
