@@ -23,17 +23,17 @@ class _Settings(NamedTuple):
     dilation: list[int]
     groups: int
 
+    def _arguments(self) -> tuple[Any, ...]:
+        """What torch's operators take after the tensors; none is a transposed convolution."""
+        zeros = [0] * len(self.stride)
+        return self.stride, self.padding, self.dilation, False, zeros, self.groups
+
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out: Tensor = torch.ops.aten.convolution(
             x,
             weight,
             bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0] * len(self.stride),
-            self.groups,
+            *self._arguments(),
         )
         return out
 
@@ -44,12 +44,7 @@ class _Settings(NamedTuple):
             x,
             weight,
             [weight.shape[0]],
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0] * len(self.stride),
-            self.groups,
+            *self._arguments(),
             list(wanted),
         )
 
