@@ -203,7 +203,8 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "t.db").exists()
     assert tune(tmp_path, "--trials", "1") == 0
     capsys.readouterr()
-    refused([*words, "--steps", "99"], "storage: expected the search that", capsys)
+    begun = f"storage: expected the search that {tmp_path / 't.db'} was begun with, steps=192, got"
+    refused([*words, "--steps", "99"], f"{begun} steps=99", capsys)
     (tmp_path / "t.db").write_text("no database, " * 100)
     refused(words, "storage: expected a file of trpo-fast tune, or a new one", capsys)
 

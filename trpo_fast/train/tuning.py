@@ -112,8 +112,11 @@ def open_study(search: Search, storage: Path) -> Any:
     if known is None:
         study.set_user_attr("search", search.described())
     elif known != search.described():
-        wanted = f"the search that {storage} was begun with, {known}"
-        raise fail("storage", wanted, search.described())
+        was, now = json.loads(known), json.loads(search.described())
+        differing = [name for name in now if was.get(name) != now[name]]
+        wanted = ", ".join(f"{name}={was.get(name)}" for name in differing)
+        got = ", ".join(f"{name}={now[name]}" for name in differing)
+        raise fail("storage", f"the search that {storage} was begun with, {wanted}", got)
     return study
 
 
