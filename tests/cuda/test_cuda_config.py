@@ -7,7 +7,7 @@ import json
 import pytest
 from cuda_support import kernels  # noqa: F401
 
-from trpo_fast.backends import cuda as cuda_backend
+from trpo_fast.backends import cuda_plan
 from trpo_fast.cli import main as cli
 from trpo_fast.policy.spec import NetSpec
 
@@ -45,7 +45,7 @@ SPLIT_TABLE = [
 
 
 def plan(shape, device, **options):
-    return cuda_backend.plan(*shape, device, **options)
+    return cuda_plan.plan(*shape, device, **options)
 
 
 @pytest.mark.parametrize(("shape", "device", "expected"), TABLE, ids=str)
@@ -98,7 +98,7 @@ def test_refusals_are_sentences(widths, words):
 
 def test_a_plan_is_made_once_for_a_shape():
     options = {"rows": 1234, "precision": "fp16x3"}
-    first, again = (cuda_backend._plan(C1[0], tuple(H200.items()), **options) for _ in range(2))
+    first, again = (cuda_plan.cached_plan(C1[0], tuple(H200.items()), **options) for _ in range(2))
     assert first is again
 
 

@@ -16,7 +16,7 @@ from cuda_support import DEVICE, EMULATED, Emulator, kernels, to_device  # noqa:
 from torch import Tensor
 
 from trpo_fast import FisherOperator, trpo_update
-from trpo_fast.backends import cuda
+from trpo_fast.backends import cuda, cuda_plan
 from trpo_fast.backends import cuda as cuda_backend
 from trpo_fast.core.problem import BackendUnavailable
 from trpo_fast.learner import actor_cuda, advantage, advantage_cuda, fits_cuda
@@ -132,7 +132,7 @@ def test_launches_go_to_the_device_of_the_tensors(emulator, monkeypatch, name):
     emulator.device(4, 100 * 1024, number=1)
     first = Work()
     first.calls[name]()  # what was said to device 0 is of no use to device 1
-    for module in (cuda, actor_cuda, advantage_cuda, fits_cuda):
+    for module in (cuda_plan, cuda, actor_cuda, advantage_cuda, fits_cuda):
         monkeypatch.setattr(module, "device_index", lambda device: 1)
     work = Work()
     emulator.calls()

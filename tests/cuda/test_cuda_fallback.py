@@ -13,7 +13,8 @@ from cuda_support import EMULATED, Emulator, kernels, to_device  # noqa: F401
 
 from trpo_fast import BackendUnavailable, FisherOperator, trpo_update
 from trpo_fast.backends.cpu import CpuBackend
-from trpo_fast.backends.cuda import DeviceFault, _room
+from trpo_fast.backends.cuda_launch import DeviceFault
+from trpo_fast.backends.cuda_plan import room
 from trpo_fast.backends.support import Support
 from trpo_fast.learner import advantage, critic
 from trpo_fast.policy.flat import flat_params
@@ -32,10 +33,10 @@ def emulator(monkeypatch):
     monkeypatch.setattr(CpuBackend, "machine_support", lambda self: absent)
     for supports in (critic.SUPPORTS, advantage.SUPPORTS):
         monkeypatch.setitem(supports, "cpu", lambda *_: absent)
-    _room.cache_clear()
+    room.cache_clear()
     yield Emulator()
     Emulator().room()
-    _room.cache_clear()
+    room.cache_clear()
 
 
 @pytest.fixture

@@ -252,7 +252,7 @@ def far_away(monkeypatch):
     native = NoKernels()
     monkeypatch.setattr(native, "CudaOperator", lambda *_, **__: native, raising=False)
     monkeypatch.setattr(cuda_backend, "connected", lambda: native)
-    monkeypatch.setattr(cuda_backend, "_plan_of", lambda *_: None)
+    monkeypatch.setattr(cuda_backend, "plan_of", lambda *_: None)
     monkeypatch.setattr(cuda_backend.CudaBackend, "problem_support", lambda self, problem: SERVES)
     monkeypatch.setattr(arguments, "_has_memory", lambda value: True)
     return native

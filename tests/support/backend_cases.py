@@ -7,7 +7,7 @@ from cases import Case
 from cuda_support import to_device
 
 from trpo_fast import Batch, MLPPolicy
-from trpo_fast.backends.cuda import place
+from trpo_fast.backends.cuda_launch import place
 from trpo_fast.backends.registry import registry
 
 AVAILABLE = [name for name, backend in registry().items() if backend.machine_support()]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .._base.reads import ahead
 from ..policy.wrappers import tell_once
-from .cuda import capturing
+from .cuda_launch import capturing
 from .recorder import RECORDERS
 from .recording import Recording, close, copies, recorded, write
 from .watch import Call, Watch

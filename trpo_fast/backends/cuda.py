@@ -7,10 +7,7 @@ run on the host, on CPU tensors.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,17 +18,11 @@ from ..core.cg import CgResult
 from ..core.problem import STATS, BackendUnavailable, CgConfig, Operator, Problem, UpdateConfig
 from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
-from ..policy.spec import NetSpec
 from .base import Backend
-from .cuda_machine import emulation_library, machine_support, serves
-from .native import (
-    SOLVED,
-    NativeProblem,
-    native_shape,
-    problem_support,
-    readable,
-    solved_by_kernels,
-)
+from .cuda_launch import DeviceFault, connected, current_stream, device_index, explained, place
+from .cuda_machine import machine_support, serves
+from .cuda_plan import plan_of, room
+from .native import SOLVED, NativeProblem, problem_support, readable, solved_by_kernels
 from .support import SERVES, Support
 from .wide import machine as wide
 
@@ -40,135 +31,6 @@ if TYPE_CHECKING:
 
 RESIDENT_PRECISIONS = ("fp32", "fp16x3")
 _EVALUATION = 5  # kl, max_kl, surrogate, entropy, whether a value is bad
-
-
-@functools.cache
-def connected() -> ModuleType:
-    """The native module with the kernels' table connected."""
-    with explained():
-        library = str(emulation_library()) if extension.emulating() else ""
-        extension.native.cuda_connect(library)
-    return extension.native
-
-
-class DeviceFault(BackendUnavailable):
-    """The device ended an earlier launch, whoever made it, and refuses all work of this process."""
-
-
-def _current(device: torch.device | None) -> contextlib.AbstractContextManager[Any]:
-    """Makes a device current where another one is. Left to the kernels' core, going back would make
-    a context, of hundreds of megabytes, on a device that had none: torch goes back without.
-    """
-    if device is None or device.type != "cuda":
-        return contextlib.nullcontext()
-    if device_index(device) == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device(device)
-
-
-@contextlib.contextmanager
-def explained(launches_on: torch.device | None = None) -> Iterator[None]:
-    """The CUDA runtime's sentence as the reason why this backend cannot serve. Launches say where
-    they go.
-    """
-    try:
-        with _current(launches_on):
-            yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if isinstance(error, BackendUnavailable):
-            raise
-        if _is_fault(error):
-            raise DeviceFault(
-                "backend='cuda' failed after a fault of the device, which leaves unknown what "
-                f"earlier launches have written; start the process anew: {error}"
-            ) from error
-        raise BackendUnavailable(f"backend='cuda' failed, nothing was changed: {error}") from error
-
-
-def _is_fault(error: RuntimeError) -> bool:
-    native = extension.module()
-    if native is not None and isinstance(error, native.CudaFault):
-        return True
-    return not isinstance(error, torch.OutOfMemoryError) and str(error).startswith("CUDA error")
-
-
-def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> dict[str, Any]:
-    """Path, tile, shared memory and grid that the kernels would use; needs no GPU.
-
-    ``limits``: multiprocessors, shared_bytes (one block may ask for) and arch (such as 90).
-    """
-    return _plan(spec, tuple(limits.items()), rows=rows, **options).describe()
-
-
-@functools.lru_cache(maxsize=256)
-def _plan(
-    spec: NetSpec,
-    limits: tuple[tuple[str, int], ...],
-    *,
-    rows: int,
-    fvp_count: int = 0,
-    chunk_rows: int = 0,
-    group_size: int = 0,
-    precision: str = "fp32",
-    grid: int = 0,
-) -> _C.CudaPlan:
-    """The native plan, made once for a shape however often it is asked for. ``fvp_count`` 0: every
-    row.
-    """
-    native = extension.module()
-    if native is None:
-        raise BackendUnavailable(extension.why_missing())
-    return extension.native.cuda_plan(
-        net=native_shape(spec),
-        rows=rows,
-        fvp_count=fvp_count,
-        chunk_rows=chunk_rows,
-        group_size=group_size,
-        precision=precision,
-        grid=grid,
-        **dict(limits),
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _room(spec: NetSpec, plan: _C.CudaPlan, index: int) -> int:
-    """How many blocks of a plan's kernel the device runs at once."""
-    return connected().cuda_room(net=native_shape(spec), plan=plan, device=index)
-
-
-def _plan_of(problem: Problem, grid: int = 0) -> _C.CudaPlan:
-    assert isinstance(problem.policy, MLPPolicy)
-    return _plan(
-        problem.policy.spec,
-        tuple(connected().cuda_limits(device_index(problem.theta.device)).items()),
-        rows=len(problem.batch),
-        fvp_count=0 if problem.fvp_rows is None else problem.fvp_rows.numel(),
-        chunk_rows=problem.chunk_rows or 0,
-        group_size=problem.batch.group_size or 0,
-        precision=problem.precision,
-        grid=grid,
-    )
-
-
-def place() -> str:
-    """The type of device whose tensors the kernels read."""
-    return "cpu" if extension.emulating() else "cuda"
-
-
-def device_index(device: torch.device) -> int:
-    return device.index or 0  # the emulated device is number 0
-
-
-def current_stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
-def capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured on the device's current stream."""
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
 
 
 class CudaOperator(Operator):
@@ -183,7 +45,7 @@ class CudaOperator(Operator):
         self._device = problem.theta.device
         with explained():
             self._inputs = NativeProblem(problem, self.theta)
-            self._plan = _plan_of(problem, grid)
+            self._plan = plan_of(problem, grid)
             self._op: _C.CudaOperator = connected().CudaOperator(
                 params=self._inputs.params,
                 plan=self._plan,
@@ -361,13 +223,13 @@ class CudaBackend(Backend):
             answer = device_support(problem.theta.device)
             if not answer:
                 return answer
-        plan = _plan_of(problem)
+        plan = plan_of(problem)
         if plan.refusal:
             return Support(plan.refusal)
         assert isinstance(problem.policy, MLPPolicy)
-        room = _room(problem.policy.spec, plan, device_index(problem.theta.device))
-        if room < plan.grid:
-            return Support(f"its {plan.grid} blocks wait for each other, and {room} fit at once")
+        fitting = room(problem.policy.spec, plan, device_index(problem.theta.device))
+        if fitting < plan.grid:
+            return Support(f"its {plan.grid} blocks wait for each other, and {fitting} fit at once")
         return SERVES
 
     def records(self, problem: Problem) -> bool:

@@ -15,7 +15,7 @@ from ..core.problem import BackendUnavailable, CgConfig, Operator, Problem, Upda
 from ..core.surrogate import Measures
 from ..policy.wrappers import tell_once
 from .base import Backend
-from .cuda import DeviceFault, capturing
+from .cuda_launch import DeviceFault, capturing
 from .support import Support
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..policy.heads.register import registrations
-from .cuda import current_stream
+from .cuda_launch import current_stream
 from .fingerprint import fingerprint
 
 

@@ -26,7 +26,8 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
     """The case, the device it is planned for (here, or else an H200), the plan, and for a policy on
     a CUDA device and on the CPU the backend that ``auto`` takes (None: no backend does).
     """
-    from ..backends.cuda import fused_precision, plan
+    from ..backends.cuda import fused_precision
+    from ..backends.cuda_plan import plan
 
     case, limits = CASES[name], _limits()
     nvec = (case.actions,) if case.head == "categorical" else ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..backends.cuda import connected, current_stream, device_index, explained, place
+from ..backends.cuda_launch import connected, current_stream, device_index, explained, place
 from ..backends.cuda_machine import machine_support
 from ..backends.native import native_shape, readable
 from ..backends.support import SERVES, Support

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends.cuda import connected, current_stream, device_index, explained, place
+from ..backends.cuda_launch import connected, current_stream, device_index, explained, place
 from ..backends.cuda_machine import machine_support
 from ..backends.native import readable
 from ..backends.support import Support

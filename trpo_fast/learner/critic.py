@@ -24,7 +24,7 @@ from .._base.options import CriticSettings, KernelSettings, PolicySettings
 from .._base.rows import Rows, count_rows
 from .._base.settings import declared
 from .._base.threads import OneThread
-from ..backends.cuda import capturing
+from ..backends.cuda_launch import capturing
 from ..backends.fallback import or_reference
 from ..backends.support import PYTORCH, Support, choose
 from ..core import checks

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .._base.choices import PreconditionerKind
 from .._base.rows import one_tensor
-from ..backends.cuda import connected, current_stream, device_index, explained, place, plan
+from ..backends.cuda_launch import connected, current_stream, device_index, explained, place
 from ..backends.cuda_machine import machine_support
+from ..backends.cuda_plan import plan
 from ..backends.native import address, native_shape, readable
 from ..backends.support import Support
 from ..policy.flat import flat_params, mark_written
