@@ -39,6 +39,7 @@ from .episodes import Evaluation
 from .evaluate import evaluate
 from .model_card import model_card
 from .nets import example_obs
+from .predict import ActingAgent
 
 Inputs = dict[str, Any]  # "obs": rows of observations, what is remembered, and perhaps "mask"
 Program = Callable[[Inputs], Any]  # to the action, or (action, state)
@@ -135,7 +136,7 @@ def _row(part: Any) -> Any:
 
 
 def export(
-    agent: Agent,
+    agent: ActingAgent,
     path: str | os.PathLike[str],
     *,
     rows: int = 64,
