@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from .._base.choices import Activation, Backend, CriticMethod, PreconditionerKind
 from .._base.guards import outside_autocast
-from .._base.options import CriticSettings, KernelSettings, PolicySettings
+from .._base.net_options import CriticSettings, PolicySettings
+from .._base.options import KernelSettings
 from .._base.rows import Rows, count_rows
 from .._base.settings import declared
 from .._base.threads import OneThread
@@ -34,6 +35,7 @@ from ..policy.net import MLPPolicy, drawn_for
 from ..policy.recurrent import RecurrentPolicy
 from .fit_backends import SUPPORTS, gauss_newton, make_fit
 from .fits import AdamState, Fit, Targets, fit_adam
+from .input_checks import check_critic_batch
 from .undo import finite_or_undone
 from .value_net import ValueNet, check_fits, check_steady, output_layer, values_of
 
@@ -219,7 +221,7 @@ class Critic(nn.Module):
                 "critic: the first fit, which sets the scale of the targets, cannot be captured in "
                 "a CUDA graph; fit once before"
             )
-        obs, targets, weights = checks.check_critic_batch(
+        obs, targets, weights = check_critic_batch(
             self.net, self.theta, obs, targets, weights, values=sync
         )
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._base import toml
+from .._base.net_options import CriticSettings, PolicySettings
 from .._base.options import (
-    CriticSettings,
     GradientSettings,
     KernelSettings,
     PenaltySettings,
-    PolicySettings,
     RatSettings,
     UpdateSettings,
 )

@@ -1,6 +1,6 @@
 """The settings of a run that the trainer alone has, in groups that ``Config`` inherits: type,
-range, default and description of each. Those of updates, policies and critics are in
-_base/options.py.
+range, default and description of each. Those of updates are in _base/options.py, of
+policies and critics in _base/net_options.py.
 """
 
 from __future__ import annotations
