@@ -1,7 +1,7 @@
 """The statements TRPO rests on, each as a function to call and a test over many random problems.
 
 Everything is exact: float64 tables, linear algebra and closed forms, no sampling. Nothing here is
-used by the kernels, and nothing here uses them. The index is `trpo_fast.theory.statements`: for each
+used by the kernels, and nothing here uses them. `trpo_fast.theory.statements` is the index: of each
 statement the functions that compute it and the tests that hold it on random problems.
 """
 
