@@ -18,12 +18,12 @@ __global__ void failing_solve_kernel(const KernelArgs a) {
   block_factors<Narrow>(a, b);
   run.pcg.usable = block_invert_factors(a, b);
   block_publish_setup(a, b, score.sums, 0);
-  bool wanted = block_next_product<true>(a, b, run, block_load_column<true>(a, b, run));
-  for (int product = 0; wanted; ++product) {
+  run.column = -1;
+  Next next = Next::kColumn;
+  for (int product = 0; (next = block_prepare<true>(a, b, run, next)) != Next::kDone; ++product) {
     if (product == 1 && reports(b)) factor_inverse(a, 0)[0] = NAN;
     block_pass<Narrow>(a, b, fvp_set(a), product_sum(a, b, run.cg), false, score);
-    wanted = block_use_product<true>(a, b, run);
-    wanted = block_next_product<true>(a, b, run, wanted);
+    next = block_use_product<true>(a, b, run);
   }
 }
 

@@ -48,7 +48,9 @@ struct RowSet {
   bool kept;             // its tiles are resident or cached
 };
 
-// A block's view of memory, the same in every thread.
+// A block's view of memory, the same in every thread. A function that is not inlined takes pointers of it,
+// never a reference to it: that would keep it in memory, and no load behind the call would be known to
+// be of shared or of global memory.
 struct Block {
   float* weights;          // packed theta
   float* v;                // packed v: of a product, CG's p, or a candidate's theta

@@ -214,7 +214,7 @@ __device__ __forceinline__ void block_add_round(const KernelArgs& a, const Block
 
 // A and kl_scale G of every map as lists of tiles. Closes with a grid barrier.
 template <class V>
-__device__ TRPO_NOINLINE void block_factors(const KernelArgs& a, const Block& b) {
+__device__ __forceinline__ void block_factors(const KernelArgs& a, const Block& b) {
   const double weight[1] = {block_picked_weight(a, b)};
   publish(b, kRegionSearch, weight);
   double scale = 0;

@@ -149,7 +149,7 @@ __device__ __forceinline__ void block_sweep_step(const KernelArgs& a, const Bloc
 
 // Inverses of all factors from the lists of parts. False where some factor has none. Closes with a
 // grid barrier.
-__device__ TRPO_NOINLINE bool block_invert_factors(const KernelArgs& a, const Block& b) {
+__device__ __forceinline__ bool block_invert_factors(const KernelArgs& a, const Block& b) {
   double bad = 0;
   for (int k = 0; k < a.factors.steps; ++k) {
     block_sweep_step(a, b, k, bad);

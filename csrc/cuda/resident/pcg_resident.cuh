@@ -27,19 +27,12 @@ __device__ __forceinline__ void block_next_direction(const KernelArgs& a, const 
       [&](int q, float4 z) { store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), z)); });
 }
 
-// Where block_cg_start found something to do: p = z = M^-1 g in place of p = g, if that serves.
-__device__ __forceinline__ void block_pcg_start(const KernelArgs& a, const Block& b, const Cg& s,
-                                                Pcg& e) {
+// Where block_cg_start found something to do.
+__device__ __forceinline__ void pcg_start(const Cg& s, Pcg& e) {
   e.plain = !e.usable;
-  e.rz = s.rr;
+  e.rz = e.plain ? s.rr : 0;
   e.total = 0;
   e.small = 0;
-  if (e.plain) return;
-  const double rz = block_precondition(a, b);
-  e.plain = !positive(rz);
-  if (e.plain) return;
-  e.rz = rz;
-  block_next_direction(a, b, false, 0.0f);
 }
 
 // Plain CG from x = 0, after a preconditioner that failed on the way.
@@ -60,8 +53,8 @@ __device__ __forceinline__ void block_restart(const KernelArgs& a, const Block& 
   e.plain = true;
 }
 
-// What follows a product, as block_cg_step. The last product's residual is not preconditioned: nothing
-// would come of it.
+// What follows a product, as block_cg_step: true if there is another, for which block_direction makes p.
+// The last product's residual is not preconditioned: nothing would come of it.
 __device__ __forceinline__ bool block_pcg_step(const KernelArgs& a, const Block& b, Cg& s, Pcg& e) {
   block_complete_product(a, b, s);
   const StepOperands early = load_operands(a, b, s);
@@ -76,15 +69,17 @@ __device__ __forceinline__ bool block_pcg_step(const KernelArgs& a, const Block&
   e.total += gain;
   e.small = gain <= a.cg.gain_tol * e.total ? e.small + 1 : 0;
   if (a.cg.gain_tol > 0 && e.small >= 2) return false;
-  if (s.iterations >= a.cg.iterations || !(s.rr > s.threshold)) return false;
+  return s.iterations < a.cg.iterations && s.rr > s.threshold;
+}
+
+// p from z = M^-1 r; z itself at first, where r'z is not known yet. Without a preconditioner z = r.
+__device__ __forceinline__ void block_direction(const KernelArgs& a, const Block& b, Cg& s,
+                                                Pcg& e) {
   const double next = e.plain ? s.rr : block_precondition(a, b);
-  if (!e.plain && !positive(next)) {
-    block_restart(a, b, s, e);
-    return true;
-  }
-  block_next_direction(a, b, e.plain, static_cast<float>(next / e.rz));
+  if (!e.plain && !positive(next)) return block_restart(a, b, s, e);
+  const double beta = e.rz == 0 ? 0 : next / e.rz;
+  block_next_direction(a, b, e.plain, static_cast<float>(beta));
   e.rz = next;
-  return true;
 }
 
 }  // namespace

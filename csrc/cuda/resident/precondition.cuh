@@ -96,7 +96,7 @@ __device__ __forceinline__ double block_precondition_quad(const KernelArgs& a, c
 }
 
 // z = M^-1 r, packed, into `direction`, r being complete. Returns r'z. Closes with a grid barrier.
-__device__ TRPO_NOINLINE double block_precondition(const KernelArgs& a, const Block& b) {
+__device__ __forceinline__ double block_precondition(const KernelArgs& a, const Block& b) {
   const Layout& l = a.layout;
   double share = 0;
   for (int unit = b.index; unit < a.factors.units; unit += b.grid) {

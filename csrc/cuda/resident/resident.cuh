@@ -67,14 +67,25 @@ enum EvaluateStat : int {
   kEvaluateBad,
 };
 
-// Begins CG where p = r = g. True if it needs a product.
+// What a launch does next, each at one place of the code. Those before kPass lead to a pass or to kDone.
+enum class Next : int {
+  kColumn,     // the column at work, if any, goes out solved, the next one comes in
+  kBegin,      // CG begins where p = r = g
+  kDirection,  // guided: the next p from r
+  kPass,       // over the rows
+  kDone,
+};
+
 template <bool kGuided>
-__device__ __forceinline__ bool block_begin(const KernelArgs& a, const Block& b, Run& run) {
+__device__ __forceinline__ Next block_begin(const KernelArgs& a, const Block& b, Run& run) {
   const bool wanted = block_cg_start(a, b, run.cg);
   run.pcg.plain = false;
-  if constexpr (kGuided)
-    if (wanted) block_pcg_start(a, b, run.cg, run.pcg);
-  return wanted;
+  if (!wanted) return Next::kColumn;
+  if constexpr (kGuided) {
+    pcg_start(run.cg, run.pcg);
+    if (!run.pcg.plain) return Next::kDirection;
+  }
+  return Next::kPass;
 }
 
 // 1 where a preconditioner failed.
@@ -82,19 +93,18 @@ __device__ __forceinline__ double restarts(const KernelArgs& a, const Run& run) 
   return a.cg.factor_stride > 0 && run.pcg.plain;
 }
 
-// Right-hand side run.column into p (and r, g). True if it needs a product.
-template <bool kGuided>
-__device__ __forceinline__ bool block_load_column(const KernelArgs& a, const Block& b, Run& run) {
+// Right-hand side run.column into p (and r, g).
+__device__ __forceinline__ void block_load_column(const KernelArgs& a, const Block& b,
+                                                  const Run& run) {
   const Layout& l = a.layout;
   pack(l, a.v + int64_t{run.column} * l.flat, b.v, block_party());
   __syncthreads();  // it is packed
-  if (a.program == kProgramFvp) return true;
+  if (a.program == kProgramFvp) return;
   for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
     const float4 g = load4(b.v + 4 * q);
     store4(b.residual + 4 * q, g);
     if (b.index == 0) store4(b.gradient + 4 * q, g);
   }
-  return block_begin<kGuided>(a, b, run);
 }
 
 // A solved column out. Opens with a grid barrier.
@@ -116,33 +126,46 @@ __device__ __forceinline__ void block_store_column(const KernelArgs& a, const Bl
   stats[kSolvedRestarts] = restarts(a, run);
 }
 
-// Goes on from the present column (`wanted`: it needs a product) until some column needs one; false
-// when none is left.
-template <bool kGuided>
-__device__ __forceinline__ bool block_next_product(const KernelArgs& a, const Block& b, Run& run,
-                                                   bool wanted) {
-  while (!wanted) {
-    if (a.program != kProgramFvp) block_store_column(a, b, run);
-    if (++run.column >= a.columns) return false;
-    grid_sync();  // the last column's vectors have been read
-    wanted = block_load_column<kGuided>(a, b, run);
-  }
-  return true;
+// From a column that is done (-1: there was none yet) to the next.
+__device__ __forceinline__ Next block_next_column(const KernelArgs& a, const Block& b, Run& run) {
+  if (run.column >= 0 && a.program != kProgramFvp) block_store_column(a, b, run);
+  if (++run.column >= a.columns) return Next::kDone;
+  if (run.column > 0) grid_sync();  // the last column's vectors have been read
+  block_load_column(a, b, run);
+  return a.program == kProgramFvp ? Next::kPass : Next::kBegin;
 }
 
-// A finished product: the answer itself, or one step of CG. True if its column needs another.
+// Whatever comes before the next pass: kPass, or kDone where there is none.
 template <bool kGuided>
-__device__ __forceinline__ bool block_use_product(const KernelArgs& a, const Block& b, Run& run) {
+__device__ __forceinline__ Next block_prepare(const KernelArgs& a, const Block& b, Run& run,
+                                              Next next) {
+  while (next < Next::kPass) {
+    if (next == Next::kColumn) next = block_next_column(a, b, run);
+    if (next == Next::kBegin) next = block_begin<kGuided>(a, b, run);
+    if constexpr (kGuided) {
+      if (next == Next::kDirection) {
+        block_direction(a, b, run.cg, run.pcg);
+        next = Next::kPass;
+      }
+    }
+  }
+  return next;
+}
+
+// A finished product: the answer itself, or one step of CG.
+template <bool kGuided>
+__device__ __forceinline__ Next block_use_product(const KernelArgs& a, const Block& b, Run& run) {
   grid_sync();  // partial vectors (or sums) of all blocks are complete
   if (!run.totals.known) run.totals = collect_totals(b);
   run.cg.scale = static_cast<float>(1.0 / run.totals.fvp_weight);
-  if constexpr (kGuided) return block_pcg_step(a, b, run.cg, run.pcg);
-  if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg);
+  if constexpr (kGuided)
+    return block_pcg_step(a, b, run.cg, run.pcg) ? Next::kDirection : Next::kColumn;
+  if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg) ? Next::kPass : Next::kColumn;
   float* out = a.out + int64_t{run.column} * a.layout.flat;
   block_reduce_to_flat(a.layout, b, b.reduced, out, [&](int quad, float4 sum) {
     return finish_quad(a, b, quad, sum, run.cg.scale);
   });
-  return false;
+  return Next::kColumn;
 }
 
 __device__ __forceinline__ bool has_bad_values(const Totals& t) {
@@ -209,17 +232,23 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
   a.stats[kStatRestarts] = restarts(a, run);
 }
 
-// After the gradient's pass. True if CG wants a product.
-template <bool kGuided>
-__device__ __forceinline__ bool block_use_gradient(const KernelArgs& a, const Block& b, Run& run,
+__device__ __forceinline__ Next block_use_gradient(const KernelArgs& a, const Block& b, Run& run,
                                                    const Scores& score, double group_surrogate) {
   run.totals = block_finish_gradient(a, b, score.sums, group_surrogate);
-  if (a.program == kProgramUpdate) return block_begin<kGuided>(a, b, run);
+  if (a.program == kProgramUpdate) return Next::kBegin;
   block_unpack(a.layout, b, a.out, [&](int i) { return __ldcg(b.gradient + i); });
   const Totals& t = run.totals;
   if (reports(b))
     report_evaluation(a, {0, 0, t.surrogate / t.weight, t.entropy / t.weight}, has_bad_values(t));
-  return false;
+  return Next::kDone;
+}
+
+// Where a launch begins, which of the columns is at work being known.
+__device__ __forceinline__ Next first_of(const KernelArgs& a, Run& run) {
+  if (a.program == kProgramEvaluate) return Next::kDone;
+  if (a.program == kProgramUpdate || a.program == kProgramGradient) return Next::kPass;
+  run.column = -1;
+  return Next::kColumn;
 }
 
 // kGuided: solves and updates with a preconditioner or a stop by gain.
@@ -244,24 +273,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 
   // ---- what precedes the first pass
-  bool scoring = a.program == kProgramUpdate || a.program == kProgramGradient;
-  bool wanted = scoring;
+  Next next = first_of(a, run);
+  bool scoring = next == Next::kPass;
   if (scoring && a.rows.group_size) {
     group_surrogate = block_group_gradient<V>(a, b);
     score.groups = group_table(a);
   }
   if (!scoring) block_publish_setup(a, b, score.sums, 0);
-  if (a.program == kProgramFvp || a.program == kProgramSolve)
-    wanted = block_next_product<kGuided>(a, b, run, block_load_column<kGuided>(a, b, run));
 
   // ---- gradient, and every product of fvp and cg
-  while (wanted) {
+  while ((next = block_prepare<kGuided>(a, b, run, next)) != Next::kDone) {
     float* sum = scoring ? nullptr : product_sum(a, b, run.cg);
     block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, score);
-    wanted = scoring ? block_use_gradient<kGuided>(a, b, run, score, group_surrogate)
-                     : block_use_product<kGuided>(a, b, run);
+    next = scoring ? block_use_gradient(a, b, run, score, group_surrogate)
+                   : block_use_product<kGuided>(a, b, run);
     scoring = false;
-    if (a.program != kProgramGradient) wanted = block_next_product<kGuided>(a, b, run, wanted);
   }
 
   // ---- step, line_search
