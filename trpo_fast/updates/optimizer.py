@@ -24,7 +24,7 @@ from ..policy.flat import mark_written, trainable
 from ..policy.net import MLPPolicy
 from .closures import Held
 from .loop import CalledLoop, ClosureLoop, KlClosure, Loop
-from .recorded import own_code
+from .recorded import filled, own_code
 from .step_info import Directions, StepInfo
 from .steps import natural_step, searched
 
@@ -230,14 +230,14 @@ class NaturalGradient(torch.optim.Optimizer):
                 if not (capture and loop.records):  # kernels solve in one launch: not recorded
                     return _Performed(run(loop, held, *numbers), loop.backend, False)
         whole = Held((held, called.inputs, module), flat)
-        filled = {f"number {i}": _filled(number, flat) for i, number in enumerate(numbers)}
-        inputs, given = {**whole.inputs, **filled}, (held, called.inputs, module)
+        settings = {f"number {i}": filled(number, flat) for i, number in enumerate(numbers)}
+        inputs, given = {**whole.inputs, **settings}, (held, called.inputs, module)
 
         def again(tensors: Mapping[str, Tensor]) -> tuple[Any, str]:
             mine, rows, _ = given if tensors is inputs else whole.of(tensors)
             with unvalidated(flat.device):
                 loop = self._loop(replace(called, inputs=rows))
-                return run(loop, mine, *(tensors[name] for name in filled)), loop.backend
+                return run(loop, mine, *(tensors[name] for name in settings)), loop.backend
 
         config = called.config
         options = (config, called.damping, self._fvp_rows, self._backend, whole.key)
@@ -263,10 +263,3 @@ def _of_one(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 def _is_kl(inputs: tuple[Any, ...]) -> bool:
     """Whether what follows a loss is a function that returns a KL, in place of inputs."""
     return len(inputs) == 1 and callable(inputs[0]) and not isinstance(inputs[0], Tensor)
-
-
-def _filled(number: float | Tensor, like: Tensor) -> Tensor:
-    """A number in the device's memory: a copy to it would wait."""
-    if isinstance(number, Tensor):
-        return number
-    return torch.full((), number, dtype=torch.float64, device=like.device)
