@@ -98,7 +98,7 @@ class Graphs:
         watch = Watch(work.device, list(work.inputs.values()), work.written)
         with ahead(), watch:
             results = work.run(work.inputs)
-        known.refusal = watch.refusal
+        known.refusal = watch.refusal or work.judged(watch.outside)
         if known.refusal:
             return results
         if known.calls is None:

@@ -30,6 +30,8 @@ class Work:
     written: tuple[Tensor, ...]
     run: Callable[[Mapping[str, Tensor]], Any]
     unrecordable: str = ""  # why it must not be replayed, as its caller knows
+    # Why not, as a run has shown, given the tensors by address that it read from outside.
+    judged: Callable[[Mapping[int, Tensor]], str] = lambda outside: ""
 
     @property
     def device(self) -> torch.device:

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
 
 from .._base.choices import PenaltyRule
 from .._base.options import PenaltySettings, UpdateSettings
+from .._base.reads import may_read
 from .._base.settings import declared
 from ..core import checks
 
 PENALTY = declared(PenaltySettings)
 NEWTON = 0.5  # d log lambda / d log KL where KL = c / lambda^2
 LARGEST_STEP = 10.0  # of lambda, up or down
+
+
+class _Lambda:
+    """A field that is a number, or 0-d float64 on a device until somebody asks for the number."""
+
+    def __init__(self, default: float) -> None:
+        self._default = default
+
+    @overload
+    def __get__(self, holder: None, owner: type) -> float: ...
+
+    @overload
+    def __get__(self, holder: object, owner: type) -> float: ...
+
+    def __get__(self, holder: object | None, owner: type) -> float:
+        if holder is None:
+            return self._default
+        value = vars(holder)["value"]
+        if isinstance(value, Tensor):
+            value = vars(holder)["value"] = float(value)
+        number: float = value
+        return number
+
+    def __set__(self, holder: object, value: float | Tensor) -> None:
+        vars(holder)["value"] = value
 
 
 @dataclass
@@ -28,10 +58,10 @@ class Penalty:
     target_kl; ``dual`` solves the dual problem of each batch, in rounds. Near a solution KL goes
     like 1 / lambda^2, so a rate of 1/2 is Newton's step and larger ones would overshoot: they count
     as 1/2. In log lambda no step can reach zero, and one step is tenfold at most. lambda stays
-    within [min_value, max_value].
+    within [min_value, max_value]. On a device it moves there; reading ``value`` waits for it.
     """
 
-    value: float = PenaltySettings.penalty
+    value: _Lambda = _Lambda(PenaltySettings.penalty)
     rule: PenaltyRule = PenaltySettings.penalty_rule
     target_kl: float = UpdateSettings.max_kl
     rate: float = PenaltySettings.penalty_rate
@@ -43,13 +73,36 @@ class Penalty:
 
     def check(self) -> None:
         """Raise ``ValueError`` for the first field that is out of its range."""
-        self.value = PENALTY["penalty"].check(self.value, "value")
+        if not isinstance(
+            vars(self)["value"], Tensor
+        ):  # one on a device was, and has moved within bounds
+            self.value = PENALTY["penalty"].check(self.value, "value")
         self.rule = PENALTY["penalty_rule"].check(self.rule, "rule")
         self.target_kl = checks.UPDATE["max_kl"].check(self.target_kl, "target_kl")
         self.rate = PENALTY["penalty_rate"].check(self.rate, "rate")
         self.min_value = PENALTY["penalty_min"].check(self.min_value, "min_value")
         self.max_value = PENALTY["penalty_max"].check(self.max_value, "max_value")
         checks.check_number("max_value", self.max_value, least=self.min_value)
+
+    def value_on(self, like: Tensor) -> float | Tensor:
+        """lambda for work on the device of ``like``: a tensor where it is there already and the
+        host may not read it, otherwise the number.
+        """
+        held: float | Tensor = vars(self)["value"]
+        here = isinstance(held, Tensor) and held.device == like.device
+        return held if here and not may_read(like.device) else self.value
+
+    def adjusted(self, value: Tensor, kl: Tensor, target_kl: Tensor) -> Tensor:
+        """Where ``adjust`` moves a lambda that is 0-d float64 on a device, as is all else."""
+        moved = value
+        if self.rule == "adaptive":
+            moved = torch.where(kl > 1.5 * target_kl, 2.0 * value, moved)
+            moved = torch.where(kl < target_kl / 1.5, value / 2.0, moved)
+        elif self.rule == "dual":
+            excess = (kl / target_kl).clamp(1.0 / LARGEST_STEP**2, LARGEST_STEP**2)
+            moved = value * excess ** min(self.rate, NEWTON)
+        moved = moved.clamp(self.min_value, self.max_value)
+        return torch.where(torch.isfinite(kl), moved, value)
 
     def adjust(self, kl: float) -> None:
         """Move lambda after a step that reached this KL."""
