@@ -19,7 +19,10 @@ from .choices import (
     Std,
 )
 from .options import COUNT, LONG
-from .settings import Above, AtLeast, AtMost
+from .settings import Above, AtLeast, AtMost, OfPolicies
+
+WITH_MEMORY = OfPolicies(("gru", "lstm"))
+WITH_IMAGES = OfPolicies(("cnn",))
 
 
 @dataclass
@@ -42,9 +45,15 @@ class PolicySettings:
         Doc("standard deviation of continuous actions: a free parameter, or an output of the net"),
     ] = "free"
     cell_width: Annotated[
-        int, AtLeast(1), COUNT, Doc("gru, lstm: width of the cell, of policy and critic")
+        int,
+        AtLeast(1),
+        COUNT,
+        WITH_MEMORY,
+        Doc("gru, lstm: width of the cell, of policy and critic"),
     ] = 64
-    encoder: Annotated[tuple[int, ...], Doc("gru, lstm: widths of layers before the cell")] = ()
+    encoder: Annotated[
+        tuple[int, ...], WITH_MEMORY, Doc("gru, lstm: widths of layers before the cell")
+    ] = ()
     initial_log_std: Annotated[
         float,
         AtLeast(-20.0),
@@ -59,10 +68,18 @@ class PolicySettings:
         ),
     ] = "scale"
     cnn_channels: Annotated[
-        tuple[int, ...], Doc("cnn: channels of each convolution, of policy and critic")
+        tuple[int, ...], WITH_IMAGES, Doc("cnn: channels of each convolution, of policy and critic")
     ] = (32, 64, 64)
-    cnn_kernels: Annotated[tuple[int, ...], Doc("cnn: width of each kernel")] = (8, 4, 3)
-    cnn_strides: Annotated[tuple[int, ...], Doc("cnn: step of each kernel")] = (4, 2, 1)
+    cnn_kernels: Annotated[tuple[int, ...], WITH_IMAGES, Doc("cnn: width of each kernel")] = (
+        8,
+        4,
+        3,
+    )
+    cnn_strides: Annotated[tuple[int, ...], WITH_IMAGES, Doc("cnn: step of each kernel")] = (
+        4,
+        2,
+        1,
+    )
 
 
 @dataclass

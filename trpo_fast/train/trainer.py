@@ -29,7 +29,7 @@ from ..learner.critic import CriticInfo
 from ..updates.info import UpdateInfo
 from . import checkpoint, nets, parts
 from .agent import EnvSource
-from .agent_config import agent_config, chosen_names, with_images
+from .agent_config import agent_config, check_nets, chosen_names, with_images
 from .config import Config
 from .critic_schedule import set_critic_rate
 from .interrupts import Postponed
@@ -86,6 +86,7 @@ class TRPO(ActingAgent):
         self.envs = parts.make_envs(self)
         if own is None and config.policy == "auto" and nets.parts_of_envs(self.envs) is not None:
             self.config = config = with_images(config, given)
+        check_nets(config, own)
         self.mask_width = nets.mask_width(self)
         self.policy = nets.make_policy(self) if own is None else own
         self.head = nets.head_that_fits(self)
