@@ -52,7 +52,7 @@ class CriticInfo:
 
     loss: Tensor
     taken: int | Tensor
-    backend: str  # "cpu", "cuda": the native fits; the others: plain PyTorch
+    backend: str  # "cpu", "cuda": by kernels; the others: plain PyTorch
 
     @property
     def steps(self) -> int:
@@ -229,7 +229,9 @@ class Critic(nn.Module):
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
             return self._run(
-                make_fit(chosen, self.net, normalised, self.capture), normalised, generator
+                make_fit(chosen, self.net, normalised, self.method, capture=self.capture),
+                normalised,
+                generator,
             )
 
         return CriticInfo(*finite_or_undone(self, self.net, run, sync=sync), chosen)

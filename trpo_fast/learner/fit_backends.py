@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from .._base.choices import Backend
+from .._base.choices import Backend, CriticMethod
 from .._base.options import KernelSettings
 from ..backends.support import PYTORCH, Support
 from ..policy.net import MLPPolicy
 from .fits import Fit, NativeFit, Targets, fit_gauss_newton, fit_support
-from .fits_cuda import CudaFit, cuda_fit_support
+from .fits_cuda import CudaFit, cuda_fit_support, solves_as_wide
 from .fits_reference import ReferenceFit
 from .value_net import ValueNet
 
@@ -32,9 +32,17 @@ SUPPORTS: dict[str, Callable[..., Support]] = {
 }
 
 
-def make_fit(chosen: str, net: MLPPolicy | ValueNet, targets: Targets, capture: bool) -> Fit:
-    """What computes a fit of a net to these targets; ``capture`` as ``Critic`` takes it."""
-    if FITS[chosen] is ReferenceFit:
+def make_fit(
+    chosen: str,
+    net: MLPPolicy | ValueNet,
+    targets: Targets,
+    method: CriticMethod,
+    *,
+    capture: bool,
+) -> Fit:
+    """What computes a fit of a net to these targets; the options as ``Critic`` takes them."""
+    wide = isinstance(net, MLPPolicy) and chosen == "cuda" and solves_as_wide(net, method)
+    if wide or FITS[chosen] is ReferenceFit:
         return ReferenceFit(net, targets, capture=capture)
     return FITS[chosen](net, targets)
 
