@@ -1,7 +1,7 @@
 """What the model takes an H200's multiprocessor to do, each number with where it comes from.
 
-Guide: the arithmetic throughput table of the CUDA programming guide, compute capability 9.0: results
-a clock and multiprocessor, divided among its four schedulers. Micro: published microbenchmarks of
+Guide: the arithmetic throughput table of the CUDA programming guide, compute capability 9.0: what a
+multiprocessor puts out a clock, divided among its four schedulers. Micro: published measurements of
 Hopper (pointer chases; tensor cores by mma.sync). Assumed: no better source. What has a fixed
 latency (FFMA, integers, HMMA) is not here: the compiler wrote it into the binary as stalls.
 """
@@ -41,7 +41,7 @@ PIPE_OF = {name: pipe for pipe, names in PIPES.items() for name in names.split()
 SHARED_LATENCY = 29  # micro: shared memory, one wavefront
 L1_LATENCY = 40  # micro
 L2_LATENCY = 265  # micro: average of the near and the far half
-L2_CLOCKS_A_SECTOR = 1.33  # micro: 5.6 TB/s read by all multiprocessors at once
+L2_CLOCKS_A_SECTOR = 1.14  # micro: 5.6 TB/s by the 114 multiprocessors of an H100 PCIe at 1.755 GHz
 CONSTANT_LATENCY = 30  # micro: indexed constants that hit
 SHUFFLE_LATENCY = 24  # micro
 REDUCE_LATENCY = 24  # assumed: as a shuffle
