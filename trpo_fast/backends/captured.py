@@ -97,7 +97,7 @@ class Graphs:
         try:
             if known.recording is not None:
                 self._replays += 1
-                return Performed(known.recording.replay(work), True)
+                return Performed(work.placed(known.recording.replay(work)), True)
             results = work.placed(self._watched(work, known))
         finally:
             known.busy.release()

@@ -36,12 +36,12 @@ class Recording:
     @torch.inference_mode(False)
     @torch.no_grad()
     def replay(self, work: Work) -> Any:
-        """The results for the inputs of some work."""
+        """The results for the inputs of some work; where they go elsewhere, the recording's own."""
         for name, place in self.inputs.items():
             place.copy_(work.inputs[name])
         self.recorder.replay()
         if work.into:
-            return work.placed(self.results)
+            return self.results
         return tree_map(lambda r: r.clone() if isinstance(r, Tensor) else r, self.results)
 
 

@@ -138,22 +138,30 @@ class TorchActor(Actor):
         if self.normaliser is not None:
             self._followed(self.normaliser)  # before: in a replay they are read where they lie
             clip = self.normaliser.clip
-        with unvalidated(self.device):
-            perform(
-                Work(
-                    self.policy,
-                    "acting",
-                    (self._nets, clip, self._places()),
-                    inputs,
-                    (),
-                    run,
-                    unrecordable=self._refusal,
-                    generators=(self.generator,),
-                    into=into,
-                    owner_print=(),  # it is in self._nets, made once a rollout
-                ),
-                capture=self._capture,
-            )
+
+        def ahead_of_it(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            infer = torch.inference_mode(self._may_infer())  # which turns gradients on if it is off
+            with unvalidated(self.device), infer, torch.no_grad():
+                return run(given)
+
+        options = (self._nets, clip, self._places())
+        work = Work(
+            self.policy,
+            "acting",
+            options,
+            inputs,
+            (),
+            ahead_of_it,
+            unrecordable=self._refusal,
+            generators=(self.generator,),
+            into=into,
+            owner_print=(),  # it is in the options, made once a rollout
+        )
+        perform(work, capture=self._capture)
+
+    def _may_infer(self) -> bool:
+        """Whether tensors may be those of torch.inference_mode(), which no recording can write."""
+        return torch.is_inference_mode_enabled() and not records(self.device)
 
 
 class ModuleActor(TorchActor):

@@ -5,7 +5,7 @@ form, which is fitted by Adam to minibatches of whole sequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +110,14 @@ class SequenceTargets:
         weights = None if self.weights is None else self.weights[index]
         obs, starts, state = self.obs[index], self.starts[index], self.state[index]
         return SequenceTargets(obs, starts, state, self.values[index], weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        return {name: t for name, t in vars(self).items() if t is not None}
+
+    def of(self, given: Mapping[str, Tensor]) -> SequenceTargets:
+        """The same with other tensors."""
+        return replace(self, **{name: given[name] for name in self.tensors()})
 
 
 class SequenceFit(ReferenceFit):
@@ -228,7 +236,7 @@ class RecurrentCritic(Critic):
         )
         minibatch = max(1, self.minibatch // rows.sequence_length)
         loss = fit_adam(
-            SequenceFit(self.net, fitted),  # type: ignore[arg-type]
+            SequenceFit(self.net, fitted, capture=self.capture),  # type: ignore[arg-type]
             AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),
             rows.state,
             epochs=self.epochs,
