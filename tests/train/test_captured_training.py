@@ -53,4 +53,4 @@ def test_a_recorded_training_is_the_ordinary_one(recording, options: dict[str, A
         kept = kept and record["kl"] == pytest.approx(wanted["kl"], rel=1e-3, abs=1e-7)
         torch.testing.assert_close(parameters(ours), parameters(theirs), rtol=1e-3, atol=1e-4)
     assert kept and captured_graphs().replays >= begun + 2
-    assert captured_graphs().graphs == 1 + options.get("updates_per_rollout", 1)
+    assert captured_graphs().graphs == 2 + options.get("updates_per_rollout", 1)

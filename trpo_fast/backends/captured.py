@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,24 @@ class _Known:
     busy: threading.Lock = field(default_factory=threading.Lock)
 
 
+class _State:
+    """All that some work writes and draws from, as it is now."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._tensors = copies(work.written)
+        self._generators = [generator.get_state() for generator in work.generators]
+
+    def put_back(self) -> None:
+        write(self._work.written, self._tensors)
+        for generator, state in zip(self._work.generators, self._generators, strict=True):
+            generator.set_state(state)
+
+    def since(self, before: _State) -> list[Tensor]:
+        """How far what is written has moved."""
+        return [t - start for t, start in zip(self._tensors, before._tensors, strict=True)]
+
+
 class Graphs:
     """What is known of work, by owner and key; the recording that was not used for longest leaves
     first, those of an owner with it.
@@ -73,14 +91,14 @@ class Graphs:
         if known is None:
             reason = f"{STRANGERS} calls in a row had shapes or settings of their own"
             _tell(work, reason)
-            return Performed(work.run(work.inputs), False)
+            return Performed(work.placed(work.run(work.inputs)), False)
         if known.refusal or not known.busy.acquire(blocking=False):
-            return Performed(work.run(work.inputs), False)
+            return Performed(work.placed(work.run(work.inputs)), False)
         try:
             if known.recording is not None:
                 self._replays += 1
-                return Performed(known.recording.replay(work.inputs), True)
-            results = self._watched(work, known)
+                return Performed(work.placed(known.recording.replay(work)), True)
+            results = work.placed(self._watched(work, known))
         finally:
             known.busy.release()
         if known.refusal:
@@ -94,8 +112,8 @@ class Graphs:
         if work.unrecordable:
             known.refusal = work.unrecordable
             return work.run(work.inputs)
-        before = copies(work.written)
-        watch = Watch(work.device, list(work.inputs.values()), work.written)
+        before = _State(work)
+        watch = Watch(work.device, list(work.inputs.values()), work.written, work.generators)
         with ahead(), watch:
             results = work.run(work.inputs)
         known.refusal = watch.refusal or work.judged(watch.outside)
@@ -113,28 +131,27 @@ class Graphs:
         self,
         work: Work,
         known: _Known,
-        before: tuple[Tensor, ...],
+        before: _State,
         results: Any,
         outside: dict[int, Tensor],
     ) -> None:
         """Record the work, replay it from where the run began, compare; what the run wrote is put
         back in any case.
         """
-        after = copies(work.written)
+        after = _State(work)
         try:
+            before.put_back()
             recording = recorded(work, outside)
-            write(work.written, before)
-            replayed = recording.replay(work.inputs)
-            moved = [t - start for t, start in zip(work.written, before, strict=True)]
-            expected = [t - start for t, start in zip(after, before, strict=True)]
-            if not close((replayed, moved), (results, expected)):
+            before.put_back()
+            replayed = recording.replay(replace(work, into=()))
+            if not close((replayed, _State(work).since(before)), (results, after.since(before))):
                 known.refusal = "a replay gives other results"
                 return
         except Exception as error:  # whatever a module or the device says to being recorded
             known.refusal = f"it cannot be recorded, {type(error).__name__}: {error}"
             return
         finally:
-            write(work.written, after)
+            after.put_back()
         known.calls = None
         known.refusal = self._admit(known, recording)
 
@@ -231,7 +248,7 @@ def _tell(work: Work, reason: str) -> None:
 def perform(work: Work, *, capture: bool) -> Performed:
     """The results of some work; with ``capture``, recorded and replayed where the device can."""
     if not capture or not records(work.device):
-        return Performed(work.run(work.inputs), False)
+        return Performed(work.placed(work.run(work.inputs)), False)
     return GRAPHS.perform(work)
 
 

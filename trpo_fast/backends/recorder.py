@@ -24,6 +24,10 @@ class Recorder(abc.ABC):
         """Bytes that all recordings on this device may hold."""
 
     @abc.abstractmethod
+    def draws_from(self, generator: torch.Generator) -> None:
+        """Have every replay draw from it anew, as the work would; before ``begin``."""
+
+    @abc.abstractmethod
     def begin(self) -> None: ...
 
     @abc.abstractmethod
@@ -50,10 +54,15 @@ class CudaGraph(Recorder):
         self._graph = torch.cuda.CUDAGraph()
         self._stack = ExitStack()
         self._capturing = False
+        self._generators: list[torch.Generator] = []  # kept: their ids are in keys
 
     @staticmethod
     def room(device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).total_memory // 4
+
+    def draws_from(self, generator: torch.Generator) -> None:
+        self._graph.register_generator_state(generator)
+        self._generators.append(generator)
 
     def begin(self) -> None:
         self._stack.enter_context(torch.cuda.device(self.device))

@@ -4,7 +4,6 @@ itself leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +35,13 @@ class Recording:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def replay(self, inputs: Mapping[str, Tensor]) -> Any:
-        """The results for these inputs."""
+    def replay(self, work: Work) -> Any:
+        """The results for the inputs of some work; where they go elsewhere, the recording's own."""
         for name, place in self.inputs.items():
-            place.copy_(inputs[name])
+            place.copy_(work.inputs[name])
         self.recorder.replay()
+        if work.into:
+            return self.results
         return tree_map(lambda r: r.clone() if isinstance(r, Tensor) else r, self.results)
 
 
@@ -50,6 +51,8 @@ def recorded(work: Work, outside: dict[int, Tensor]) -> Recording:
         memory = [t.detach() for t in outside.values()]  # nothing of a parameter but where it lies
         inputs = {name: t.clone() for name, t in work.inputs.items()}
     recorder = RECORDERS[work.device.type](work.device)
+    for generator in work.generators:
+        recorder.draws_from(generator)
     try:
         recorder.begin()
         with ahead():

@@ -10,6 +10,7 @@ every path, so the paths differ by rounding only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
 from .._base.reads import may_read
-from .._base.rows import Rows, count_rows, map_rows, one_tensor
+from .._base.rows import Rows, count_rows, map_rows, one_tensor, parts_of, with_parts
 from .._base.threads import kernel_threads
 from ..backends.native import native_shape, readable
 from ..backends.support import Support, family_support
@@ -49,6 +50,16 @@ class Targets:
         weights = None if self.weights is None else self.weights[index]
         obs = map_rows(lambda part: part[index], self.obs)
         return Targets(obs, self.values[index], weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        found = {**dict(parts_of(self.obs, "obs")), "values": self.values}
+        return found if self.weights is None else {**found, "weights": self.weights}
+
+    def of(self, given: Mapping[str, Tensor]) -> Targets:
+        """The same with other tensors."""
+        parts = iter([given[name] for name, _ in parts_of(self.obs, "obs")])
+        return Targets(with_parts(self.obs, parts), given["values"], given.get("weights"))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .._base.rows import parts_of, with_parts
 from ..backends.captured import perform, records
 from ..backends.work import Work
 from ..policy.flat import flat_params
@@ -70,17 +69,12 @@ class ReferenceFit:
         if not (self._capture and few and records(theta.device)):
             return self._steps(targets, state, rows, minibatch, learning_rate, taken)
         count = torch.full((), taken, dtype=torch.float64, device=theta.device)
-        obs = dict(parts_of(targets.obs, "obs"))
         rate = torch.full((), learning_rate, dtype=torch.float64, device=theta.device)
-        inputs = {"rows": rows, "values": targets.values, "taken": count, "rate": rate, **obs}
-        if targets.weights is not None:
-            inputs["weights"] = targets.weights
+        inputs = {"rows": rows, "taken": count, "rate": rate, **targets.tensors()}
 
         def run(given: Mapping[str, Tensor]) -> Tensor:
-            parts = with_parts(targets.obs, iter([given[name] for name in obs]))
-            held = Targets(parts, given["values"], given.get("weights"))
             now = given["rate"], given["taken"]
-            return self._steps(held, state, given["rows"], minibatch, *now)
+            return self._steps(targets.of(given), state, given["rows"], minibatch, *now)
 
         options = (minibatch, state.beta1, state.beta2, state.eps)
         written = (theta, state.first, state.second)

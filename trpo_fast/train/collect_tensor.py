@@ -133,9 +133,9 @@ class TensorCollector:
         if step.valid is not None:
             self.valid = self._flags(self.valid)
         if self.known is not None:
-            self.known[t] = step.final_rows if known and step.final_rows is not None else known
+            _put(self.known[t], step.final_rows if known and step.final_rows is not None else known)
         if self.valid is not None:
-            self.valid[t] = True if step.valid is None else step.valid
+            _put(self.valid[t], True if step.valid is None else step.valid)
 
     def _started(self, t: int) -> Tensor:
         """Copies [E] whose next row begins an episode: they ended, or were reset in this step."""
@@ -266,3 +266,11 @@ class TensorCollector:
 
     def close(self) -> None:
         """Nothing to end: a tensor environment has no processes."""
+
+
+def _put(flags: Tensor, value: Tensor | bool) -> None:
+    """Write flags [E], or one of the host's for all, which is filled in on the device."""
+    if isinstance(value, Tensor):
+        flags.copy_(value)
+    else:
+        flags.fill_(value)
