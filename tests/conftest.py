@@ -12,6 +12,7 @@ import pytest
 import torch
 from emulation import build
 
+from tests.support.rank_pool import RankPool
 from trpo_fast._base import extension
 
 if not torch.cuda.is_available():
@@ -43,6 +44,14 @@ def python_handles_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """Processes of a group, for every test that wants some."""
+    pool = RankPool(tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -38,11 +38,12 @@ from .updates.first_order import pg_update
 from .updates.info import UpdateInfo
 from .updates.multiplier import Penalty
 from .updates.natural import npg_update, trpo_update
-from .updates.operator import FisherOperator, Solution
+from .updates.operator import FisherOperator
 from .updates.optimizer import NaturalGradient
 from .updates.penalty import kl_penalty_update
 from .updates.rat import rat_update
 from .updates.sampler import distribution_params
+from .updates.solution import Solution
 from .updates.step_info import Directions, StepInfo
 
 if TYPE_CHECKING:

@@ -140,7 +140,7 @@ def test_two_ranks_with_data_of_their_own_do_not_part_silently(tmp_path: Path) -
     for rank in ranks:
         rank.join(HANGS)
         assert rank.exitcode == 0
-    wanted = "policy: expected a module of one process (updates do not share rows between ranks"
+    wanted = "policy: expected the module inside of DistributedDataParallel, policy.module, and an"
     for _ in ranks:
         *words, stayed = said.get()
         assert len(words) == 2 and all(word.startswith(wanted) for word in words), words

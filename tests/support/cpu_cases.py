@@ -19,7 +19,7 @@ from trpo_fast.core import reference
 from trpo_fast.core.batch import Batch
 from trpo_fast.core.problem import Operator, Problem
 from trpo_fast.policy.net import MLPPolicy
-from trpo_fast.updates.operator import make_problem
+from trpo_fast.updates.problems import make_problem
 
 LEVELS = ("base", "avx2", "avx512", "amx")
 

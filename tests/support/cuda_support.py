@@ -20,7 +20,7 @@ from trpo_fast.backends.cuda_machine import emulation_library
 from trpo_fast.backends.reference import ReferenceOperator
 from trpo_fast.core import checks
 from trpo_fast.core.problem import Problem
-from trpo_fast.updates.operator import make_problem
+from trpo_fast.updates.problems import make_problem
 
 EMULATED = not torch.cuda.is_available()
 DEVICE = torch.device("cpu") if EMULATED else torch.device("cuda", 0)

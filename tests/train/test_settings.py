@@ -51,7 +51,7 @@ ALGORITHMS = {
 }
 # What is no setting: the objects themselves, and what the trainer knows.
 OBJECTS = set("policy batch penalty obs obs_dim weights action_mask actions optimizer".split())
-OBJECTS |= {"sync", "options", "device", "dtype", "sequence_length", "starts", "state"}
+OBJECTS |= {"sync", "options", "device", "dtype", "sequence_length", "starts", "state", "group"}
 # Arguments that are settings of another name; every other has its own.
 RENAMED = {
     ("npg_update", "learning_rate"): "npg_learning_rate",
@@ -80,13 +80,16 @@ RENAMED = {
 
 def arguments(name: str) -> dict[str, Any]:
     """The arguments of a function that are settings, with their defaults; ``fvp_rows`` is the
-    number of rows that ``fvp_fraction`` stands for, and has no default of its own.
+    number of rows that ``fvp_fraction`` stands for, and has no default of its own; ``group`` is a
+    thing of the process.
     """
     parameters = inspect.signature(TAKERS[name]).parameters
     found = {key: value.default for key, value in parameters.items() if key not in OBJECTS}
     if "options" in parameters:
         found |= {
-            key: getattr(Config, key) for key in UpdateOptions.__annotations__ if key != "fvp_rows"
+            key: getattr(Config, key)
+            for key in UpdateOptions.__annotations__
+            if key not in ("fvp_rows", "group")
         }
     found.pop("fvp_rows", None)
     return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypedDict, get_args, get_type_hints
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from typing_extensions import Doc
 
 from .arguments import MAX_INT
@@ -88,6 +89,13 @@ class UpdateOptions(TypedDict, total=False):
     precision: PrecisionOption
     deterministic: DeterministicOption
     capture: CaptureOption
+    group: Annotated[
+        ProcessGroup | None,
+        Doc(
+            "processes of torch.distributed that have rows of the batch each and move the same "
+            "policy together, all with these options; None: this process alone"
+        ),
+    ]
 
 
 def _descriptions(options: type) -> str:

@@ -167,8 +167,21 @@ class ReferenceOperator(Operator):
 
     def _kfac(self, picked: Tensor, numbers: Tensor) -> Preconditioner:
         """Factors of the rows ``picked`` among those of products; their numbers in the batch."""
-        part = replace(self._fisher_batch.rows(picked), group_size=None)
-        total = total_weight(part, self.theta.dtype)
+        part = self.fisher_part(picked)
+        return Preconditioner(
+            self.theta,
+            self.factors_of(part, numbers, total_weight(part, self.theta.dtype)),
+            damping=self.problem.damping,
+            kl_scale=self.problem.kl_scale,
+            rows=len(part),
+        )
+
+    def fisher_part(self, picked: Tensor) -> Batch:
+        """Some of the rows that products see."""
+        return replace(self._fisher_batch.rows(picked), group_size=None)
+
+    def factors_of(self, part: Batch, numbers: Tensor, total: Tensor) -> Factors:
+        """The factors of such rows, of these numbers [N] in the batch, their weights over total."""
         size = -(-(self.problem.chunk_rows or len(part)) // part.unit) * part.unit
         found: Factors | None = None
         for start in range(0, len(part), size):
@@ -180,13 +193,7 @@ class ReferenceOperator(Operator):
             )
             found = added if found is None else found + added
         assert found is not None
-        return Preconditioner(
-            self.theta,
-            found,
-            damping=self.problem.damping,
-            kl_scale=self.problem.kl_scale,
-            rows=len(part),
-        )
+        return found
 
     def _scores(self, batch: Batch, lin: Linearization, numbers: Tensor) -> Tensor:
         """Vectors [N, D] whose outer products average to the rows' Fisher information."""

@@ -15,6 +15,7 @@ from .cpu import CpuBackend
 from .cuda import CudaBackend
 from .fallback import OrReference
 from .module_kernels import ModuleBackend
+from .ranks import RankBackend
 from .reference import ReferenceBackend
 from .support import Support, choose
 
@@ -38,8 +39,11 @@ def backends() -> dict[str, str]:
 
 def resolve(name: str, problem: Problem) -> Backend:
     """The backend that will serve; an explicit name is never replaced by another, and the choice of
-    "auto" only where the CUDA kernels fail, and by the CPU's where a module is a net.
+    "auto" only where the CUDA kernels fail, and by the CPU's where a module is a net. Of a problem
+    of several ranks each chooses for its own rows.
     """
+    if problem.share is not None:
+        return RankBackend(name, functools.partial(resolve, name))
     chosen = choose(name, _supports(), problem, can="serve")
     if (name, chosen) == ("auto", "cuda"):
         return OrReference(registry()["cuda"], registry()["reference"])

@@ -28,6 +28,8 @@ class Judged:
     raw: Batch  # as given
     clean: Batch  # its rows of weight zero filled with harmless values
     fvp_rows: Tensor | None  # [M] indices
+    totals: tuple[float, float] | None = None  # weight of all ranks' rows, and of products'
+    counted: bool = True  # whether any row has a weight; where totals are known none need have one
 
     def fvp_weights(self) -> Tensor | None:
         """Weights [M] of the rows of the Fisher-vector products, where those are a choice."""
@@ -53,9 +55,13 @@ def _weights(rows: Judged) -> Iterator[Rule]:
     unusable = ~((weights >= 0) & torch.isfinite(weights))
     yield Rule("weights", "finite values of at least 0", unusable, weights)
     total = torch.where(weights > 0, weights, 0).sum()
+    if rows.totals is not None:
+        total = torch.full_like(total, rows.totals[0])
     yield Rule("weights", "a positive total", ~((total > 0) & torch.isfinite(total)), total)
     if (chosen := rows.fvp_weights()) is not None:
         none = ~(chosen > 0).any()
+        if rows.totals is not None:
+            none = torch.full_like(none, rows.totals[1] <= 0.0)
         yield Rule("fvp_rows", "at least one row with a positive weight", none, None, "none")
 
 
@@ -90,9 +96,14 @@ def _actions(rows: Judged) -> Iterator[Rule]:
 TABLE: tuple[Callable[[Judged], Iterator[Rule]], ...] = (_indices, _weights, _numbers, _actions)
 
 
+def _rules(rows: Judged) -> Iterator[Rule]:
+    for rules in TABLE if rows.counted else (_indices, _weights):
+        yield from rules(rows)
+
+
 def found(rows: Judged) -> Tensor:
     """0-d bool: some rule is broken. Nothing waits for a device."""
-    broken = [rule.broken.any() for rules in TABLE for rule in rules(rows)]
+    broken = [rule.broken.any() for rule in _rules(rows)]
     if not broken:
         return torch.zeros((), dtype=torch.bool, device=rows.raw.device)
     return torch.stack(broken).any()
@@ -100,10 +111,9 @@ def found(rows: Judged) -> Tensor:
 
 def raise_for(rows: Judged) -> None:
     """The sentence of the first broken rule as a ``ValueError``; silent if there is none."""
-    for rules in TABLE:
-        for rule in rules(rows):
-            if bool(rule.broken.any()):
-                raise fail(rule.argument, rule.expected, _got(rule))
+    for rule in _rules(rows):
+        if bool(rule.broken.any()):
+            raise fail(rule.argument, rule.expected, _got(rule))
 
 
 def _got(rule: Rule) -> str:

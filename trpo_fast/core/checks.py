@@ -258,10 +258,28 @@ def all_finite(value: Tensor) -> bool:
     return math.isfinite(float(total)) or bool(torch.isfinite(value).all())
 
 
-def raise_for_values(problem: Problem) -> None:
-    """Look at every value on the host and raise for the first that no update can use."""
-    raw, clean = problem.batch, problem.batch.without_padding()
+def judged(problem: Problem) -> Judged:
+    """The rows of a problem as the table of bad values sees them."""
+    raw, clean, share = problem.batch, problem.batch.without_padding(), problem.share
     head = head_of(problem.policy, clean, problem.chunk_rows)
-    raise_for(Judged(head, raw, clean, problem.fvp_rows))
-    if not isinstance(problem.policy, MLPPolicy):
-        check_distributions(problem.policy, problem.theta, clean, problem.chunk_rows)
+    if share is None:
+        return Judged(head, raw, clean, problem.fvp_rows)
+    totals = (share.total, share.fisher_total)
+    return Judged(head, raw, clean, problem.fvp_rows, totals, share.own > 0.0)
+
+
+def raise_for_values(problem: Problem) -> None:
+    """Look at every value on the host and raise for the first that no update can use; of several
+    ranks all raise.
+    """
+    if problem.share is None:
+        _raise_for_values(problem)
+    else:
+        problem.share.ranks.together(lambda: _raise_for_values(problem))
+
+
+def _raise_for_values(problem: Problem) -> None:
+    rows = judged(problem)
+    raise_for(rows)
+    if rows.counted and not isinstance(problem.policy, MLPPolicy):
+        check_distributions(problem.policy, problem.theta, rows.clean, problem.chunk_rows)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._base.arguments import check_tensor
 from .._base.options import UpdateSettings
+from .._base.ranks import Ranks, told
 from .batch import Batch
 from .cg import CgResult, cg
 from .preconditioner import factor_stride
@@ -54,8 +55,25 @@ REASONS = (
 )
 
 
+@told
 class BackendUnavailable(RuntimeError):
     """The backend asked for by name cannot serve; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process has of rows that lie on several ranks, numbered rank by rank."""
+
+    ranks: Ranks
+    rows: int  # of all ranks
+    here: int  # of this one; a batch of none has one of weight zero in their place
+    first: int  # how many lie on the ranks before this one
+    total: float  # weight of all rows
+    own: float  # of this rank's
+    fisher_rows: int  # the same of the rows of Fisher-vector products
+    fisher_first: int
+    fisher_total: float
+    fisher_own: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ class Problem:
     deterministic: bool = True  # equal bits from equal inputs
     constraint: str = "mean"  # which KL max_kl limits in a line search
     capture: bool = True  # whether work on a device may be recorded and replayed
+    share: Share | None = None  # where other processes have rows as well
 
     def fisher_batch(self) -> Batch:
         """The rows that Fisher-vector products see."""
@@ -146,6 +165,20 @@ class Operator(abc.ABC):
     def scratch_bytes(self) -> int:
         """Memory held for the products, inputs not counted."""
 
+    def summed(self, share: Callable[[], Tensor]) -> Tensor:
+        """A weighted mean over all rows, such as theta, of which ``share`` gives that over this
+        process's rows.
+        """
+        return share()
+
+    def agreed(self, like: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        """What code of the caller's returns, shaped as ``like``: on all ranks rank 0's."""
+        return run()
+
+    def settle(self) -> None:
+        """Before anything is written: raise what a process of several has met."""
+        return None
+
     def stride(self, config: CgConfig) -> int:
         """Of how many of the product's rows one goes into the factors; 0 where there are none."""
         if config.preconditioner != "kfac":
@@ -158,14 +191,19 @@ class Operator(abc.ABC):
         return -(-self._fisher_rows() // stride) if stride else 0
 
     def _fisher_rows(self) -> int:
-        chosen = self.problem.fvp_rows
+        chosen, share = self.problem.fvp_rows, self.problem.share
+        if share is not None:
+            return share.fisher_rows
         return len(self.problem.batch) if chosen is None else chosen.numel()
 
     def solve(self, g: Tensor, config: CgConfig) -> CgResult:
         """Conjugate gradient on (F + damping I) x = g, plain or with a callable preconditioner."""
         apply = config.preconditioner
         assert apply != "kfac"
-        return self.cg(g, config, None if apply is None else _of_rows(apply))
+        if apply is None:
+            return self.cg(g, config, None)
+        own = _of_rows(apply)
+        return self.cg(g, config, lambda r: self.agreed(r, lambda: own(r)))
 
     def cg(self, g: Tensor, config: CgConfig, apply: Callable[[Tensor], Tensor] | None) -> CgResult:
         """Conjugate gradient on this operator's products."""
@@ -203,6 +241,7 @@ class Operator(abc.ABC):
         accepted = reason == REASONS.index("accepted")
         theta = torch.where(accepted, candidate, self.theta)
         after = self.evaluate(theta)
+        self.settle()
         self.problem.theta.copy_(theta)
         step_size = torch.where(accepted, scale.double() * ratio ** j.double(), 0.0)
         values: Mapping[str, Tensor] = {

@@ -58,8 +58,8 @@ def _check_one_rank(policy: DistributedDataParallel) -> None:
     if ranks > 1:
         raise fail(
             "policy",
-            "a module of one process (updates do not share rows between ranks, so that the ranks "
-            "would part; pass the module inside for updates of each rank's own)",
+            "the module inside of DistributedDataParallel, policy.module, and an update's own "
+            "group=torch.distributed.group.WORLD for rows that lie on several ranks",
             f"DistributedDataParallel over {ranks} ranks",
         )
     if policy.mixed_precision is not None:

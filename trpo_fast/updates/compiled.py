@@ -24,7 +24,7 @@ from ..core import checks
 from ..core.batch import Batch
 from ..core.problem import STATS, Operator, Problem
 from ..core.search_checks import check_search, check_solve
-from .operator import make_problem
+from .problems import make_problem
 from .shapes import policy_of
 
 # Rows of the statistics of ``solve`` and entries of those of ``gradient``.

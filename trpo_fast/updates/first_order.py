@@ -46,7 +46,8 @@ def pg_update(
     """
     learning_rate = GRADIENT["pg_learning_rate"].check(learning_rate, "learning_rate")
     max_grad_norm = GRADIENT["pg_max_grad_norm"].check(max_grad_norm, "max_grad_norm")
-    problem = update_problem(policy, batch, 0.0, options, sync, pg_update)
+    settings = (learning_rate, max_grad_norm)
+    problem = update_problem(policy, batch, 0.0, options, sync, pg_update, settings)
     if optimizer is not None:
         checks.check_optimizer(policy, optimizer)
     chosen = resolve(backend, problem)
@@ -61,14 +62,17 @@ def pg_update(
             report.propose(operator.theta + learning_rate * g, learning_rate)
         else:
             usable = torch.where(report.reason == 0, g, 0.0)
-            report.propose(_optimizer_step(given.policy, given, usable, optimizer), 1.0)
+            report.propose(
+                operator.agreed(g, lambda: _optimizer_step(given.policy, given, usable, optimizer)),
+                1.0,
+            )
         return report.stats()
 
     stats, captured = run_update(
         problem,
         chosen,
         "pg_update",
-        (learning_rate, max_grad_norm),
+        settings,
         update,
         unrecordable="an optimiser of the caller's takes the step" * (optimizer is not None),
     )

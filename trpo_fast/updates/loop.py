@@ -26,7 +26,7 @@ from ..policy.flat import trainable, write_params
 from ..policy.heads import head_of_distribution, without_head
 from ..policy.net import MLPPolicy
 from ..policy.substitute import Substitution
-from .operator import make_problem
+from .problems import make_problem
 
 Closure = Callable[..., Tensor]
 KlClosure = Callable[[], Tensor | Distribution]

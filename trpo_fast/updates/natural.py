@@ -11,21 +11,24 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .._base.choices import Backend, PreconditionerKind
 from .._base.options import GradientSettings, KernelSettings, UpdateOptions, UpdateSettings
+from .._base.ranks import members
 from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
 from ..core.problem import Problem, UpdateConfig
+from ..core.ranks import padded, whole_problem
 from ..core.search_checks import check_cg, check_search
 from ..policy.flat import mark_written
 from .info import KlFrom, UpdateInfo
-from .operator import KERNELS, make_problem
+from .problems import KERNELS, make_problem
 from .recorded import own_code, run_update
 
 OPTIONS = tuple(UpdateOptions.__annotations__)
@@ -125,7 +128,7 @@ def _natural_update(
     options: UpdateOptions,
     update: Callable[..., UpdateInfo],
 ) -> UpdateInfo:
-    problem = update_problem(policy, batch, damping, options, sync, update)
+    problem = update_problem(policy, batch, damping, options, sync, update, config)
     chosen = resolve(backend, problem)
     try:
         stats, captured = run_update(
@@ -158,21 +161,25 @@ def update_problem(
     options: UpdateOptions,
     sync: bool,
     update: Callable[..., UpdateInfo] = trpo_update,
+    settings: Any = None,
 ) -> Problem:
-    """The checked problem that ``update`` hands to a backend."""
+    """The checked problem that ``update`` hands to a backend; ``settings`` are the update's own,
+    which have to be the same on all ranks of a group.
+    """
     for name in options:
         if name not in OPTIONS:
             raise unknown_option(name, update)
-    policy, theta = checks.check_policy(policy)
-    chunk_rows = KERNELS["chunk_rows"].check(options.get("chunk_rows"))
-    return make_problem(
-        policy,
-        checks.check_batch(policy, theta, batch, chunk_rows),
-        theta=theta,
-        damping=damping,
-        sync=sync,
-        **options,
-    )
+    given: dict[str, Any] = dict(options)
+    ranks, rows = members(given.pop("group", None)), given.pop("fvp_rows", None)
+
+    def make(fvp_rows: int | Tensor | None) -> tuple[Problem, int]:
+        module, theta = checks.check_policy(policy)
+        chunk_rows = KERNELS["chunk_rows"].check(options.get("chunk_rows"))
+        checked = checks.check_batch(module, theta, padded(batch, theta, ranks), chunk_rows)
+        fixed: dict[str, Any] = {"theta": theta, "damping": damping, "sync": sync}
+        return make_problem(module, checked, fvp_rows=fvp_rows, **fixed, **given), len(batch)
+
+    return whole_problem(ranks, make, rows, sync, (update.__name__, settings))
 
 
 def finish(

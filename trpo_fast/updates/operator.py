@@ -5,98 +5,28 @@ solve with.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
-from .._base import extension
-from .._base.arguments import describe
 from .._base.choices import Backend, FisherKind, KlReduction, Precision, PreconditionerKind
 from .._base.options import KernelSettings, UpdateSettings
+from .._base.ranks import digest, digest_of
 from .._base.rows import Rows
 from .._base.settings import declared
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import Operator, Problem, columns_last
+from ..core.problem import CgConfig, Operator, Problem, columns_last
 from ..core.search_checks import check_solve
 from ..policy.flat import Snapshot
+from .problems import operator_problem
 from .recorded import run_solve
+from .solution import Solution
 
-UPDATE, KERNELS = declared(UpdateSettings), declared(KernelSettings)
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What ``solve`` found for (F + damping I) x = g: x [P] or [P, K], and for each column of g
-    quad = x'(F + damping I)x, residual_norm = |g - (F + damping I)x|, iterations of CG, linear_gain
-    = g'x, and whether the preconditioner failed and plain CG began anew (restarts, 0 or 1).
-    """
-
-    x: Tensor
-    quad: Tensor
-    residual_norm: Tensor
-    iterations: Tensor
-    linear_gain: Tensor
-    restarts: Tensor
-    factor_rows: int = 0  # rows that the preconditioner's factors were made from
-    scaled_blocks: int = 0  # tensors of parameters that it has no factors of
-
-    def __repr__(self) -> str:
-        """The shape of x and the numbers, which are waited for."""
-        numbers = {
-            n: v.tolist() if isinstance(v, Tensor) else v for n, v in vars(self).items() if n != "x"
-        }
-        shown = ", ".join(f"{name}={value}" for name, value in numbers.items())
-        return f"Solution(x={describe(self.x)}, {shown})"
-
-
-def make_problem(
-    policy: nn.Module,
-    batch: Batch,
-    *,
-    theta: Tensor,
-    damping: float,
-    kl_reduction: str = UpdateSettings.kl_reduction,
-    kl_direction: str = UpdateSettings.kl_direction,
-    constraint: str = UpdateSettings.constraint,
-    fisher: str = UpdateSettings.fisher,
-    fvp_rows: int | Tensor | None = None,
-    chunk_rows: int | None = KernelSettings.chunk_rows,
-    precision: str = KernelSettings.precision,
-    deterministic: bool = KernelSettings.deterministic,
-    capture: bool = KernelSettings.capture,
-    sync: bool = True,
-) -> Problem:
-    """Check what remains of the options and put them beside an already checked batch. Without
-    ``sync`` nothing is asked of a device.
-    """
-    UPDATE["fisher"].check(fisher)
-    chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
-    if fisher == "empirical" and batch.actions is None:
-        raise checks.fail("actions", "the actions taken, which fisher='empirical' needs", "None")
-    return Problem(
-        policy=policy,
-        theta=theta,
-        batch=batch,
-        damping=UPDATE["damping"].check(damping),
-        kl_scale=checks.kl_scale(policy, kl_reduction, batch, chunk_rows),
-        reverse_kl=UPDATE["kl_direction"].check(kl_direction) == "reverse",
-        fisher=fisher,
-        fvp_rows=checks.check_fvp_rows(
-            fvp_rows,
-            theta,
-            len(batch),
-            check_values=sync or not extension.asynchronous(theta.device),
-            sequence_length=batch.sequence_length,
-        ),
-        chunk_rows=chunk_rows,
-        precision=KERNELS["precision"].check(precision),
-        deterministic=KERNELS["deterministic"].check(deterministic),
-        capture=KERNELS["capture"].check(capture),
-        constraint=UPDATE["constraint"].check(constraint),
-    )
+KERNELS = declared(KernelSettings)
 
 
 class FisherOperator:
@@ -109,7 +39,8 @@ class FisherOperator:
     go unnoticed in the rows: give ``obs.clone()`` if such a buffer is to be filled again.
     ``sequence_length``, ``starts`` and ``state`` are those of a ``Batch``, for a policy with a
     memory. ``deterministic=False`` lets the CUDA kernels add by atomics: a barrier less for each
-    product of a solve, and bits that differ from run to run.
+    product of a solve, and bits that differ from run to run. With a ``group`` the rows are those of
+    all its processes, each of which makes the operator and calls it with the same vectors.
 
     >>> F = FisherOperator(policy, obs, damping=0.1)
     >>> F @ v                          # [P], or [P, K] for K right-hand sides
@@ -136,42 +67,37 @@ class FisherOperator:
         starts: Tensor | None = None,
         state: Tensor | None = None,
         capture: bool = KernelSettings.capture,
+        group: ProcessGroup | None = None,
         sync: bool = True,
     ) -> None:
-        chunk_rows = KERNELS["chunk_rows"].check(chunk_rows)
-        policy, theta = checks.check_policy(policy)
         rows = Batch(
             obs,
+            actions,
             weights=weights,
             action_mask=action_mask,
             sequence_length=sequence_length,
             starts=starts,
             state=state,
         )
-        batch = checks.check_rows(policy, theta, rows)
-        if actions is not None:
-            taken = checks.check_actions(policy, theta, actions, batch, chunk_rows)
-            batch = replace(batch, actions=taken)
-        problem = make_problem(
-            policy,
-            batch.tracked(),
-            theta=theta,
-            damping=damping,
-            kl_reduction=kl_reduction,
-            fisher=fisher,
-            fvp_rows=fvp_rows,
-            chunk_rows=chunk_rows,
-            precision=precision,
-            deterministic=deterministic,
-            capture=capture,
-            sync=sync,
-        )
+        options = {
+            "damping": damping,
+            "kl_reduction": kl_reduction,
+            "fisher": fisher,
+            "chunk_rows": KERNELS["chunk_rows"].check(chunk_rows),
+            "precision": precision,
+            "deterministic": deterministic,
+            "capture": capture,
+            "sync": sync,
+        }
+        problem = operator_problem(policy, rows, group, fvp_rows, options)
+        policy, theta = problem.policy, problem.theta
         self._backend = chosen = resolve(backend, problem)
         self.damping = problem.damping
         self._sync = sync
         self._operator: Operator = chosen.operator(problem)
         self._snapshot = Snapshot(policy, theta, self._operator.theta)
         self._rows = _Rows(problem)
+        self._operator.settle()
         if sync and bool(self._operator.bad_values()):
             checks.raise_for_values(problem)
 
@@ -198,11 +124,10 @@ class FisherOperator:
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """F v + damping v [P], or [P, K] for K right-hand sides v [P, K]."""
-        self._check_fresh()
-        v = checks.check_vector("v", v, self._snapshot.theta)
-        if self._sync:
-            self._check_finite("v", v)
-        return columns_last(self._operator.fvp(v))
+        v, _ = self._given("v", v, look=self._sync)
+        product = self._operator.fvp(v)
+        self._operator.settle()
+        return columns_last(product)
 
     def solve(
         self,
@@ -225,10 +150,11 @@ class FisherOperator:
         residuals of the shape of g to M^-1 r, M positive definite. One that is not, or gives NaN,
         has plain CG begin anew.
         """
-        config = check_solve(iterations, tol, gain_tol, preconditioner, factor_fraction)
-        self._check_fresh()
-        g = checks.check_vector("g", g, self._snapshot.theta)
+        g, config = self._given(
+            "g", g, iterations, tol, gain_tol, preconditioner, factor_fraction, look=False
+        )
         found = run_solve(self._operator, self._backend, g, config)
+        self._operator.settle()
         # Bad values of g reach every residual, so that g itself need not be read before.
         if self._sync and not checks.all_finite(found.residual_norm):
             self._check_finite("g", g)
@@ -251,6 +177,26 @@ class FisherOperator:
 
         self._check_fresh()
         return dense_fisher(self._operator.problem)
+
+    def _given(self, name: str, v: Tensor, *solve: Any, look: bool) -> tuple[Tensor, CgConfig]:
+        """A vector [P] or rows [K, P] and how it is solved for, checked; on all ranks the same."""
+
+        def check() -> tuple[Tensor, CgConfig]:
+            config = check_solve(*solve) if solve else CgConfig()
+            self._check_fresh()
+            checked = checks.check_vector(name, v, self._snapshot.theta)
+            if look:
+                self._check_finite(name, checked)
+            return checked, config
+
+        share = self._operator.problem.share
+        if share is None:
+            return check()
+        found, table = share.ranks.together(check, lambda f: (digest(f[0]), digest_of(f[1])))
+        same = "the same values on every rank"
+        share.ranks.check_same(name, same, [row[0] for row in table])
+        share.ranks.check_same("solve", "the same options on every rank", [r[1] for r in table])
+        return found
 
     def _check_finite(self, name: str, v: Tensor) -> None:
         if not checks.all_finite(v):

@@ -90,7 +90,8 @@ def kl_penalty_update(
         backtrack_ratio=backtrack_ratio,
         backtrack_steps=backtrack_steps,
     )
-    problem = update_problem(policy, batch, damping, options, sync, kl_penalty_update)
+    settings = (penalty, astuple(way), search)
+    problem = update_problem(policy, batch, damping, options, sync, kl_penalty_update, settings)
     chosen = resolve(backend, problem)
     stats, captured = _run(problem, chosen, penalty, way, search)
     mark_written(problem.policy)

@@ -4,6 +4,7 @@ the natural gradient, or by Adam. lambda is a number, or 0-d on the device.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from torch import Tensor
 from .._base import extension
 from .._base.guards import outside_autocast
 from ..core.batch import total_weight
-from ..core.modules import functional_params
+from ..core.modules import Params, functional_params
 from ..core.problem import UpdateConfig
 from ..core.surrogate import Measures, evaluate_rows
+from ..policy.heads import Head
 from .ascent import adam
 from .report import Report
 
@@ -104,12 +106,16 @@ def adam_proposal(
     """
     problem = report.operator.problem
     batch = problem.batch.tracked().without_padding()
-    function = functional_params(problem.policy, batch)
     total = total_weight(batch, report.g.dtype)
-    with torch.no_grad():
-        head, old = function(report.operator.theta)
+
+    @functools.cache
+    def start() -> tuple[Params, Head, Tensor]:
+        function = functional_params(problem.policy, batch)
+        with torch.no_grad():
+            return function, *function(report.operator.theta)
 
     def gradient(theta: Tensor) -> Tensor:
+        function, head, old = start()
         leaf = theta.detach().requires_grad_()
         _, params = function(leaf)
         now = evaluate_rows(
@@ -123,7 +129,10 @@ def adam_proposal(
         )
         return torch.autograd.grad(multiplier * now.kl - now.surrogate, leaf)[0]
 
-    chosen = adam(gradient, report.operator.theta, steps, learning_rate)
+    def whole(theta: Tensor) -> Tensor:
+        return report.operator.summed(lambda: gradient(theta))
+
+    chosen = adam(whole, report.operator.theta, steps, learning_rate)
     after = report.operator.evaluate(chosen)
     better = _objective(after, multiplier) > _start(report, multiplier)
     return Proposal(chosen, after.kl, better & torch.isfinite(after.kl), learning_rate)

@@ -102,6 +102,9 @@ def rat_problem(
     is asked for no product, so that the kernels serve whatever ``fisher`` says.
     """
     max_rows = RAT["rat_max_rows"].check(max_rows, "max_rows")
+    if options.get("group") is not None:
+        alone = "None, for inner products of rows are not shared by ranks; trpo_update takes one"
+        raise checks.fail("group", alone, "a group")
     checks.UPDATE["fisher"].check(options.pop("fisher", UpdateSettings.fisher))
     problem = update_problem(policy, batch, damping, options, sync, rat_update)
     expected = "an MLPPolicy as it comes, whose rows' gradients follow from its activations"

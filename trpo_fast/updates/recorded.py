@@ -73,6 +73,8 @@ def own_code(config: CgConfig) -> str:
 
 
 def _captures(problem: Problem, backend: Backend) -> bool:
+    if problem.share is not None:  # sums over ranks are not in what is recorded
+        return False
     return problem.capture and backend.records(problem) and records(problem.theta.device)
 
 
