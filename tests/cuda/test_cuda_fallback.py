@@ -16,7 +16,8 @@ from trpo_fast.backends.cpu import CpuBackend
 from trpo_fast.backends.cuda_launch import DeviceFault
 from trpo_fast.backends.cuda_plan import room
 from trpo_fast.backends.support import Support
-from trpo_fast.learner import advantage, critic
+from trpo_fast.learner import advantage, fit_backends
+from trpo_fast.learner.critic import Critic
 from trpo_fast.policy.flat import flat_params
 
 CASE = Case("gaussian", (64, 64), rows=33, dtype=torch.float32)
@@ -31,7 +32,7 @@ def emulator(monkeypatch):
     no_values_compared(monkeypatch)
     absent = Support("not on this machine")
     monkeypatch.setattr(CpuBackend, "machine_support", lambda self: absent)
-    for supports in (critic.SUPPORTS, advantage.SUPPORTS):
+    for supports in (fit_backends.SUPPORTS, advantage.SUPPORTS):
         monkeypatch.setitem(supports, "cpu", lambda *_: absent)
     room.cache_clear()
     yield Emulator()
@@ -122,7 +123,7 @@ def test_a_plan_that_has_no_room_is_refused_before_a_launch(emulator):
 @pytest.mark.parametrize("method", ["adam", "gauss_newton"])
 def test_a_fit_goes_on(crowded, method):
     obs, returns = torch.randn(200, 3), torch.randn(200)
-    made = partial(critic.Critic, 3, (64, 64), method=method, epochs=1)
+    made = partial(Critic, 3, (64, 64), method=method, epochs=1)
     ours, twin = made(), made(backend="reference")
     twin.load_state_dict(ours.state_dict())
     with pytest.warns(UserWarning, match="at most 2 blocks"):

@@ -20,7 +20,8 @@ from gymnasium import spaces
 from small_runs import SMALL
 
 from trpo_fast import Categorical, MLPPolicy
-from trpo_fast.train.export import FORMATS, export
+from trpo_fast.train.export import export
+from trpo_fast.train.export_formats import FORMATS
 from trpo_fast.train.trainer import TRPO
 
 CASES = [

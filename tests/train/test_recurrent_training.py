@@ -17,7 +17,7 @@ from trpo_fast import (
 )
 from trpo_fast.core.batch import Batch
 from trpo_fast.learner.recurrent import RecurrentCritic
-from trpo_fast.train.export import FORMATS
+from trpo_fast.train.export_formats import FORMATS
 from trpo_fast.train.targets import critic_rows, estimate
 
 SMALL = {

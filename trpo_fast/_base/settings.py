@@ -62,6 +62,13 @@ class Below:
 
 
 @dataclass(frozen=True)
+class OfPolicies:
+    """Policies of these kinds alone use the setting."""
+
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class OrInfinite:
     """The number may be infinity too."""
 
@@ -96,6 +103,7 @@ class Setting:
     bounds: dict[str, Any]  # by the arguments of check_number and check_count
     default: Any
     help: str
+    policies: tuple[str, ...] = ()  # the kinds that use it; () where every one does
 
     def check(self, value: Any, argument: str | None = None) -> Any:
         """The value as plain Python, or a ``ValueError`` that begins with the argument's name."""
@@ -136,4 +144,6 @@ def _read(field: dataclasses.Field[Any], hint: Any) -> Setting:
     bounds = {_BOUNDS[type(note)]: note.bound for note in notes if type(note) in _BOUNDS}
     texts = [note.documentation for note in notes if isinstance(note, Doc)]
     kind = str if choices else hint if hint in CHECKS else get_origin(hint) or hint
-    return Setting(field.name, kind, optional, choices, bounds, field.default, " ".join(texts))
+    policies = tuple(name for note in notes if isinstance(note, OfPolicies) for name in note.kinds)
+    text = " ".join(texts)
+    return Setting(field.name, kind, optional, choices, bounds, field.default, text, policies)

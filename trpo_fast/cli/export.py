@@ -12,8 +12,8 @@ import tyro
 from .._base.arguments import fail
 from .._base.command_checks import check_size
 from ..train.evaluate import evaluate
-from ..train.export import FORMATS
 from ..train.export import export as export_agent
+from ..train.export_formats import FORMATS
 from ..train.trainer import TRPO
 from . import flags
 from .failures import UsageError

@@ -133,7 +133,7 @@ def _run(search: Search, options: TuneOptions, default: Path) -> int:
     best = best_of(study, search)
     if best is None:
         raise ValueError("trials: expected one that ran to its end, got none")
-    settings = {"env": search.env, **search.fixed, **best.chosen}
+    settings = {"env": search.env, **search.fixed, **search.used(best.chosen)}
     words = [f"# mean return {best.score:.2f}: trial {best.number} of {len(finished(study))}"]
     words += [f"# --env-options {' '.join(options.env_options)}"] * bool(options.env_options)
     print("\n".join(words) + "\n" + toml.text(settings), end="")

@@ -94,7 +94,7 @@ def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
         weights = check_tensor("weights", weights, theta, (rows,))
     mask = batch.action_mask
     if mask is not None:
-        mask = _check_mask("action_mask", policy, theta, mask, rows)
+        mask = check_mask("action_mask", policy, theta, mask, rows)
     if batch.group_size is not None:
         check_count("group_size", batch.group_size)
         if rows % batch.group_size:
@@ -103,7 +103,8 @@ def check_rows(policy: nn.Module, theta: Tensor, batch: Batch) -> Batch:
     return Batch(obs, weights=weights, action_mask=mask, group_size=batch.group_size, **fields)
 
 
-def _check_mask(argument: str, policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
+def check_mask(argument: str, policy: nn.Module, theta: Tensor, mask: Tensor, rows: int) -> Tensor:
+    """Allowed choices [N, Z] of a policy whose head has choices."""
     width: int | None = None
     if (head := packaged_head(policy)) is not None:
         if not head.maskable:
@@ -282,56 +283,3 @@ def _raise_for_values(problem: Problem) -> None:
     raise_for(rows)
     if rows.counted and not isinstance(problem.policy, MLPPolicy):
         check_distributions(problem.policy, problem.theta, rows.clean, problem.chunk_rows)
-
-
-def check_acting(
-    policy: MLPPolicy,
-    theta: Tensor,
-    obs: Tensor,
-    mask: Tensor | None,
-    actions: Tensor,
-    log_probs: Tensor,
-    values: Tensor,
-    seen: Tensor | None,
-) -> None:
-    """The tensors that a native actor reads and writes where they lie: each in one piece."""
-    head = policy.head
-    check_tensor("obs", obs, theta, (None, policy.spec.widths[0]))
-    rows = obs.shape[0]
-    if mask is not None:
-        _check_mask("mask", policy, theta, mask, rows)
-    kind = (torch.int64,) if head.nvec else (theta.dtype,)
-    check_tensor("actions", actions, theta, (rows, *head.action_shape), dtypes=kind)
-    check_tensor("log_probs", log_probs, theta, (rows,))
-    check_tensor("values", values, theta, (rows,))
-    if seen is not None:
-        check_tensor("seen", seen, theta, tuple(obs.shape))
-    names = ("obs", "mask", "actions", "log_probs", "values", "seen")
-    for name, value in zip(names, (obs, mask, actions, log_probs, values, seen), strict=True):
-        if value is not None and (not value.is_contiguous() or value.is_neg()):
-            got = "a negation put off" if value.is_neg() else f"strides {list(value.stride())}"
-            raise fail(name, "a contiguous tensor of plain values", got)
-
-
-def check_critic_batch(
-    net: nn.Module, theta: Tensor, obs: Any, targets: Any, weights: Any, *, values: bool = True
-) -> tuple[Rows, Tensor, Tensor | None]:
-    """A critic's rows; rows of weight zero are left out and may hold anything. Without ``values``
-    the targets are not looked at.
-    """
-    obs = check_obs(net, theta, obs)
-    rows = count_rows(obs)
-    targets = check_tensor("targets", targets, theta, (rows,))
-    if weights is not None:
-        weights = check_tensor("weights", weights, theta, (rows,))
-        if not bool((weights >= 0).all() & weights.isfinite().all()):
-            raise fail("weights", "finite values of at least zero", "others")
-        kept = weights > 0
-        if not bool(kept.any()):
-            raise fail("weights", "a positive total", 0.0)
-        obs = map_rows(lambda part: part[kept], obs)
-        targets, weights = targets[kept], weights[kept]
-    if values and not bool(targets.isfinite().all()):
-        bad = int((~targets.isfinite()).nonzero()[0])
-        raise fail("targets", "finite values", f"{float(targets[bad])} in row {bad}")
-    return obs, targets, weights

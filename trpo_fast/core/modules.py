@@ -32,12 +32,11 @@ from ..policy.substitute import Substitution
 from .batch import Batch
 from .convolutions import twice_differentiable
 from .graph import reaches_others
+from .module_checks import STEADY, check_modules
 from .preconditioner import Factors
 from .taps import Taps
 
 Params = Callable[[Tensor], tuple[Head, Tensor]]
-
-_STEADY = "modules that draw no random numbers as they run (call policy.eval() before)"
 
 
 class InvalidDistribution(ValueError):
@@ -113,7 +112,7 @@ class ModuleFunction:
         if isinstance(policy, MLPPolicy | RecurrentPolicy) and not policy.departure():
             self._head = policy.head
         else:
-            self._check_fit()
+            check_modules(policy)
 
     @property
     def shapes(self) -> list[torch.Size]:
@@ -213,12 +212,6 @@ class ModuleFunction:
                 self._called = (batch, without_validation(found))
         return head, head.measured(self._called[1], batch.actions)
 
-    def _check_fit(self) -> None:
-        """What can be seen of the modules without a run."""
-        for name, module in self.policy.named_modules():
-            if reason := _unfit(module):
-                raise fail("policy", reason, _named(name, module))
-
     @torch.inference_mode(False)
     @torch.enable_grad()
     def _first(self, theta: Tensor, batch: Batch) -> tuple[Head, Tensor]:
@@ -248,7 +241,7 @@ class ModuleFunction:
             with torch.no_grad():
                 again = self._run(Substitution(tensors), rows)[1]
             if not torch.equal(params.nan_to_num(), again.nan_to_num()):
-                raise fail("policy", _STEADY, "other distributions at a second run")
+                raise fail("policy", STEADY, "other distributions at a second run")
         if isinstance(head, TakenActions):
             self._call = torch.cat([p.detach().reshape(-1) for p in self._trainable])
         self._head = head
@@ -277,23 +270,6 @@ def _inputs(batch: Batch) -> tuple[Rows, ...]:
     shape = (-1, batch.sequence_length)
     obs = map_rows(lambda part: part.unflatten(0, shape), batch.obs)
     return obs, batch.starts.view(shape), batch.state, *mask
-
-
-def _named(name: str, module: nn.Module) -> str:
-    return f"{type(module).__name__} at {name}" if name else type(module).__name__
-
-
-def _unfit(module: nn.Module) -> str:
-    """What a policy's modules have to be and this one is not; empty if it is fine."""
-    if module._backward_hooks or module._backward_pre_hooks:
-        return "modules without backward hooks, which would change the derivatives"
-    if not module.training:
-        return ""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return _STEADY if module.p > 0 else ""
-    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-        return _STEADY if module.dropout > 0 else ""
-    return _STEADY if isinstance(module, nn.RReLU) else ""
 
 
 def _without_bad_rows(batch: Batch) -> Batch:

@@ -20,10 +20,11 @@ from .._base import extension
 from .._base.threads import kernel_threads
 from ..backends.native import address, native_shape, net_support, readable
 from ..backends.support import SERVES, Support, family_support
-from ..core.checks import check_acting, check_tensor
+from ..core.checks import check_tensor
 from ..policy.flat import every_parameter, flat_params
 from ..policy.net import MLPPolicy
 from .actor import Actor, ActTensors
+from .input_checks import check_acting
 from .normalise import ObservationNormaliser
 
 ACT = "act for this policy and critic"

@@ -14,11 +14,12 @@ from ..backends.cuda_launch import connected, current_stream, device_index, expl
 from ..backends.cuda_machine import machine_support
 from ..backends.native import native_shape, readable
 from ..backends.support import SERVES, Support
-from ..core.checks import check_acting, check_tensor
+from ..core.checks import check_tensor
 from ..core.problem import BackendUnavailable
 from ..policy.net import MLPPolicy
 from .actor import ActTensors
 from .actor_cpu import ACT, KernelActor, act_rows, parameter_support
+from .input_checks import check_acting
 from .normalise import ObservationNormaliser
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ outputs of a Linear, V moves with mean and std, a tenth of the way of the target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,43 +20,26 @@ from torch import Tensor, nn
 
 from .._base.choices import Activation, Backend, CriticMethod, PreconditionerKind
 from .._base.guards import outside_autocast
-from .._base.options import CriticSettings, KernelSettings, PolicySettings
+from .._base.net_options import CriticSettings, PolicySettings
+from .._base.options import KernelSettings
 from .._base.rows import Rows, count_rows
 from .._base.settings import declared
 from .._base.threads import OneThread
 from ..backends.cuda_launch import capturing
 from ..backends.fallback import or_reference
-from ..backends.support import PYTORCH, Support, choose
+from ..backends.support import choose
 from ..core import checks
-from ..policy.flat import flat_params, mark_written
+from ..policy.flat import flat_params
 from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy, drawn_for
 from ..policy.recurrent import RecurrentPolicy
-from .fits import (
-    AdamState,
-    Fit,
-    NativeFit,
-    Targets,
-    fit_adam,
-    fit_gauss_newton,
-    fit_support,
-)
-from .fits_cuda import CudaFit, cuda_fit_support
-from .fits_reference import ReferenceFit
+from .fit_backends import SUPPORTS, gauss_newton, make_fit
+from .fits import AdamState, Fit, Targets, fit_adam
+from .input_checks import check_critic_batch
+from .undo import finite_or_undone
 from .value_net import ValueNet, check_fits, check_steady, output_layer, values_of
 
 SETTINGS, KERNELS = declared(CriticSettings), declared(KernelSettings)
-FITS: dict[str, Callable[[Any, Targets], Fit]] = {
-    "cpu": NativeFit,
-    "cuda": CudaFit,
-    "reference": ReferenceFit,
-    "autograd": ReferenceFit,
-}
-SUPPORTS: dict[str, Callable[..., Support]] = {
-    "cpu": fit_support,
-    "cuda": cuda_fit_support,
-    **PYTORCH,
-}
 TARGET_RATE = 0.1  # of the running mean and deviation of the targets, per fit
 SMALLEST_STD = 1e-4
 
@@ -79,21 +62,6 @@ class CriticInfo:
     def __float__(self) -> float:
         """The loss."""
         return float(self.loss)
-
-
-def gauss_newton(
-    fit: Fit,
-    net: MLPPolicy | ValueNet,
-    targets: Targets,
-    backend: Backend,
-    *,
-    capture: bool = KernelSettings.capture,
-    **options: Any,
-) -> tuple[Tensor, int | Tensor]:
-    """The last loss and the steps taken, with the options of ``fit_gauss_newton``."""
-    if isinstance(fit, CudaFit):
-        return fit.gauss_newton(**options)
-    return fit_gauss_newton(fit, net, targets, backend=backend, capture=capture, **options)
 
 
 class Critic(nn.Module):
@@ -253,51 +221,18 @@ class Critic(nn.Module):
                 "critic: the first fit, which sets the scale of the targets, cannot be captured in "
                 "a CUDA graph; fit once before"
             )
-        obs, targets, weights = checks.check_critic_batch(
+        obs, targets, weights = check_critic_batch(
             self.net, self.theta, obs, targets, weights, values=sync
         )
 
         def run() -> tuple[Tensor, int | Tensor]:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            return self._run(self._made(chosen, normalised), normalised, generator)
+            return self._run(
+                make_fit(chosen, self.net, normalised, self.capture), normalised, generator
+            )
 
-        return self._moved(run, chosen, sync)
-
-    def _moved(
-        self, run: Callable[[], tuple[Tensor, int | Tensor]], backend: str, sync: bool
-    ) -> CriticInfo:
-        """What a fit reports, which leaves the critic as it was if its values are not finite."""
-        before = {name: value.clone() for name, value in self.state_dict().items()}
-        try:
-            loss, steps = run()
-            finite = loss.isfinite() & self.theta.isfinite().all()
-            if sync and not bool(finite):
-                raise checks.fail("obs", "finite values", f"a loss of {float(loss)}")
-            if not sync:
-                self._keep_where(finite, before)
-                loss = torch.where(finite, loss, torch.nan)
-        except BaseException:  # Ctrl-C in the middle of a fit as well
-            self.load_state_dict(before)
-            raise
-        finally:
-            mark_written(self.net)
-        return CriticInfo(loss, steps, backend)
-
-    def _made(self, chosen: str, targets: Targets) -> Fit:
-        """What computes a fit to these targets."""
-        if FITS[chosen] is ReferenceFit:
-            return ReferenceFit(self.net, targets, capture=self.capture)
-        return FITS[chosen](self.net, targets)
-
-    @torch.no_grad()
-    def _keep_where(self, finite: Tensor, before: dict[str, Tensor]) -> None:
-        """What is there where ``finite`` (0-d) holds, what was there before otherwise. The counts
-        of steps and fits, which live on the host, go on.
-        """
-        for name, value in self.state_dict(keep_vars=True).items():
-            if isinstance(value, nn.Parameter) or name in self._buffers:
-                value.copy_(torch.where(finite, value, before[name]))
+        return CriticInfo(*finite_or_undone(self, self.net, run, sync=sync), chosen)
 
     def _run(
         self, fit: Fit, targets: Targets, generator: torch.Generator | None

@@ -24,6 +24,7 @@ from .actor import Actor, ActTensors
 from .critic import Critic, CriticInfo
 from .fits import AdamState, fit_adam
 from .fits_reference import ReferenceFit
+from .undo import finite_or_undone
 
 
 class Memory(NamedTuple):
@@ -209,7 +210,7 @@ class RecurrentCritic(Critic):
         def run() -> tuple[Tensor, int | Tensor]:
             return self._fit_sequences(rows, targets, weights, generator)
 
-        return self._moved(run, "reference", sync)
+        return CriticInfo(*finite_or_undone(self, self.net, run, sync=sync), "reference")
 
     def _fit_sequences(
         self, rows: Batch, targets: Tensor, weights: Tensor | None, generator: Any

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from .._base.arguments import check_counts, check_device, check_dtype, check_number, fail
 from .._base.choices import ActionMode, Activation, Std
-from .._base.options import PolicySettings
+from .._base.net_options import PolicySettings
 from .._base.rows import Rows, parts_of
 from .flat import flat_params
 from .heads import Head, check_is_head, head_for_space

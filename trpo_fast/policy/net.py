@@ -22,7 +22,7 @@ from .._base.arguments import (
     fail,
 )
 from .._base.choices import ActionMode, Activation, Std
-from .._base.options import PolicySettings
+from .._base.net_options import PolicySettings
 from .flat import flat_params
 from .heads import Head, check_is_head, head_for_space, head_of_kind
 from .spec import NetSpec

@@ -20,7 +20,7 @@ from .._base.arguments import (
     fail,
 )
 from .._base.choices import Activation, RecurrentKind
-from .._base.options import PolicySettings
+from .._base.net_options import PolicySettings
 from .cells import CELLS, RecurrentCell
 from .flat import flat_params
 from .heads import Head, check_is_head

@@ -126,20 +126,6 @@ class Agent(abc.ABC):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything training goes on from; all or nothing."""
 
-    @abc.abstractmethod
-    def predict(
-        self,
-        obs: Any,
-        *,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_mask: Any = None,
-    ) -> Any:
-        """The action for one observation, or one for each of a batch; with a memory beside it the
-        state after the step.
-        """
-
     def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
         """Copies and pickles would share, or lack, environments and native memory."""
         raise TypeError(

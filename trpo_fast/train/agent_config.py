@@ -16,7 +16,7 @@ from .._base.arguments import fail
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
 from ..policy.wrappers import unwrapped
-from .config import Config, make_config
+from .config import Config, check_used, make_config
 from .parts import env_name
 from .presets import IMAGES
 
@@ -70,6 +70,27 @@ def agent_config(
 def chosen_names(config: Config | None, settings: Any) -> set[str]:
     """Names of the settings that someone chose."""
     return set(settings) if config is None else _changed(config)
+
+
+def check_nets(config: Config, own: nn.Module | None) -> None:
+    """Refuse settings that were chosen and that no net of the agent uses, once it is known which
+    nets there are; ``own``: the policy that was given.
+    """
+    if config.policy != "auto":
+        return  # a config knows these itself
+    kind = net_kind(config.policy, own)
+    words = {"mlp": "an MLPPolicy", "own": "a policy without a memory"}
+    policy = "policy='auto' without an image" if own is None else words[kind]
+    check_used(config, kind, policy)
+
+
+def net_kind(policy: str, own: nn.Module | None) -> str:
+    """The kind of net, a word of ``policy`` or "own", where a config has this word and perhaps a
+    module was given.
+    """
+    if policy != "auto":
+        return policy
+    return "mlp" if own is None or isinstance(unwrapped(own), MLPPolicy) else "own"
 
 
 def with_images(config: Config, given: set[str]) -> Config:

@@ -15,11 +15,12 @@ from .._base.arguments import check_array, fail
 from .._base.rows import Rows, map_rows
 from ..envs.actions import ActionMap
 from ..envs.gym.host import EnvError, HostEnvs
-from ..envs.observations import Part, not_finite
-from ..learner.actor import Actor, ActTensors
+from ..envs.observations import Part
+from ..learner.actor import Actor
 from ..learner.advantage import next_values
 from ..learner.normalise import Normaliser
-from .memory import RolloutMemory, memory_of
+from .collect_row import HostRow, HostRowOfParts
+from .memory import memory_of
 from .rollout import Buffers, EpisodeLog, Layout, Rollout
 
 
@@ -50,7 +51,7 @@ class HostCollector:
         # An actor with the normaliser takes raw observations and leaves what its nets saw.
         self.fused = actor.normaliser is not None
         self.memory = memory_of(layout, actor)
-        kind = _Row if layout.parts is None else _PartsRow
+        kind = HostRow if layout.parts is None else HostRowOfParts
         given = (actor, self.fused, self.memory)
         self._rows = [kind(self.buffers, t, *given) for t in range(layout.steps)]
 
@@ -122,7 +123,7 @@ class HostCollector:
         counted = None if valid is None else valid[:rows]
         return self.episodes.add(b.rewards.numpy()[:rows], done[:rows], counted)
 
-    def _store_obs(self, row: _Row, obs: Any) -> None:
+    def _store_obs(self, row: HostRow, obs: Any) -> None:
         """Store the observation, raw and as the policy sees it, and stop at the first
         non-finite one.
         """
@@ -262,61 +263,3 @@ class HostCollector:
 
     def close(self) -> None:
         self.envs.close()
-
-
-class _Row:
-    """Views of one time step of the buffers, made once: slicing tensors costs more than filling
-    them.
-    """
-
-    def __init__(
-        self, buffers: Buffers, t: int, actor: Actor, fused: bool, memory: RolloutMemory | None
-    ) -> None:
-        self.time = t
-        self._take_obs(buffers, t)
-        self.actions_array: np.ndarray = buffers.actions[t].numpy()
-        self.rewards: np.ndarray = buffers.rewards[t].numpy()
-        self.terminated: np.ndarray = buffers.terminated[t].numpy()
-        self.truncated: np.ndarray = buffers.truncated[t].numpy()
-        mask = None if buffers.mask is None else buffers.mask[t]
-        self.mask: Any = None if mask is None else mask.numpy()
-        raw, shown = (
-            map_rows(lambda part: part[t], rows) for rows in (buffers.raw_obs, buffers.obs)
-        )
-        obs, seen = (raw, shown) if fused else (shown, None)
-        chosen = buffers.actions[t], buffers.log_probs[t], buffers.values[t]
-        tensors = ActTensors(obs, mask, *chosen, seen)
-        self.act = actor.bind(tensors) if memory is None else memory.bind(t, tensors)
-
-    def _take_obs(self, buffers: Buffers, t: int) -> None:
-        self.raw: Any = buffers.raw_obs[t].numpy()
-        self.flat = self.raw.reshape(-1)
-        self.shown: Any = buffers.obs[t].numpy()
-
-    def store(self, obs: Any) -> bool:
-        """Store observations [E, O] as the environments gave them; False if some may be infinite or
-        NaN.
-        """
-        self.raw[...] = obs
-        # One dot product in place of a test of every element; huge but finite values take the slow
-        # path.
-        return math.isfinite(self.flat.dot(self.flat))
-
-    def show(self, obs: Any) -> None:
-        """Store them as the nets see them."""
-        self.shown[...] = obs
-
-
-class _PartsRow(_Row):
-    """The same for observations of parts."""
-
-    def _take_obs(self, buffers: Buffers, t: int) -> None:
-        self.raw = map_rows(lambda part: part[t].numpy(), buffers.raw_obs)
-        self.shown = map_rows(lambda part: part[t].numpy(), buffers.obs)
-
-    def store(self, obs: Any) -> bool:
-        map_rows(np.copyto, self.raw, obs)
-        return not_finite(self.raw) is None
-
-    def show(self, obs: Any) -> None:
-        map_rows(np.copyto, self.shown, obs)

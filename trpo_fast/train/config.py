@@ -10,20 +10,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from .._base import toml
+from .._base.arguments import fail
+from .._base.net_options import CriticSettings, PolicySettings
 from .._base.options import (
-    CriticSettings,
     GradientSettings,
     KernelSettings,
     PenaltySettings,
-    PolicySettings,
     RatSettings,
     UpdateSettings,
 )
-from .._base.settings import check_all, declared
+from .._base.settings import Setting, check_all, declared
 from .other_libraries import nearest
 from .presets import IMAGES, preset_for
 from .settings import AlgorithmSettings, EnvironmentSettings, RolloutSettings, VineSettings
@@ -55,6 +56,8 @@ class Config(
             )
         if self.kl_rule == "gain":
             self._check_gain()
+        if self.policy != "auto":
+            check_used(self, self.policy, f"policy={self.policy!r}")
         if not len(self.cnn_channels) == len(self.cnn_kernels) == len(self.cnn_strides):
             raise ValueError(
                 f"cnn_channels: expected as many as cnn_kernels {self.cnn_kernels} and cnn_strides "
@@ -87,6 +90,32 @@ class Config(
     def as_dict(self) -> dict[str, Any]:
         """Every setting by name."""
         return dataclasses.asdict(self)
+
+
+def unused(kind: str) -> Iterator[Setting]:
+    """The settings that a policy of this kind does not use: one of the words of ``policy``, or
+    "own" for a module of any kind, beside which the critic may look at images.
+    """
+    for setting in declared(Config).values():
+        known = setting.policies
+        if known and kind not in known and not (kind == "own" and "cnn" in known):
+            yield setting
+
+
+def check_used(config: Config, kind: str, policy: str) -> None:
+    """Refuse settings that were chosen and that the ``policy``, of this kind, does not use."""
+    for setting in unused(kind):
+        if (value := getattr(config, setting.name)) != setting.default:
+            others = " and ".join(map(repr, setting.policies))
+            verb = "use" if len(setting.policies) > 1 else "uses"
+            wanted = f"none beside {policy} (policy={others} {verb} it)"
+            raise fail(setting.name, wanted, repr(value))
+
+
+def without_unused(values: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Names and values of settings without those that a policy of this kind does not use."""
+    names = {setting.name for setting in unused(kind)}
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def groups() -> dict[str, Any]:

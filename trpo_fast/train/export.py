@@ -12,130 +12,32 @@ takes the state of the step before and gives the next.
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from .._base import files
 from .._base.arguments import fail
-from .._base.rows import dotted_parts, map_rows
+from .._base.rows import map_rows
 from .._base.seeds import derive
-from ..learner.acting import acting_params, check_acts
-from ..learner.normalise import ObservationNormaliser, normalised
-from ..policy.net import MLPPolicy
-from ..policy.recurrent import RecurrentPolicy
-from ..policy.wrappers import unwrapped
+from ..learner.normalise import ObservationNormaliser
 from .agent import Agent
+from .deployed import Deployed, Remembering, Single, SingleStep
 from .episodes import Evaluation
 from .evaluate import evaluate
+from .export_formats import FORMATS, Inputs, as_tuple, quiet
 from .model_card import model_card
 from .nets import example_obs
-
-Inputs = dict[str, Any]  # "obs": rows of observations, what is remembered, and perhaps "mask"
-Program = Callable[[Inputs], Any]  # to the action, or (action, state)
-
-
-class Deployed(nn.Module):
-    """obs [N, O], or dicts and tuples of tensors [N, ...] (and mask [N, Z] where actions are
-    masked) -> actions [N, ...] of the space's shape and type, on the CPU.
-    """
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        import copy
-
-        policy = unwrapped(agent.policy)
-        check_acts(policy)
-        self.policy: Any = copy.deepcopy(policy).cpu().float()
-        packaged = isinstance(self.policy, MLPPolicy | RecurrentPolicy)
-        self.head: Any = self.policy.head if packaged else agent.head
-        self.action_map = agent.collector.action_map
-        self.clip: float | None = None
-        self.vectors: Any = None  # the names of the buffers of every part's normaliser, or None
-        normaliser = agent.normaliser
-        if normaliser is None:
-            return
-        self.clip = normaliser.clip
-        if isinstance(normaliser, ObservationNormaliser):
-            self.vectors = self._kept(normaliser, "")
-        else:
-            numbers = itertools.count()
-            self.vectors = map_rows(lambda one: self._kept(one, next(numbers)), normaliser.parts)
-
-    def _kept(self, normaliser: ObservationNormaliser | None, number: Any) -> list[str] | None:
-        """Keep a normaliser's numbers; the names of their buffers."""
-        if normaliser is None:
-            return None
-        names = [f"shift{number}", f"scale{number}"]
-        for name, value in zip(names, (normaliser.shift, normaliser.scale), strict=True):
-            self.register_buffer(name, value.cpu().clone())
-        return names
-
-    def seen(self, obs: Any) -> Any:
-        """Observations [N, O] as the policy sees them."""
-        return obs if self.clip is None else map_rows(self._normalised, self.vectors, obs)
-
-    def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
-        stored = self.head.mode(acting_params(self.policy, self.seen(obs), mask)[1])
-        return self.action_map.device(stored)
-
-    def _normalised(self, names: list[str] | None, part: Tensor) -> Tensor:
-        if names is None:
-            return part
-        shift, scale = (self.get_buffer(name) for name in names)
-        return normalised(part, shift, scale, self.clip or 0.0)
-
-
-class Remembering(Deployed):
-    """One step of a policy with a memory: obs [N, O], state [N, K] of the step before (zeros in the
-    first), start [N] bool where an episode begins (and mask [N, Z]) -> (actions, state [N, K]).
-    """
-
-    def forward(  # type: ignore[override]
-        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        params, after = self.policy.step(self.seen(obs), state, start, mask)
-        return self.action_map.device(self.head.mode(params)), after
-
-
-class Single(nn.Module):
-    """obs [O] (and mask [Z]) -> the action, of the space's shape."""
-
-    def __init__(self, deployed: Deployed) -> None:
-        super().__init__()
-        self.deployed = deployed
-
-    def forward(self, obs: Any, mask: Tensor | None = None) -> Tensor:
-        found: Tensor = self.deployed(_row(obs), _row(mask))[0]
-        return found
-
-
-class SingleStep(Single):
-    """obs [O], state [K], start [] (and mask [Z]) -> (action, state [K])."""
-
-    def forward(  # type: ignore[override]
-        self, obs: Tensor, state: Tensor, start: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        action, after = self.deployed(_row(obs), _row(state), _row(start), _row(mask))
-        return action[0], after[0]
-
-
-def _row(part: Any) -> Any:
-    """One observation, or part of it, as one row."""
-    return None if part is None else map_rows(lambda one: one[None], part)
+from .predict import ActingAgent
 
 
 def export(
-    agent: Agent,
+    agent: ActingAgent,
     path: str | os.PathLike[str],
     *,
     rows: int = 64,
@@ -173,17 +75,17 @@ def export(
         action_mask=inputs.get("mask"),
     )
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    with _quiet(), _without_validation():
+    with quiet(), _without_validation():
         if single:
             each = [map_rows(lambda part: part[i], inputs) for i in range(rows)]  # noqa: B023
             kind = SingleStep if remembers else Single
             data = write(kind(deployed).eval(), each[0], None)
             program = run(data)
-            answers = zip(*(_as_tuple(program(one)) for one in each), strict=True)
+            answers = zip(*(as_tuple(program(one)) for one in each), strict=True)
             got = tuple(torch.stack(parts) for parts in answers)
         else:
             data = write(deployed, inputs, torch.export.Dim("rows", min=1))
-            got = _as_tuple(run(data)(inputs))
+            got = as_tuple(run(data)(inputs))
     for part, should_be in zip(got, wanted, strict=True):
         _compare(part, torch.as_tensor(should_be, device="cpu"), path)
     files.write(path, data)
@@ -191,27 +93,6 @@ def export(
         text = model_card(agent, evaluation or evaluate(agent), path.name, single=single)
         files.write(path.with_name(card), text.encode())
     return path
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what torch says on every export about itself and about packages that no policy
-    needs.
-    """
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("torchvision is not installed")
-
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    logger.addFilter(wanted)
-    try:
-        with warnings.catch_warnings():
-            text = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
-            warnings.filterwarnings("ignore", text, FutureWarning)
-            warnings.filterwarnings("ignore", "# The axis name: rows will not be used", UserWarning)
-            yield
-    finally:
-        logger.removeFilter(wanted)
 
 
 @contextlib.contextmanager
@@ -260,78 +141,3 @@ def _compare(got: Tensor, wanted: Tensor, path: Path) -> None:
     if not same:
         error = float((got.double() - wanted.double()).abs().max())
         raise RuntimeError(f"the exported policy {path} differs from predict by {error:.2e}")
-
-
-def _dynamic(inputs: Inputs, rows: Any) -> Any:
-    """For every input that its first dimension is the number of rows."""
-    return None if rows is None else map_rows(lambda _: {0: rows}, inputs)
-
-
-def _named(inputs: Inputs) -> dict[str, Tensor]:
-    """Every tensor by the name that it has in an ONNX model: obs, or obs.camera of a dict."""
-    named: dict[str, Tensor] = {}
-    for name, rows in inputs.items():
-        named |= dotted_parts(rows, name)
-    return named
-
-
-def _write_torch(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
-    shapes = None if rows is None else tuple(_dynamic(inputs, rows).values())
-    try:
-        program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes)
-    except Exception as error:  # of many kinds, whatever the module makes of what has no values
-        raise fail("policy", "a module that torch.export takes", f"the error: {error}") from error
-    data = io.BytesIO()
-    torch.export.save(program, data)
-    return data.getvalue()
-
-
-def _run_torch(data: bytes) -> Program:
-    program = torch.export.load(io.BytesIO(data)).module()
-    return lambda inputs: program(*inputs.values())
-
-
-def _as_tuple(found: Any) -> tuple[Tensor, ...]:
-    return found if isinstance(found, tuple) else (found,)
-
-
-def _write_onnx(module: nn.Module, inputs: Inputs, rows: Any) -> bytes:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise RuntimeError("export to .onnx needs onnx: pip install trpo-fast[export]") from error
-    shapes: Any = _dynamic(inputs, rows)
-    program: Any = torch.onnx.export(
-        module,
-        kwargs=inputs,  # a dict that came last among args would be taken for these
-        input_names=list(_named(inputs)),
-        output_names=["action", "state"] if "state" in inputs else ["action"],
-        dynamic_shapes=shapes,
-        dynamo=True,
-        verbose=False,
-    )
-    return program.model_proto.SerializeToString()
-
-
-def _run_onnx(data: bytes) -> Program:
-    """By onnxruntime where it is installed, otherwise by ONNX's own reference evaluator."""
-    try:
-        import onnxruntime
-
-        runner: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    except ImportError:
-        from onnx.reference import ReferenceEvaluator
-
-        runner = ReferenceEvaluator(data)
-
-    def program(inputs: Inputs) -> Any:
-        arrays = {name: value.numpy() for name, value in _named(inputs).items()}
-        found = tuple(map(torch.as_tensor, runner.run(None, arrays)))
-        return found if len(found) > 1 else found[0]
-
-    return program
-
-
-# By ending: what writes a module as bytes, and what makes a function of them.
-FORMATS = {".pt2": (_write_torch, _run_torch), ".onnx": (_write_onnx, _run_onnx)}

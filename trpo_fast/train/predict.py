@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._base.arguments import fail
@@ -15,6 +16,54 @@ from ..core.checks import all_finite
 from ..envs.observations import Part
 from .agent import Agent
 from .nets import spaces_of
+
+
+class ActingAgent(Agent):
+    """An agent that can be asked for actions."""
+
+    @overload
+    def predict(
+        self,
+        obs: Tensor,
+        *,
+        state: Any = ...,
+        episode_start: Any = ...,
+        deterministic: bool = ...,
+        action_mask: Any = ...,
+    ) -> Tensor: ...
+    @overload
+    def predict(
+        self,
+        obs: ArrayLike,
+        *,
+        state: Any = ...,
+        episode_start: Any = ...,
+        deterministic: bool = ...,
+        action_mask: Any = ...,
+    ) -> np.ndarray: ...
+    def predict(
+        self,
+        obs: Any,
+        *,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_mask: Any = None,
+    ) -> Any:
+        """The action for one observation [O], or for each of [N, O], as the environment takes it;
+        action_mask [Z] or [N, Z]. Tensors give tensors on their device, anything else gives arrays.
+
+        A policy with a memory gives (action, state). It takes the state [K] or [N, K] of the step
+        before, None in the first, and episode_start, a bool or [N], where an episode has begun
+        since.
+        """
+        options: dict[str, Any] = {"deterministic": deterministic, "action_mask": action_mask}
+        if self.recurrent is not None:
+            return predict_remembering(self, obs, state, episode_start, **options)
+        for name, given in (("state", state), ("episode_start", episode_start)):
+            if given is not None:
+                raise fail(name, "None for a policy without a memory", type(given).__name__)
+        return predict(self, obs, **options)
 
 
 @torch.no_grad()
@@ -32,7 +81,7 @@ def predict_remembering(
     agent: Agent, obs: Any, state: Any, episode_start: Any, *, deterministic: bool, action_mask: Any
 ) -> tuple[Any, Any]:
     """The same of a policy with a memory, and the state [K] or [N, K] after the step; state and
-    episode_start as ``TRPO.predict`` takes them.
+    episode_start as ``ActingAgent.predict`` takes them.
     """
     policy = agent.recurrent
     assert policy is not None
@@ -63,7 +112,7 @@ class Player:
         """Actions for observations [N, O], or for one [O]."""
         options: dict[str, Any] = {"deterministic": self.deterministic, "action_mask": action_mask}
         if self.agent.recurrent is None:
-            return self.agent.predict(obs, **options)
+            return predict(self.agent, obs, **options)
         actions, self._state = predict_remembering(
             self.agent, obs, self._state, self._started, **options
         )
@@ -160,8 +209,13 @@ def _parts(parts: Any, obs: Any) -> tuple[Any, bool]:
         if part.shape not in (tuple(tensor.shape), tuple(tensor.shape[1:])):
             wanted = f"one observation of shape {list(part.shape)}, or several"
             raise fail(name, wanted, f"shape {list(tensor.shape)}")
-        if tensor.device.type == "cpu" and not all_finite(tensor):
+        if tensor.device.type != "cpu":
+            return tensor  # its values are not looked at: that would wait for the device
+        if not all_finite(tensor):
             raise fail(name, "finite numbers", "others")
+        rows = tensor if tensor.ndim > len(part.shape) else tensor[None]
+        if wrong := part.not_a_choice(rows.numpy()):
+            raise fail(name, "one of its choices", wrong[1])
         return tensor
 
     try:

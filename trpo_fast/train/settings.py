@@ -1,6 +1,6 @@
 """The settings of a run that the trainer alone has, in groups that ``Config`` inherits: type,
-range, default and description of each. Those of updates, policies and critics are in
-_base/options.py.
+range, default and description of each. Those of updates are in _base/options.py, of
+policies and critics in _base/net_options.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated
 from typing_extensions import Doc
 
 from .._base.choices import AdvantageEstimator, Algorithm, Engine, KlRule, Sampling, VineActions
+from .._base.net_options import WITH_MEMORY
 from .._base.options import COUNT, LONG
 from .._base.settings import Above, AtLeast, AtMost, OrInfinite
 
@@ -58,8 +59,9 @@ class RolloutSettings:
         int | None,
         AtLeast(1),
         COUNT,
+        WITH_MEMORY,
         Doc(
-            "of a policy with a memory: gradients go back through at most so many steps, a divisor "
+            "gru, lstm: gradients go back through at most so many steps, a divisor "
             "of a rollout's; by default through the whole rollout"
         ),
     ] = None

@@ -17,7 +17,8 @@ from ..policy.stock import altered
 from ..policy.wrappers import unwrapped
 from . import checkpoint
 from .agent import Agent
-from .config import from_dict
+from .agent_config import net_kind
+from .config import from_dict, without_unused
 from .parts import env_name
 from .state_checks import (
     check_counter,
@@ -132,6 +133,9 @@ def restore(
             env_options = dict(tree["env_options"])
             if not trust_env:
                 check_options(env_options)
+        # Once, what a policy does not use could be chosen beside it, and did nothing.
+        kind = net_kind(values.get("policy", "auto"), nets["policy"])
+        values = without_unused(values, kind)
         config = from_dict(values | ({"device": device} if device else {}))
         agent = make(
             config.env if env is None else env,

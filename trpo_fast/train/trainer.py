@@ -12,15 +12,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Never, Self, Unpack
 
-from .._base.arguments import check_count, check_number, fail
+from .._base.arguments import check_count, check_number
 from .._base.choices import CriticMethod, PolicyKind
 from .._base.rows import Rows
 from .._base.seeds import derive
@@ -29,15 +28,15 @@ from ..core.batch import Batch
 from ..learner.critic import CriticInfo
 from ..updates.info import UpdateInfo
 from . import checkpoint, nets, parts
-from .agent import Agent, EnvSource
-from .agent_config import agent_config, chosen_names, with_images
+from .agent import EnvSource
+from .agent_config import agent_config, check_nets, chosen_names, with_images
 from .config import Config
 from .critic_schedule import set_critic_rate
 from .interrupts import Postponed
 from .kl_schedule import TrustRegion
 from .other_libraries import check_agent, check_callbacks, check_learn
 from .own_nets import with_action_mode
-from .predict import predict, predict_remembering, sampler
+from .predict import ActingAgent, sampler
 from .record import Record, Times, progress
 from .rollout import Rollout
 from .rules import apply_rules, is_limited, make_penalty, raise_for_values
@@ -51,7 +50,7 @@ WINDOW = 100  # episodes that the reported mean return is over
 Callback = Callable[["TRPO", Record], bool | None]
 
 
-class TRPO(Agent):
+class TRPO(ActingAgent):
     """An agent: a policy, a critic, environments, and everything a checkpoint holds.
 
     ``env`` is a gymnasium id, a function that makes an environment, a gymnasium vector environment,
@@ -87,6 +86,7 @@ class TRPO(Agent):
         self.envs = parts.make_envs(self)
         if own is None and config.policy == "auto" and nets.parts_of_envs(self.envs) is not None:
             self.config = config = with_images(config, given)
+        check_nets(config, own)
         self.mask_width = nets.mask_width(self)
         self.policy = nets.make_policy(self) if own is None else own
         self.head = nets.head_that_fits(self)
@@ -250,50 +250,6 @@ class TRPO(Agent):
         if target_return is None or len(self.recent_returns) < min(WINDOW, 20):
             return False
         return float(np.mean(self.recent_returns)) >= target_return
-
-    @overload
-    def predict(
-        self,
-        obs: Tensor,
-        *,
-        state: Any = ...,
-        episode_start: Any = ...,
-        deterministic: bool = ...,
-        action_mask: Any = ...,
-    ) -> Tensor: ...
-    @overload
-    def predict(
-        self,
-        obs: ArrayLike,
-        *,
-        state: Any = ...,
-        episode_start: Any = ...,
-        deterministic: bool = ...,
-        action_mask: Any = ...,
-    ) -> np.ndarray: ...
-    def predict(
-        self,
-        obs: Any,
-        *,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        action_mask: Any = None,
-    ) -> Any:
-        """The action for one observation [O], or for each of [N, O], as the environment takes it;
-        action_mask [Z] or [N, Z]. Tensors give tensors on their device, anything else gives arrays.
-
-        A policy with a memory gives (action, state). It takes the state [K] or [N, K] of the step
-        before, None in the first, and episode_start, a bool or [N], where an episode has begun
-        since.
-        """
-        options: dict[str, Any] = {"deterministic": deterministic, "action_mask": action_mask}
-        if self.recurrent is not None:
-            return predict_remembering(self, obs, state, episode_start, **options)
-        for name, given in (("state", state), ("episode_start", episode_start)):
-            if given is not None:
-                raise fail(name, "None for a policy without a memory", type(given).__name__)
-        return predict(self, obs, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything training goes on from; all or nothing."""

@@ -21,7 +21,7 @@ from .._base.arguments import fail
 from .._base.extras import require
 from .._base.seeds import derive
 from .agent import Agent
-from .config import Config, make_config
+from .config import Config, make_config, without_unused
 from .eval_callback import EvalCallback
 from .nets import example_rows
 from .record import Record
@@ -53,7 +53,12 @@ class Search:
 
     def config(self, chosen: dict[str, Any]) -> Config:
         """The settings of a trial: preset, fixed ones, and the chosen."""
-        return make_config(self.env, **{**self.fixed, **chosen})
+        return make_config(self.env, **{**self.fixed, **self.used(chosen)})
+
+    def used(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """What was chosen, without what the policy, which was chosen as well, does not use."""
+        kind = chosen.get("policy", "auto")
+        return chosen if kind == "auto" else without_unused(chosen, kind)
 
     def described(self) -> str:
         """What a study must have in common with a search that goes on with it."""

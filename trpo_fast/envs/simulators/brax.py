@@ -15,16 +15,18 @@ from torch import Tensor
 
 from ..._base.arguments import check_count, fail
 from ..._base.extras import require
-from ..tensor.base import TensorStep
-from .spaces import device_of, unbounded
+from ..tensor.base import TensorStep, box, unbounded
+from .spaces import device_of
 
 
 class Brax:
     """``num_envs`` copies of an environment of Brax or MuJoCo Playground, without its wrappers.
 
-    Episodes are cut after ``episode_length`` steps of ``action_repeat`` repetitions each. Of
-    observations in a dictionary the policy has ``policy``, and the critic ``critic`` where it is
-    there; critic="" has it see what the policy sees.
+    A step takes its action ``action_repeat`` times and adds the rewards up. Episodes are cut once
+    ``episode_length`` repetitions were made, which Brax counts as well: with 1000 and an
+    ``action_repeat`` of 4 that is after 250 steps. Of observations in a dictionary the policy has
+    ``policy``, and the critic ``critic`` where it is there; critic="" has it see what the policy
+    sees.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Brax:
         first = _torch(self._of(obs, self.policy))
         self.device = device_of(first.device)
         self.single_observation_space = unbounded(first.shape[1])
-        self.single_action_space = _box(int(env.action_size))
+        self.single_action_space = box(-1.0, 1.0, int(env.action_size))
         if self.critic is not None:
             width = self._of(obs, self.critic).reshape(self.num_envs, -1).shape[1]
             self.single_critic_observation_space = unbounded(width)
@@ -162,9 +164,3 @@ class Brax:
 def _torch(array: Any) -> Tensor:
     """A JAX array [E, ...] as rows [E, O] of a tensor that shares its memory."""
     return torch.from_dlpack(array.reshape(array.shape[0], -1))
-
-
-def _box(width: int) -> Any:
-    from gymnasium.spaces import Box
-
-    return Box(-1.0, 1.0, (width,), np.float32)

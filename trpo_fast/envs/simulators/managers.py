@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..._base.arguments import fail
-from ..tensor.base import TensorStep
-from .spaces import actions_of, device_of, unbounded
+from ..tensor.base import TensorStep, unbounded
+from .spaces import actions_of, device_of
 
 POLICY, CRITIC = ("policy", "actor"), ("critic",)  # what groups are called
 

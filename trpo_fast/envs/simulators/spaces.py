@@ -8,13 +8,6 @@ import numpy as np
 import torch
 
 
-def unbounded(width: int) -> Any:
-    """A float32 Box [width] without bounds."""
-    from gymnasium.spaces import Box
-
-    return Box(-np.inf, np.inf, (width,), np.float32)
-
-
 def actions_of(space: Any) -> Any:
     """The action space as gymnasium's: itself, or a Box of its shape and bounds."""
     from gymnasium import Space

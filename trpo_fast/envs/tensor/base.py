@@ -202,6 +202,11 @@ def box(low: Any, high: Any, size: int) -> Any:
     return Box(*bounds, dtype=np.float32)
 
 
+def unbounded(size: int) -> Any:
+    """A float32 gymnasium Box [size] without bounds."""
+    return box(-math.inf, math.inf, size)
+
+
 def columns(*parts: Tensor) -> Tensor:
     """Columns [E] side by side as [E, S], stored column by column.
 

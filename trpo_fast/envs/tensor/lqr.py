@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import TensorEnv, box
+from .base import TensorEnv, unbounded
 
 GAMMA = 0.9  # the discount that the notes use
 
@@ -21,11 +21,11 @@ class LQR(TensorEnv):
 
     @property
     def single_observation_space(self) -> Any:
-        return box(-float("inf"), float("inf"), 1)
+        return unbounded(1)
 
     @property
     def single_action_space(self) -> Any:
-        return box(-float("inf"), float("inf"), 1)
+        return unbounded(1)
 
     def initial(self, count: int) -> Tensor:
         return self.uniform(count, -1.0, 1.0, 1)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import TensorEnv, box, columns
+from .base import TensorEnv, box, columns, unbounded
 
 MASS, GRAVITY, DRAG, ARM, TURN = 0.5, 9.81, 0.1, 0.17, 0.016
 INERTIA = (3.2e-3, 3.2e-3, 5.5e-3)  # J is diagonal
@@ -61,7 +61,7 @@ class Quadrotor(TensorEnv):
 
     @property
     def single_observation_space(self) -> Any:
-        return box(-float("inf"), float("inf"), 18)
+        return unbounded(18)
 
     @property
     def single_action_space(self) -> Any:

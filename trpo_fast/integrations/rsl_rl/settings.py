@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._base.arguments import fail
-from ..._base.options import CriticSettings, KernelSettings, UpdateSettings
+from ..._base.net_options import CriticSettings
+from ..._base.options import KernelSettings, UpdateSettings
 from ..._base.settings import declared
 
 STEP = {**declared(UpdateSettings), **declared(KernelSettings)}

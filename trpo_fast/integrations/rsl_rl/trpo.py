@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..._base.threads import OneThread
 from ...backends.support import choose
 from ...core.batch import Batch
-from ...learner.critic import FITS, SUPPORTS, gauss_newton
+from ...learner.fit_backends import FITS, SUPPORTS, gauss_newton
 from ...learner.fits import Targets
 from ...policy.flat import flat_params, mark_written, write_params
 from ...policy.wrappers import tell_once

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..._base.choices import Backend
 from ...backends.support import choose
-from ...learner.critic import FITS, SUPPORTS
+from ...learner.fit_backends import FITS, SUPPORTS
 from ...learner.fits import AdamState, Targets
 from ...policy.flat import flat_params, mark_written, trainable
 from ...policy.net import MLPPolicy

@@ -78,21 +78,14 @@ def seeded(seed: int, like: Tensor) -> Iterator[None]:
         yield
 
 
-class RegisteredHead(Head):
-    """The head of one class of distributions, from what was registered of it."""
+class HeadOfDistribution(Head):
+    """A head whose actions are those of a distribution over N rows."""
 
-    def __init__(
-        self, formulas: Formulas, shapes: Sequence[torch.Size], distribution: Distribution
-    ) -> None:
+    def __init__(self, distribution: Distribution) -> None:
         super().__init__()
-        self.kind = formulas.kind.__name__
-        self._formulas, self._shapes = formulas, shapes
-        self._sizes = [math.prod(shape) for shape in shapes]
-        self.outputs = self.parameters_per_row = sum(self._sizes)
         self._action_shape = (*distribution.batch_shape[1:], *distribution.event_shape)
         self.action_dim = math.prod(self._action_shape)
         self._integers = is_discrete(distribution)
-        self._slope: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def integer_actions(self) -> bool:  # type: ignore[override]
@@ -102,6 +95,20 @@ class RegisteredHead(Head):
     @property
     def action_shape(self) -> tuple[int, ...]:
         return self._action_shape
+
+
+class RegisteredHead(HeadOfDistribution):
+    """The head of one class of distributions, from what was registered of it."""
+
+    def __init__(
+        self, formulas: Formulas, shapes: Sequence[torch.Size], distribution: Distribution
+    ) -> None:
+        super().__init__(distribution)
+        self.kind = formulas.kind.__name__
+        self._formulas, self._shapes = formulas, shapes
+        self._sizes = [math.prod(shape) for shape in shapes]
+        self.outputs = self.parameters_per_row = sum(self._sizes)
+        self._slope: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _split(self, params: Tensor) -> Parts:
         pairs = zip(params.split(self._sizes, dim=-1), self._shapes, strict=True)

@@ -5,41 +5,26 @@ actions that were taken.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ..distributions import without_validation
-from .base import Head
-from .registered import is_discrete, no_kl, rows_of, seeded, summed
+from .registered import HeadOfDistribution, no_kl, rows_of, seeded, summed
 
 
-class TakenActions(Head):
+class TakenActions(HeadOfDistribution):
     """params = (log pi(a | s), KL(call || pi), KL(pi || call), entropy), D = 4, call being the
     policy at the call of an update; the empirical Fisher information is that of the first column.
     """
 
     def __init__(self, distribution: Distribution) -> None:
-        super().__init__()
-        self.kind = type(distribution).__name__
         rows_of(distribution)
-        self._action_shape = (*distribution.batch_shape[1:], *distribution.event_shape)
-        self.action_dim = math.prod(self._action_shape)
+        super().__init__(distribution)
+        self.kind = type(distribution).__name__
         self.outputs = self.parameters_per_row = 4
         self.found = without_validation(distribution)
-        self._integers = is_discrete(distribution)
         self.has_kl = True
-
-    @property
-    def integer_actions(self) -> bool:  # type: ignore[override]
-        """Whether bools and integers are taken as actions, too."""
-        return self._integers
-
-    @property
-    def action_shape(self) -> tuple[int, ...]:
-        return self._action_shape
 
     def measured(self, call: Distribution, actions: Tensor) -> Tensor:
         """The parameters [N, 4] of the distribution for these actions [N, ...]."""
