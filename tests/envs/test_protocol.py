@@ -252,7 +252,7 @@ def test_images_are_refused_with_what_to_do(image: str, engine: str) -> None:
     options |= {"policy": "mlp"}
     if engine == "tensor":
         env, options = without("single_observation_space", space), {}
-    wanted = r"^observation_space: expected numbers for an MLP, got an image .*FlattenObservation"
+    wanted = "^observation_space: expected numbers for layers or a cell, got an image .*Flatten"
     with pytest.raises(ValueError, match=wanted):
         TRPO(env, **SETTINGS, **options)
 

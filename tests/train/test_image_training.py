@@ -124,8 +124,9 @@ def test_what_auto_chooses_and_what_overrules_it() -> None:
     assert agent.config.hidden == (64, 64) and agent.config.critic_hidden == (512,)
     flat = TRPO(lambda: FlattenObservation(Columns()), **SIZES)
     assert isinstance(flat.policy, MLPPolicy) and flat.config.policy == "auto"
-    with pytest.raises(ValueError, match="observation_space: expected numbers for an MLP, got an"):
-        TRPO(Columns, policy="mlp", **SIZES)
+    for policy in ("mlp", "gru"):
+        with pytest.raises(ValueError, match="expected numbers for layers or a cell, got an image"):
+            TRPO(Columns, policy=policy, **SIZES)
     assert isinstance(TRPO(Vectors, **SIZES).policy, MLPPolicy)  # a dict of vectors is flattened
     assert isinstance(TRPO(Vectors, policy="cnn", **SIZES).policy, CNNPolicy)
     assert make_config("CartPole-v1", policy="cnn", hidden=(3,)).hidden == (3,)

@@ -69,7 +69,7 @@ class Ranks:
         table: list[list[float]] = self.gather(mine).tolist()
         return table
 
-    def settle(self, error: Exception | None) -> None:
+    def raise_failure(self, error: Exception | None) -> None:
         """Raise on every rank what the first that met an error has met."""
         self._raise_first([row[0] for row in self.numbers(float(error is not None))], error)
 

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from .arguments import fail
+
 # Dicts and tuples hold rows in turn. On the host the parts may be arrays.
 Rows: TypeAlias = Tensor | dict[str, Any] | tuple[Any, ...]
 
@@ -41,8 +43,19 @@ def parts_of(rows: Any, name: str = "obs") -> Iterator[tuple[str, Any]]:
 
 
 def dotted_parts(rows: Any, name: str) -> dict[str, Any]:
-    """The parts by names for files: obs, obs.camera, obs.0."""
-    return {".".join(re.findall(r"\w+", found)): part for found, part in parts_of(rows, name)}
+    """The parts by names for files: obs, obs.camera, obs.0. What is no letter, digit or underscore
+    in a key becomes its number, obs.a%2Eb for the key "a.b", so that obs.a.b is one of two keys.
+    """
+    if not isinstance(rows, dict | tuple):
+        return {name: rows}
+    named: dict[str, Any] = {}
+    for key, part in rows.items() if isinstance(rows, dict) else enumerate(rows):
+        word = re.sub(r"\W", lambda found: f"%{ord(found[0]):02X}", str(key))
+        for called, found in dotted_parts(part, f"{name}.{word}").items():
+            if called in named:
+                raise fail(name, "parts that have different names in a file", f"two {called!r}")
+            named[called] = found
+    return named
 
 
 def with_parts(rows: Any, parts: Iterator[Any]) -> Any:

@@ -8,7 +8,7 @@ are sums over the rows that one process would pick. Every branch sees sums, so t
 the same.
 
 Where a rank fails it takes part in what remains of the call with NaN, which nothing accepts, and
-all ranks raise its error at the end (``settle``).
+all ranks raise its error at the end (``raise_failure``).
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class RankOperator(Operator):
             self._failure = error
             return None
 
-    def settle(self) -> None:
+    def raise_failure(self) -> None:
         failure, self._failure = self._failure, None
-        self._ranks.settle(failure)
+        self._ranks.raise_failure(failure)
 
     @staticmethod
     def _part(own: float, total: float) -> float:

@@ -175,7 +175,7 @@ class Operator(abc.ABC):
         """What code of the caller's returns, shaped as ``like``: on all ranks rank 0's."""
         return run()
 
-    def settle(self) -> None:
+    def raise_failure(self) -> None:
         """Before anything is written: raise what a process of several has met."""
         return None
 
@@ -241,7 +241,7 @@ class Operator(abc.ABC):
         accepted = reason == REASONS.index("accepted")
         theta = torch.where(accepted, candidate, self.theta)
         after = self.evaluate(theta)
-        self.settle()
+        self.raise_failure()
         self.problem.theta.copy_(theta)
         step_size = torch.where(accepted, scale.double() * ratio ** j.double(), 0.0)
         values: Mapping[str, Tensor] = {

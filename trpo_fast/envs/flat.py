@@ -33,9 +33,9 @@ def refuse_images(space: Any) -> None:
         if is_image(part):
             size = math.prod(part.shape)
             raise ValueError(
-                f"observation_space: expected numbers for an MLP, got an image of shape "
-                f"{list(part.shape)} and type {part.dtype}, which policy='cnn' is for; if an "
-                f"MLP with {size} inputs is meant, give the environment flat: "
+                f"observation_space: expected numbers for layers or a cell, got an image of shape "
+                f"{list(part.shape)} and type {part.dtype}, which policy='cnn' is for; if a net "
+                f"with {size} inputs is meant, give the environment flat: "
                 "gymnasium.wrappers.FlattenObservation(env)"
             )
 

@@ -19,6 +19,7 @@ class Part:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    choices: tuple[tuple[int, int], ...] = ()  # of choices: the least and the largest of each entry
 
     @property
     def size(self) -> int | None:
@@ -35,19 +36,34 @@ class Part:
         shape = (rows, *self.shape)
         if self.dtype == np.float32:
             return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
-        low, high = _bounds(space, self)
+        low, high = map(torch.as_tensor, self.bounds() if self.choices else _bounds(space, self))
         drawn = torch.rand(shape, generator=generator, device="cpu", dtype=torch.float64)
         return (low + (drawn * (high - low + 1)).floor()).clamp(low, high).to(self.kind)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the largest choice of every entry, of this part's shape."""
+        low, high = np.array(self.choices, np.int64).T
+        return low.reshape(self.shape), high.reshape(self.shape)
+
+    def not_a_choice(self, values: np.ndarray) -> tuple[int, str] | None:
+        """The first row of values [N, *shape] with one that is none of the choices, and that one
+        in words; None if there is none.
+        """
+        if not self.choices:
+            return None
+        low, high = self.bounds()
+        outside = (values < low) | (values > high)
+        if not outside.any():
+            return None
+        at = tuple(np.argwhere(outside)[0])
+        least, most = low[at[1:]], high[at[1:]]
+        return int(at[0]), f"{values[at]}, which is none of {least} to {most}"
 
 
 def _bounds(space: Any, part: Part) -> tuple[float, float]:
     """The lowest and the highest integer of every entry of a space."""
     from gymnasium import spaces
 
-    if isinstance(space, spaces.Discrete):
-        return float(space.start), float(space.start + space.n - 1)
-    if isinstance(space, spaces.MultiDiscrete):
-        return 0.0, float(space.nvec.min()) - 1.0
     if isinstance(space, spaces.MultiBinary) or part.dtype == np.bool_:
         return 0.0, 1.0
     return float(np.max(space.low)), float(np.min(space.high))
@@ -64,8 +80,12 @@ def parts_of_space(space: Any, name: str = "observation_space") -> Any:
     if isinstance(space, spaces.Box):
         kind = np.dtype(np.float32) if space.dtype.kind == "f" else np.dtype(space.dtype)
         return Part(tuple(space.shape), kind)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return Part(tuple(space.shape or ()), np.dtype(np.int64))
+    if isinstance(space, spaces.Discrete):
+        return Part((), np.dtype(np.int64), ((int(space.start), int(space.start + space.n - 1)),))
+    if isinstance(space, spaces.MultiDiscrete):
+        pairs = zip(space.start.reshape(-1).tolist(), space.nvec.reshape(-1).tolist(), strict=True)
+        choices = tuple((start, start + n - 1) for start, n in pairs)
+        return Part(tuple(space.shape), np.dtype(np.int64), choices)
     if isinstance(space, spaces.MultiBinary):
         return Part(tuple(space.shape), np.dtype(np.int8))
     wanted = "Box, Discrete, MultiBinary, MultiDiscrete, or Dict and Tuple of them"
@@ -105,9 +125,13 @@ def arranged(parts: Any, obs: Any, rows: int | None, label: str) -> Any:
         raise EnvError(f"{label} returned {type(obs).__name__}, expected {wanted}") from error
 
 
-def not_finite(obs: Any) -> tuple[str, int] | None:
-    """The first part with a number that is not finite, and its row; None if there is none."""
-    for name, part in parts_of(obs):
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
-            return name, int(np.argwhere(~np.isfinite(part))[0][0])
+def unusable(parts: Any, obs: Any) -> tuple[int, str] | None:
+    """The first row, and what is wrong in it in words, with a number that is not finite or none of
+    the choices; None if there is none.
+    """
+    for (name, values), (_, part) in zip(parts_of(obs), parts_of(parts), strict=True):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            return int(np.argwhere(~np.isfinite(values))[0][0]), f"{name} not finite"
+        if wrong := part.not_a_choice(values):
+            return wrong[0], f"{name} {wrong[1]},"
     return None

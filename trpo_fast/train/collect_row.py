@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._base.rows import map_rows
-from ..envs.observations import not_finite
+from ..envs.observations import unusable
 from ..learner.actor import Actor, ActTensors
 from .memory import RolloutMemory
 from .rollout import Buffers
@@ -47,7 +47,7 @@ class HostRow:
 
     def store(self, obs: Any) -> bool:
         """Store observations [E, O] as the environments gave them; False if some may be infinite or
-        NaN.
+        NaN, or none of their choices.
         """
         self.raw[...] = obs
         # One dot product in place of a test of every element; huge but finite values take the slow
@@ -63,12 +63,13 @@ class HostRowOfParts(HostRow):
     """The same for observations of parts."""
 
     def _take_obs(self, buffers: Buffers, t: int) -> None:
+        self.parts = buffers.layout.parts
         self.raw = map_rows(lambda part: part[t].numpy(), buffers.raw_obs)
         self.shown = map_rows(lambda part: part[t].numpy(), buffers.obs)
 
     def store(self, obs: Any) -> bool:
         map_rows(np.copyto, self.raw, obs)
-        return not_finite(self.raw) is None
+        return unusable(self.parts, self.raw) is None
 
     def show(self, obs: Any) -> None:
         map_rows(np.copyto, self.shown, obs)

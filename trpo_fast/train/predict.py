@@ -209,8 +209,13 @@ def _parts(parts: Any, obs: Any) -> tuple[Any, bool]:
         if part.shape not in (tuple(tensor.shape), tuple(tensor.shape[1:])):
             wanted = f"one observation of shape {list(part.shape)}, or several"
             raise fail(name, wanted, f"shape {list(tensor.shape)}")
-        if tensor.device.type == "cpu" and not all_finite(tensor):
+        if tensor.device.type != "cpu":
+            return tensor  # its values are not looked at: that would wait for the device
+        if not all_finite(tensor):
             raise fail(name, "finite numbers", "others")
+        rows = tensor if tensor.ndim > len(part.shape) else tensor[None]
+        if wrong := part.not_a_choice(rows.numpy()):
+            raise fail(name, "one of its choices", wrong[1])
         return tensor
 
     try:

@@ -110,6 +110,7 @@ class Buffers:
     """The tensors of a rollout, on the host or the device."""
 
     def __init__(self, layout: Layout, normalised: bool) -> None:
+        self.layout = layout
         self.raw_obs: Any = layout.empty_obs()
         self.obs = layout.empty_obs() if normalised else self.raw_obs
         kind = torch.int64 if layout.discrete else layout.dtype

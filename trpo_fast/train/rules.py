@@ -104,8 +104,8 @@ def apply_rule(
 
 
 def _options(config: Config) -> UpdateOptions:
-    """The options that every update has; ``fvp_rows`` comes with the batch."""
-    options = {name: getattr(config, name) for name in OPTIONS if name != "fvp_rows"}
+    """The options that are settings of a run; ``fvp_rows`` comes with the batch."""
+    options = {n: getattr(config, n) for n in OPTIONS if n not in ("fvp_rows", "group")}
     return cast(UpdateOptions, options)
 
 

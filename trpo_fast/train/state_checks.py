@@ -19,7 +19,7 @@ from .._base.rows import map_rows, parts_of
 from ..envs.engines import EnvRequest
 from ..envs.gym.host import HostEnvs
 from ..envs.gym.state import restore
-from ..envs.observations import arranged, not_finite, parts_of_space
+from ..envs.observations import arranged, parts_of_space, unusable
 from .agent import Agent
 
 MAX_COUNTER = 2**53  # of anything that is counted: a float64 holds each number up to it
@@ -145,7 +145,8 @@ def _trial_episode(env: Any) -> str | None:
         if terminated or truncated:
             break
     for found in (obs, env.reset()[0]):
-        arrays = arranged(parts_of_space(env.observation_space), found, None, "its environment")
-        if not_finite(arrays):
-            return "an observation that is not finite"
+        parts = parts_of_space(env.observation_space)
+        rows = map_rows(lambda array: array[None], arranged(parts, found, None, "its environment"))
+        if wrong := unusable(parts, rows):
+            return f"an observation with {wrong[1].removesuffix(',')}"
     return None

@@ -97,7 +97,7 @@ class FisherOperator:
         self._operator: Operator = chosen.operator(problem)
         self._snapshot = Snapshot(policy, theta, self._operator.theta)
         self._rows = _Rows(problem)
-        self._operator.settle()
+        self._operator.raise_failure()
         if sync and bool(self._operator.bad_values()):
             checks.raise_for_values(problem)
 
@@ -126,7 +126,7 @@ class FisherOperator:
         """F v + damping v [P], or [P, K] for K right-hand sides v [P, K]."""
         v, _ = self._given("v", v, look=self._sync)
         product = self._operator.fvp(v)
-        self._operator.settle()
+        self._operator.raise_failure()
         return columns_last(product)
 
     def solve(
@@ -154,7 +154,7 @@ class FisherOperator:
             "g", g, iterations, tol, gain_tol, preconditioner, factor_fraction, look=False
         )
         found = run_solve(self._operator, self._backend, g, config)
-        self._operator.settle()
+        self._operator.raise_failure()
         # Bad values of g reach every residual, so that g itself need not be read before.
         if self._sync and not checks.all_finite(found.residual_norm):
             self._check_finite("g", g)

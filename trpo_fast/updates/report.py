@@ -42,7 +42,7 @@ class Report:
         accepted = self.reason == 0
         theta = torch.where(accepted, theta, self.operator.theta)
         self.after = self.operator.evaluate(theta)
-        self.operator.settle()
+        self.operator.raise_failure()
         self.operator.problem.theta.copy_(theta)
         if not isinstance(step_size, Tensor):  # filled on the device: a copy to it would wait
             step_size = torch.full_like(self.values["gradient_norm"], step_size)

@@ -23,7 +23,7 @@ import numpy as np
 from ..._base.rows import map_rows
 from ..errors import EnvError, describe_step, shape_error
 from ..flat import check_flat, keeps_structure
-from ..observations import Part, arranged, not_finite, parts_of_space
+from ..observations import Part, arranged, parts_of_space, unusable
 from .access import Access
 
 
@@ -114,11 +114,13 @@ class HostEnvs:
         return final.reshape(-1)
 
     def check_finite(self, obs: Any, which: Callable[[int], str]) -> None:
-        """Refuse observations [N, O] that are not finite; ``which`` says what row i is."""
+        """Refuse observations [N, O] that are not finite, or have parts that are none of their
+        choices; ``which`` says what row i is.
+        """
         if self.parts is not None:
-            if found := not_finite(obs):
-                name, row = found
-                raise EnvError(f"{self.label()} returned {name} not finite in the {which(row)}")
+            if found := unusable(self.parts, obs):
+                row, what = found
+                raise EnvError(f"{self.label()} returned {what} in the {which(row)}")
             return
         bad = ~np.isfinite(obs)
         if bad.any():
