@@ -1,7 +1,7 @@
 """Predicts how long a CG solve takes on an H200, from a compiled kernel, without a GPU.
 
-    python -m tests.sass.predict                                   the extension in trpo_fast/
-    python -m tests.sass.predict KERNEL.cubin --case C1            one kernel, phase by phase
+    python -m tests.sass.predict                           the extension in trpo_fast/
+    python -m tests.sass.predict KERNEL.cubin --case C1    one kernel
     python -m tests.sass.predict KERNEL.cubin --case C2 --precision fp16x3 --spent 8
 
 One kernel to try a change on takes a quarter of a minute to compile and seconds to read:
@@ -33,7 +33,8 @@ import json
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -128,9 +129,23 @@ class Prediction:
     def solve_us(self) -> float:
         return microseconds(self.phases) + (PRODUCTS - SIMULATED) * self.iteration_us
 
+    @property
+    def reduce_us(self) -> float:
+        """Of the slice reduction, between the two grid barriers of a product."""
+        first, second = (i for i, phase in enumerate(self.iteration) if phase.grid)
+        return microseconds(self.iteration[first + 1 : second])
 
-def microseconds(phases: list[Phase], bound: bool = False) -> float:
-    return sum(p.bound if bound else p.clocks for p in phases) / hardware.CLOCK_GHZ / 1000
+    @staticmethod
+    def bound(phases: list[Phase]) -> float:
+        return sum(phase.bound for phase in phases) / hardware.CLOCK_GHZ / 1000
+
+    @property
+    def solve_bound(self) -> float:
+        return self.bound(self.phases) + (PRODUCTS - SIMULATED) * self.bound(self.iteration)
+
+
+def microseconds(phases: list[Phase]) -> float:
+    return sum(phase.clocks for phase in phases) / hardware.CLOCK_GHZ / 1000
 
 
 def predict(code: list[Instruction], table: bytes, told: dict) -> Prediction:
@@ -173,7 +188,7 @@ def print_phases(p: Prediction, code: list[Instruction], lines: dict[int, str], 
         busiest = sorted(pipes.items(), key=lambda item: -item[1])[:3]
         said = " ".join(f"{pipe} {clocks:.0f}" for pipe, clocks in busiest)
         print(
-            f"{name:28}{microseconds([phase]):6.2f}{microseconds([phase], True):7.2f}"
+            f"{name:28}{microseconds([phase]):6.2f}{p.bound([phase]):7.2f}"
             f"{phase.clocks:8.0f}{phase.slots:7}{phase.wavefronts:7.0f}{phase.sectors:8}  {said}"
         )
         if not phase.grid:
@@ -189,39 +204,67 @@ def print_spent(phase: Phase, place: Callable[[int], str], count: int) -> None:
         print(f"      {clocks:6.0f} clocks at {name}")
 
 
-def report(cubin: Path, case: str, precision: str, waits: int) -> bool:
-    """The phases of one case, if the cubin has its kernel."""
-    told = launch_of(case, precision)
+@dataclass(frozen=True)
+class Compiled:
+    """The kernel that serves a launch, as found in a cubin."""
+
+    cubin: Path
+    name: str
+    code: list[Instruction]
+    table: bytes
+
+
+def find_kernel(cubins: list[Path], told: dict, precision: str) -> Compiled | None:
     wanted = kernel_name(told, precision)
-    kernels = [(n, k) for n, k in read_kernels(cubin).items() if wanted in n]
-    if not kernels:
-        return False
-    name, (code, table) = kernels[0]
-    p = predict(code, table, told)
-    print(f"{case} {precision}: {wanted}, {told['grid']} blocks, {told['own']} tiles a block")
-    print_phases(p, code, source_lines(cubin, name), waits)
-    bound = microseconds(p.iteration, True)
-    whole = microseconds(p.phases, True) + (PRODUCTS - SIMULATED) * bound
+    for cubin in cubins:
+        if wanted.encode() in cubin.read_bytes():
+            for name, (code, table) in read_kernels(cubin).items():
+                if wanted in name:
+                    return Compiled(cubin, name, code, table)
+    return None
+
+
+def report(cubins: list[Path], case: str, precision: str, spent: int) -> None:
+    """The phases of one case, if its kernel is there."""
+    told = launch_of(case, precision)
+    found = find_kernel(cubins, told, precision)
+    if not found:
+        print(f"{case} {precision}: no kernel with {kernel_name(told, precision)} in its name\n")
+        return
+    p = predict(found.code, found.table, told)
+    print(f"{case} {precision}: {told['grid']} blocks, {told['own']} tiles of "
+          f"{16 * told['row_step']} rows a block")  # fmt: skip
+    print_phases(p, found.code, source_lines(found.cubin, found.name), spent)
     print(
-        f"a product and its step: {p.iteration_us:.1f} us (bound {bound:.1f}); "
-        f"a solve of {PRODUCTS}: {p.solve_us:.0f} us (bound {whole:.0f})\n"
+        f"a product and its step: {p.iteration_us:.1f} us (bound {p.bound(p.iteration):.1f}); "
+        f"a solve of {PRODUCTS}: {p.solve_us:.0f} us (bound {p.solve_bound:.0f})\n"
     )
-    return True
+
+
+@contextmanager
+def cubins_of(files: list[Path]) -> Iterator[list[Path]]:
+    """Cubins as they are, and those of sm_90 that an extension holds; none: the built extension."""
+    files = files or list((ROOT / "trpo_fast").glob("_C*.so"))
+    with tempfile.TemporaryDirectory() as folder:
+        libraries = [file for file in files if file.suffix == ".so"]
+        cubins = [file for file in files if file.suffix != ".so"]
+        for library in libraries:
+            cubins += extract(library, Path(folder))
+        yield cubins
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cubin", nargs="?", type=Path, help="default: the extension's kernels")
+    parser.add_argument("files", nargs="*", type=Path, help="cubins; default: the extension's")
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--precision", choices=PRECISIONS, action="append")
     parser.add_argument("--spent", type=int, default=0, help="lines shown for each phase")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        library = next((ROOT / "trpo_fast").glob("_C*.so"))
-        cubins = [options.cubin] if options.cubin else extract(library, Path(folder))
+    precisions = options.precision or (PRECISIONS[:1] if options.files else PRECISIONS)
+    with cubins_of(options.files) as cubins:
         for case in options.case or CASES:
-            for precision in options.precision or PRECISIONS:
-                any(report(cubin, case, precision, options.spent) for cubin in cubins)
+            for precision in precisions:
+                report(cubins, case, precision, options.spent)
 
 
 if __name__ == "__main__":
