@@ -89,9 +89,10 @@ train: build  ## train CartPole from end to end
 	$(PY) examples/train_cartpole.py
 
 check-cuda: export TRPO_FAST_CUDA = 1
-check-cuda: build  ## hold registers, spills and instructions of the CUDA kernels to their budget
+check-cuda: build  ## hold registers, spills, instructions and predicted times of the CUDA kernels to their budget
 	$(PY) -m pip install -q -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	$(PY) tests/support/check_cuda.py
+	$(PY) -m tests.sass.check
 	$(PY) tests/support/check_triton.py
 
 wide: build  ## products of wide nets in Triton's interpreter: every head, activation and precision with every depth

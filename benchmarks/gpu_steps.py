@@ -16,7 +16,10 @@ QUICK = ("sb3", "sb3_replica", "double_backward", "gauss_newton", "gauss_newton_
 GRAPHED = ("gauss_newton_graph",)
 COMPILED = (*GRAPHED, "gauss_newton_compile", "func_compile", "jax_jit")
 OURS = ("cuda_graph", "cuda")  # eager calls beside replayed ones
-PRECISIONS = ("fp32", "fp16x3")  # of the kernels
+PRECISIONS = ("fp32", "fp16x3")  # of the resident kernels
+WIDE_PRECISIONS = ("fp16x3", "bf16x3", "tf32", "fp32")
+# On the tiles of the device, of the kernels that C4 needs too, and recorded.
+FEW_WIDE_TESTS = "fp16x3 and (widths and gaussian or equal_bits) or solves_are_replays"
 NCU = {"fp32": "Variation<", "fp16x3": "SplitVariation<"}  # of the kernels' names
 
 
@@ -29,7 +32,8 @@ class Step:
     limit: float = 120.0
     skip: str | None = None
     env: dict[str, str] = field(default_factory=dict)
-    rows: tuple[Path, tuple[str, ...]] | None = None  # a file, and cases whose rows it must have
+    # A file, and the cases and precisions whose rows it must have.
+    rows: tuple[Path, tuple[str, ...], tuple[str, ...]] | None = None
 
 
 def architecture() -> str:
@@ -55,8 +59,11 @@ class Place:
         return "90" if self.rehearse else architecture()
 
     @property
-    def emulate(self) -> dict[str, str]:
-        return {"TRPO_FAST_EMULATE": "1"} if self.rehearse else {}
+    def environment(self) -> dict[str, str]:
+        """Compiled Triton kernels are kept with what else was built."""
+        if self.rehearse:
+            return {"TRPO_FAST_EMULATE": "1", "TRITON_INTERPRET": "1"}
+        return {"TRITON_CACHE_DIR": str(ROOT / "build" / "triton")}
 
 
 def steps(plan: str, place: Place) -> list[Step]:
@@ -76,24 +83,27 @@ def _first(place: Place) -> list[Step]:
         Step(
             "emulator against hardware",
             [place.python, "-m", "tests.emulation.hardware_check", "--arch", f"sm_{place.arch}"],
-            40,
+            25,
             place.missing,
         ),
-        *[_bench(place, "cg", (case,), GRAPHED, 40, "0.5", OURS) for case in RESIDENT[:2]],
-        _tests(place, "split precision", _split_tests(place), 60),
-        _bench(place, "update", RESIDENT[:1], ("sb3_replica",), 40, "0.5", OURS),
+        *[_bench(place, "cg", (case,), GRAPHED, 30, "0.5", OURS) for case in RESIDENT[:2]],
+        _bench(place, "cg", WIDE[1:2], GRAPHED, 60, "0.5", OURS, ("fp16x3",)),
+        _tests(place, "wide nets", ["tests/wide", "-k", FEW_WIDE_TESTS], 45),
+        _tests(place, "split precision", _split_tests(place), 30),
+        _bench(place, "update", RESIDENT[:1], ("sb3_replica",), 20, "0.5", OURS),
     ]
 
 
 def _full(place: Place) -> list[Step]:
     compiled = [_compiled(place, case) for case in RESIDENT]
-    wide = _bench(place, "cg", WIDE, GRAPHED, 60, "0.5", ("reference",))
     return [
         _tests(place, "tests", _cuda_tests(place), 120),
         _tests(place, "recorded updates", ["tests/updates/test_captured.py", "-k", "cuda"], 40),
         _bench(place, "cg", RESIDENT, QUICK, 60),
         _bench(place, "update", RESIDENT, QUICK[:2], 60),
-        wide,
+        _compiled_wide(place),
+        *[_bench(place, "cg", (c,), GRAPHED, 50, "0.5", OURS, WIDE_PRECISIONS) for c in WIDE],
+        _wide_tests(place),
         *[_ncu(place, precision) for precision in PRECISIONS],
         *_primitives(place),
         _sanitizer(place),
@@ -102,7 +112,7 @@ def _full(place: Place) -> list[Step]:
 
 
 def _tests(place: Place, name: str, files: list[str], limit: float) -> Step:
-    return Step(name, [place.python, "-m", "pytest", "-q", *files], limit, env=place.emulate)
+    return Step(name, [place.python, "-m", "pytest", "-q", *files], limit, env=place.environment)
 
 
 def _split_tests(place: Place) -> list[str]:
@@ -114,6 +124,32 @@ def _cuda_tests(place: Place) -> list[str]:
     pattern = "test_cuda_gae.py" if place.rehearse else "test_cuda_*.py"
     found = sorted((ROOT / "tests" / "cuda").glob(pattern))
     return [str(path.relative_to(ROOT)) for path in found]
+
+
+def _side_by_side(place: Place, name: str, commands: list[list[str]], limit: float) -> Step:
+    words = [word for command in commands for word in ("---", *command)]
+    command = [place.python, "benchmarks/side_by_side.py", *words]
+    return Step(name, command, limit, env=place.environment)
+
+
+def _compiled_wide(place: Place) -> Step:
+    """What the suites need of Triton, which takes a second or two a kernel and a core."""
+    few = ["--rows", "40", "--device", "cpu"] if place.rehearse else ["--rows", "300"]
+    wanted = [(c, p) for c in WIDE for p in WIDE_PRECISIONS if not place.rehearse or c == "C4"]
+    solves = [["benchmarks/one_solve.py", case, p, *few] for case, p in wanted]
+    return _side_by_side(place, "wide kernels: compile", solves, 60)
+
+
+def _wide_tests(place: Place) -> Step:
+    parts = (
+        "fp16x3",
+        "bf16x3",
+        "tf32",
+        "fp32",
+        "not fp16x3 and not bf16x3 and not tf32 and not fp32",
+    )
+    tests = [["-m", "pytest", "-q", "tests/wide", "-k", words] for words in parts]
+    return _side_by_side(place, "wide nets, every test", tests, 100)
 
 
 def _sanitizer(place: Place) -> Step:
@@ -155,6 +191,7 @@ def _bench(
     limit: float,
     seconds: str = "1",
     backends: tuple[str, ...] = (*OURS, "reference"),
+    precisions: tuple[str, ...] = PRECISIONS,
 ) -> Step:
     path = place.results / f"{suite}.json"
     command = [place.python, "-m", "trpo_fast.cli.main", "bench", suite, "--case", *cases]
@@ -167,10 +204,10 @@ def _bench(
         seconds = "0.05"
     else:
         command += [*opponents, "--device", "cuda"]
-    command += ["--seconds", seconds, "--backend", *backends]
-    rows = (path, cases) if "cuda" in backends else None
+    command += ["--seconds", seconds, "--backend", *backends, "--precision", *precisions]
+    rows = (path, cases, precisions) if "cuda" in backends else None
     name = f"bench {suite} {' '.join(cases)}"
-    return Step(name, command, limit, env=place.emulate, rows=rows)
+    return Step(name, command, limit, env=place.environment, rows=rows)
 
 
 def _compiled(place: Place, case: str) -> Step:

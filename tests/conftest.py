@@ -19,8 +19,10 @@ if not torch.cuda.is_available():
 
 
 def pytest_sessionstart(session):
-    """TRPO_FAST_EMULATE=1 finds the library where ``make emulation`` leaves it."""
-    native = extension.module()
+    """TRPO_FAST_EMULATE=1 finds the library where ``make emulation`` leaves it. With a device
+    nothing is emulated.
+    """
+    native = None if torch.cuda.is_available() else extension.module()
     if native is not None and "cuda" in native.families and build.available():
         build.build("library")  # a moment where nothing has changed
 

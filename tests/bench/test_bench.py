@@ -217,6 +217,7 @@ WRONG = {
     "--device meta": "device: expected one that works here, got 'meta': ",
     "--device nosuch": "device: expected one that works here, got 'nosuch': ",
     "--backend nobody": "backend: expected one of ('cpu', ",
+    "--precision fp8": "precision: expected one of ('fp32', ",
     "--rows -1": "rows: expected an integer of at least 2, got -1",
     "--threads 0": "threads: expected an integer of at least 1, got 0",
     "--seconds nan": "seconds: expected a finite number of at least 0, got nan",
@@ -261,6 +262,18 @@ def test_command_writes_rows_with_every_column(tmp_path, capsys):
     header, rows = read_json(path)
     assert path.parent.name == machine_name(header) and len(rows) == len(document["rows"])
     assert "gauss_newton" in capsys.readouterr().out
+
+
+def test_only_the_precisions_that_were_asked_for_are_timed(tmp_path):
+    arguments = "fvp --case tiny --seconds 0.01 --turns 1 --opponents none --backend cpu reference"
+    path = tmp_path / "fvp.json"
+    words = [*arguments.split(), "--precision", "fp32", "--json", str(path)]
+    assert bench_cli.main(words) == 0
+    document = json.loads(path.read_text())
+    timed = {row["precision"] for row in document["rows"]} | {
+        name.split("/")[-1] for name in document["skipped"]
+    }
+    assert timed == {"fp32"}
 
 
 def test_append_replaces_a_case_and_keeps_the_others(tmp_path, capsys):

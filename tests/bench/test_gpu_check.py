@@ -76,11 +76,14 @@ def row(case: str, precision: str, **changed) -> dict[str, object]:
     ],
 )
 def test_a_suite_without_the_kernels_rows_has_failed(gpu_check, tmp_path, changed, status, words):
-    wanted = [(c, p) for c in ("C1", "C2") for p in gpu_check.PRECISIONS]
+    precisions = ("fp32", "fp16x3")
+    wanted = [(c, p) for c in ("C1", "C2") for p in precisions]
     rows = [row(c, p, **(changed if (c, p) == ("C2", "fp16x3") else {})) for c, p in wanted]
     path = tmp_path / "cg.json"
     path.write_text(json.dumps({"rows": rows}))
-    step = gpu_check.Step("bench cg", python("print('fine')"), rows=(path, ("C1", "C2")))
+    step = gpu_check.Step(
+        "bench cg", python("print('fine')"), rows=(path, ("C1", "C2"), precisions)
+    )
     result = gpu_check.run(step, left=100)
     assert result.status == status and words in result.said
 
@@ -109,18 +112,19 @@ def test_a_plan_names_what_exists(gpu_check, tmp_path, plan):
 
 
 def test_the_first_minutes_are_what_tells_most(gpu_check, place, h200):
-    """C1 and C2 replayed, against the graphed opponent, each into the file by itself."""
+    """C1, C2 and C4 replayed, against the graphed opponent, each into the file by itself."""
     steps = gpu_check.steps("first", place)
     assert sum(step.limit for step in steps[1:]) <= gpu_check.SECONDS["first"]
     names = [step.name for step in steps]
-    assert names[:4] == ["build", "emulator against hardware", "bench cg C1", "bench cg C2"]
-    for step in steps[2:4]:
+    assert names[:2] == ["build", "emulator against hardware"]
+    assert names[2:6] == ["bench cg C1", "bench cg C2", "bench cg C4", "wide nets"]
+    for step in steps[2:5]:
         words = " ".join(step.command)
         assert "--backend cuda_graph cuda" in words and "--device cuda" in words
         assert "--opponents gauss_newton_graph --device" in words
         assert f"--append --json {place.results / 'cg.json'}" in words
     full = [step.name for step in gpu_check.steps("full", place)]
-    assert "bench cg C3 C4 C5" in full and {"ncu, fp32", "ncu, fp16x3"} <= set(full)
+    assert {"ncu, fp32", "ncu, fp16x3", *(f"bench cg {c}" for c in ("C3", "C4", "C5"))} <= set(full)
     assert all("compiled" in name for name in full[-3:])
 
 

@@ -214,8 +214,8 @@ def test_values_that_are_not_finite_move_nothing(method: str, sync: bool) -> Non
 
 def test_what_it_cannot_fit_is_refused() -> None:
     obs, returns = rows(4)
-    wide = Critic(3, (200,), method="gauss_newton", backend="cuda", device=DEVICE)
-    with pytest.raises(BackendUnavailable, match=r"can fit this critic, got: .*up to 128 wide"):
+    wide = Critic(3, (4100,), method="gauss_newton", backend="cuda", device=DEVICE)
+    with pytest.raises(BackendUnavailable, match=r"can fit this critic, got: .*up to 4096 wide"):
         wide.fit(obs, returns)
     double = Critic(3, (8,), backend="cuda", device=DEVICE).double()
     with pytest.raises(BackendUnavailable, match="expected float32"):

@@ -32,6 +32,7 @@ import triton  # noqa: E402
 from check_cuda import Code, parse_resources, parse_sass  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime import JITFunction  # noqa: E402
 
 from trpo_fast import Gaussian, MLPPolicy  # noqa: E402
 from trpo_fast.backends.wide import product  # noqa: E402
@@ -91,14 +92,19 @@ def launches(mode: str, tiles: Tiles) -> dict[str, Launch]:
 def described(kernel: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Launch:
     """What Triton specialises on: types, ones, and what 16 divides."""
     values = dict(zip(kernel.arg_names, given, strict=False)) | named
-    made = Launch(kernel, {}, {}, {})
-    for place, parameter in enumerate(kernel.params):
-        name = parameter.name
-        if parameter.do_not_specialize:
+    made, plain = Launch(kernel, {}, {}, {}), _not_specialised(kernel)
+    for place, name in enumerate(kernel.arg_names):
+        if name in plain:
             made.signature[name] = "i32"
         else:
             made.signature[name] = _type(values[name], name in named, (place,), made)
     return made
+
+
+def _not_specialised(kernel: Any) -> set[str]:
+    if isinstance(kernel, JITFunction):
+        return {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    return set(kernel.kwargs["do_not_specialize"] or ())  # of an interpreted one
 
 
 def _type(value: Any, constant: bool, path: tuple[int, ...], made: Launch) -> Any:

@@ -37,28 +37,29 @@ class Wide:
         case = replace(case, dtype=torch.float32)
         self.policy = case.policy().to(DEVICE)
         self.batch = to_device(case.batch(case.policy()))
+        options = _on(DEVICE, options)
         plain = {name: value for name, value in options.items() if name != "precision"}
         on_device = problem(self.policy, self.batch, **options)
         self.kernels = WideOperator(on_device, tiles=tiles)
         self.single = ReferenceOperator(problem(self.policy, self.batch, **plain))
         exact = to_device(self.batch, torch.float64, "cpu")
-        self.exact = ReferenceOperator(problem(case.policy().double(), exact, **_on_host(plain)))
+        self.exact = ReferenceOperator(problem(case.policy().double(), exact, **_on("cpu", plain)))
 
     def vector(self, columns: int | None = None) -> Tensor:
         v = random_vector(self.policy, columns=columns)
-        return v.float() if columns is None else v.float().T.contiguous()
+        return (v.float() if columns is None else v.float().T.contiguous()).to(DEVICE)
 
     def products(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the kernels, of float32 and of float64."""
-        on_device = v.to(DEVICE)
         return (
-            self.kernels.fvp(on_device).cpu(),
-            self.single.fvp(on_device).cpu(),
+            self.kernels.fvp(v).cpu(),
+            self.single.fvp(v).cpu(),
             self.exact.fvp(v.double().cpu()),
         )
 
 
-def _on_host(options: dict[str, Any]) -> dict[str, Any]:
+def _on(device: Any, options: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: value.cpu() if isinstance(value, Tensor) else value for name, value in options.items()
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in options.items()
     }

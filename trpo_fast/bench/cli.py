@@ -46,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
         help="backends of trpo_fast to time; cuda_graph: the CUDA kernels' call as a CUDA graph, "
         "replayed (default: all that serve)",
     )
+    p.add_argument(
+        "--precision",
+        nargs="+",
+        help="those of trpo_fast's backends to time (default: all that each has)",
+    )
     p.add_argument("--opponents", nargs="+", help="names, 'all' (default) or 'none'")
     p.add_argument("--iterations", type=integer, default=10, help="CG iterations k")
     p.add_argument("--threads", type=integer, nargs="+", help="thread counts (default: torch's)")
@@ -91,6 +96,9 @@ def _check(arguments: argparse.Namespace) -> None:
     check_number("seconds", arguments.seconds, least=0.0)
     for name in arguments.backend or ():
         check_choice("backend", name, (*registry(), GRAPH))
+    known = dict.fromkeys(p for backend in registry().values() for p in backend.precisions)
+    for name in arguments.precision or ():
+        check_choice("precision", name, tuple(known))
 
 
 def main(argv: list[str]) -> int:
@@ -99,6 +107,7 @@ def main(argv: list[str]) -> int:
     options = Options(
         cases=arguments.case or _default_cases(arguments.suite),
         backends=arguments.backend,
+        precisions=arguments.precision,
         opponents=_opponents(arguments.opponents),
         iterations=arguments.iterations,
         threads=arguments.threads or (None,),

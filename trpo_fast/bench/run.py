@@ -23,6 +23,7 @@ class Options:
 
     cases: Sequence[str] = DEFAULT_CASES
     backends: Sequence[str] | None = None
+    precisions: Sequence[str] | None = None  # of ours
     opponents: Sequence[str] | None = None
     iterations: int = 10
     threads: Sequence[int | None] = (None,)
@@ -133,7 +134,8 @@ def _gather(suite: Suite, workload: Workload, options: Options, outcome: Outcome
         entries.append(_Entry(contender, error, ours, timed.loss, gain, timed.products))
 
     for name, precision in suite.contenders():
-        if options.backends is None or solver_of(name)[0] in options.backends:
+        wanted = options.backends is None or solver_of(name)[0] in options.backends
+        if wanted and (options.precisions is None or precision in options.precisions):
             make = _bind(suite.own, workload, name, precision, options.iterations)
             add(name, precision, True, make)
     for name, precision in _chosen_opponents(suite, options, outcome.skipped):

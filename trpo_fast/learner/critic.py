@@ -41,7 +41,7 @@ from .fits import (
     fit_gauss_newton,
     fit_support,
 )
-from .fits_cuda import CudaFit, cuda_fit_support
+from .fits_cuda import CudaFit, cuda_fit_support, solves_as_wide
 from .fits_reference import ReferenceFit
 from .value_net import ValueNet, check_fits, check_steady, output_layer, values_of
 
@@ -69,7 +69,7 @@ class CriticInfo:
 
     loss: Tensor
     taken: int | Tensor
-    backend: str  # "cpu", "cuda": the native fits; the others: plain PyTorch
+    backend: str  # "cpu", "cuda": by kernels; the others: plain PyTorch
 
     @property
     def steps(self) -> int:
@@ -286,7 +286,8 @@ class Critic(nn.Module):
 
     def _made(self, chosen: str, targets: Targets) -> Fit:
         """What computes a fit to these targets."""
-        if FITS[chosen] is ReferenceFit:
+        wide = chosen == "cuda" and solves_as_wide(self.net, self.method)
+        if wide or FITS[chosen] is ReferenceFit:
             return ReferenceFit(self.net, targets, capture=self.capture)
         return FITS[chosen](self.net, targets)
 

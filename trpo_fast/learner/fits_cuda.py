@@ -1,5 +1,6 @@
 """The critic's fits on the device: Adam over a given order of the rows in one launch, Gauss-Newton
-by the policy's resident solver between two launches of its own. Nothing waits for the device.
+by the policy's resident solver between two launches of its own; of wide nets by theirs and plain
+PyTorch. Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..backends.cuda import connected, current_stream, device_index, explained, 
 from ..backends.cuda_machine import machine_support
 from ..backends.native import address, native_shape, readable
 from ..backends.support import Support
+from ..backends.wide import machine as wide
 from ..policy.flat import flat_params, mark_written
 from ..policy.net import MLPPolicy
 from ..updates.operator import FisherOperator
@@ -29,11 +31,15 @@ _LOSS, _ACCEPTED, _STATES = 0, 1, 3  # of enum CriticState in csrc/cuda/api.h
 
 def cuda_fit_support(net: MLPPolicy, method: str) -> Support:
     """Whether the kernels fit this net by this method."""
-    return (
-        machine_support()
-        and parameter_support("critic", net, place())
-        and _shape_support(net, method)
-    )
+    answer = parameter_support("critic", net, place())
+    if answer and solves_as_wide(net, method):
+        return wide.net_support(net.spec, "fp32") and wide.machine_support(flat_params(net).device)
+    return machine_support() and answer and _shape_support(net, method)
+
+
+def solves_as_wide(net: MLPPolicy, method: str) -> bool:
+    """Whether the solves are those of the kernels for wide nets, and the rest is PyTorch's."""
+    return method == "gauss_newton" and wide.is_wide_net(net.spec)
 
 
 def _shape_support(net: MLPPolicy, method: str) -> Support:

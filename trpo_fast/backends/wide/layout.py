@@ -82,8 +82,10 @@ class Planes:
         """
         _, dtype, planes = MODES[mode]
         sizes = [rows * stride for rows, stride in shapes]
-        across = [-(-stride // block) for _, stride in shapes]
-        counts = [-(-rows // block) * a for (rows, _), a in zip(shapes, across, strict=True)]
+        # Strides above one, counts that 16 divides: else some shapes have kernels of their own.
+        across = [max(2, -(-stride // block)) for _, stride in shapes]
+        tall = [-(-rows // block) for rows, _ in shapes]
+        counts = [up_to(t * a, 16) for t, a in zip(tall, across, strict=True)]
         hi, *lo = (
             torch.empty(columns, sum(sizes) + block, dtype=dtype, device=like.device)
             for _ in range(planes)

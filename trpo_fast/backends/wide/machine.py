@@ -25,10 +25,11 @@ MAX_WIDTH = 4096
 
 def is_wide(problem: Problem) -> bool:
     """Whether a net is wider, deeper or of more choices than the resident kernels could take."""
-    policy = problem.policy
-    if not isinstance(policy, MLPPolicy):
-        return False
-    spec = policy.spec
+    return isinstance(problem.policy, MLPPolicy) and is_wide_net(problem.policy.spec)
+
+
+def is_wide_net(spec: NetSpec) -> bool:
+    """Whether they could not take any problem of such a net."""
     many = len(spec.nvec) > MAX_FACTORS
     return many or spec.maps > MAX_MAPS or max(spec.widths[1:]) > RESIDENT_WIDTH
 

@@ -149,7 +149,7 @@ class SplitProduct(Product):
         launch(
             split.split_maps_kernel, (layout.map_tiles, len(flat)), flat, self.tiles,
             flat, flat.stride(0), planes.whole(), layout.first, layout.across, layout.weights,
-            layout.fan_ins, layout.fan_outs, planes.offsets, planes.scale_offsets, planes.strides,
+            layout.fan_ins, layout.fan_outs, planes.places,
             MAPS=layout.maps, **self._constants,
         )  # fmt: skip
         return planes

@@ -27,7 +27,7 @@ TILES = {
     "sm_80": Tiles(block=128, depth=32, warps=8, stages=3, programs=216, vector=1024),
     "sm_86": Tiles(block=128, depth=32, warps=8, stages=2, programs=168, vector=1024),
     "sm_90": Tiles(block=128, depth=64, warps=8, stages=3, programs=264, vector=1024),
-    "sm_100": Tiles(block=128, depth=64, warps=8, stages=3, programs=296, vector=1024),
+    "sm_100": Tiles(block=128, depth=64, warps=8, stages=2, programs=296, vector=1024),
     "interpreter": Tiles(block=256, depth=256, warps=8, stages=1, programs=6, vector=65536),
 }
 OUTPUTS = 32  # the fewest columns of a net's outputs: less is not faster

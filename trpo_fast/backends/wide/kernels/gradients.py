@@ -9,7 +9,11 @@ from .products import add_product
 from .split import chosen
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "sums_stride", "sums_column", "pieces_stride", "pieces_column", "rows", "rows_a_piece",
+    ]
+)  # fmt: skip
 def weight_gradients_kernel(
     delta, h, sums, sums_stride, sums_column, pieces, pieces_stride, pieces_column, rows,
     rows_a_piece, first, tiles, fan_ins, fan_outs, weights, biases, delta_places, h_places,
@@ -58,7 +62,7 @@ def weight_gradients_kernel(
         tl.store(out + chosen(biases[1], tile, first, MAPS) + o, bias, mask=o < fan_out)
 
 
-@triton.jit(do_not_specialize=["count", "net"])
+@triton.jit(do_not_specialize=["pieces_stride", "pieces_column", "count", "parameters", "net"])
 def finish_kernel(
     pieces, pieces_stride, pieces_column, count, v, out, parameters, net, damping, free,
     AGAIN: tl.constexpr, SIZE: tl.constexpr,

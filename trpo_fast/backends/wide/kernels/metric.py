@@ -45,7 +45,7 @@ def outputs_metric(
         return diagonal_metric(t, f)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["t_column", "factors_stride", "rows", "outputs"])
 def metric_rows_kernel(
     t, out, t_column, weights, factors, factors_stride, ids, rows, outputs, KIND: tl.constexpr,
     COUNT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,

@@ -72,7 +72,7 @@ def add_rows(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "tiles"])
+@triton.jit(do_not_specialize=["bias_column", "rows", "fan_out", "tiles"])
 def jvp_map_kernel(
     h, t, v, w, bias, bias_column, slope, slope_stride, out, out_stride, out_column, planes,
     rows, fan_in, fan_out, width, tiles, MODE: tl.constexpr, BLOCK: tl.constexpr,
@@ -97,7 +97,11 @@ def jvp_map_kernel(
         store_tile(z, planes, row_tile, column_tile, column, width, MODE, BLOCK, BLOCK)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(
+    do_not_specialize=[
+        "bias_column", "factors_stride", "sums_stride", "sums_column", "rows", "fan_out",
+    ]
+)  # fmt: skip
 def last_map_kernel(
     h, t, v, w, bias, bias_column, weights, factors, factors_stride, ids, planes, sums, sums_stride,
     sums_column, rows, fan_in, fan_out, KIND: tl.constexpr, COUNT: tl.constexpr,
@@ -123,7 +127,7 @@ def last_map_kernel(
     store_tile(delta, planes, row_tile, 0, column, WIDTH, MODE, BLOCK, WIDTH)
 
 
-@triton.jit(do_not_specialize=["rows", "tiles"])
+@triton.jit(do_not_specialize=["sums_stride", "sums_column", "rows", "fan_in", "tiles"])
 def back_map_kernel(
     delta, w, slope, slope_stride, planes, sums, sums_stride, sums_column, rows, fan_in, length,
     width, tiles, MODE: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,

@@ -67,7 +67,11 @@ def store_tile(
     store_planes(x, planes, at, scale_at, (j < width)[None, :], MODE)
 
 
-@triton.jit(do_not_specialize=["rows", "tiles"])
+@triton.jit(
+    do_not_specialize=[
+        "x_stride", "x_column", "sums_stride", "sums_column", "rows", "columns", "tiles",
+    ]
+)  # fmt: skip
 def split_rows_kernel(
     x, x_stride, x_column, planes, sums, sums_stride, sums_column, rows, columns, width, tiles,
     MODE: tl.constexpr, BLOCK: tl.constexpr, SUMMED: tl.constexpr,
@@ -98,21 +102,25 @@ def chosen(values, tile, first, MAPS: tl.constexpr):
 
 @triton.jit
 def split_maps_kernel(
-    flat, flat_column, planes, first, tiles, weights, fan_ins, fan_outs, offsets, scale_offsets,
-    strides, MAPS: tl.constexpr, MODE: tl.constexpr, BLOCK: tl.constexpr,
+    flat, flat_column, planes, first, tiles, weights, fan_ins, fan_outs, places,
+    MAPS: tl.constexpr, MODE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """planes <- every map's weights [fan_out, fan_in] of flat vectors [K, P], a tile a program."""
+    """planes <- every map's weights [fan_out, fan_in] of flat vectors [K, P], a tile a program.
+
+    ``places``: where each map's planes begin, their stride, where their scales begin and stride.
+    """
     tile, column = tl.program_id(0), tl.program_id(1)
     across = chosen(tiles, tile, first, MAPS)
     fan_in = chosen(fan_ins, tile, first, MAPS)
-    stride = chosen(strides, tile, first, MAPS)
+    stride = chosen(places[1], tile, first, MAPS)
     own = tile - chosen(first, tile, first, MAPS)
     row_tile, column_tile = own // across, own % across
     i, j = row_tile * BLOCK + tl.arange(0, BLOCK), column_tile * BLOCK + tl.arange(0, BLOCK)
     inside = (i < chosen(fan_outs, tile, first, MAPS))[:, None] & (j < fan_in)[None, :]
     source = flat + tl.cast(column, tl.int64) * flat_column + chosen(weights, tile, first, MAPS)
     value = tl.load(source + i[:, None] * fan_in + j[None, :], mask=inside, other=0.0)
-    begin = tl.cast(column, tl.int64) * planes[4] + chosen(offsets, tile, first, MAPS)
+    begin = tl.cast(column, tl.int64) * planes[4] + chosen(places[0], tile, first, MAPS)
     at = begin + i[:, None] * stride + j[None, :]
-    scale_at = column * planes[6] + chosen(scale_offsets, tile, first, MAPS) + own
+    scale_at = column * planes[6] + chosen(places[2], tile, first, MAPS) + column_tile
+    scale_at += row_tile * chosen(places[3], tile, first, MAPS)
     store_planes(value, planes, at, scale_at, (j < stride)[None, :], MODE)

@@ -1,0 +1,271 @@
+"""Predicts how long a CG solve takes on an H200, from a compiled kernel, without a GPU.
+
+    python -m tests.sass.predict                           the extension in trpo_fast/
+    python -m tests.sass.predict KERNEL.cubin --case C1    one kernel
+    python -m tests.sass.predict KERNEL.cubin --case C2 --precision fp16x3 --spent 8
+
+One kernel to try a change on takes a quarter of a minute to compile and seconds to read:
+
+    echo '#include "cuda/resident/kernels.cuh"
+    namespace trpo_fast::cuda {
+    ResidentKernel one() { return resident_kernel<Variation<1, 1, false>, false>; } }' > one.cu
+    nvcc -std=c++20 -O3 -lineinfo -Icsrc -gencode arch=compute_80,code=sm_90 -cubin one.cu
+    python -m tests.sass.predict one.cubin --case C1
+
+C1 takes Variation<1, 1, false>, C2 Variation<4, 1, false>, fp16x3 SplitVariation<Fp16, 1>.
+-lineinfo gives phases, and where time is spent in them, their lines of source; it changes no
+instruction.
+
+Block 0 is run from its SASS (machine.py, warps.py) with the arguments of a launch of 132
+multiprocessors: every branch, address and trip count is the device's. Then every instruction is
+issued on four schedulers with the stalls and scoreboard barriers the compiler wrote (timing.py),
+and the numbers of hardware.py. "bound" is what the fullest piece of hardware needs by itself.
+
+What the model cannot see: instruction fetch (a kernel is 530 KB; stalls may cost 5 to 20 %), clocks
+below 1.755 GHz, register bank conflicts, contention for one L2 slice, the spread of arrival at a
+grid barrier, rows that differ between blocks (block 0 has the most), and the launch itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from . import hardware
+from .lines import source_lines
+from .listing import Instruction, jump_tables, parse_listing
+from .machine import WORKSPACE_BYTES, Launch, Machine
+from .timing import Phase, Simulation
+from .tools import find_tool
+from .warps import Runner
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PARAMETERS = 0x210  # where a kernel's arguments begin in constant bank 0 on sm_90
+CASES = {
+    "C1": ("2048", "gaussian", "11", "64", "64", "3"),
+    "C2": ("25000", "gaussian", "17", "64", "64", "6"),
+    "cartpole": ("2048", "categorical", "4", "64", "64", "2"),
+}
+PRECISIONS = ("fp32", "fp16x3")
+PRODUCTS = 10
+SIMULATED = 2  # products; the second stands for the rest
+
+
+@cache
+def arguments_program() -> Path:
+    built = Path(tempfile.mkdtemp()) / "arguments"
+    include = [f"-I{ROOT / 'tests' / 'emulation'}", f"-I{ROOT / 'csrc'}"]
+    source = str(HERE / "arguments.cpp")
+    subprocess.run(["g++", "-std=c++20", "-O0", *include, source, "-o", str(built)], check=True)
+    return built
+
+
+@cache
+def launch_of(case: str, precision: str) -> dict:
+    """What arguments.cpp says of a case's solve."""
+    words = [str(arguments_program()), precision, *CASES[case], str(SIMULATED)]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def fill_memory(told: dict) -> np.ndarray:
+    """Global memory: random rows and vectors, scratch in which other blocks have published ones."""
+    memory = np.zeros((told["bytes"] + WORKSPACE_BYTES + len(told["arguments"])) // 4, np.uint32)
+    random = np.random.default_rng(0)
+    for name, scale in (("obs", 1), ("theta", 0.1), ("v", 1)):
+        at, count = told["arrays"][name]
+        values = scale * random.standard_normal(count // 4)
+        memory[at // 4 : (at + count) // 4] = values.astype(np.float32).view(np.uint32)
+    at = (told["arrays"]["scratch"][0] + told["scalars"]) // 4
+    memory[at : at + 64 * told["grid"]].view(np.float64)[:] = 1.0
+    return memory
+
+
+def make_launch(told: dict, table: bytes) -> Launch:
+    """Constant banks and memory as the driver would leave them."""
+    memory, arena, size = fill_memory(told), told["arena"], told["bytes"]
+    arguments = np.frombuffer(bytes.fromhex(told["arguments"]), np.uint32)
+    bank = np.zeros(PARAMETERS // 4 + len(arguments) + 64, np.uint32)
+    bank[:6] = told["threads"], 1, 1, told["grid"], 1, 1
+    bank[0x28 // 4] = 2048  # the stack's end
+    for low, high, address in ((0x48, 0x44, arena + size), (0x198, 0x19C, 0)):
+        address = address or arena + size + WORKSPACE_BYTES  # of the arguments, as memory
+        bank[low // 4], bank[high // 4] = address & 0xFFFFFFFF, address >> 32
+    bank[PARAMETERS // 4 :][: len(arguments)] = arguments
+    memory[(size + WORKSPACE_BYTES) // 4 :][: len(arguments)] = arguments
+    jumps = np.zeros(64, np.uint32)
+    jumps[: len(table) // 4] = np.frombuffer(table, np.uint32)
+    return Launch({0: bank, 2: jumps}, memory, arena, told["threads"], told["grid"])
+
+
+def kernel_name(told: dict, precision: str) -> str:
+    """Part of the mangled name of the kernel that serves a launch."""
+    if precision != "fp32":
+        return f"SplitVariationINS0_4Fp16ELi{told['slots']}EEELb0E"
+    streamed = int(told["path"] == 2)
+    return f"9VariationILi{told['row_step']}ELi{told['slots']}ELb{streamed}EEELb0E"
+
+
+@dataclass
+class Prediction:
+    phases: list[Phase]  # of the whole run of SIMULATED products
+    iteration: list[Phase]  # of the last product and the step after it
+
+    @property
+    def iteration_us(self) -> float:
+        return microseconds(self.iteration)
+
+    @property
+    def solve_us(self) -> float:
+        return microseconds(self.phases) + (PRODUCTS - SIMULATED) * self.iteration_us
+
+    @property
+    def reduce_us(self) -> float:
+        """Of the slice reduction, between the two grid barriers of a product."""
+        first, second = (i for i, phase in enumerate(self.iteration) if phase.grid)
+        return microseconds(self.iteration[first + 1 : second])
+
+    @staticmethod
+    def bound(phases: list[Phase]) -> float:
+        return sum(phase.bound for phase in phases) / hardware.CLOCK_GHZ / 1000
+
+    @property
+    def solve_bound(self) -> float:
+        return self.bound(self.phases) + (PRODUCTS - SIMULATED) * self.bound(self.iteration)
+
+
+def microseconds(phases: list[Phase]) -> float:
+    return sum(phase.clocks for phase in phases) / hardware.CLOCK_GHZ / 1000
+
+
+def predict(code: list[Instruction], table: bytes, told: dict) -> Prediction:
+    machine = Machine(code, make_launch(told, table))
+    Runner(machine).run()
+    phases = Simulation(code, machine.trace, machine.lanes // 32).run()
+    grids = [i for i, phase in enumerate(phases) if phase.grid]
+    # Two barriers a product, one at the end: what lies between the first product's second and the
+    # second product's second is a step of CG and a pass.
+    last = grids[-2]
+    return Prediction(phases, phases[grids[-4] + 1 : last + 1])
+
+
+def read_kernels(cubin: Path) -> dict[str, tuple[list[Instruction], bytes]]:
+    done = subprocess.run(
+        [find_tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True
+    )
+    tables = jump_tables(cubin)
+    return {name: (c, tables.get(name, b"")) for name, c in parse_listing(done.stdout).items()}
+
+
+def extract(library: Path, folder: Path) -> list[Path]:
+    """The cubins of sm_90 in an extension."""
+    command = [find_tool("cuobjdump"), "-xelf", "sm_90", str(library.resolve())]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return sorted(folder.glob("*.cubin"))
+
+
+def print_phases(p: Prediction, code: list[Instruction], lines: dict[int, str], waits: int) -> None:
+    def place(index: int) -> str:
+        return lines.get(code[index].address, f"{code[index].address:#x}")
+
+    print(f"{'until the barrier at':28}{'us':>6}{'bound':>7}{'clocks':>8}{'slots':>7}{'waves':>7}"
+          f"{'sectors':>8}  busiest pipes")  # fmt: skip
+    for phase in p.iteration:
+        name = "(grid barrier)" if phase.grid else place(phase.barrier)
+        pipes: dict[str, float] = {}
+        for (_, pipe), clocks in phase.pipes.items():
+            pipes[pipe] = max(pipes.get(pipe, 0), clocks)
+        busiest = sorted(pipes.items(), key=lambda item: -item[1])[:3]
+        said = " ".join(f"{pipe} {clocks:.0f}" for pipe, clocks in busiest)
+        print(
+            f"{name:28}{microseconds([phase]):6.2f}{p.bound([phase]):7.2f}"
+            f"{phase.clocks:8.0f}{phase.slots:7}{phase.wavefronts:7.0f}{phase.sectors:8}  {said}"
+        )
+        if not phase.grid:
+            print_spent(phase, place, waits)
+
+
+def print_spent(phase: Phase, place: Callable[[int], str], count: int) -> None:
+    """The lines at which warps stood longest, in clocks of the mean of eight warps."""
+    spent: Counter[str] = Counter()
+    for index, clocks in phase.spent.items():
+        spent[place(index)] += clocks / 8
+    for name, clocks in spent.most_common(count):
+        print(f"      {clocks:6.0f} clocks at {name}")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The kernel that serves a launch, as found in a cubin."""
+
+    cubin: Path
+    name: str
+    code: list[Instruction]
+    table: bytes
+
+
+def find_kernel(cubins: list[Path], told: dict, precision: str) -> Compiled | None:
+    wanted = kernel_name(told, precision)
+    for cubin in cubins:
+        if wanted.encode() in cubin.read_bytes():
+            for name, (code, table) in read_kernels(cubin).items():
+                if wanted in name:
+                    return Compiled(cubin, name, code, table)
+    return None
+
+
+def report(cubins: list[Path], case: str, precision: str, spent: int) -> None:
+    """The phases of one case, if its kernel is there."""
+    told = launch_of(case, precision)
+    found = find_kernel(cubins, told, precision)
+    if not found:
+        print(f"{case} {precision}: no kernel with {kernel_name(told, precision)} in its name\n")
+        return
+    p = predict(found.code, found.table, told)
+    print(f"{case} {precision}: {told['grid']} blocks, {told['own']} tiles of "
+          f"{16 * told['row_step']} rows a block")  # fmt: skip
+    print_phases(p, found.code, source_lines(found.cubin, found.name), spent)
+    print(
+        f"a product and its step: {p.iteration_us:.1f} us (bound {p.bound(p.iteration):.1f}); "
+        f"a solve of {PRODUCTS}: {p.solve_us:.0f} us (bound {p.solve_bound:.0f})\n"
+    )
+
+
+@contextmanager
+def cubins_of(files: list[Path]) -> Iterator[list[Path]]:
+    """Cubins as they are, and those of sm_90 that an extension holds; none: the built extension."""
+    files = files or list((ROOT / "trpo_fast").glob("_C*.so"))
+    with tempfile.TemporaryDirectory() as folder:
+        libraries = [file for file in files if file.suffix == ".so"]
+        cubins = [file for file in files if file.suffix != ".so"]
+        for library in libraries:
+            cubins += extract(library, Path(folder))
+        yield cubins
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("files", nargs="*", type=Path, help="cubins; default: the extension's")
+    parser.add_argument("--case", choices=CASES, action="append")
+    parser.add_argument("--precision", choices=PRECISIONS, action="append")
+    parser.add_argument("--spent", type=int, default=0, help="lines shown for each phase")
+    options = parser.parse_args()
+    precisions = options.precision or (PRECISIONS[:1] if options.files else PRECISIONS)
+    with cubins_of(options.files) as cubins:
+        for case in options.case or CASES:
+            for precision in precisions:
+                report(cubins, case, precision, options.spent)
+
+
+if __name__ == "__main__":
+    main()
