@@ -20,6 +20,7 @@ static_assert(kFactorTile == kThreads);
 
 struct FactorPlace {
   int size;        // rows and columns
+  int pivots;      // of the sweeps in blocks: all, or all but a lone one behind the last full block
   int blocks;      // of 16
   int column;      // of a picked row, where this factor's vector begins
   int first_tile;  // of the list
@@ -31,7 +32,7 @@ struct FactorLayout {
   int columns;        // floats of a picked row
   int tiles;          // of all factors
   int parts;          // the rows are split into, so that all blocks have some to add up
-  int steps;          // blocks of the widest factor
+  int steps;          // blocks of pivots of the widest factor
   int units;          // quads of columns of all maps: the shares of a product with the inverses
   int stride;         // one of so many rows is picked
   int64_t picked;     // rows in all
@@ -54,10 +55,12 @@ inline FactorLayout make_factor_layout(const Layout& l, const FvpParams& fvp, in
   for (int i = 0; i < f.count; ++i) {
     const MapLayout& m = l.map[i / 2];
     const int size = i % 2 ? m.out : m.in + 1, blocks = ceil_div(size, kFactorSide);
-    f.factor[i] = {size, blocks, f.columns, f.tiles, inverses};
+    const int pivots = size % kFactorSide == 1 && size > 1 ? size - 1 : size;
+    f.factor[i] = {size, pivots, blocks, f.columns, f.tiles, inverses};
     f.columns += blocks * kFactorSide;
     f.tiles += blocks * (blocks + 1) / 2;
-    f.steps = blocks > f.steps ? blocks : f.steps;
+    const int steps = ceil_div(pivots, kFactorSide);
+    f.steps = steps > f.steps ? steps : f.steps;
     inverses += blocks * blocks * kFactorTile;
     if (i % 2 == 0) f.units += m.stride_in / 4;
   }

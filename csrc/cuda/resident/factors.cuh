@@ -181,7 +181,7 @@ __device__ __forceinline__ TilePatch block_outer(const KernelArgs& a, const Bloc
   const int lane = lane_index(), warp = warp_index();
   const float* rows = kept_row(a, 0);
   TilePatch patch = {};
-  each_loaded<8>(
+  each_loaded<16>(
       part * kWarps + warp, kept, a.factors.parts * kWarps,
       [&](int n) {
         const float* row = rows + int64_t{n} * a.factors.columns;

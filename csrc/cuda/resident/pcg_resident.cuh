@@ -18,15 +18,6 @@ struct Pcg {
 
 __device__ __forceinline__ bool positive(double value) { return value > 0 && isfinite(value); }
 
-// p = z + beta p
-__device__ __forceinline__ void block_next_direction(const KernelArgs& a, const Block& b,
-                                                     bool plain, float beta) {
-  each_loaded<8>(
-      threadIdx.x, a.layout.packed / 4, kThreads,
-      [&](int q) { return plain ? load4(b.residual + 4 * q) : load4_global(direction(a) + 4 * q); },
-      [&](int q, float4 z) { store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), z)); });
-}
-
 // Where block_cg_start found something to do.
 __device__ __forceinline__ void pcg_start(const Cg& s, Pcg& e) {
   e.plain = !e.usable;
@@ -72,14 +63,32 @@ __device__ __forceinline__ bool block_pcg_step(const KernelArgs& a, const Block&
   return s.iterations < a.cg.iterations && s.rr > s.threshold;
 }
 
-// p from z = M^-1 r; z itself at first, where r'z is not known yet. Without a preconditioner z = r.
+// p = z + beta p from z = M^-1 r; z itself at first, where r'z is not known yet. Without a preconditioner
+// z = r. What fits in registers of z is asked for before r'z is known.
 __device__ __forceinline__ void block_direction(const KernelArgs& a, const Block& b, Cg& s,
                                                 Pcg& e) {
-  const double next = e.plain ? s.rr : block_precondition(a, b);
+  const int quads = a.layout.packed / 4;
+  const auto load = [&](int q) {
+    return e.plain ? load4(b.residual + 4 * q) : load4_global(direction(a) + 4 * q);
+  };
+  if (!e.plain) block_precondition(a, b);
+  float4 early[kEarlyQuads];
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i)
+    early[i] = load(min(int(threadIdx.x) + i * kThreads, quads - 1));
+  const double next = e.plain ? s.rr : warp_sums<1>(published(b, kRegionSearch), b.grid).value[0];
   if (!e.plain && !positive(next)) return block_restart(a, b, s, e);
-  const double beta = e.rz == 0 ? 0 : next / e.rz;
-  block_next_direction(a, b, e.plain, static_cast<float>(beta));
+  const float beta = e.rz == 0 ? 0.0f : static_cast<float>(next / e.rz);
   e.rz = next;
+  const auto use = [&](int q, float4 z) {
+    store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), z));
+  };
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) use(q, early[i]);
+  }
+  each_loaded<kEarlyQuads>(threadIdx.x + kEarlyQuads * kThreads, quads, kThreads, load, use);
 }
 
 }  // namespace

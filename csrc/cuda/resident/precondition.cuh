@@ -33,33 +33,65 @@ __device__ __forceinline__ OutputPlace output_place(int outputs) {
   return {int(threadIdx.x) / lanes, int(threadIdx.x) % lanes, lanes};
 }
 
-// R A^-1 of one output in four columns, A^-1 being symmetric: `columns` is the first of its four rows.
+// Four neighbouring columns of A^-1, which is symmetric, in a quad of rows.
+struct FourColumns {
+  float4 column[4];
+};
+
+// R A^-1 of one output in four columns, of which `columns` is the first.
 __device__ __forceinline__ float4 times_inputs(const float* r, const float* columns, int side,
                                                int quads, const OutputPlace& at) {
   float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 2
-  for (int q = at.lane; q < quads; q += at.lanes) {
-    const float4 x = load4(r + 4 * q);
-    fused(sum.x, x, load4_global(columns + 4 * q));
-    fused(sum.y, x, load4_global(columns + side + 4 * q));
-    fused(sum.z, x, load4_global(columns + 2 * side + 4 * q));
-    fused(sum.w, x, load4_global(columns + 3 * side + 4 * q));
-  }
+  each_loaded<3>(
+      at.lane, quads, at.lanes,
+      [&](int q) {
+        FourColumns found;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) found.column[i] = load4_global(columns + i * side + 4 * q);
+        return found;
+      },
+      [&](int q, const FourColumns& found) {
+        const float4 x = load4(r + 4 * q);
+        fused(sum.x, x, found.column[0]);
+        fused(sum.y, x, found.column[1]);
+        fused(sum.z, x, found.column[2]);
+        fused(sum.w, x, found.column[3]);
+      });
   return group_sum(sum, at.lanes);
 }
 
+constexpr int kEarlyOutputs = 4;  // quads of a lane: of all 64 outputs
+
+// The first of a row of G^-1 that a lane takes, under way before there is anything to multiply with it.
+struct OutputsEarly {
+  float4 row[kEarlyOutputs];
+};
+
+__device__ __forceinline__ OutputsEarly load_outputs(const float* row, int quads,
+                                                     const OutputPlace& at) {
+  OutputsEarly early;
+#pragma unroll
+  for (int i = 0; i < kEarlyOutputs; ++i)
+    early.row[i] = load4_global(row + 4 * min(at.lane + i * at.lanes, quads - 1));
+  return early;
+}
+
 // G^-1 Y of one output in the same columns; y: [outputs up to a quad] of shared memory.
-__device__ __forceinline__ float4 times_outputs(const float* row, const float4* y, int quads,
-                                                const OutputPlace& at) {
+__device__ __forceinline__ float4 times_outputs(const float* row, const OutputsEarly& early,
+                                                const float4* y, int quads, const OutputPlace& at) {
   float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 2
-  for (int q = at.lane; q < quads; q += at.lanes) {
-    const float4 g = load4_global(row + 4 * q);
+  const auto add = [&](int q, float4 g) {
     sum = axpy4(g.x, y[4 * q], sum);
     sum = axpy4(g.y, y[4 * q + 1], sum);
     sum = axpy4(g.z, y[4 * q + 2], sum);
     sum = axpy4(g.w, y[4 * q + 3], sum);
-  }
+  };
+#pragma unroll
+  for (int i = 0; i < kEarlyOutputs; ++i)
+    if (at.lane + i * at.lanes < quads) add(at.lane + i * at.lanes, early.row[i]);
+  each_loaded<4>(
+      at.lane + kEarlyOutputs * at.lanes, quads, at.lanes,
+      [&](int q) { return load4_global(row + 4 * q); }, add);
   return group_sum(sum, at.lanes);
 }
 
@@ -79,6 +111,8 @@ __device__ __forceinline__ double block_precondition_quad(const KernelArgs& a, c
   const int output = min(at.output, m.out - 1), quads = ceil_div(m.out, 4);
   const bool own = at.output < m.out && at.lane == 0;
   float4* y = reinterpret_cast<float4*>(b.reduce);
+  const float* row = factor_inverse(a, 2 * map + 1) + output * outputs.blocks * kFactorSide;
+  const OutputsEarly early = load_outputs(row, quads, at);
   const int side = inputs.blocks * kFactorSide;
   const float4 moved =
       times_inputs(b.residual + m.weights + output * stride,
@@ -87,16 +121,15 @@ __device__ __forceinline__ double block_precondition_quad(const KernelArgs& a, c
   if (own) y[output] = moved;
   if (int(threadIdx.x) < 4 * quads - m.out) y[m.out + threadIdx.x] = make_float4(0, 0, 0, 0);
   __syncthreads();  // R A^-1 is complete in these columns
-  const int outputs_side = outputs.blocks * kFactorSide;
-  const float4 found =
-      times_outputs(factor_inverse(a, 2 * map + 1) + output * outputs_side, y, quads, at);
+  const float4 found = times_outputs(row, early, y, quads, at);
   if (!own) return 0;
   store4(z + output * stride, found);
   return dot4(load4(b.residual + column + output * stride), found);
 }
 
-// z = M^-1 r, packed, into `direction`, r being complete. Returns r'z. Closes with a grid barrier.
-__device__ __forceinline__ double block_precondition(const KernelArgs& a, const Block& b) {
+// z = M^-1 r, packed, into `direction`, r being complete; the blocks' shares of r'z are published. Closes with
+// a grid barrier.
+__device__ __forceinline__ void block_precondition(const KernelArgs& a, const Block& b) {
   const Layout& l = a.layout;
   double share = 0;
   for (int unit = b.index; unit < a.factors.units; unit += b.grid) {
@@ -114,7 +147,6 @@ __device__ __forceinline__ double block_precondition(const KernelArgs& a, const 
   const double all[1] = {block_sum(share, reinterpret_cast<double*>(b.reduce))};
   publish(b, kRegionSearch, all);
   grid_sync();  // z and the blocks' shares of r'z are complete
-  return collect(b, kRegionSearch, 0);
 }
 
 }  // namespace
