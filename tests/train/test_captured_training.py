@@ -42,6 +42,8 @@ WIDE: dict[str, Any] = {
         {"algorithm": "kl-penalty", "preconditioner": "kfac"},
         {"critic": "adam", "critic_epochs": 3, "critic_minibatch": 24, "critic_steps": 3},
         {"critic": "adam", "critic_schedule": "linear", "critic_schedule_steps": 400},
+        {"policy": "gru", "critic": "adam", "critic_minibatch": 32, "normalize_observations": True},
+        {"algorithm": "kl-penalty", "penalty_rule": "dual", "penalty_rounds": 3},
     ],
 )
 def test_a_recorded_training_is_the_ordinary_one(recording, options: dict[str, Any]) -> None:  # noqa: F811

@@ -29,6 +29,7 @@ from .work import Performed, Work
 
 MOST_RECORDINGS = 16
 MOST_KEYS = 128  # of work that is watched, recorded or refused
+MOST_EVICTIONS = 3  # of one key's recordings: to make them again and again is no gain
 STRANGERS = 8  # calls in a row, each of a key of its own, after which the next are not watched
 
 
@@ -51,6 +52,7 @@ class _Known:
     calls: list[Call] | None = None  # of the first run
     recording: Recording | None = None
     refusal: str = ""
+    evicted: int = 0  # how often its recording had to make room
     busy: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -95,9 +97,9 @@ class Graphs:
         if known.refusal or not known.busy.acquire(blocking=False):
             return Performed(work.placed(work.run(work.inputs)), False)
         try:
-            if known.recording is not None:
+            if (recording := known.recording) is not None:  # others may let it go meanwhile
                 self._replays += 1
-                return Performed(work.placed(known.recording.replay(work)), True)
+                return Performed(work.placed(recording.replay(work)), True)
             results = work.placed(self._watched(work, known))
         finally:
             known.busy.release()
@@ -109,8 +111,10 @@ class Graphs:
         """A run whose operators are looked at; if it did what the run before did, it is
         recorded.
         """
-        if work.unrecordable:
-            known.refusal = work.unrecordable
+        known.refusal = work.unrecordable
+        if known.evicted == MOST_EVICTIONS:
+            known.refusal = f"its graph had to make room for others {known.evicted} times"
+        if known.refusal:
             return work.run(work.inputs)
         before = _State(work)
         watch = Watch(work.device, list(work.inputs.values()), work.written, work.generators)
@@ -138,22 +142,29 @@ class Graphs:
         """Record the work, replay it from where the run began, compare; what the run wrote is put
         back in any case.
         """
-        after = _State(work)
+        try:
+            after, recorder = _State(work), RECORDERS[work.device.type](work.device)
+        except Exception as error:
+            known.refusal = _cannot(error)
+            return
+        kept = before  # after an interrupt, which the caller sees, nothing was done at all
         try:
             before.put_back()
-            recording = recorded(work, outside)
+            recording = recorded(work, outside, recorder)
             before.put_back()
             replayed = recording.replay(replace(work, into=()))
             if not close((replayed, _State(work).since(before)), (results, after.since(before))):
                 known.refusal = "a replay gives other results"
-                return
+            kept = after
         except Exception as error:  # whatever a module or the device says to being recorded
-            known.refusal = f"it cannot be recorded, {type(error).__name__}: {error}"
-            return
+            known.refusal, kept = _cannot(error), after
         finally:
-            after.put_back()
-        known.calls = None
-        known.refusal = self._admit(known, recording)
+            kept.put_back()
+            if recorder.spoiled:
+                self._drop(recorder.device)
+        if not known.refusal:
+            known.calls = None
+            known.refusal = self._admit(known, recording)
 
     def _find(self, work: Work) -> _Known | None:
         """What is known of the work's key; None where nothing is, nor is worth a look, as those
@@ -197,8 +208,15 @@ class Graphs:
                     break
                 if other is not known:
                     other.recording = None  # it is watched and recorded anew if it comes again
-                    self._evicted += 1
+                    other.evicted, self._evicted = other.evicted + 1, self._evicted + 1
         return ""
+
+    def _drop(self, device: torch.device) -> None:
+        """Let every recording on a device go; its work is watched and recorded anew."""
+        with self._lock:
+            for known in self._known.values():
+                if known.recording is not None and known.recording.recorder.device == device:
+                    known.recording = None
 
     def _held(self) -> list[Recording]:
         return [k.recording for k in self._known.values() if k.recording is not None]
@@ -237,6 +255,10 @@ class Graphs:
 
 
 GRAPHS = Graphs()
+
+
+def _cannot(error: Exception) -> str:
+    return f"it cannot be recorded, {type(error).__name__}: {error}"
 
 
 def _tell(work: Work, reason: str) -> None:

@@ -17,6 +17,7 @@ class Recorder(abc.ABC):
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.nbytes = 0  # of the memory that the recording holds
+        self.spoiled = False  # whether this one failed, and took all earlier ones with it
 
     @staticmethod
     @abc.abstractmethod
@@ -78,8 +79,26 @@ class CudaGraph(Recorder):
         with self._stack:
             if self._capturing:
                 self._capturing = False
-                self._graph.capture_end()
+                try:
+                    self._graph.capture_end()
+                except BaseException:
+                    self._mend_generators()
+                    raise
                 self.nbytes = max(0, torch.cuda.memory_reserved() - self._before)
+
+    def _mend_generators(self) -> None:
+        """Versions of torch leave generators within a capture that failed, for good; earlier graphs
+        know the state that is replaced, and cannot be replayed any more.
+        """
+        every = (torch.cuda.default_generators[torch.cuda.current_device()], *self._generators)
+        for generator in every:
+            state = generator.get_state()
+            try:
+                torch.empty(1, device=self.device).uniform_(generator=generator)
+            except RuntimeError:
+                generator.graphsafe_set_state(generator.clone_state())
+                self.spoiled = True
+            generator.set_state(state)
 
     def replay(self) -> None:
         self._graph.replay()

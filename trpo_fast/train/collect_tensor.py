@@ -60,9 +60,8 @@ class TensorCollector:
     def _bound(self, t: int) -> Callable[[], None]:
         b = self.buffers
         chosen = b.actions[t], b.log_probs[t], b.values[t]
-        if self.fused:
-            return self.actor.bind(ActTensors(b.raw_obs[t], None, *chosen, b.obs[t]))
-        tensors = ActTensors(b.obs[t], None, *chosen)
+        obs, seen = (b.raw_obs[t], b.obs[t]) if self.fused else (b.obs[t], None)
+        tensors = ActTensors(obs, None, *chosen, seen)
         return self.actor.bind(tensors) if self.memory is None else self.memory.bind(t, tensors)
 
     def start(self, seed: int | None) -> None:
