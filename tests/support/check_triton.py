@@ -3,7 +3,7 @@
     python tests/support/check_triton.py            compiles, compares, prints a table
     python tests/support/check_triton.py --update   rewrites tests/support/triton_budget.json
 
-The kernels are compiled for the arguments of a real product (types, divisibility, constants), as
+The kernels are compiled for the arguments of a real solve (types, divisibility, constants), as
 Triton would at its first launch, for each architecture with the tiles of its table. Tensor-core
 instructions may not vanish (wgmma on sm_90, tcgen05 on sm_100), no loop around them may use local
 memory, and shared memory has to fit the device.
@@ -35,9 +35,11 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime import JITFunction  # noqa: E402
 
 from trpo_fast import Gaussian, MLPPolicy  # noqa: E402
-from trpo_fast.backends.wide import product  # noqa: E402
+from trpo_fast.backends.wide import product, solve, split_product  # noqa: E402
+from trpo_fast.backends.wide.operator import WideOperator  # noqa: E402
 from trpo_fast.backends.wide.tiles import TILES, Tiles  # noqa: E402
-from trpo_fast.core.reference import forward  # noqa: E402
+from trpo_fast.core.batch import Batch  # noqa: E402
+from trpo_fast.core.problem import CgConfig, Problem  # noqa: E402
 from trpo_fast.policy.flat import flat_params  # noqa: E402
 
 BUDGET = Path(__file__).with_name("triton_budget.json")
@@ -45,9 +47,10 @@ SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}  # bytes a bloc
 # Per architecture the instructions of its tensor cores; a kernel has those of one line.
 TENSOR = ("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-# All kernels of fp16x3; of the other precisions those that multiply, where they differ.
+# All kernels of fp16x3 and fp32; of the other precisions those that multiply, where they differ.
 KERNELS = {
     "fp16x3": None,
+    "fp32": None,
     "bf16x3": ("jvp_map_kernel",),
     "tf32": ("jvp_map_kernel", "weight_gradients_kernel"),
 }
@@ -66,26 +69,24 @@ class Launch:
 
 
 def launches(mode: str, tiles: Tiles) -> dict[str, Launch]:
-    """The launches of a product of a net like Humanoid's, one of every kernel."""
+    """The launches of a solve of a net like Humanoid's, one of every kernel."""
     found: dict[str, Launch] = {}
 
     def record(kernel: Any, _grid: Any, _at: Any, _tiles: Any, *given: Any, **named: Any) -> None:
         found[kernel.__name__] = described(kernel, given, named)  # the last map's, the widest
 
-    before, product.launch = product.launch, record
+    before = {module: module.launch for module in (product, split_product, solve)}
     try:
+        for module in before:
+            module.launch = record
         policy = MLPPolicy(OBS, Gaussian(ACTIONS), HIDDEN)
         theta = flat_params(policy)
-        made = product.SplitProduct(
-            policy.spec, policy.head, theta, tiles, mode=mode, damping=0.1, free=2.0
-        )
-        acts = forward(theta, policy.spec, policy.head, torch.zeros(ROWS, OBS))
-        rows = made.rows(acts, torch.ones(ROWS))
-        v = theta.unsqueeze(0)
-        made.begin(v)
-        made.add(rows, v, torch.empty_like(v), again=False)
+        rows = Batch(torch.zeros(ROWS, OBS))
+        problem = Problem(policy, theta, rows, 0.1, precision=mode)
+        WideOperator(problem, tiles=tiles).solve(theta, CgConfig(iterations=1))
     finally:
-        product.launch = before
+        for module, launch in before.items():
+            module.launch = launch
     return found
 
 

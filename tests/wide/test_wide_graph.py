@@ -29,7 +29,7 @@ def launches(monkeypatch, request):
     if not EMULATED:
         return
     request.getfixturevalue("recording")
-    from trpo_fast.backends.wide import product, solve
+    from trpo_fast.backends.wide import product, solve, split_product
 
     plain = product.launch
 
@@ -41,7 +41,7 @@ def launches(monkeypatch, request):
             plain(*arguments, **constants)
 
     monkeypatch.setenv("TRPO_FAST_EMULATE", "1")
-    for module in (product, solve):
+    for module in (product, split_product, solve):
         monkeypatch.setattr(module, "launch", launch)
 
 

@@ -9,21 +9,21 @@ import torch
 from wide_support import needs_triton
 
 from trpo_fast.bench.cases import CASES, make_workload
-from trpo_fast.core.problem import CgConfig, Problem
+from trpo_fast.core.problem import CgConfig, Problem, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 pytestmark = needs_triton
-DIFFERENT = (
-    12  # kernels of a solve; jvp's first map, and back from outputs, have forms of their own
-)
+DIFFERENT = 11  # of a solve: jvp's first map, and back from outputs, have forms of their own
 
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The launches of a solve on some rows of a case: names, and what Triton compiles for."""
+    """The launches of a solve, or a ``whole`` update, on some rows of a case: names, and what
+    Triton compiles for. Nothing is computed.
+    """
     from check_triton import described
 
-    from trpo_fast.backends.wide import product, solve
+    from trpo_fast.backends.wide import product, solve, split_product
     from trpo_fast.backends.wide.operator import WideOperator
     from trpo_fast.backends.wide.tiles import TILES
 
@@ -34,16 +34,21 @@ def launched(monkeypatch):
         what = (made.signature, sorted(made.constants.items()), sorted(made.aligned))
         seen.append((kernel.__name__, repr(what)))
 
-    for module in (product, solve):
+    for module in (product, split_product, solve):
         monkeypatch.setattr(module, "launch", record)
 
-    def solved(case: str, precision: str, rows: int, iterations: int = 2) -> list[tuple[str, str]]:
+    def solved(
+        case: str, precision: str, rows: int, iterations: int = 2, *, whole: bool = False
+    ) -> list[tuple[str, str]]:
         seen.clear()
         work = make_workload(CASES[case], cap=rows)
         theta = flat_params(work.policy)
         problem = Problem(work.policy, theta, work.batch, 0.1, precision=precision)
-        operator = WideOperator(problem, tiles=TILES["sm_90"])
-        operator.solve(torch.zeros_like(theta), CgConfig(iterations=iterations))
+        operator, config = WideOperator(problem, tiles=TILES["sm_90"]), CgConfig(iterations)
+        if whole:
+            operator.update(UpdateConfig(cg=config))
+        else:
+            operator.solve(torch.zeros_like(theta), config)
         return list(seen)
 
     return solved
@@ -53,9 +58,16 @@ def launched(monkeypatch):
 def test_launches_of_an_iteration(case, launched):
     maps = len(CASES[case].hidden) + 1
     one, two = (launched(case, "fp16x3", 300, k) for k in (1, 2))
-    assert len(two) - len(one) == 2 * maps + 5
+    assert len(two) - len(one) == 2 * maps + 3
     one, two = (launched(case, "fp32", 300, k) for k in (1, 2))
     assert len(two) - len(one) == 4  # beside those of cuBLAS
+
+
+@pytest.mark.parametrize("case", ["C3", "C4", "C5"])
+def test_launches_of_an_update(case, launched):
+    maps = len(CASES[case].hidden) + 1
+    start = maps + 2  # rows of every map, theta, the first direction
+    assert len(launched(case, "fp16x3", 300, 10, whole=True)) == start + 10 * (2 * maps + 3)
 
 
 @pytest.mark.parametrize("case", ["C3", "C4", "C5"])

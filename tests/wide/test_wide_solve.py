@@ -27,7 +27,7 @@ def matrix(seed: int = 0, smallest: float = 0.1) -> Tensor:
 
 def both(a: Tensor, g: Tensor, config: CgConfig, vector: int = 64) -> tuple[CgResult, ...]:
     """The kernels' result, float32's and float64's; g [K, P]."""
-    from trpo_fast.backends.wide.solve import solved
+    from trpo_fast.backends.wide.solve import share_curvature, solved
 
     single = a.float().to(DEVICE)
 
@@ -35,7 +35,14 @@ def both(a: Tensor, g: Tensor, config: CgConfig, vector: int = 64) -> tuple[CgRe
         return v @ single
 
     given = g.float().to(DEVICE)
-    ours = solved(product, given, config, replace(SMALL, vector=vector))
+    tiles = replace(SMALL, vector=vector)
+
+    def times(p: Tensor, curvatures: Tensor) -> Tensor:
+        a_p = product(p)
+        share_curvature(p, a_p, curvatures, tiles)
+        return a_p
+
+    ours = solved(times, given, config, tiles)
     options = (config.iterations, config.tol, config.gain_tol)
     return ours, cg(product, given, *options), cg(lambda v: v @ a, g.double(), *options)
 
@@ -64,9 +71,9 @@ def test_what_it_finds_and_decides(config, vector):
 
 
 def test_many_rounds_of_few_programs(monkeypatch):
-    from trpo_fast.backends.wide import solve
+    from trpo_fast.backends.wide import tiles
 
-    monkeypatch.setattr(solve, "MOST_PROGRAMS", 2)
+    monkeypatch.setattr(tiles, "MOST_PROGRAMS", 2)
     ours, single, truth = both(matrix(), sides(2), CgConfig(2), vector=8)
     no_worse(ours.x, single.x, truth.x, SOLUTION)
 

@@ -10,7 +10,7 @@ from cases import UPDATES, Case
 from cuda_support import DEVICE, EMULATED, problem, to_device
 from exactness import SOLUTION, STEP, no_worse
 from no_waits import without_waits
-from wide_support import Wide, needs_triton
+from wide_support import SMALL, Wide, needs_triton
 
 from trpo_fast import FisherOperator, MLPPolicy, trpo_update
 from trpo_fast.backends.cpu import CpuBackend
@@ -89,6 +89,27 @@ def test_solves_with_factors_and_of_several_sides():
 
 
 @pytest.mark.parametrize("precision", ["fp16x3", "fp32"])
+@pytest.mark.parametrize("tiles", [SMALL, None], ids=["small", "whole"])
+def test_solves_in_pieces_of_rows_and_sides(precision, tiles, monkeypatch):
+    """Directions turn for all sides at once, products are of two sides and thirty rows."""
+    from trpo_fast.backends.wide import operator
+
+    monkeypatch.setattr(operator, "COLUMNS", 2)
+    case = Case("gaussian", (129, 20), rows=77, obs_dim=66, weights=True)
+    w = Wide(case, precision=precision, chunk_rows=30, tiles=tiles)
+    g, config = w.vector(3), CgConfig(iterations=3)
+    ours, single, truth = (
+        operator.solve(given, config)
+        for operator, given in ((w.kernels, g), (w.single, g), (w.exact, g.double().cpu()))
+    )
+    no_worse(ours.x, single.x, truth.x, SOLUTION)
+    for name in ("quad", "first_curvature", "residual_norm"):
+        no_worse(getattr(ours, name), getattr(single, name), getattr(truth, name), SOLUTION, name)
+    alone = w.kernels.solve(g[2], config)
+    assert precision == "fp32" or torch.equal(ours.x[2], alone.x)
+
+
+@pytest.mark.parametrize("precision", ["fp16x3", "fp32"])
 def test_equal_bits_from_equal_inputs(precision):
     w = Wide(Case("gaussian", (129,), rows=99), precision=precision)
     config = UpdateConfig(cg=CgConfig(iterations=2))
@@ -138,13 +159,14 @@ def test_bad_values_end_an_update():
 
 
 def test_a_kernel_that_fails_under_auto_leaves_it_to_the_reference(monkeypatch):
-    from trpo_fast.backends.wide import product  # which imports Triton
+    from trpo_fast.backends.wide import product, solve  # which import Triton
 
     def fails(*_arguments, **_constants):
         raise BackendUnavailable("no launch today")
 
     monkeypatch.setattr(CpuBackend, "machine_support", lambda self: Support("not asked"))
-    monkeypatch.setattr(product, "launch", fails)
+    for module in (product, solve):
+        monkeypatch.setattr(module, "launch", fails)
     policy, batch = setting()
     with pytest.warns(UserWarning, match="goes on with 'reference'.*no launch today"):
         info = trpo_update(policy, batch, backend="auto", cg_iterations=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -117,6 +117,11 @@ class Planes:
     def whole(self) -> tuple[Any, ...]:
         """All of them, for kernels that find the places themselves."""
         return (self.hi, self.lo, self.scale, 0, self.hi.shape[1], 0, self.scale.shape[1])
+
+    def of(self, first: int, count: int) -> Planes:
+        """Those of some of the right-hand sides."""
+        some = slice(first, first + count)
+        return replace(self, hi=self.hi[some], lo=self.lo[some], scale=self.scale[some])
 
     @property
     def places(self) -> tuple[tuple[int, ...], ...]:

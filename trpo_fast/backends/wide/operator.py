@@ -15,8 +15,9 @@ from ...core.problem import CgConfig, Problem
 from ...policy.net import MLPPolicy
 from ..native import readable
 from ..reference import Linearization, MLPLinearization, ReferenceOperator
-from .product import Float32Product, Product, Rows, SplitProduct
+from .product import Float32Product, Product, Rows
 from .solve import of_one, solved
+from .split_product import SplitProduct
 from .tiles import Tiles, tiles_for
 
 COLUMNS = 8  # right-hand sides of one product: memory grows with them
@@ -86,7 +87,8 @@ class WideOperator(ReferenceOperator):
             return super().cg(g, config, apply)
         given = readable(g.reshape(-1, g.shape[-1]))
         with torch.no_grad(), self._explained():
-            found = solved(self._fvp, given, config, self._tiles)
+            self.product.begin(given)
+            found = solved(self._times, given, config, self._tiles, self.product.turn)
         return found if g.ndim == 2 else of_one(found)
 
     def _fvp(self, v: Tensor) -> Tensor:
@@ -95,9 +97,23 @@ class WideOperator(ReferenceOperator):
         for begin in range(0, len(given), COLUMNS):
             columns = slice(begin, begin + COLUMNS)
             self.product.begin(given[columns])
-            for i, rows in enumerate(self._pieces()):
-                self.product.add(rows, given[columns], out[columns], again=i > 0)
+            self._add(given[columns], out[columns], 0, None)
         return out.view_as(v)
+
+    def _times(self, p: Tensor, curvatures: Tensor) -> Tensor:
+        """F p + damping p [K, P] of directions that have begun, and their curvatures."""
+        out = torch.empty_like(p)
+        for first in range(0, len(p), COLUMNS):
+            columns = slice(first, first + COLUMNS)
+            self._add(p[columns], out[columns], first, curvatures[columns])
+        return out
+
+    def _add(self, v: Tensor, out: Tensor, first: int, curvatures: Tensor | None) -> None:
+        seen, every = 0, len(self._fisher_batch)
+        for rows in self._pieces():
+            again, seen = seen > 0, seen + len(rows)
+            last = curvatures if seen == every else None
+            self.product.add(rows, v, out, again=again, first=first, curvatures=last)
 
     @property
     def scratch_bytes(self) -> int:

@@ -134,21 +134,21 @@ def _pointwise(name: str, numbers: float) -> Load:
 
 
 def _splits(layout: NetLayout, rows: int) -> list[Load]:
-    """Observations and activations as planes, and theta's weights."""
+    """Observations and activations as planes, and the weights of theta and the first direction."""
     planes = [Load("split_rows", 0.0, m, m) for m in (8.0 * rows * w for w in layout.fan_ins)]
-    return [*planes, Load("split_maps", 0.0, 0.0, 8.0 * layout.net)]
+    return [*planes, *[Load("split_maps", 0.0, 0.0, 8.0 * layout.net)] * 2]
 
 
 def _product(spec: NetSpec, rows: int, precision: str, figures: Figures) -> Iterator[Load]:
     """A product and the vectors' part of an iteration of CG."""
+    size = 4.0 * spec.size
     if precision == "fp32":
         yield from _float32_product(spec, rows)
+        yield Load("dot", 0.0, 0.0, 2 * size)
     else:
         yield from _split_product(NetLayout(spec, TILES[figures.arch]), rows, precision)
-    size = 4.0 * spec.size
-    yield Load("dot", 0.0, 0.0, 2 * size)
     yield Load("step", 0.0, 0.0, 6 * size)
-    yield Load("direction", 0.0, 0.0, 3 * size)
+    yield Load("direction", 0.0, 0.0, (3 if precision == "fp32" else 4) * size)
 
 
 def _float32_product(spec: NetSpec, rows: int) -> Iterator[Load]:
@@ -171,13 +171,12 @@ def _float32_product(spec: NetSpec, rows: int) -> Iterator[Load]:
 
 
 def _split_product(layout: NetLayout, rows: int, precision: str) -> Iterator[Load]:
-    """product.py:SplitProduct. Every plane's number has four bytes: two halves, or one of tf32."""
+    """split_product.py. Every plane's number has four bytes: two halves, or one of tf32."""
     times, block = 1 if precision == "tf32" else 3, layout.tiles.block
     tall = up_to(rows, block)
     row_tiles = tall // block
     ins = [layout.padded(width) for width in layout.fan_ins]
     outs = [*ins[1:], layout.output_width]
-    yield Load("split_maps", 0.0, 0.0, 8.0 * layout.net)
     for i in range(layout.maps):
         operands, last = 1 if i == 0 else 2, i == layout.maps - 1
         across = 1 if last else -(-outs[i] // block)

@@ -30,6 +30,7 @@ TILES = {
     "sm_100": Tiles(block=128, depth=64, warps=8, stages=2, programs=296, vector=1024),
     "interpreter": Tiles(block=256, depth=256, warps=8, stages=1, programs=6, vector=65536),
 }
+MOST_PROGRAMS = 512  # on one vector: each adds up the partial sums of all
 OUTPUTS = 32  # the fewest columns of a net's outputs: less is not faster
 
 
@@ -53,6 +54,20 @@ class Cut(NamedTuple):
 
     pieces: int
     rows: int  # of a piece
+
+
+class Shares(NamedTuple):
+    """Programs on one vector, each of which takes some of its numbers in every round."""
+
+    programs: int
+    rounds: int
+
+
+def shares_of(size: int, tiles: Tiles) -> Shares:
+    """Of a vector with so many numbers."""
+    blocks = -(-size // tiles.vector)
+    programs = min(MOST_PROGRAMS, blocks)
+    return Shares(programs, -(-blocks // programs))
 
 
 def cut_rows(row_tiles: int, map_tiles: int, tiles: Tiles) -> Cut:

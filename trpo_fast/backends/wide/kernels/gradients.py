@@ -62,24 +62,36 @@ def weight_gradients_kernel(
         tl.store(out + chosen(biases[1], tile, first, MAPS) + o, bias, mask=o < fan_out)
 
 
-@triton.jit(do_not_specialize=["pieces_stride", "pieces_column", "count", "parameters", "net"])
+@triton.jit(
+    do_not_specialize=[
+        "pieces_stride", "pieces_column", "count", "size", "net", "rounds", "programs",
+    ]
+)  # fmt: skip
 def finish_kernel(
-    pieces, pieces_stride, pieces_column, count, v, out, parameters, net, damping, free,
-    AGAIN: tl.constexpr, SIZE: tl.constexpr,
+    pieces, pieces_stride, pieces_column, count, v, out, curvatures, size, rounds, programs, net,
+    damping, free, AGAIN: tl.constexpr, CURVED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """out <- the sum of the pieces + damping v, or to what is there; past the net's parameters
-    F is a multiple of the identity.
+    F is a multiple of the identity. Where ``CURVED``, each program's share of v'out in float64.
     """
-    i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    column = tl.cast(tl.program_id(1), tl.int64)
-    at, inside = column * parameters + i, i < parameters
-    if AGAIN:
-        total = tl.load(out + at, mask=inside, other=0.0)
-    else:
-        total = tl.load(v + at, mask=inside, other=0.0) * tl.where(i < net, damping, damping + free)
-    source = pieces + column * pieces_column + i
-    added = tl.zeros((SIZE,), tl.float32)
-    for _ in range(count):
-        added += tl.load(source, mask=i < net, other=0.0)
-        source += pieces_stride
-    tl.store(out + at, total + added, mask=inside)
+    program, column = tl.program_id(0), tl.program_id(1)
+    to, curved = tl.cast(column, tl.int64), tl.zeros((SIZE,), tl.float64)
+    for k in range(rounds):
+        i = (k * programs + program) * SIZE + tl.arange(0, SIZE)
+        at, inside = to * size + i, i < size
+        direction = tl.load(v + at, mask=inside, other=0.0)
+        if AGAIN:
+            total = tl.load(out + at, mask=inside, other=0.0)
+        else:
+            total = direction * tl.where(i < net, damping, damping + free)
+        source = pieces + to * pieces_column + i
+        added = tl.zeros((SIZE,), tl.float32)
+        for _ in range(count):
+            added += tl.load(source, mask=i < net, other=0.0)
+            source += pieces_stride
+        total += added
+        tl.store(out + at, total, mask=inside)
+        if CURVED:
+            curved += direction.to(tl.float64) * total.to(tl.float64)
+    if CURVED:
+        tl.store(curvatures + column * programs + program, tl.sum(curved, axis=0))

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+from .vectors import keep_numbers, next_turn, turned
+
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)  # which truncates casts to bf16
 FP16 = tl.constexpr(0)
 BF16 = tl.constexpr(1)
@@ -101,26 +103,81 @@ def chosen(values, tile, first, MAPS: tl.constexpr):
 
 
 @triton.jit
-def split_maps_kernel(
-    flat, flat_column, planes, first, tiles, weights, fan_ins, fan_outs, places,
-    MAPS: tl.constexpr, MODE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """planes <- every map's weights [fan_out, fan_in] of flat vectors [K, P], a tile a program.
-
-    ``places``: where each map's planes begin, their stride, where their scales begin and stride.
+def tile_place(
+    tile, first, tiles, fan_ins, fan_outs, weights, MAPS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Of a tile of the maps' weights: its row and column among those of its map, places in a flat
+    vector and which of these are the map's.
     """
-    tile, column = tl.program_id(0), tl.program_id(1)
+    fan_in, fan_out = chosen(fan_ins, tile, first, MAPS), chosen(fan_outs, tile, first, MAPS)
     across = chosen(tiles, tile, first, MAPS)
-    fan_in = chosen(fan_ins, tile, first, MAPS)
-    stride = chosen(places[1], tile, first, MAPS)
     own = tile - chosen(first, tile, first, MAPS)
     row_tile, column_tile = own // across, own % across
     i, j = row_tile * BLOCK + tl.arange(0, BLOCK), column_tile * BLOCK + tl.arange(0, BLOCK)
-    inside = (i < chosen(fan_outs, tile, first, MAPS))[:, None] & (j < fan_in)[None, :]
-    source = flat + tl.cast(column, tl.int64) * flat_column + chosen(weights, tile, first, MAPS)
-    value = tl.load(source + i[:, None] * fan_in + j[None, :], mask=inside, other=0.0)
+    at = chosen(weights, tile, first, MAPS) + i[:, None] * fan_in + j[None, :]
+    return row_tile, column_tile, at, (i < fan_out)[:, None] & (j < fan_in)[None, :]
+
+
+@triton.jit
+def store_map_tile(
+    value, planes, tile, row_tile, column_tile, column, first, places, MAPS: tl.constexpr,
+    MODE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Store it. ``places``: where each map's planes begin, their stride, where their scales begin
+    and stride.
+    """
+    stride = chosen(places[1], tile, first, MAPS)
+    i, j = row_tile * BLOCK + tl.arange(0, BLOCK), column_tile * BLOCK + tl.arange(0, BLOCK)
     begin = tl.cast(column, tl.int64) * planes[4] + chosen(places[0], tile, first, MAPS)
-    at = begin + i[:, None] * stride + j[None, :]
     scale_at = column * planes[6] + chosen(places[2], tile, first, MAPS) + column_tile
     scale_at += row_tile * chosen(places[3], tile, first, MAPS)
+    at = begin + i[:, None] * stride + j[None, :]
     store_planes(value, planes, at, scale_at, (j < stride)[None, :], MODE)
+
+
+@triton.jit
+def split_maps_kernel(
+    flat, flat_column, planes, first, tiles, fan_ins, fan_outs, weights, places,
+    MAPS: tl.constexpr, MODE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """planes <- every map's weights [fan_out, fan_in] of flat vectors [K, P], a tile a program."""
+    tile, column = tl.program_id(0), tl.program_id(1)
+    row_tile, column_tile, at, inside = tile_place(
+        tile, first, tiles, fan_ins, fan_outs, weights, MAPS, BLOCK
+    )
+    at += tl.cast(column, tl.int64) * flat_column
+    value = tl.load(flat + at, mask=inside, other=0.0)
+    store_map_tile(
+        value, planes, tile, row_tile, column_tile, column, first, places, MAPS, MODE, BLOCK
+    )
+
+
+@triton.jit(do_not_specialize=["size", "programs", "net"])
+def direction_maps_kernel(
+    r, p, residuals, middle, state, size, programs, net, planes, first, tiles, fan_ins, fan_outs,
+    weights, biases, places, MOST: tl.constexpr, MAPS: tl.constexpr, MODE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``vectors.direction_kernel`` with the next direction's planes. A map's bias goes with the
+    first tile of each of its rows, what is no map's with the first of all.
+    """
+    tile, column = tl.program_id(0), tl.program_id(1)
+    active, beta, rr = next_turn(residuals, middle, column, programs, MOST)
+    if active:
+        begin, i = tl.cast(column, tl.int64) * size, tl.arange(0, BLOCK)
+        row_tile, column_tile, at, inside = tile_place(
+            tile, first, tiles, fan_ins, fan_outs, weights, MAPS, BLOCK
+        )
+        value = turned(r, p, begin + at, inside, beta)
+        store_map_tile(
+            value, planes, tile, row_tile, column_tile, column, first, places, MAPS, MODE, BLOCK
+        )
+        if column_tile == 0:
+            o = row_tile * BLOCK + i
+            bias = begin + chosen(biases, tile, first, MAPS) + o
+            turned(r, p, bias, o < chosen(fan_outs, tile, first, MAPS), beta)
+        if tile == 0:
+            for k in range(net, size, BLOCK):
+                turned(r, p, begin + k + i, k + i < size, beta)
+    if tile == 0:
+        keep_numbers(middle, state, column, rr)

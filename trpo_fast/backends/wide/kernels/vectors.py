@@ -20,34 +20,59 @@ NUMBERS = tl.constexpr(9)
 
 
 @triton.jit
-def whole_sum(partials, column, PROGRAMS: tl.constexpr):
-    """The sum of all programs' partial sums."""
-    i = tl.arange(0, PROGRAMS)
-    return tl.sum(tl.load(partials + column * PROGRAMS + i), axis=0)
+def whole_sum(partials, column, programs, MOST: tl.constexpr):
+    """The sum of all programs' partial sums, at most ``MOST``."""
+    i = tl.arange(0, MOST)
+    return tl.sum(tl.load(partials + column * programs + i, mask=i < programs, other=0.0), axis=0)
 
 
-@triton.jit(do_not_specialize=["size", "rounds"])
-def dot_kernel(
-    a, b, partials, size, rounds, SIZE: tl.constexpr, PROGRAMS: tl.constexpr
-):  # fmt: skip
+@triton.jit
+def next_turn(residuals, middle, column, programs, MOST: tl.constexpr):
+    """Whether a right-hand side goes on, its beta, and its r'r."""
+    at = middle + column * NUMBERS
+    before, moved = tl.load(at + RR), tl.load(at + STEP) != 0.0
+    rr = tl.where(moved, whole_sum(residuals, column, programs, MOST), before)
+    active = tl.load(at + ACTIVE) > 0.0
+    return active, tl.where(active, rr / tl.where(active, before, 1.0), 0.0).to(tl.float32), rr
+
+
+@triton.jit
+def turned(r, p, at, mask, beta):
+    """p <- r + beta p in some places, and what it is there."""
+    next_p = tl.load(r + at, mask=mask, other=0.0) + beta * tl.load(p + at, mask=mask, other=0.0)
+    tl.store(p + at, next_p, mask=mask)
+    return next_p
+
+
+@triton.jit
+def keep_numbers(middle, state, column, rr):
+    """state <- the numbers of the next iteration."""
+    number = tl.arange(0, 16)
+    values = tl.load(middle + column * NUMBERS + number, mask=number < NUMBERS, other=0.0)
+    values = tl.where(number == RR, rr, values)
+    tl.store(state + column * NUMBERS + number, values, mask=number < NUMBERS)
+
+
+@triton.jit(do_not_specialize=["size", "rounds", "programs"])
+def dot_kernel(a, b, partials, size, rounds, programs, SIZE: tl.constexpr):
     """partials <- a'b in float64, a share of it from each program."""
     program, column = tl.program_id(0), tl.program_id(1)
     begin, total = tl.cast(column, tl.int64) * size, tl.zeros((SIZE,), tl.float64)
     for k in range(rounds):
-        i = (k * PROGRAMS + program) * SIZE + tl.arange(0, SIZE)
+        i = (k * programs + program) * SIZE + tl.arange(0, SIZE)
         first = tl.load(a + begin + i, mask=i < size, other=0.0).to(tl.float64)
         total += first * tl.load(b + begin + i, mask=i < size, other=0.0).to(tl.float64)
-    tl.store(partials + column * PROGRAMS + program, tl.sum(total, axis=0))
+    tl.store(partials + column * programs + program, tl.sum(total, axis=0))
 
 
-@triton.jit(do_not_specialize=["size", "rounds", "iterations"])
+@triton.jit(do_not_specialize=["size", "rounds", "programs", "iterations"])
 def step_kernel(
-    x, r, p, a_p, curvatures, residuals, state, middle, size, rounds, iterations,
-    SIZE: tl.constexpr, PROGRAMS: tl.constexpr,
+    x, r, p, a_p, curvatures, residuals, state, middle, size, rounds, programs, iterations,
+    SIZE: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """x + alpha p, r - alpha A p and shares of r'r, where p'Ap is positive."""
     program, column = tl.program_id(0), tl.program_id(1)
-    curvature = whole_sum(curvatures, column, PROGRAMS)
+    curvature = whole_sum(curvatures, column, programs, MOST)
     at = state + column * NUMBERS
     rr, used = tl.load(at + RR), tl.load(at + USED)
     active = (tl.load(at + ACTIVE) > 0.0) & (rr > tl.load(at + THRESHOLD)) & (used < iterations)
@@ -57,7 +82,7 @@ def step_kernel(
     begin, total = tl.cast(column, tl.int64) * size, tl.zeros((SIZE,), tl.float64)
     scale = alpha.to(tl.float32)
     for k in range(rounds):
-        i = (k * PROGRAMS + program) * SIZE + tl.arange(0, SIZE)
+        i = (k * programs + program) * SIZE + tl.arange(0, SIZE)
         inside = i < size
         residual = tl.load(r + begin + i, mask=inside, other=0.0)
         if active:
@@ -67,7 +92,7 @@ def step_kernel(
             tl.store(x + begin + i, moved, mask=inside)
             tl.store(r + begin + i, residual, mask=inside)
         total += residual.to(tl.float64) * residual.to(tl.float64)
-    tl.store(residuals + column * PROGRAMS + program, tl.sum(total, axis=0))
+    tl.store(residuals + column * programs + program, tl.sum(total, axis=0))
     if program == 0:
         gained, share = alpha * rr, tl.load(at + GAIN)
         whole = tl.load(at + TOTAL) + gained
@@ -86,27 +111,17 @@ def step_kernel(
         tl.store(to + STEP, alpha)
 
 
-@triton.jit(do_not_specialize=["size", "rounds"])
+@triton.jit(do_not_specialize=["size", "rounds", "programs"])
 def direction_kernel(
-    r, p, residuals, middle, state, size, rounds, SIZE: tl.constexpr, PROGRAMS: tl.constexpr
+    r, p, residuals, middle, state, size, rounds, programs, SIZE: tl.constexpr, MOST: tl.constexpr
 ):  # fmt: skip
     """p <- r + beta p where a right-hand side goes on, and the numbers of the next iteration."""
     program, column = tl.program_id(0), tl.program_id(1)
-    at = middle + column * NUMBERS
-    before, moved = tl.load(at + RR), tl.load(at + STEP) != 0.0
-    rr = tl.where(moved, whole_sum(residuals, column, PROGRAMS), before)
-    active = tl.load(at + ACTIVE) > 0.0
-    beta = tl.where(active, rr / tl.where(active, before, 1.0), 0.0).to(tl.float32)
+    active, beta, rr = next_turn(residuals, middle, column, programs, MOST)
     begin = tl.cast(column, tl.int64) * size
     if active:
         for k in range(rounds):
-            i = (k * PROGRAMS + program) * SIZE + tl.arange(0, SIZE)
-            inside = i < size
-            next_p = tl.load(r + begin + i, mask=inside, other=0.0)
-            next_p += beta * tl.load(p + begin + i, mask=inside, other=0.0)
-            tl.store(p + begin + i, next_p, mask=inside)
+            i = (k * programs + program) * SIZE + tl.arange(0, SIZE)
+            turned(r, p, begin + i, i < size, beta)
     if program == 0:
-        number = tl.arange(0, 16)
-        values = tl.load(at + number, mask=number < NUMBERS, other=0.0)
-        values = tl.where(number == RR, rr, values)
-        tl.store(state + column * NUMBERS + number, values, mask=number < NUMBERS)
+        keep_numbers(middle, state, column, rr)
