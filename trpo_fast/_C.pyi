@@ -161,6 +161,7 @@ def cuda_plan(
     *, net: NetShape, rows: int, fvp_count: int, chunk_rows: int, group_size: int, precision: str,
     grid: int, multiprocessors: int, shared_bytes: int, arch: int
 ) -> CudaPlan: ...  # fmt: skip
+def cuda_predicted(*, net: NetShape, plan: CudaPlan) -> dict[str, float]: ...
 def cuda_room(*, net: NetShape, plan: CudaPlan, device: int) -> int: ...
 
 @final

@@ -125,6 +125,14 @@ Plan cuda_plan(const NetShape& net, int64_t rows, int64_t fvp_count, int64_t chu
   return make_plan(request, {multiprocessors, shared_bytes, arch});
 }
 
+py::dict cuda_predicted(const NetShape& net, const Plan& plan) {
+  const Predicted us = predicted(net, plan);
+  py::dict d;
+  d["start_us"] = us.start_us;
+  d["product_us"] = us.product_us;
+  return d;
+}
+
 py::dict cuda_limits(int device) {
   const DeviceLimits limits = cuda_device_limits(device);
   py::dict d;
@@ -246,6 +254,8 @@ void bind_cuda(py::module_& m) {
       .def("describe", &plan_dict)
       .def_property_readonly("grid", [](const Plan& p) { return p.grid; })
       .def_property_readonly("refusal", [](const Plan& p) { return p.refusal; });
+  m.def("cuda_predicted", &cuda_predicted, py::kw_only(), py::arg("net"), py::arg("plan"),
+        "Microseconds that a plan's solve should take on an H200: predicted, not measured.");
   m.def("cuda_room", &cuda_room, py::kw_only(), py::arg("net"), py::arg("plan"), py::arg("device"),
         "How many blocks of a plan's kernel the device runs at once.");
   py::class_<CudaOperator>(m, "CudaOperator", "A policy at one theta on its rows, on one device.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from cuda_support import kernels  # noqa: F401
+from sass import check
 
 from trpo_fast.backends import cuda_plan
 from trpo_fast.cli import main as cli
@@ -20,6 +22,11 @@ C1 = NetSpec((11, 64, 64, 3), "tanh", "gaussian"), 2048
 C2 = NetSpec((17, 64, 64, 6), "tanh", "gaussian"), 25000
 WIDE = NetSpec((17, 128, 128, 6), "tanh", "gaussian"), 25000
 HUMANOID = NetSpec((348, 128, 128, 17), "tanh", "gaussian"), 25000
+NETS = {
+    "C1": C1,
+    "C2": C2,
+    "cartpole": (NetSpec((4, 64, 64, 2), "tanh", "categorical", (2,)), 2048),
+}
 SHAPES = (C1, C2, WIDE, HUMANOID, (NetSpec((1, 1), "relu", "categorical", (1,)), 1))
 
 # Net, device, and what is expected of the plan.
@@ -96,6 +103,28 @@ def test_refusals_are_sentences(widths, words):
     assert got["path"] == "none" and words in got["refusal"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
+def test_predicted_times_grow_with_rows_and_products(precision):
+    def us(shape, rows, products=10):
+        return cuda_plan.solve_us(shape[0], rows, H200, precision=precision, products=products)
+
+    for shape in NETS.values():
+        times = [us(shape, rows) for rows in (100, 10**4, 10**5, 10**6)]
+        assert times == sorted(times) and times[0] > 100 and times[3] > 5 * times[1]
+        ten, twenty, forty = (us(shape, 10**4, k) for k in (10, 20, 40))
+        assert forty - twenty == pytest.approx(2 * (twenty - ten))
+    assert us(HUMANOID, 25000) is None if precision == "fp16x3" else us(HUMANOID, 25000) > 1000
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16x3"])
+@pytest.mark.parametrize("case", NETS)
+def test_predictions_are_those_of_the_model(case, precision):
+    """What `make check-cuda` recorded, whose model reads the compiled kernels."""
+    recorded = json.loads(check.BUDGET.read_text())[f"{case} {precision}"]
+    us = cuda_plan.solve_us(*NETS[case], H200, precision=precision)
+    assert us == pytest.approx(recorded["solve"], rel=check.AGREEMENT)
+
+
 def test_a_plan_is_made_once_for_a_shape():
     options = {"rows": 1234, "precision": "fp16x3"}
     first, again = (cuda_plan.cached_plan(C1[0], tuple(H200.items()), **options) for _ in range(2))
@@ -108,7 +137,11 @@ def test_doctor_says_how_a_case_runs(case, precision, capsys):
     assert cli.main(["doctor", "--case", case, "--precision", precision]) == 0
     text = capsys.readouterr().out
     assert f"serve this in {precision}: one launch of" in text and "{" not in text
-    assert "on a CUDA device  backend='auto' takes the CUDA kernels" in text
+    assert "on a CUDA device  backend='auto' takes the CUDA kernels, which keep" in text
+    us = cuda_plan.solve_us(*NETS[case], H200, precision=precision)
+    assert f"about {us:.0f} us by the CUDA kernels" in text and "not measured" in text
+    assert re.search(r"about \d+ us by the Triton kernels for wide nets, if they took", text)
+    assert (" by 'reference' in a CUDA graph" in text) == (precision == "fp32")
 
 
 @pytest.mark.parametrize("case", ["C3", "C4", "C5"])
@@ -117,6 +150,8 @@ def test_doctor_says_what_runs_where_the_kernels_refuse(case, capsys):
     text = capsys.readouterr().out
     assert "CUDA kernels      do not serve this: " in text and "128 wide" in text
     assert "on a CUDA device  backend='auto' takes the Triton kernels for wide nets" in text
+    assert ", as the CUDA kernels do not serve it\n" in text
+    assert re.search(r"about [\d.]+ ms by the Triton kernels for wide nets\n", text)
     assert "on the CPU        backend='auto' takes the C++ kernels" in text
     assert cli.main(["doctor", "--case", case, "--precision", "tf32"]) == 0
     assert "on the CPU        nothing serves precision 'tf32'; 'fp32' is" in capsys.readouterr().out

@@ -262,7 +262,7 @@ def test_the_page_has_the_predictions_of_the_budget() -> None:
 
 
 def test_a_launch_is_that_of_an_h200() -> None:
-    told = predict.launch_of("C2", "fp32")
+    told = predict.launch_of(predict.shape_of("C2", "fp32"))
     assert (told["grid"], told["threads"], told["own"], told["row_step"]) == (132, 256, 3, 4)
     launch = predict.make_launch(told, b"")
     words = np.frombuffer(bytes.fromhex(told["arguments"]), np.uint32)

@@ -1,7 +1,9 @@
 // What a launch of the resident kernel's solve is given on an H200, for the interpreter of SASS: the plan, the
 // bytes of KernelArgs with addresses in one made-up arena, and where its arrays lie there, as JSON.
 //
-//   arguments fp32|fp16x3 ROWS HEAD WIDTH WIDTH... ITERATIONS
+//   arguments fp32|fp16x3 ROWS HEAD ITERATIONS PATH ROW_STEP SLOTS WIDTH WIDTH...
+//
+// PATH 0 is what the plan chooses; otherwise the variant is ROW_STEP, SLOTS.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -33,8 +35,8 @@ T* array(const char* name, int64_t count) {
 int main(int count, char** words) {
   const bool split = !strcmp(words[1], "fp16x3");
   NetShape net{};
-  net.maps = count - 6;
-  for (int i = 0; i <= net.maps; ++i) net.width[i] = atoi(words[4 + i]);
+  net.maps = count - 9;
+  for (int i = 0; i <= net.maps; ++i) net.width[i] = atoi(words[8 + i]);
   const bool gaussian = !strcmp(words[3], "gaussian");
   net.head = gaussian ? Head::kGaussian : Head::kCategorical;
   net.factors = gaussian ? 0 : 1;
@@ -47,11 +49,16 @@ int main(int count, char** words) {
   a.program = kProgramSolve;
   a.net = net;
   a.plan = make_plan(request, h200);
+  if (const auto path = static_cast<Path>(atoi(words[5])); path != Path::kNone) {
+    a.plan = fill_plan(request, h200, path, Variant{atoi(words[6]), atoi(words[7]), {}, {}});
+    const Layout layout = make_layout(net, kRowGroups * a.plan.row_step, split);
+    a.plan.scratch = make_scratch(request, a.plan, layout);
+  }
   a.layout = make_layout(net, kRowGroups * a.plan.row_step, split);
   a.rows.count = a.fvp_count = rows;
   a.damping = 0.1f;
   a.kl_scale = 1;
-  a.cg = {atoi(words[count - 1]), 0, 0, 0};
+  a.cg = {atoi(words[4]), 0, 0, 0};
   a.columns = 1;
   printf("{\"arrays\": {");
   a.rows.obs = array<float>("obs", rows * net.width[0]);
@@ -67,6 +74,8 @@ int main(int count, char** words) {
   printf(", \"own\": %ld, \"packed\": %d, \"scalars\": %ld",
          long((a.plan.fvp_tiles + a.plan.grid - 1) / a.plan.grid), a.layout.packed,
          long(a.plan.scratch.scalars));
+  const Predicted us = predicted(net, a.plan);
+  printf(", \"start_us\": %g, \"product_us\": %g", us.start_us, us.product_us);
   printf(", \"arguments\": \"");
   const auto* bytes = reinterpret_cast<const unsigned char*>(&a);
   for (size_t i = 0; i < sizeof a; ++i) printf("%02x", bytes[i]);

@@ -35,7 +35,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -52,11 +52,6 @@ from .warps import Runner
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARAMETERS = 0x210  # where a kernel's arguments begin in constant bank 0 on sm_90
-CASES = {
-    "C1": ("2048", "gaussian", "11", "64", "64", "3"),
-    "C2": ("25000", "gaussian", "17", "64", "64", "6"),
-    "cartpole": ("2048", "categorical", "4", "64", "64", "2"),
-}
 PRECISIONS = ("fp32", "fp16x3")
 PRODUCTS = 10
 SIMULATED = 2  # products; the second stands for the rest
@@ -71,11 +66,37 @@ def arguments_program() -> Path:
     return built
 
 
+@dataclass(frozen=True)
+class Shape:
+    """A solve: net, rows, precision, and the variant of the kernel, if not the plan's choice."""
+
+    rows: int
+    head: str
+    widths: tuple[int, ...]
+    precision: str = "fp32"
+    path: int = 0
+    row_step: int = 0
+    slots: int = 0
+
+
 @cache
-def launch_of(case: str, precision: str) -> dict:
-    """What arguments.cpp says of a case's solve."""
-    words = [str(arguments_program()), precision, *CASES[case], str(SIMULATED)]
+def launch_of(shape: Shape) -> dict:
+    """What arguments.cpp says of a solve."""
+    numbers = (SIMULATED, shape.path, shape.row_step, shape.slots, *shape.widths)
+    words = [str(arguments_program()), shape.precision, str(shape.rows), shape.head]
+    words += map(str, numbers)
     return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+CASES = {
+    "C1": Shape(2048, "gaussian", (11, 64, 64, 3)),
+    "C2": Shape(25000, "gaussian", (17, 64, 64, 6)),
+    "cartpole": Shape(2048, "categorical", (4, 64, 64, 2)),
+}
+
+
+def shape_of(case: str, precision: str) -> Shape:
+    return replace(CASES[case], precision=precision)
 
 
 def fill_memory(told: dict) -> np.ndarray:
@@ -128,6 +149,10 @@ class Prediction:
     @property
     def solve_us(self) -> float:
         return microseconds(self.phases) + (PRODUCTS - SIMULATED) * self.iteration_us
+
+    @property
+    def start_us(self) -> float:
+        return self.solve_us - PRODUCTS * self.iteration_us
 
     @property
     def reduce_us(self) -> float:
@@ -226,7 +251,7 @@ def find_kernel(cubins: list[Path], told: dict, precision: str) -> Compiled | No
 
 def report(cubins: list[Path], case: str, precision: str, spent: int) -> None:
     """The phases of one case, if its kernel is there."""
-    told = launch_of(case, precision)
+    told = launch_of(shape_of(case, precision))
     found = find_kernel(cubins, told, precision)
     if not found:
         print(f"{case} {precision}: no kernel with {kernel_name(told, precision)} in its name\n")

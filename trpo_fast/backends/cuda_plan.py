@@ -27,6 +27,20 @@ def plan(spec: NetSpec, rows: int, limits: dict[str, int], **options: Any) -> di
     return cached_plan(spec, tuple(limits.items()), rows=rows, **options).describe()
 
 
+def solve_us(
+    spec: NetSpec, rows: int, limits: dict[str, int], *, products: int = 10, **options: Any
+) -> float | None:
+    """Microseconds that a solve with so many products should take, the forward pass included:
+    predicted for an H200 by csrc/cuda/resident/predicted.h, not measured. None where the kernels
+    refuse.
+    """
+    planned = cached_plan(spec, tuple(limits.items()), rows=rows, **options)
+    if planned.refusal is not None:
+        return None
+    us = extension.native.cuda_predicted(net=native_shape(spec), plan=planned)
+    return us["start_us"] + products * us["product_us"]
+
+
 @functools.lru_cache(maxsize=256)
 def cached_plan(
     spec: NetSpec,

@@ -11,6 +11,7 @@ import torch
 from .._base import extension
 from ..backends.registry import registry
 from ..backends.wide import machine
+from ..backends.wide import predicted as wide
 from ..bench.cases import CASES, Case
 from ..core.batch import Batch
 from ..core.problem import Problem
@@ -19,6 +20,7 @@ from ..policy.heads import Categorical, Gaussian
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec
 
+PRODUCTS = 10  # of a predicted solve
 H200 = {"multiprocessors": 132, "shared_bytes": 227 * 1024, "arch": 90}
 
 
@@ -27,7 +29,7 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
     a CUDA device and on the CPU the backend that ``auto`` takes (None: no backend does).
     """
     from ..backends.cuda import fused_precision
-    from ..backends.cuda_plan import plan
+    from ..backends.cuda_plan import plan, solve_us
 
     case, limits = CASES[name], _limits()
     nvec = (case.actions,) if case.head == "categorical" else ()
@@ -36,6 +38,9 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
     planned = plan(spec, case.full_rows, limits or H200, precision=precision if fused else "fp32")
     if not fused:
         planned |= {"precision": precision, "refusal": fused.why_not}
+        resident = None
+    else:
+        resident = solve_us(spec, case.full_rows, H200, precision=precision)
     served = _served(case, precision)
     return {
         "case": name,
@@ -45,8 +50,23 @@ def case_report(name: str, precision: str) -> dict[str, Any]:
         "device": limits or H200,
         "device_is_here": limits is not None,
         **planned,
+        "predicted_us": {"cuda": resident} | _elsewhere(spec, case.full_rows, precision),
+        "wide_net": machine.is_wide_net(spec),
         "auto_on_cuda": _on_cuda(spec, precision, planned["refusal"]) or served["elsewhere"],
         "auto_on_cpu": served["cpu"] or served["elsewhere"],
+    }
+
+
+def _elsewhere(spec: NetSpec, rows: int, precision: str) -> dict[str, float | None]:
+    """Predicted microseconds of a solve by the kernels for wide nets, those of other nets too
+    where a precision leaves the choice, and by the reference in a CUDA graph; None for one that
+    does not serve the precision.
+    """
+    choice = machine.is_wide_net(spec) or precision in ("fp32", "fp16x3")
+    served = choice and machine.net_support(spec, precision)
+    return {
+        "wide": wide.solve_us(spec, rows, precision) if served else None,
+        "reference": wide.reference_us(spec, rows) if precision == "fp32" else None,
     }
 
 
@@ -98,7 +118,8 @@ def render_case(report: dict[str, Any]) -> str:
         lines.append(("CUDA kernels", f"do not serve this: {report['refusal']}"))
     else:
         lines += _plan_lines(report)
-    lines.append(("on a CUDA device", _auto(report["auto_on_cuda"], report["precision"])))
+    lines += _predicted_lines(report)
+    lines.append(("on a CUDA device", _auto_on_cuda(report)))
     lines.append(("on the CPU", _auto(report["auto_on_cpu"], report["precision"])))
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:<{width}}{text}" for name, text in lines)
@@ -126,6 +147,47 @@ def _auto(backend: str | None, precision: str) -> str:
     if backend is None:
         return f"nothing serves precision {precision!r}; 'fp32' is served by every backend"
     return _AUTO[backend]
+
+
+_BY = {
+    "cuda": "the CUDA kernels",
+    "wide": "the Triton kernels for wide nets",
+    "reference": "'reference' in a CUDA graph",
+}
+
+
+def _predicted_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line for each that serves the case, or could."""
+    times = {name: us for name, us in report["predicted_us"].items() if us}
+    if not times:
+        return []
+    hypothetical = {} if report["wide_net"] else {"wide": ", if they took nets as narrow"}
+    head = "predicted time", f"for a solve of {PRODUCTS} products on an H200, not measured:"
+    said = (f"about {_time(us)} by {_BY[n]}{hypothetical.get(n, '')}" for n, us in times.items())
+    return [head, *(("", text) for text in said)]
+
+
+def _time(us: float) -> str:
+    return f"{us:.0f} us" if us < 1000 else f"{us / 1000:.1f} ms"
+
+
+def _auto_on_cuda(report: dict[str, Any]) -> str:
+    """Who is taken, and why."""
+    taken, predicted = report["auto_on_cuda"], report["predicted_us"]
+    said = _auto(taken, report["precision"])
+    if taken not in _BY:
+        return said
+    why = {
+        "cuda": "which keep the rows of such a net on chip",
+        "wide": "as the CUDA kernels do not serve it",
+        "reference": "as no kernels serve it",
+    }
+    said = f"{said}, {why[taken]}"
+    times = {name: us for name, us in predicted.items() if us}
+    fastest = min(times, key=lambda name: times[name]) if times else taken
+    if fastest != taken and taken in times:
+        said += f", though {_BY[fastest]} are predicted to be faster"
+    return said
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:

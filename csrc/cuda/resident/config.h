@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/resident/layout.h"
+#include "cuda/resident/predicted.h"
 
 namespace trpo_fast::cuda {
 
@@ -62,20 +63,6 @@ struct Plan {
   const char* refusal;  // a sentence where path is kNone, otherwise null
 };
 
-// The (rows, slots) of register tiles for which resident_narrow.cu (one slot) and resident_wide.cu compile
-// the kernel.
-struct Variant {
-  int row_step, slots;
-  float cost;  // of one tile of a 64-wide net, in tiles of 16 rows (predicted, not measured)
-};
-constexpr Variant kResidentVariants[] = {{1, 1, 1.0f}, {4, 1, 2.8f}, {1, 3, 1.0f}, {2, 3, 1.7f}};
-constexpr Variant kStreamedVariant = {1, 3, 1.0f};
-// A kernel for each number of slots serves every number of rows; few rows leave warps without work
-// (predicted as well). With one slot, which a net of 64-64 takes, a quarter as much is spilled.
-constexpr Variant kSplitVariants[] = {{1, 1, 0.7f},           {2, 1, 0.8f},
-                                      {4, 1, 1.2f},           {1, kSplitSlots, 0.7f},
-                                      {2, kSplitSlots, 0.8f}, {4, kSplitSlots, 1.2f}};
-
 inline int64_t shared_floats(const Layout& l, const Plan& p) {
   const int64_t words = p.precision == Precision::kFp32 ? 0 : 2 * l.halves + l.maps * kMapMarks;
   return words + int64_t{p.packed_on_chip} * l.packed + l.work +
@@ -120,11 +107,36 @@ inline Plan fill_plan(const PlanRequest& q, const DeviceLimits& d, Path path, co
   return p;
 }
 
-// Time of one product in the units of Variant::cost. A tile off chip pays for its planes.
-inline float predicted_cost(const PlanRequest& q, const Plan& p, const Variant& v) {
+struct Predicted {
+  float start_us,
+      product_us;  // of a solve on an H200: what precedes its products, and each of them
+};
+
+// A tile off chip pays for its planes.
+inline Predicted predicted(const NetShape& net, const Plan& p, const Variant& v) {
+  const bool split = p.precision != Precision::kFp32;
+  const int packed = make_layout(net, kRowGroups * p.row_step, split).packed;
   const float own = static_cast<float>((p.fvp_tiles + p.grid - 1) / p.grid);
-  const float off_chip = own - p.resident_tiles;
-  return v.cost * (own + (q.chunk_rows ? 0.3f : 0.15f) * off_chip);
+  const float off_chip = own - static_cast<float>(p.resident_tiles);
+  const float tiles = own + (p.cached ? kCachedShare : kComputedShare) * off_chip;
+  const float tile_us = tiles * v.tile.of(packed);  // the forward pass takes about as long
+  return {kStart.of(packed) + tile_us, v.step.of(packed) + tile_us};
+}
+
+template <int kCount>
+const Variant* find_variant(const Variant (&variants)[kCount], const Plan& p) {
+  for (const Variant& v : variants)
+    if (v.row_step == p.row_step && v.slots == p.slots) return &v;
+  return nullptr;
+}
+
+// Of a plan that was made; zeros for one that refuses.
+inline Predicted predicted(const NetShape& net, const Plan& p) {
+  if (p.path == Path::kNone) return {};
+  const Variant* v = p.precision != Precision::kFp32 ? find_variant(kSplitVariants, p)
+                     : p.path == Path::kStreamed     ? find_variant(kStreamedVariants, p)
+                                                     : find_variant(kResidentVariants, p);
+  return v ? predicted(net, p, *v) : Predicted{};
 }
 
 inline Scratch make_scratch(const PlanRequest& q, const Plan& p, const Layout& l) {
@@ -165,8 +177,8 @@ inline Plan cheapest_plan(const PlanRequest& q, const DeviceLimits& d,
     if (v.slots != slots) continue;
     const Plan p = fill_plan(q, d, Path::kResident, v);
     if (p.path == Path::kNone) continue;
-    const float cost = predicted_cost(q, p, v);
-    if (best.path == Path::kNone || cost < least) best = p, least = cost;
+    const float us = predicted(q.net, p, v).product_us;
+    if (best.path == Path::kNone || us < least) best = p, least = us;
   }
   return best;
 }
@@ -174,7 +186,7 @@ inline Plan cheapest_plan(const PlanRequest& q, const DeviceLimits& d,
 inline Plan make_fp32_plan(const PlanRequest& q, const DeviceLimits& d) {
   const int slots = make_layout(q.net, kRowGroups).tiles <= kThreads ? 1 : 3;
   Plan best = cheapest_plan(q, d, kResidentVariants, slots);
-  if (best.path == Path::kNone) best = fill_plan(q, d, Path::kStreamed, kStreamedVariant);
+  if (best.path == Path::kNone) best = fill_plan(q, d, Path::kStreamed, kStreamedVariants[0]);
   if (best.path == Path::kNone)
     best.refusal = "one tile of 16 rows of this net does not fit in a block's shared memory";
   return best;
