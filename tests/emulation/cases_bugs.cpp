@@ -76,6 +76,16 @@ BUG(forgotten_grid_sync, 4, 32, 0, true) {
   p.out[128 + blockIdx.x * 32 + threadIdx.x] = p.out[(blockIdx.x + 1) % 4 * 32 + threadIdx.x];
 }
 
+// Thread 0 alone looks at the flags, and nothing hands on what it received.
+BUG(flag_barrier_without_its_end, 4, 32, 0, true) {
+  p.out[blockIdx.x * 32 + threadIdx.x] = 1;
+  __syncthreads();
+  if (threadIdx.x == 0) add_release(p.flag, 1);
+  if (threadIdx.x == 0)
+    while (load_acquire(p.flag) < gridDim.x) spin_wait();
+  p.out[128 + blockIdx.x * 32 + threadIdx.x] = p.out[(blockIdx.x + 1) % 4 * 32 + threadIdx.x];
+}
+
 BUG(blocks_write_the_same_place, 4, 32, 0, false) { p.out[threadIdx.x] = float(blockIdx.x); }
 
 BUG(flag_without_fence, 2, 32, 0, true) {

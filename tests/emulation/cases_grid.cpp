@@ -43,6 +43,7 @@ EMULATION_CASE(atomics_lose_nothing) {
 struct Grid {
   float* data;
   unsigned* counter;
+  unsigned* flags;
   int rounds;
 };
 
@@ -57,24 +58,42 @@ __global__ void grid_kernel(const Grid p) {
     if (threadIdx.x == 0) to[blockIdx.x] = sum;
     if (p.counter) {
       grid_sync(p.counter);
+    } else if (p.flags) {
+      grid_sync(p.flags, round + 1);
     } else {
       grid_sync();
     }
   }
 }
 
+enum class Barrier { kCooperative, kCounter, kFlags };
+
+void check_grid_barrier(Barrier barrier, int rounds, unsigned* counter) {
+  std::vector<float> data(8, 1);
+  std::vector<unsigned> flags(4 * kFlagStride, 0);
+  const Grid p{data.data(), barrier == Barrier::kCounter ? counter : nullptr,
+               barrier == Barrier::kFlags ? flags.data() : nullptr, rounds};
+  const uint64_t before = emulation::counters.grid_barriers;
+  CHECK_LAUNCH(launch(grid_kernel, 4, 64, 0, true, nullptr, p));
+  for (int b = 0; b < 4; ++b) CHECK_NEAR(data[rounds % 2 * 4 + b], std::pow(4, rounds), 0);
+  const bool driver = barrier == Barrier::kCooperative;
+  CHECK(emulation::counters.grid_barriers - before == (driver ? unsigned(rounds) : 0u));
+  CHECK((*counter & 0x7fffffffu) == 0);
+}
+
 EMULATION_CASE(grid_barriers_order_the_grid) {
   unsigned counter = 0;
-  for (unsigned* flag : {static_cast<unsigned*>(nullptr), &counter})
-    for (const int rounds : {1, 2, 5}) {
-      std::vector<float> data(8, 1);
-      const Grid p{data.data(), flag, rounds};
-      const uint64_t before = emulation::counters.grid_barriers;
-      CHECK_LAUNCH(launch(grid_kernel, 4, 64, 0, true, nullptr, p));
-      for (int b = 0; b < 4; ++b) CHECK_NEAR(data[rounds % 2 * 4 + b], std::pow(4, rounds), 0);
-      CHECK(emulation::counters.grid_barriers - before == (flag ? 0u : unsigned(rounds)));
-      CHECK((counter & 0x7fffffffu) == 0);
-    }
+  for (const Barrier barrier : {Barrier::kCooperative, Barrier::kCounter, Barrier::kFlags})
+    for (const int rounds : {1, 2, 5}) check_grid_barrier(barrier, rounds, &counter);
+}
+
+// More blocks than a block has threads, so that one thread looks at several flags.
+EMULATION_CASE(flags_of_more_blocks_than_threads) {
+  std::vector<float> data(8, 1);
+  std::vector<unsigned> flags(4 * kFlagStride, 0);
+  CHECK_LAUNCH(
+      launch(grid_kernel, 4, 2, 0, true, nullptr, Grid{data.data(), nullptr, flags.data(), 3}));
+  for (int b = 0; b < 4; ++b) CHECK_NEAR(data[4 + b], 64, 0);
 }
 
 struct Message {

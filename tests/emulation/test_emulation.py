@@ -32,6 +32,7 @@ BUGS = {
     "missing_syncwarp": ("thread", "data race"),
     "half_warp_syncwarp": ("thread", "data race"),
     "forgotten_grid_sync": ("thread", "data race"),
+    "flag_barrier_without_its_end": ("thread", "data race"),
     "blocks_write_the_same_place": ("thread", "data race"),
     "flag_without_fence": ("thread", "data race"),
     "cp_async_into_a_buffer_in_use": ("thread", "data race"),

@@ -86,7 +86,9 @@ __device__ __forceinline__ void block_act_map(const DeviceNet& net, const ActBlo
   const MapLayout& m = l.map[map];
   const bool hidden = map < l.maps - 1;
   float* out = on_chip(outputs);
-  const int panel = net.resident ? m.out : net.weights / m.stride_in;
+  const int room =
+      net.weights / m.stride_in;  // a panel begins at a quad of outputs, if it holds one
+  const int panel = net.resident ? m.out : room > 4 ? room & ~3 : room;
   for (int first = 0; first < m.out; first += panel) {
     const int count = min(panel, m.out - first);
     const float* weights = net.resident ? b.weights + m.weights : b.weights;
@@ -95,13 +97,15 @@ __device__ __forceinline__ void block_act_map(const DeviceNet& net, const ActBlo
       block_load_panel(m, net.theta, first, count, b.weights);
     }
     __syncthreads();  // inputs and panel are complete, readers of the outputs before these are done
-    const Product product = {inputs, weights, m.stride_in, m.stride_in, row_quads(m.in)};
+    const Product product = map_product(m, inputs, weights, true);
     block_patches<V::kM>(
-        count, [&](auto& patch) { accumulate<V>(patch, product); },
-        [&](const auto& patch) {
-          patch.each([&](int r, int o, float z) {
-            float slope;
-            out[r * m.stride_out + first + o] = hidden ? activate(l.activation, z, &slope) : z;
+        count, [&](Patch& patch) { accumulate<V>(patch, product); },
+        [&](const auto& piece) {
+          piece.each([&](int r, int o, auto value) {
+            auto slope = value;
+            if (hidden)
+              each_of(value, slope, [&](float& z, float& s) { z = activate(l.activation, z, &s); });
+            put(out + r * m.stride_out + first + o, value);
           });
         });
   }

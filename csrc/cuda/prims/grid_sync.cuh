@@ -23,4 +23,20 @@ __device__ __forceinline__ void grid_sync(unsigned* counter TRPO_SITE_PARAM) {
   __syncthreads(TRPO_SITE_PASS);  // what thread 0 received, before anyone in the block reads it
 }
 
+constexpr int kFlagStride = 32;  // words between the flags of two blocks: a line of L2 each
+
+// The same by flags, without atomics: each block has a word that it alone writes, and thread i looks at
+// block i's. `epoch` is 1 for the first barrier, 2 for the next one and so on; the words are zero before
+// any block comes to the first.
+__device__ __forceinline__ void grid_sync(unsigned* flags, unsigned epoch TRPO_SITE_PARAM) {
+  __syncthreads(TRPO_SITE_PASS);  // the block's writes, before thread 0 publishes them
+  if (threadIdx.x == 0) store_release(flags + blockIdx.x * kFlagStride, epoch TRPO_SITE_ARG);
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
+    const unsigned* flag = flags + block * kFlagStride;  // a fast block may be one barrier ahead
+    while (static_cast<int>(load_acquire(flag TRPO_SITE_ARG) - epoch) < 0)
+      spin_wait(TRPO_SITE_PASS);
+  }
+  __syncthreads(TRPO_SITE_PASS);  // what the threads received, before anyone in the block reads it
+}
+
 }  // namespace trpo_fast::cuda

@@ -24,6 +24,11 @@ struct Max {
   }
 };
 
+// What lane n ^ mask gives; all 32 lanes call.
+__device__ __forceinline__ float lane_swap(float value, int mask TRPO_SITE_PARAM) {
+  return __shfl_xor_sync(kFullWarp, value, mask, 32 TRPO_SITE_ARG);
+}
+
 // All 32 lanes call; all get the result (butterfly: the same order of additions in every lane).
 // kWidth < 32 reduces every aligned group of kWidth lanes by itself.
 template <int kWidth = 32, class T, class Op = Add>

@@ -30,12 +30,15 @@ __device__ TRPO_NOINLINE float activate(Activation activation, float z, float* s
   }
 }
 
-// Calls body(kept, slope): slope(y) is act' where the plane `kept`, of m's outputs, holds y. One
-// uniform branch outside of every loop.
+// Of the activations whose slopes a plane holds, any.
+constexpr Activation kSlopesKept = Activation::kSilu;
+
+// Calls body(kept, slope): slope(y) is act' where the plane `kept` holds y, which is `values`, the
+// activation's, or `slopes`. One uniform branch outside of every loop.
 template <class Body>
-__device__ __forceinline__ void with_slope(Activation activation, const MapLayout& m,
-                                           const float* tile, Body body) {
-  const float* h = on_chip(tile + m.output);
+__device__ __forceinline__ void with_slope(Activation activation, const float* values,
+                                           const float* slopes, Body body) {
+  const float* h = on_chip(values);
   switch (activation) {
     case Activation::kTanh:
       return body(h, [](float y) { return 1.0f - y * y; });
@@ -46,7 +49,7 @@ __device__ __forceinline__ void with_slope(Activation activation, const MapLayou
     case Activation::kIdentity:
       return body(h, [](float) { return 1.0f; });
     default:
-      return body(on_chip(tile + m.slope), [](float y) { return y; });
+      return body(on_chip(slopes), [](float y) { return y; });
   }
 }
 

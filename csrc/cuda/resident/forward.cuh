@@ -58,12 +58,14 @@ __device__ __forceinline__ void block_forward_map(const Layout& l, const MapLayo
                                                   const Product& product, float* output, int stride,
                                                   float* slopes) {
   block_patches<V::kM>(
-      m.out, [&](auto& patch) { accumulate<V>(patch, product); },
-      [&](const auto& patch) {
-        patch.each([&](int r, int c, float z) {
-          float slope = 0.0f;
-          on_chip(output)[r * stride + c] = hidden ? activate(l.activation, z, &slope) : z;
-          if (slopes) slopes[r * stride + c] = slope;
+      m.out, [&](Patch& patch) { accumulate<V>(patch, product); },
+      [&](const auto& outputs) {
+        outputs.each([&](int r, int c, auto value) {
+          auto slope = value;
+          if (hidden)
+            each_of(value, slope, [&](float& z, float& s) { z = activate(l.activation, z, &s); });
+          put(on_chip(output) + r * stride + c, value);
+          if (slopes) put(slopes + r * stride + c, slope);
         });
       });
   if (hidden)
@@ -80,7 +82,7 @@ __device__ TRPO_NOINLINE void block_forward(const Layout& l, const float* weight
     const MapLayout& m = l.map[i];
     __syncthreads();  // the inputs of this map are written, readers of its outputs are done
     const float* input = i == 0 || !work ? tile + m.input : work + l.map[i - 1].tangent;
-    const Product product = {input, weights + m.weights, m.stride_in, m.stride_in, row_quads(m.in)};
+    const Product product = map_product(m, input, weights + m.weights, true);
     block_forward_map<V>(l, m, i < l.maps - 1, product, work ? work + m.tangent : tile + m.output,
                          work ? m.stride_tangent : m.stride_out,
                          !work && m.slope >= 0 ? tile + m.slope : nullptr);

@@ -1,4 +1,6 @@
-// Stage jvp: dh_l = act'(h_l) * (V_l h_{l-1} + v_l + W_l dh_{l-1}) through a tile's planes.
+// Stage jvp: dh_l = act'(h_l) * (V_l h_{l-1} + v_l + W_l dh_{l-1}) through a tile's planes. Where the
+// metric of a row is a diagonal in the net's outputs, the last map's "slopes" are that diagonal, so that
+// what comes out is M J v.
 #pragma once
 #include "cuda/resident/activation.cuh"
 
@@ -11,33 +13,39 @@ __device__ __forceinline__ void block_jvp(const Layout& l, const float* weights,
                                           const float* tile, float* work) {
   for (int i = 0; i < l.maps; ++i) {
     const MapLayout& m = l.map[i];
-    const int quads = row_quads(m.in);
-    const Product moved = {tile + m.input, v + m.weights, m.stride_in, m.stride_in, quads};
+    const bool last = i == l.maps - 1;
+    const Product moved = map_product(m, tile + m.input, v + m.weights, true);
     const float* carried_plane = i == 0 ? nullptr : work + l.map[i - 1].tangent;
-    const Product carried = {carried_plane, weights + m.weights, m.stride_in, m.stride_in, quads};
+    const Product carried = map_product(m, carried_plane, weights + m.weights, false);
     float* out = on_chip(work + m.tangent);
     const int stride = m.stride_tangent;
-    const Activation activation = i == l.maps - 1 ? Activation::kIdentity : l.activation;
+    const Activation activation = !last        ? l.activation
+                                  : l.diagonal ? kSlopesKept
+                                               : Activation::kIdentity;
+    const float* slopes = tile + (last ? l.metric : m.slope);
     // p and the tangents of the inputs are written; the last tile's readers are done.
     __syncthreads();
     block_patches<V::kM>(
         m.out,
-        [&](auto& patch) {
-          accumulate<V>(patch, moved);
-          if (i > 0) accumulate<V>(patch, carried);
+        [&](Patch& patch) {
+          if (i == 0) {
+            accumulate<V>(patch, moved);
+          } else {
+            accumulate<V>(patch, moved, carried);
+          }
         },
-        [&](const auto& patch) {
-          with_slope(activation, m, tile, [&](const float* kept, auto slope) {
-            patch.each([&](int r, int c, float value) {
-              out[r * stride + c] = slope(kept[r * m.stride_out + c]) * value;
+        [&](const auto& outputs) {
+          with_slope(activation, tile + m.output, slopes, [&](const float* kept, auto slope) {
+            outputs.each([&](int r, int c, const auto& value) {
+              put(out + r * stride + c, sloped(value, kept + r * m.stride_out + c, slope));
             });
           });
         });
-    if (i == l.maps - 1) break;
+    if (last) break;
     // A constant has no tangent; a candidate's forward may have left its 1 here.
     for (int r = threadIdx.x; r < l.rows; r += kThreads) out[r * stride + m.out] = 0.0f;
   }
-  __syncthreads();  // J v is complete
+  __syncthreads();  // J v, or M J v, is complete
 }
 
 }  // namespace

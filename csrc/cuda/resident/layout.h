@@ -10,6 +10,8 @@
 // A stride is an odd number of quads (16 bytes): the same quad of eight consecutive rows covers
 // all 32 banks once, whichever quad it is.
 #pragma once
+#include <cstdint>
+
 #include "shared/heads.h"
 
 #if defined(__CUDACC__)
@@ -45,6 +47,7 @@ struct MapLayout {
   int tangent;         // offset in the work planes: tangents, later deltas, of its outputs
   int first_tile;      // register tiles of the weight gradient (blocks of 32 x 32 in split
   int tile_columns;    // precision): number of the first, and how many lie side by side
+  unsigned two_rows_inverse;  // 2^32 / (2 tile_columns), rounded up: see two_rows_of
 };
 
 struct Layout {
@@ -61,11 +64,20 @@ struct Layout {
   int rows;         // of a tile
   int row_weights;  // offset in a tile: one weight per row
   int peaks;        // offset in a tile: [maps, kWarps], split precision only, otherwise -1
+  int metric;       // offset in a tile: plane of the metric's factors, fp32 only, otherwise -1
+  bool diagonal;    // which are its diagonal, times the row's weight; see block_metric_factors
   int tile;         // floats of a tile
   int work;         // floats of the work planes
-  int tiles;        // register tiles of all weight gradients together
+  bool
+      bias_apart;  // no register tile covers the last map's bias, which has no quad of inputs to share
+  int tiles;       // register tiles of all weight gradients together
   MapLayout map[kMaxMaps];
 };
+
+// local / (2 tile_columns) of a register tile: exact below 2^32 / (2 tile_columns).
+TRPO_BOTH int two_rows_of(const MapLayout& m, int local) {
+  return static_cast<int>((static_cast<uint64_t>(local) * m.two_rows_inverse) >> 32);
+}
 
 TRPO_BOTH bool keeps_slope(Activation a) {
   return a == Activation::kSilu || a == Activation::kGelu;
@@ -104,9 +116,18 @@ inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
     m.tangent = l.work;
     l.work += rows * m.stride_tangent;
     m.first_tile = l.tiles;
+    l.bias_apart = !split && last && m.in % 4 == 0;
     // Padding too: every quad of a partial vector is written.
-    m.tile_columns = split ? ceil_div(m.in, kBlockSide) : m.stride_in / 4;
+    m.tile_columns = split ? ceil_div(m.in, kBlockSide) : l.bias_apart ? m.in / 4 : m.stride_in / 4;
+    m.two_rows_inverse = 0xffffffffu / (2 * m.tile_columns) + 1;
     l.tiles += ceil_div(m.out, split ? kBlockSide : kTileOutputs) * m.tile_columns;
+  }
+  if (!split) l.work += 4;  // a register tile of less than 8 outputs reads past the last row
+  l.metric = -1;
+  if (!split && net.head != Head::kNone) {
+    l.metric = l.tile;
+    l.diagonal = metric_is_diagonal(net);
+    l.tile += rows * l.map[l.maps - 1].stride_out;
   }
   l.row_weights = l.tile;
   l.tile += padded(rows);

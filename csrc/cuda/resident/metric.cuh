@@ -35,24 +35,72 @@ __device__ __forceinline__ void put_row_peak(const Layout& l, const Block& b, co
   put_peak(plane_peaks(b, kWorkPeaks, l.maps - 1), peak);
 }
 
+// What the products need of the metric of every row of a tile under theta, once for all of them: where
+// it is a diagonal, that times w kl_scale, otherwise the probabilities. Closes with a barrier.
+__device__ __forceinline__ void block_metric_factors(const KernelArgs& a, const RowSet& set,
+                                                     int64_t number, const Block& b, float* tile) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  if (r < l.rows) {
+    const float w = tile[l.row_weights + r];
+    float* factors = tile + l.metric + r * m.stride_out;
+    if (w > 0.0f) {
+      const int64_t n = row_number(set, number * l.rows + r);
+      head_metric_factors(a.net, dist_row(a, tile + m.output + r * m.stride_out, b.weights, n),
+                          {factors, 1});
+      if (l.diagonal) scale_row(factors, l.outputs, w * a.kl_scale);
+    } else {
+      for (int i = 0; i < l.outputs; ++i) factors[i] = 0.0f;
+    }
+  }
+  __syncthreads();  // the factors are complete
+}
+
+// The share of log_std, whose block of the metric is 2 for every row, in the last work plane.
+template <class V>
+__device__ __forceinline__ void block_log_std_metric(const KernelArgs& a, const Block& b,
+                                                     const float* tile) {
+  constexpr int kRows = kRowGroups * V::kM;
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x % kRows;
+  const float scale = 2.0f * a.kl_scale * on_chip(tile)[l.row_weights + r];
+  float* row = on_chip(b.work) + m.tangent + r * m.stride_tangent + l.actions;
+  for (int i = threadIdx.x / kRows; i < l.actions; i += kThreads / kRows)
+    row[i] = scale * b.v[l.log_std + i];
+}
+
 // J v -> w kl_scale M J v in the last work plane; the total weight divides after the reduction.
-// Rows of weight zero become zeros. Closes with a barrier.
+// Rows of weight zero become zeros. In fp32 block_jvp has brought a diagonal along, and what is left
+// needs no barrier of its own unless the net is one map. Closes with one otherwise.
 template <class V>
 __device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& set, int64_t number,
                                              const Block& b, const float* tile) {
   const Layout& l = a.layout;
   const MapLayout& m = l.map[l.maps - 1];
   const int r = threadIdx.x;
+  if constexpr (!V::kSplit) {
+    if (l.diagonal) {
+      if (l.log_std >= 0) block_log_std_metric<V>(a, b, tile);
+      if (l.maps == 1) __syncthreads();  // deltas of the outputs are complete
+      return;
+    }
+  }
   float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
   if (row) {
     const float w = tile[l.row_weights + r];
     if (w > 0.0f) {
-      const int64_t n = row_number(set, number * l.rows + r);
-      const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
-      DistVector tangent = dist_vector(l, row);
-      if (l.log_std >= 0) tangent.second = {b.v + l.log_std, 1};
-      head_metric(a.net, dist, tangent, dist_vector(l, row));
-      scale_row(row, l.parameters, w * a.kl_scale);
+      if constexpr (V::kSplit) {
+        const int64_t n = row_number(set, number * l.rows + r);
+        const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
+        DistVector tangent = dist_vector(l, row);
+        if (l.log_std >= 0) tangent.second = {b.v + l.log_std, 1};
+        head_metric(a.net, dist, tangent, dist_vector(l, row));
+        scale_row(row, l.parameters, w * a.kl_scale);
+      } else {
+        head_metric_apply(a.net, {tile + l.metric + r * m.stride_out, 1}, w * a.kl_scale, {row, 1});
+      }
     } else {
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
     }

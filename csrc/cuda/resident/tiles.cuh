@@ -46,14 +46,18 @@ __device__ __forceinline__ float* work_tile(const KernelArgs& a, const Block& b)
   return b.tiles + a.plan.resident_tiles * a.layout.tile;
 }
 
-// Stage forward of a loaded tile under theta, in the variation's precision.
+// Stage forward of a loaded tile under theta, in the variation's precision, and what the products need
+// of the metric.
 template <class V>
-__device__ __forceinline__ void block_forward_tile(const Layout& l, const Block& b, float* tile) {
+__device__ __forceinline__ void block_forward_tile(const KernelArgs& a, const Block& b,
+                                                   const RowSet& set, int64_t number, float* tile) {
+  const Layout& l = a.layout;
   if constexpr (V::kSplit) {
     const Words theta = weight_words(b);
     block_split_forward<typename V::Half>(l, theta.words, theta.peaks, tile, nullptr, nullptr);
   } else {
     block_forward<V>(l, b.weights, tile, nullptr);
+    block_metric_factors(a, set, number, b, tile);
   }
 }
 
@@ -88,7 +92,7 @@ __device__ __forceinline__ float* block_fetch(const KernelArgs& a, const Block& 
     return tile;
   }
   *bad |= block_load_rows<V>(a, set, number, tile);
-  block_forward_tile<V>(l, b, tile);
+  block_forward_tile<V>(a, b, set, number, tile);
   return tile;
 }
 
@@ -104,7 +108,7 @@ __device__ __forceinline__ int block_forward_tiles(const KernelArgs& a, const Bl
     if (!resident && !a.plan.cached) return;
     float* tile = resident ? b.tiles + place * l.tile : work_tile(a, b);
     bad |= block_load_rows<V>(a, set, number, tile);
-    block_forward_tile<V>(l, b, tile);
+    block_forward_tile<V>(a, b, set, number, tile);
     if (resident) return;
     float* cached = cache_slot(a, b, number);
     for (int i = 4 * threadIdx.x; i < l.tile; i += 4 * kThreads)

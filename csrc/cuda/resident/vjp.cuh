@@ -1,114 +1,16 @@
 // Stage vjp: deltas back through the net, and weight gradients summed over a tile's rows.
 //
 // The weight gradients of all maps form one list of register tiles, 8 outputs by one quad of
-// inputs (the bias is the column of the constant input). Thread t owns tiles t, t + 256, ...; the
-// first kSlots stay in registers over all tiles of rows, any further ones are added in global memory
-// after every tile of rows.
+// inputs (the bias is the column of the constant input; the last map's, where it would have a quad of
+// its own, is a sum over columns). Nets of up to 256 tiles: two lanes share two tiles, each with every
+// other row, so that all warps have work. Larger ones: thread t owns tiles t, t + 256, ...; the first
+// three stay in registers over all tiles of rows, any further ones are added in global memory after
+// every tile of rows.
 #pragma once
 #include "cuda/resident/activation.cuh"
 
 namespace trpo_fast::cuda {
 namespace {
-
-// A packed map the other way round: patch of kM rows by a quad of inputs += delta rows times W.
-template <int kM>
-__device__ __forceinline__ void accumulate_back(float4 (&sum)[kM], const float* deltas, int stride,
-                                                const float* map, int stride_map, int outputs) {
-  const int row_step = kRowGroups * stride;
-  int o = 0;
-#pragma unroll 1
-  for (; o + 4 <= outputs; o += 4) {
-    float4 d[kM], w[4];
-#pragma unroll
-    for (int i = 0; i < kM; ++i) d[i] = load4(deltas + i * row_step + o);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) w[j] = load4(map + (o + j) * stride_map);
-#pragma unroll
-    for (int i = 0; i < kM; ++i) {
-      const float part[4] = {d[i].x, d[i].y, d[i].z, d[i].w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        sum[i].x = fmaf(part[j], w[j].x, sum[i].x);
-        sum[i].y = fmaf(part[j], w[j].y, sum[i].y);
-        sum[i].z = fmaf(part[j], w[j].z, sum[i].z);
-        sum[i].w = fmaf(part[j], w[j].w, sum[i].w);
-      }
-    }
-  }
-#pragma unroll 1
-  for (; o < outputs; ++o) {
-    const float4 w = load4(map + o * stride_map);
-#pragma unroll
-    for (int i = 0; i < kM; ++i) {
-      const float d = deltas[i * row_step + o];
-      sum[i] = make_float4(fmaf(d, w.x, sum[i].x), fmaf(d, w.y, sum[i].y), fmaf(d, w.z, sum[i].z),
-                           fmaf(d, w.w, sum[i].w));
-    }
-  }
-}
-
-// delta_{l-1} = act'(h_{l-1}) * (W_l' delta_l), from the outputs down; overwrites the tangents.
-// Closes with a barrier.
-template <class V>
-__device__ __forceinline__ void block_deltas(const Layout& l, const float* weights,
-                                             const float* tile, float* work) {
-  constexpr int kM = V::kM;
-  const auto [row, first] = patch_place();
-  for (int i = l.maps - 1; i > 0; --i) {
-    const MapLayout &m = l.map[i], &below = l.map[i - 1];
-    float* out = on_chip(work + below.tangent);
-    const int stride = below.stride_tangent;
-    for (int q = 4 * first; q < m.in; q += 4 * kThreads / kRowGroups) {
-      float4 sum[kM] = {};
-      accumulate_back<kM>(sum, on_chip(work + m.tangent + row * m.stride_tangent), m.stride_tangent,
-                          packed_at<V>(weights + m.weights + q), m.stride_in, m.out);
-      with_slope(l.activation, below, tile, [&](const float* kept, auto slope) {
-#pragma unroll
-        for (int k = 0; k < kM; ++k) {
-          const int r = row + kRowGroups * k;
-          const float4 y = load4(kept + r * below.stride_out + q);
-          float4 delta = {slope(y.x) * sum[k].x, slope(y.y) * sum[k].y, slope(y.z) * sum[k].z,
-                          slope(y.w) * sum[k].w};
-          if (q + 1 >= m.in) delta.y = 0.0f;  // the constant and what follows it
-          if (q + 2 >= m.in) delta.z = 0.0f;
-          if (q + 3 >= m.in) delta.w = 0.0f;
-          store4(out + r * stride + q, delta);
-        }
-      });
-    }
-    __syncthreads();  // deltas of this map's inputs are complete
-  }
-}
-
-// Where register tile t lies.
-struct TilePlace {
-  const float* deltas;  // of its first output, row 0
-  const float* inputs;  // of its quad, row 0
-  int stride_deltas, stride_inputs, stride_map;
-  int outputs;  // of the tile that exist, at most 8
-  int packed;   // offset of its first output's quad
-};
-
-__device__ __forceinline__ TilePlace place_tile(const Layout& l, int t, const float* tile,
-                                                const float* work) {
-  int i = 0;
-  while (i + 1 < l.maps && t >= l.map[i + 1].first_tile) ++i;
-  const MapLayout& m = l.map[i];
-  // Rows of tiles are taken in twos, a column at a time, so that pairs of lanes read one address, as
-  // in patch_place.
-  const int local = t - m.first_tile, two_rows = 2 * m.tile_columns;
-  const int above = local / two_rows * 2, place = local % two_rows;
-  const bool both = (above + 1) * kTileOutputs < m.out;
-  const int o = (above + (both ? place & 1 : 0)) * kTileOutputs;
-  const int q = (both ? place >> 1 : place) * kTileInputs;
-  return {work + m.tangent + o,
-          tile + m.input + q,
-          m.stride_tangent,
-          m.stride_in,
-          m.stride_in,
-          min(m.out - o, kTileOutputs),
-          m.weights + o * m.stride_in + q};
-}
 
 __device__ __forceinline__ void fused4(float (&sum)[4], float d, float4 h) {
   sum[0] = fmaf(d, h.x, sum[0]);
@@ -117,23 +19,138 @@ __device__ __forceinline__ void fused4(float (&sum)[4], float d, float4 h) {
   sum[3] = fmaf(d, h.w, sum[3]);
 }
 
+// A packed map the other way round: patch += delta rows times W, whose rows are the outputs. Lanes that
+// share a patch take every n-th quad of outputs, and one each of what is left.
+template <class V>
+__device__ __forceinline__ void accumulate_back(Patch& patch, const Product& p, int outputs) {
+  const float* deltas = on_chip(p.plane + patch.row * p.stride_plane);
+  const float* map = packed_at<V>(p.map + patch.column);
+  const int row_step = patch.row_step * p.stride_plane;
+#pragma unroll 1
+  for (int o = 4 * patch.lane; o + 4 <= outputs; o += 4 * patch.lanes) {
+    float4 d[4], w[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] = load4(deltas + i * row_step + o);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) w[j] = load4(map + (o + j) * p.stride_map);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      fused4(patch.value[i], d[i].x, w[0]);
+      fused4(patch.value[i], d[i].y, w[1]);
+      fused4(patch.value[i], d[i].z, w[2]);
+      fused4(patch.value[i], d[i].w, w[3]);
+    }
+  }
+#pragma unroll 1
+  for (int o = (outputs & ~3) + patch.lane; o < outputs; o += patch.lanes) {
+    const float4 w = load4(map + o * p.stride_map);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) fused4(patch.value[i], deltas[i * row_step + o], w);
+  }
+}
+
+// The rows of a thread's own patch of 4 rows by one quad.
+struct PatchRows {
+  const Patch& patch;
+
+  template <class Store>  // store(row, column, quad)
+  __device__ __forceinline__ void each(Store store) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const auto& x = patch.value[i];
+      store(patch.row + patch.row_step * i, patch.column,
+            Quad{{x[0], x[1], x[2], x[3]}, patch.width - patch.column});
+    }
+  }
+};
+
+// As block_patches, each patch being 4 rows by one quad.
+template <int kM, class Fill, class Finish>
+__device__ __forceinline__ void block_quads(int width, Fill fill, Finish finish) {
+  if constexpr (kM == 4) {
+    const auto [row, first] = patch_place();
+    for (int q = 4 * first; q < width; q += 4 * kThreads / kRowGroups) {
+      Patch patch = {row, kRowGroups, q, 1, width, 0, 1, {}};
+      fill(patch);
+      finish(PatchRows{patch});
+    }
+  } else {
+    block_patches<kM>(width, fill, finish);
+  }
+}
+
+// delta_{l-1} = act'(h_{l-1}) * (W_l' delta_l), from the outputs down; overwrites the tangents.
+// Closes with a barrier.
+template <class V>
+__device__ __forceinline__ void block_deltas(const Layout& l, const float* weights,
+                                             const float* tile, float* work) {
+  for (int i = l.maps - 1; i > 0; --i) {
+    const MapLayout &m = l.map[i], &below = l.map[i - 1];
+    float* out = on_chip(work + below.tangent);
+    const Product product = {
+        work + m.tangent, weights + m.weights, m.stride_tangent, m.stride_in, 0, -1};
+    block_quads<V::kM>(
+        m.in, [&](Patch& patch) { accumulate_back<V>(patch, product, m.out); },
+        [&](const auto& outputs) {
+          with_slope(l.activation, tile + below.output, tile + below.slope,
+                     [&](const float* kept, auto slope) {
+                       outputs.each([&](int r, int c, const Quad& quad) {
+                         put(out + r * below.stride_tangent + c,
+                             sloped(quad, kept + r * below.stride_out + c, slope));
+                       });
+                     });
+        });
+    __syncthreads();  // deltas of this map's inputs are complete
+  }
+}
+
+// Where register tile t lies.
+struct TilePlace {
+  int deltas;  // offset in the work planes: its first output, row 0
+  int inputs;  // offset in a tile: its quad, row 0
+  int stride_deltas, stride_inputs;
+  int outputs;  // of the tile that exist, at most 8
+  int packed;   // offset of its first output's quad
+};
+
+__device__ __forceinline__ TilePlace place_tile(const Layout& l, int t) {
+  int i = 0;
+  while (i + 1 < l.maps && t >= l.map[i + 1].first_tile) ++i;
+  const MapLayout& m = l.map[i];
+  // Rows of tiles are taken in twos, a column at a time, so that pairs of lanes read one address, as
+  // in patch_place.
+  const int local = t - m.first_tile, twos = two_rows_of(m, local);
+  const int above = 2 * twos, place = local - 2 * m.tile_columns * twos;
+  const bool both = (above + 1) * kTileOutputs < m.out;
+  const int o = (above + (both ? place & 1 : 0)) * kTileOutputs;
+  const int q = (both ? place >> 1 : place) * kTileInputs;
+  return {m.tangent + o,
+          m.input + q,
+          m.stride_tangent,
+          m.stride_in,
+          min(m.out - o, kTileOutputs),
+          m.weights + o * m.stride_in + q};
+}
+
 using TileSum = float[kTileOutputs][kTileInputs];
 
-__device__ __forceinline__ void accumulate_tile(TileSum& sum, const TilePlace& p, int rows) {
-  const bool wide = p.outputs > 4;  // otherwise the second quad may lie past the plane
+// sum += delta' h over rows first, first + step, ... Outputs that do not exist add up what nobody reads.
+__device__ __forceinline__ void accumulate_tile(TileSum& sum, const TilePlace& p, const float* tile,
+                                                const float* work, int first, int step, int rows) {
+  const float* h = on_chip(tile + p.inputs);
+  const float* d = on_chip(work + p.deltas);
 #pragma unroll 2
-  for (int r = 0; r < rows; ++r) {
-    const float4 h = load4(on_chip(p.inputs) + r * p.stride_inputs);
-    const float* d = on_chip(p.deltas) + r * p.stride_deltas;
-    const float4 low = load4(d), high = wide ? load4(d + 4) : make_float4(0, 0, 0, 0);
-    fused4(sum[0], low.x, h);
-    fused4(sum[1], low.y, h);
-    fused4(sum[2], low.z, h);
-    fused4(sum[3], low.w, h);
-    fused4(sum[4], high.x, h);
-    fused4(sum[5], high.y, h);
-    fused4(sum[6], high.z, h);
-    fused4(sum[7], high.w, h);
+  for (int r = first; r < rows; r += step) {
+    const float4 x = load4(h + r * p.stride_inputs);
+    const float4 low = load4(d + r * p.stride_deltas), high = load4(d + r * p.stride_deltas + 4);
+    fused4(sum[0], low.x, x);
+    fused4(sum[1], low.y, x);
+    fused4(sum[2], low.z, x);
+    fused4(sum[3], low.w, x);
+    fused4(sum[4], high.x, x);
+    fused4(sum[5], high.y, x);
+    fused4(sum[6], high.z, x);
+    fused4(sum[7], high.w, x);
   }
 }
 
@@ -143,25 +160,54 @@ __device__ __forceinline__ void each_tile_row(const TileSum& sum, const TilePlac
 #pragma unroll
   for (int o = 0; o < kTileOutputs; ++o)
     if (o < p.outputs)
-      put(p.packed + o * p.stride_map, make_float4(sum[o][0], sum[o][1], sum[o][2], sum[o][3]));
+      put(p.packed + o * p.stride_inputs, make_float4(sum[o][0], sum[o][1], sum[o][2], sum[o][3]));
+}
+
+constexpr int kRowLanes = 16;  // lanes n and n ^ 16 share a tile, each with every other row
+
+// The same where two lanes have a part of the sum each: one brings the first four outputs together, the
+// other the rest. All lanes of a warp call it.
+template <class Put>
+__device__ __forceinline__ void each_shared_row(const TileSum& sum, const TilePlace& p, bool exists,
+                                                Put put) {
+  const bool second = lane_index() & kRowLanes;
+#pragma unroll
+  for (int o = 0; o < 4; ++o) {
+    float x[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      x[k] = (second ? sum[o + 4][k] : sum[o][k]) +
+             lane_swap(second ? sum[o][k] : sum[o + 4][k], kRowLanes);
+    const int output = second ? o + 4 : o;
+    if (exists && output < p.outputs)
+      put(p.packed + output * p.stride_inputs, make_float4(x[0], x[1], x[2], x[3]));
+  }
 }
 
 // A thread's share of the weight gradients while the block goes through its tiles of rows.
 template <int kSlots>
 struct Gradients {
-  TileSum sum[kSlots];
-  float log_std;  // threads from the end of the block: one column each
-  bool first;     // no tile of rows has been added yet
+  static constexpr bool kShared = kSlots == 1;  // two lanes have two tiles
+  static constexpr int kHeld = kShared ? 2 : kSlots;
+
+  TileSum sum[kHeld];
+  float column;  // of the last work plane, see Columns
+  bool first;    // no tile of rows has been added yet
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s)
+    for (int s = 0; s < kHeld; ++s)
 #pragma unroll
       for (int o = 0; o < kTileOutputs; ++o)
 #pragma unroll
         for (int k = 0; k < kTileInputs; ++k) sum[s][o][k] = 0.0f;
-    log_std = 0.0f;
+    column = 0.0f;
     first = true;
+  }
+  // The register tile in a slot; there may be none with that number.
+  __device__ static __forceinline__ int tile(int slot) {
+    if (!kShared) return threadIdx.x + slot * kThreads;
+    return (warp_index() + slot * kWarps) * kRowLanes + (lane_index() & (kRowLanes - 1));
   }
 };
 
@@ -192,23 +238,52 @@ __device__ __forceinline__ float column_sum(const float* deltas, int stride, int
   return sum;
 }
 
-// log_std's columns of the last plane: threads from the end of the block take one each.
-__device__ __forceinline__ void add_log_std(const Layout& l, const float* work, int rows,
-                                            float& sum) {
-  const int column = kThreads - 1 - threadIdx.x;
-  if (l.log_std < 0 || column >= l.actions) return;
-  const MapLayout& m = l.map[l.maps - 1];
-  sum += column_sum(work + m.tangent + l.actions + column, m.stride_tangent, rows);
+// Columns [first, last) of the last work plane are added up, by threads from the end of the block: the
+// last map's bias where no register tile covers it, and log_std.
+struct Columns {
+  int first, last;
+};
+__device__ __forceinline__ Columns log_std_columns(const Layout& l) {
+  return {l.outputs, l.log_std >= 0 ? 2 * l.outputs : l.outputs};
+}
+__device__ __forceinline__ Columns summed_columns(const Layout& l) {
+  return {l.bias_apart ? 0 : l.outputs, log_std_columns(l).last};
 }
 
-__device__ __forceinline__ void put_log_std(const Layout& l, float sum, const Destination& to) {
-  const int column = kThreads - 1 - threadIdx.x;
-  if (l.log_std < 0 || column >= padded(l.actions)) return;
-  if (to.sum) {
-    atomicAdd(to.sum + l.log_std + column, sum);
-  } else {
-    to.partial[l.log_std + column] = sum;
+__device__ __forceinline__ void add_column(const Layout& l, const Columns& columns,
+                                           const float* work, int rows, float& sum) {
+  const int column = columns.first + kThreads - 1 - threadIdx.x;
+  if (column >= columns.last) return;
+  const MapLayout& m = l.map[l.maps - 1];
+  sum += column_sum(work + m.tangent + column, m.stride_tangent, rows);
+}
+
+// With the padding that belongs to it.
+__device__ __forceinline__ void put_column(const Layout& l, const Columns& columns, float sum,
+                                           const Destination& to) {
+  const int column = columns.first + kThreads - 1 - threadIdx.x;
+  const MapLayout& m = l.map[l.maps - 1];
+  if (column < l.outputs) {
+    const int row = m.weights + column * m.stride_in;
+    for (int k = m.in; k < m.stride_in; k += 4)
+      to.put(row + k, make_float4(k == m.in ? sum : 0.0f, 0, 0, 0));
+  } else if (l.log_std >= 0 && column < l.outputs + padded(l.actions)) {
+    const int at = l.log_std + column - l.outputs;
+    if (to.sum) {
+      atomicAdd(to.sum + at, sum);
+    } else {
+      to.partial[at] = sum;
+    }
   }
+}
+
+// Of split precision, whose blocks and sums have all of the bias.
+__device__ __forceinline__ void add_log_std(const Layout& l, const float* work, int rows,
+                                            float& sum) {
+  add_column(l, log_std_columns(l), work, rows, sum);
+}
+__device__ __forceinline__ void put_log_std(const Layout& l, float sum, const Destination& to) {
+  put_column(l, log_std_columns(l), sum, to);
 }
 
 // Adds delta_l' h_{l-1} of every map over the first `rows` rows of a tile. No barrier: whoever
@@ -218,18 +293,22 @@ __device__ __forceinline__ void block_weight_gradients(const Layout& l, const fl
                                                        const float* work, int rows,
                                                        const Destination& to,
                                                        Gradients<kSlots>& g) {
+  using Own = Gradients<kSlots>;
+  const int first = Own::kShared ? lane_index() / kRowLanes : 0, step = Own::kShared ? 2 : 1;
 #pragma unroll
-  for (int s = 0; s < kSlots; ++s) {
-    const int t = threadIdx.x + s * kThreads;
-    if (t < l.tiles) accumulate_tile(g.sum[s], place_tile(l, t, tile, work), rows);
+  for (int s = 0; s < Own::kHeld; ++s) {
+    const int t = Own::tile(s);
+    if (t < l.tiles) accumulate_tile(g.sum[s], place_tile(l, t), tile, work, first, step, rows);
   }
-  for (int t = threadIdx.x + kSlots * kThreads; t < l.tiles; t += kThreads) {
-    const TilePlace place = place_tile(l, t, tile, work);
-    TileSum sum = {};
-    accumulate_tile(sum, place, rows);
-    each_tile_row(sum, place, [&](int at, float4 value) { to.add(at, value, g.first); });
+  if constexpr (!Own::kShared) {
+    for (int t = Own::tile(kSlots); t < l.tiles; t += kThreads) {
+      const TilePlace place = place_tile(l, t);
+      TileSum sum = {};
+      accumulate_tile(sum, place, tile, work, first, step, rows);
+      each_tile_row(sum, place, [&](int at, float4 value) { to.add(at, value, g.first); });
+    }
   }
-  add_log_std(l, work, rows, g.log_std);
+  add_column(l, summed_columns(l), work, rows, g.column);
   g.first = false;
 }
 
@@ -237,19 +316,25 @@ __device__ __forceinline__ void block_weight_gradients(const Layout& l, const fl
 template <int kSlots>
 __device__ __forceinline__ void block_put_gradients(const Layout& l, const Gradients<kSlots>& g,
                                                     const Destination& to) {
+  using Own = Gradients<kSlots>;
+  const auto put = [&](int at, float4 value) { to.put(at, value); };
 #pragma unroll
-  for (int s = 0; s < kSlots; ++s) {
-    const int t = threadIdx.x + s * kThreads;
-    if (t < l.tiles)
-      each_tile_row(g.sum[s], place_tile(l, t, nullptr, nullptr),
-                    [&](int at, float4 value) { to.put(at, value); });
+  for (int s = 0; s < Own::kHeld; ++s) {
+    const int t = Own::tile(s);
+    if constexpr (Own::kShared) {
+      if (t - (t & (kRowLanes - 1)) < l.tiles)
+        each_shared_row(g.sum[s], place_tile(l, min(t, l.tiles - 1)), t < l.tiles, put);
+    } else if (t < l.tiles) {
+      each_tile_row(g.sum[s], place_tile(l, t), put);
+    }
   }
-  for (int t = threadIdx.x + kSlots * kThreads; g.first && t < l.tiles; t += kThreads) {
-    const TileSum zeros = {};
-    each_tile_row(zeros, place_tile(l, t, nullptr, nullptr),
-                  [&](int at, float4 value) { to.put(at, value); });
+  if constexpr (!Own::kShared) {
+    for (int t = Own::tile(kSlots); g.first && t < l.tiles; t += kThreads) {
+      const TileSum zeros = {};
+      each_tile_row(zeros, place_tile(l, t), put);
+    }
   }
-  put_log_std(l, g.log_std, to);
+  put_column(l, summed_columns(l), g.column, to);
 }
 
 }  // namespace
