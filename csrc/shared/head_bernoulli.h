@@ -28,6 +28,7 @@ struct BernoulliHead {
   TRPO_HOST_DEVICE static void metric_factors(const NetShape& net, const DistRow& row,
                                               Strided<float> factors) {
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       factors[i] = sigmoid(row.first[i]) * sigmoid(-row.first[i]);
     }
@@ -43,6 +44,7 @@ struct BernoulliHead {
                                            Strided<const float> factors, float scale,
                                            Strided<float> signs) {
     const int outputs = net.width[net.maps];
+    TRPO_ROLLED
     for (int i = 0; i < outputs; ++i) signs[i] *= scale * sqrtf(factors[i]);
   }
 
@@ -59,6 +61,7 @@ struct BernoulliHead {
   TRPO_HOST_DEVICE static void score(const NetShape& net, const DistRow& row, const Action& action,
                                      float scale, const DistVector& out) {
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       const float p = row.first[i];
       out.first[i] = scale * (action.values[i] > 0.5f ? sigmoid(-p) : -sigmoid(p));
@@ -68,6 +71,7 @@ struct BernoulliHead {
   TRPO_HOST_DEVICE static float kl(const NetShape& net, const DistRow& p, const DistRow& q) {
     float total = 0.0f;
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       const float a = p.first[i], b = q.first[i];
       total +=
@@ -79,6 +83,7 @@ struct BernoulliHead {
   TRPO_HOST_DEVICE static float entropy(const NetShape& net, const DistRow& row) {
     float total = 0.0f;
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       total += softplus(row.first[i]) - sigmoid(row.first[i]) * row.first[i];
     }

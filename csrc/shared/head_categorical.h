@@ -61,8 +61,10 @@ struct CategoricalHead {
 
   TRPO_HOST_DEVICE static void metric_factors(const NetShape& net, const DistRow& row,
                                               Strided<float> factors) {
+    TRPO_ROLLED
     for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
       const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
+      TRPO_ROLLED
       for (int i = begin; i < begin + net.nvec[f]; ++i) {
         factors[i] = allowed(row, i) ? softmax.prob(row.first[i]) : 0.0f;
       }
@@ -83,10 +85,13 @@ struct CategoricalHead {
   TRPO_HOST_DEVICE static void metric_root(const NetShape& net, const DistRow&,
                                            Strided<const float> factors, float scale,
                                            Strided<float> signs) {
+    TRPO_ROLLED
     for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
       const int end = begin + net.nvec[f];
       float mean = 0.0f;
+      TRPO_ROLLED
       for (int i = begin; i < end; ++i) mean += sqrtf(factors[i]) * signs[i];
+      TRPO_ROLLED
       for (int i = begin; i < end; ++i) {
         signs[i] = scale * (sqrtf(factors[i]) * signs[i] - factors[i] * mean);
       }
@@ -107,9 +112,11 @@ struct CategoricalHead {
 
   TRPO_HOST_DEVICE static void score(const NetShape& net, const DistRow& row, const Action& action,
                                      float scale, const DistVector& out) {
+    TRPO_ROLLED
     for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
       const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
       const int chosen = begin + static_cast<int>(action.choices[f]);
+      TRPO_ROLLED
       for (int i = begin; i < begin + net.nvec[f]; ++i) {
         const float p = allowed(row, i) ? softmax.prob(row.first[i]) : 0.0f;
         out.first[i] = scale * ((i == chosen ? 1.0f : 0.0f) - p);
@@ -119,9 +126,11 @@ struct CategoricalHead {
 
   TRPO_HOST_DEVICE static float kl(const NetShape& net, const DistRow& p, const DistRow& q) {
     float total = 0.0f;
+    TRPO_ROLLED
     for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
       const Softmax of_p = softmax_of(p, begin, net.nvec[f]);
       const Softmax of_q = softmax_of(q, begin, net.nvec[f]);
+      TRPO_ROLLED
       for (int i = begin; i < begin + net.nvec[f]; ++i) {
         if (!allowed(p, i)) continue;
         const float a = of_p.log_prob(p.first[i]);
@@ -133,8 +142,10 @@ struct CategoricalHead {
 
   TRPO_HOST_DEVICE static float entropy(const NetShape& net, const DistRow& row) {
     float total = 0.0f;
+    TRPO_ROLLED
     for (int f = 0, begin = 0; f < net.factors; begin += net.nvec[f], ++f) {
       const Softmax softmax = softmax_of(row, begin, net.nvec[f]);
+      TRPO_ROLLED
       for (int i = begin; i < begin + net.nvec[f]; ++i) {
         if (!allowed(row, i)) continue;
         const float log_p = softmax.log_prob(row.first[i]);

@@ -34,6 +34,7 @@ struct GaussianHead {
   TRPO_HOST_DEVICE static void metric_factors(const NetShape& net, const DistRow& row,
                                               Strided<float> factors) {
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       factors[i] = expf(-2.0f * row.second[i]);
       if (net.head == Head::kGaussianState) factors[actions + i] = 2.0f;
@@ -50,6 +51,7 @@ struct GaussianHead {
                                            Strided<const float> factors, float scale,
                                            Strided<float> signs) {
     const int outputs = net.width[net.maps];
+    TRPO_ROLLED
     for (int i = 0; i < outputs; ++i) signs[i] *= scale * sqrtf(factors[i]);
   }
 
@@ -67,6 +69,7 @@ struct GaussianHead {
   TRPO_HOST_DEVICE static void score(const NetShape& net, const DistRow& row, const Action& action,
                                      float scale, const DistVector& out) {
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       const float inverse_std = expf(-row.second[i]);
       const float standard = (action.values[i] - row.first[i]) * inverse_std;
@@ -78,6 +81,7 @@ struct GaussianHead {
   TRPO_HOST_DEVICE static float kl(const NetShape& net, const DistRow& p, const DistRow& q) {
     float total = 0.0f;
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) {
       const float ratio = p.second[i] - q.second[i];
       const float shift = (p.first[i] - q.first[i]) * expf(-q.second[i]);
@@ -89,6 +93,7 @@ struct GaussianHead {
   TRPO_HOST_DEVICE static float entropy(const NetShape& net, const DistRow& row) {
     float total = 0.0f;
     const int actions = columns(net);
+    TRPO_ROLLED
     for (int i = 0; i < actions; ++i) total += row.second[i] + kHalfLog2Pi + 0.5f;
     return total;
   }

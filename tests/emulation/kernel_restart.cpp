@@ -17,10 +17,11 @@ __global__ void failing_solve_kernel(const KernelArgs a) {
   score.sums.bad = block_setup<Narrow>(a, b);
   block_factors<Narrow>(a, b);
   run.pcg.usable = block_invert_factors(a, b);
-  block_publish_setup(a, b, score.sums, 0);
+  block_publish_setup<Narrow>(a, score.sums.bad, 0, 0, 0);
   run.column = -1;
   Next next = Next::kColumn;
-  for (int product = 0; (next = block_prepare<true>(a, b, run, next)) != Next::kDone; ++product) {
+  for (int product = 0; (next = block_prepare<Narrow, true>(a, b, run, next)) != Next::kDone;
+       ++product) {
     if (product == 1 && reports(b)) factor_inverse(a, 0)[0] = NAN;
     block_pass<Narrow>(a, b, fvp_set(a), product_sum(a, b, run.cg), false, score);
     next = block_use_product<true>(a, b, run);

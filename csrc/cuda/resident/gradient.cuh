@@ -2,6 +2,7 @@
 // update must know of the old policy: total weights, surrogate, entropy, whether a value is bad.
 #pragma once
 #include "cuda/resident/cg_resident.cuh"
+#include "cuda/resident/flat.cuh"
 
 namespace trpo_fast::cuda {
 namespace {
@@ -61,7 +62,7 @@ __device__ __forceinline__ double block_group_gradient(const KernelArgs& a, cons
     const float w = tile[l.row_weights + r];
     if (w > 0.0f) {
       const float* outputs = tile + m.output + r * m.stride_out;
-      ratio_row(a, 0)[n] = w * row_ratio(a, n, outputs, b.weights, outputs, b.weights);
+      ratio_row(a, 0)[n] = w * row_ratio<V>(a, n, outputs, b.weights, outputs, b.weights);
     }
   });
   grid_sync();  // w rho of every row is written
@@ -70,12 +71,15 @@ __device__ __forceinline__ double block_group_gradient(const KernelArgs& a, cons
   return surrogate;
 }
 
-// Publishes what the block knows of its rows; read after the next grid barrier.
-__device__ __forceinline__ void block_publish_setup(const KernelArgs& a, const Block& b,
-                                                    const RowSums& sums, double group_surrogate) {
+// Publishes what the block knows of its rows; read after the next grid barrier. Not inlined: of two places.
+template <class V>
+__device__ TRPO_NOINLINE void block_publish_setup(const KernelArgs& a, double bad, double surrogate,
+                                                  double entropy, double group_surrogate) {
+  DYN_SMEM(shared);
+  const Block b = make_block<V>(a, shared);
   const double weight = block_weight_sum(a, b, batch_set(a));
   const double fvp_weight = a.fvp_rows ? block_weight_sum(a, b, fvp_set(a)) : weight;
-  double parts[3] = {sums.bad, sums.surrogate, sums.entropy};
+  double parts[3] = {bad, surrogate, entropy};
   block_reduce(parts, reinterpret_cast<double*>(b.reduce));
   const double all[kSetupScalars] = {weight, fvp_weight, parts[0], parts[1] + group_surrogate,
                                      parts[2]};
@@ -84,11 +88,12 @@ __device__ __forceinline__ void block_publish_setup(const KernelArgs& a, const B
 
 // After the gradient's pass: g = d surrogate / d theta, packed, into b.gradient; p = r = g. Two grid
 // barriers. r is read by the threads that wrote it; the product's pass opens with a barrier for p.
+template <class V>
 __device__ __forceinline__ Totals block_finish_gradient(const KernelArgs& a, const Block& b,
                                                         const RowSums& sums,
                                                         double group_surrogate) {
   const Layout& l = a.layout;
-  block_publish_setup(a, b, sums, group_surrogate);
+  block_publish_setup<V>(a, sums.bad, sums.surrogate, sums.entropy, group_surrogate);
   grid_sync();  // partial vectors and totals of all blocks are complete
   const Totals totals = collect_totals(b);
   const float scale = static_cast<float>(1.0 / totals.weight);

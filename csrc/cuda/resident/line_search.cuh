@@ -27,7 +27,7 @@ __device__ __forceinline__ void block_evaluate(const KernelArgs& a, const Block&
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     float* tile = block_fetch<V>(a, b, set, number, place, &bad);
     block_forward_candidate<V>(l, b, tile);
-    block_compare(a, number, b, tile, ratio_row(a, c), sums);
+    block_compare<V>(a, number, b, tile, ratio_row(a, c), sums);
   });
   double parts[3] = {sums.kl, sums.surrogate, sums.entropy}, most[1] = {sums.max_kl};
   double* scratch = reinterpret_cast<double*>(b.reduce);
@@ -89,9 +89,10 @@ __device__ __forceinline__ bool acceptable(const KernelArgs& a, const Measures& 
 // Candidate number j: theta + full_step c^j x; theta itself for a step of 0, whatever x is; or, to
 // evaluate a given policy, the parameters there.
 // Returns NaN in a thread that wrote a candidate's NaN or infinity, otherwise 0.
+template <class V>
 __device__ __forceinline__ float block_candidate(const KernelArgs& a, const Block& b, double step) {
   if (a.program == kProgramEvaluate) {
-    pack(a.layout, a.v, b.v, block_party());
+    pack_flat<V>(a, a.v, b.v, threadIdx.x, kThreads);
     return 0;
   }
   float taint = 0;
@@ -141,7 +142,7 @@ __device__ __forceinline__ Search block_line_search(const KernelArgs& a, const B
     const int region = kRegionSearch + parity;
     double tried = next;
     for (int c = 0; c < count; ++c, next *= a.search.backtrack_ratio) {
-      block_evaluate<V>(a, b, region, c, block_candidate(a, b, next));
+      block_evaluate<V>(a, b, region, c, block_candidate<V>(a, b, next));
     }
     block_complete_candidates(a, b, region, count);
     if (!totals->known) *totals = collect_totals(b);

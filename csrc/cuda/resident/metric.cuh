@@ -109,11 +109,19 @@ struct RowSums {
   float max_kl;
 };
 
-// log pi(a | s) of a row under the distribution of these outputs. Inlined, long as it is: behind a
-// call the compiler would not know which memory the pointers are to.
-__device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
-                                              const float* weights) {
-  return head_log_prob(a.net, dist_row(a, outputs, weights, n), row_action(a, n));
+// log pi(a | s) of a row under the distribution of these outputs, and that distribution's entropy. Not
+// inlined, being long and rare; behind the call the compiler is told which memory the pointers are to.
+template <class V>
+__device__ TRPO_NOINLINE float row_log_prob(const KernelArgs& a, int64_t n, const float* outputs,
+                                            const float* weights) {
+  const Action action = row_action(a, n);
+  return head_log_prob(a.net, dist_row(a, on_chip(outputs), packed_at<V>(weights), n),
+                       {off_chip(action.values), off_chip(action.choices)});
+}
+template <class V>
+__device__ TRPO_NOINLINE float row_entropy(const KernelArgs& a, int64_t n, const float* outputs,
+                                           const float* weights) {
+  return head_entropy(a.net, dist_row(a, on_chip(outputs), packed_at<V>(weights), n));
 }
 
 // The same under what the row was sampled from, and the KL from there to the distribution of these
@@ -121,6 +129,11 @@ __device__ __forceinline__ float row_log_prob(const KernelArgs& a, int64_t n, co
 // compiler is told which memory the pointers are to.
 __device__ __forceinline__ DistRow global_row(DistRow row) {
   return {{off_chip(row.first.base), 1}, {off_chip(row.second.base), 1}, off_chip(row.mask)};
+}
+__device__ __forceinline__ DistRow either(bool first, const DistRow& x, const DistRow& y) {
+  return {{first ? x.first.base : y.first.base, 1},
+          {first ? x.second.base : y.second.base, 1},
+          first ? x.mask : y.mask};
 }
 __device__ TRPO_NOINLINE float sampler_log_prob(const KernelArgs& a, int64_t n) {
   const Action action = row_action(a, n);
@@ -131,11 +144,14 @@ __device__ TRPO_NOINLINE float sampler_kl(const KernelArgs& a, int64_t n, const 
                                           const float* weights) {
   const DistRow sampler = global_row(sampler_row(a.net, a.rows, n));
   const DistRow now = dist_row(a, on_chip(outputs), weights, n);
-  return a.search.reverse_kl ? head_kl(a.net, now, sampler) : head_kl(a.net, sampler, now);
+  const bool back =
+      a.search.reverse_kl;  // one copy of the code, at the price of a few generic loads
+  return head_kl(a.net, either(back, now, sampler), either(back, sampler, now));
 }
 
 // pi_theta(a | s) / pi_old(a | s) of a row. The old policy's log-probability is that of old_params or
 // the old outputs where the batch does not bring it; packed weights hold log_std.
+template <class V>
 __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const float* old_outputs,
                                            const float* old_weights, const float* outputs,
                                            const float* weights) {
@@ -146,9 +162,9 @@ __device__ __forceinline__ float row_ratio(const KernelArgs& a, int64_t n, const
   } else if (a.rows.old_params) {
     before = sampler_log_prob(a, n);
   } else {
-    before = row_log_prob(a, n, old_outputs, old_weights);
+    before = row_log_prob<V>(a, n, old_outputs, old_weights);
   }
-  return expf(row_log_prob(a, n, outputs, weights) - before);
+  return expf(row_log_prob<V>(a, n, outputs, weights) - before);
 }
 
 // KL of a row, from the policy that sampled it or theta to a candidate, or back.
@@ -189,7 +205,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
     if (used && a.rows.advantages) {
       const float* outputs = tile + m.output + r * m.stride_out;
       const DistRow dist = dist_row(a, outputs, b.weights, n);
-      const float ratio = row_ratio(a, n, outputs, b.weights, outputs, b.weights);
+      const float ratio = row_ratio<V>(a, n, outputs, b.weights, outputs, b.weights);
       const float advantage = a.rows.advantages[n];
       float slope = w * ratio * advantage;
       score.sums.surrogate += score.groups ? 0.0 : double{slope};
@@ -197,7 +213,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
         const float* group = score.groups + n / a.rows.group_size * 2;
         slope = __ldcg(group) * w * ratio * (advantage - __ldcg(group + 1));
       }
-      score.sums.entropy += double{w} * head_entropy(a.net, dist);
+      score.sums.entropy += double{w} * row_entropy<V>(a, n, outputs, b.weights);
       head_score(a.net, dist, row_action(a, n), slope, dist_vector(l, row));
     } else {
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
@@ -209,6 +225,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
 
 // Sums of the rows of a tile under a candidate: its outputs are in the last work plane, its packed
 // parameters in b.v. With groups, w rho of each row goes to `ratios` [N] instead.
+template <class V>
 __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t number, const Block& b,
                                               const float* tile, float* ratios, RowSums& sums) {
   const Layout& l = a.layout;
@@ -221,13 +238,12 @@ __device__ __forceinline__ void block_compare(const KernelArgs& a, int64_t numbe
   if (!(w > 0.0f)) return;
   const float* outputs = tile + m.output + r * m.stride_out;
   const float* candidate = b.work + m.tangent + r * m.stride_tangent;
-  const DistRow now = dist_row(a, candidate, b.v, n);
   const float kl = a.kl_scale * row_kl(a, n, outputs, b.weights, candidate, b.v);
   sums.kl += double{w} * kl;
   sums.max_kl = kl > sums.max_kl || kl != kl ? kl : sums.max_kl;
-  sums.entropy += double{w} * head_entropy(a.net, now);
+  sums.entropy += double{w} * row_entropy<V>(a, n, candidate, b.v);
   if (!a.rows.advantages) return;
-  const float mass = w * row_ratio(a, n, outputs, b.weights, candidate, b.v);
+  const float mass = w * row_ratio<V>(a, n, outputs, b.weights, candidate, b.v);
   if (ratios)
     ratios[n] = mass;
   else

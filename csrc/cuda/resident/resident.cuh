@@ -18,34 +18,12 @@ __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) 
   block_zero(b.work, l.work);
   block_zero(b.tiles, (a.plan.resident_tiles + a.plan.work_tile) * l.tile);
   if (a.atomics) block_clear_sum(l, b, atomic_sum(l, b, 0));
-  pack(l, a.theta, b.weights, V::kStreamed ? grid_party(b) : block_party());
+  const Party party = V::kStreamed ? grid_party(b) : block_party();
+  pack_flat<V>(a, a.theta, b.weights, party.thread, party.threads);
   if (V::kStreamed || a.atomics) grid_sync();  // packed theta and the cleared sum are complete
   __syncthreads();                             // and so is what the block wrote for itself
   block_split_weights<V>(l, b);
   return block_forward_tiles<V>(a, b);
-}
-
-// value(i) of the block's slice of a packed vector, to its flat place; one float a thread, so that a
-// warp writes whole sectors.
-template <class Value>
-__device__ __forceinline__ void block_unpack(const Layout& l, const Block& b, float* flat,
-                                             Value value) {
-  const Slice slice = own_slice(l, b);
-  for (int i = 4 * slice.first + threadIdx.x; i < 4 * slice.last; i += kThreads) {
-    const int at = flat_index(l, i);
-    if (at >= 0) flat[at] = value(i);
-  }
-}
-
-// The sum of all blocks' partials, finish(quad, sum), to its flat place by way of the packed vector
-// `room`.
-template <class Finish>
-__device__ __forceinline__ void block_reduce_to_flat(const Layout& l, const Block& b, float* room,
-                                                     float* flat, Finish finish) {
-  block_reduce_slice(l, b,
-                     [&](int quad, float4 sum) { store4(room + 4 * quad, finish(quad, sum)); });
-  __syncthreads();  // the block's slice is complete
-  block_unpack(l, b, flat, [&](int i) { return __ldcg(room + i); });
 }
 
 // What one launch knows as it goes along, the same in every thread of every block.
@@ -94,10 +72,11 @@ __device__ __forceinline__ double restarts(const KernelArgs& a, const Run& run) 
 }
 
 // Right-hand side run.column into p (and r, g).
+template <class V>
 __device__ __forceinline__ void block_load_column(const KernelArgs& a, const Block& b,
                                                   const Run& run) {
   const Layout& l = a.layout;
-  pack(l, a.v + int64_t{run.column} * l.flat, b.v, block_party());
+  pack_flat<V>(a, a.v + int64_t{run.column} * l.flat, b.v, threadIdx.x, kThreads);
   __syncthreads();  // it is packed
   if (a.program == kProgramFvp) return;
   for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
@@ -127,20 +106,21 @@ __device__ __forceinline__ void block_store_column(const KernelArgs& a, const Bl
 }
 
 // From a column that is done (-1: there was none yet) to the next.
+template <class V>
 __device__ __forceinline__ Next block_next_column(const KernelArgs& a, const Block& b, Run& run) {
   if (run.column >= 0 && a.program != kProgramFvp) block_store_column(a, b, run);
   if (++run.column >= a.columns) return Next::kDone;
   if (run.column > 0) grid_sync();  // the last column's vectors have been read
-  block_load_column(a, b, run);
+  block_load_column<V>(a, b, run);
   return a.program == kProgramFvp ? Next::kPass : Next::kBegin;
 }
 
 // Whatever comes before the next pass: kPass, or kDone where there is none.
-template <bool kGuided>
+template <class V, bool kGuided>
 __device__ __forceinline__ Next block_prepare(const KernelArgs& a, const Block& b, Run& run,
                                               Next next) {
   while (next < Next::kPass) {
-    if (next == Next::kColumn) next = block_next_column(a, b, run);
+    if (next == Next::kColumn) next = block_next_column<V>(a, b, run);
     if (next == Next::kBegin) next = block_begin<kGuided>(a, b, run);
     if constexpr (kGuided) {
       if (next == Next::kDirection) {
@@ -232,9 +212,10 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
   a.stats[kStatRestarts] = restarts(a, run);
 }
 
+template <class V>
 __device__ __forceinline__ Next block_use_gradient(const KernelArgs& a, const Block& b, Run& run,
                                                    const Scores& score, double group_surrogate) {
-  run.totals = block_finish_gradient(a, b, score.sums, group_surrogate);
+  run.totals = block_finish_gradient<V>(a, b, score.sums, group_surrogate);
   if (a.program == kProgramUpdate) return Next::kBegin;
   block_unpack(a.layout, b, a.out, [&](int i) { return __ldcg(b.gradient + i); });
   const Totals& t = run.totals;
@@ -279,13 +260,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     group_surrogate = block_group_gradient<V>(a, b);
     score.groups = group_table(a);
   }
-  if (!scoring) block_publish_setup(a, b, score.sums, 0);
+  if (!scoring) block_publish_setup<V>(a, score.sums.bad, 0, 0, 0);
 
   // ---- gradient, and every product of fvp and cg
-  while ((next = block_prepare<kGuided>(a, b, run, next)) != Next::kDone) {
+  while ((next = block_prepare<V, kGuided>(a, b, run, next)) != Next::kDone) {
     float* sum = scoring ? nullptr : product_sum(a, b, run.cg);
     block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, score);
-    next = scoring ? block_use_gradient(a, b, run, score, group_surrogate)
+    next = scoring ? block_use_gradient<V>(a, b, run, score, group_surrogate)
                    : block_use_product<kGuided>(a, b, run);
     scoring = false;
   }
