@@ -12,7 +12,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -118,7 +119,7 @@ class Graphs:
             return work.run(work.inputs)
         before = _State(work)
         watch = Watch(work.device, list(work.inputs.values()), work.written, work.generators)
-        with ahead(), watch:
+        with ahead(), _whole(), watch:
             results = work.run(work.inputs)
         known.refusal = watch.refusal or work.judged(watch.outside)
         if known.refusal:
@@ -150,7 +151,8 @@ class Graphs:
         kept = before  # after an interrupt, which the caller sees, nothing was done at all
         try:
             before.put_back()
-            recording = recorded(work, outside, recorder)
+            with _whole():
+                recording = recorded(work, outside, recorder)
             before.put_back()
             replayed = recording.replay(replace(work, into=()))
             if not close((replayed, _State(work).since(before)), (results, after.since(before))):
@@ -255,6 +257,17 @@ class Graphs:
 
 
 GRAPHS = Graphs()
+_thread = threading.local()
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Work within this thread's is a part of that, and no recording of its own."""
+    _thread.within = True
+    try:
+        yield
+    finally:
+        _thread.within = False
 
 
 def _cannot(error: Exception) -> str:
@@ -276,7 +289,8 @@ def perform(work: Work, *, capture: bool) -> Performed:
 
 def records(device: torch.device) -> bool:
     """Whether work on this device is recorded: there is a way, and nobody is recording already."""
-    return device.type in RECORDERS and not capturing(device)
+    within = getattr(_thread, "within", False)
+    return device.type in RECORDERS and not within and not capturing(device)
 
 
 def captured_graphs() -> GraphStatistics:

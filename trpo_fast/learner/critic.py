@@ -37,6 +37,7 @@ from .fits import (
     Fit,
     NativeFit,
     Targets,
+    curvature_rows,
     fit_adam,
     fit_gauss_newton,
     fit_support,
@@ -87,13 +88,22 @@ def gauss_newton(
     targets: Targets,
     backend: Backend,
     *,
+    steps: int,
+    fraction: float,
+    generator: torch.Generator | None,
     capture: bool = KernelSettings.capture,
     **options: Any,
 ) -> tuple[Tensor, int | Tensor]:
-    """The last loss and the steps taken, with the options of ``fit_gauss_newton``."""
+    """The last loss and the steps taken, with the options of ``fit_gauss_newton``; the curvature of
+    each step is that of a random ``fraction`` of the rows.
+    """
     if isinstance(fit, CudaFit):
-        return fit.gauss_newton(**options)
-    return fit_gauss_newton(fit, net, targets, backend=backend, capture=capture, **options)
+        return fit.gauss_newton(steps=steps, fraction=fraction, generator=generator, **options)
+    parts = curvature_rows(targets.values, steps, fraction, generator)
+    options |= {"backend": backend, "capture": capture}
+    if isinstance(fit, ReferenceFit):
+        return fit.gauss_newton(parts, **options)
+    return fit_gauss_newton(fit, net, targets, parts, **options)
 
 
 class Critic(nn.Module):
