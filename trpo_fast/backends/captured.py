@@ -24,7 +24,7 @@ from .._base.reads import ahead
 from ..policy.wrappers import tell_once
 from .cuda import capturing
 from .recorder import RECORDERS
-from .recording import Recording, close, copies, recorded, write
+from .recording import Recording, State, close, recorded
 from .watch import Call, Watch
 from .work import Performed, Work
 
@@ -55,24 +55,6 @@ class _Known:
     refusal: str = ""
     evicted: int = 0  # how often its recording had to make room
     busy: threading.Lock = field(default_factory=threading.Lock)
-
-
-class _State:
-    """All that some work writes and draws from, as it is now."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._tensors = copies(work.written)
-        self._generators = [generator.get_state() for generator in work.generators]
-
-    def put_back(self) -> None:
-        write(self._work.written, self._tensors)
-        for generator, state in zip(self._work.generators, self._generators, strict=True):
-            generator.set_state(state)
-
-    def since(self, before: _State) -> list[Tensor]:
-        """How far what is written has moved."""
-        return [t - start for t, start in zip(self._tensors, before._tensors, strict=True)]
 
 
 class Graphs:
@@ -117,7 +99,7 @@ class Graphs:
             known.refusal = f"its graph had to make room for others {known.evicted} times"
         if known.refusal:
             return work.run(work.inputs)
-        before = _State(work)
+        before = State(work)
         watch = Watch(work.device, list(work.inputs.values()), work.written, work.generators)
         with ahead(), _whole(), watch:
             results = work.run(work.inputs)
@@ -136,7 +118,7 @@ class Graphs:
         self,
         work: Work,
         known: _Known,
-        before: _State,
+        before: State,
         results: Any,
         outside: dict[int, Tensor],
     ) -> None:
@@ -144,7 +126,7 @@ class Graphs:
         back in any case.
         """
         try:
-            after, recorder = _State(work), RECORDERS[work.device.type](work.device)
+            after, recorder = State(work), RECORDERS[work.device.type](work.device)
         except Exception as error:
             known.refusal = _cannot(error)
             return
@@ -155,7 +137,7 @@ class Graphs:
                 recording = recorded(work, outside, recorder)
             before.put_back()
             replayed = recording.replay(replace(work, into=()))
-            if not close((replayed, _State(work).since(before)), (results, after.since(before))):
+            if not close((replayed, State(work).since(before)), (results, after.since(before))):
                 known.refusal = "a replay gives other results"
             kept = after
         except Exception as error:  # whatever a module or the device says to being recorded
@@ -263,11 +245,12 @@ _thread = threading.local()
 @contextmanager
 def _whole() -> Iterator[None]:
     """Work within this thread's is a part of that, and no recording of its own."""
+    before = getattr(_thread, "within", False)
     _thread.within = True
     try:
         yield
     finally:
-        _thread.within = False
+        _thread.within = before
 
 
 def _cannot(error: Exception) -> str:
@@ -294,5 +277,5 @@ def records(device: torch.device) -> bool:
 
 
 def captured_graphs() -> GraphStatistics:
-    """How many CUDA graphs of updates, solves and fits are held, and the memory they take."""
+    """How many CUDA graphs are held, of whatever work, and the memory they take."""
     return GRAPHS.statistics()
