@@ -237,3 +237,39 @@ def test_distributions_of_a_module_of_ones_own_do_not_look_either() -> None:
     act = actor.bind(ActTensors(torch.randn(ROWS, OBS), None, *room))
     with no_waits(generators=[torch.default_generator]):
         act()
+
+
+class Parts(nn.Module):
+    """Observations in a dict, of which one is an image."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Tanh())
+        self.out = nn.Linear(8 + 3, outputs)
+
+    def features(self, obs):
+        return self.out(torch.cat([self.image(obs["camera"].float() / 255.0), obs["arm"]], -1))
+
+    def forward(self, obs):
+        found = self.features(obs)
+        return found if self.out.out_features == 1 else Categorical(logits=found)
+
+
+def test_observations_of_parts() -> None:
+    def rows(i):
+        torch.manual_seed(i)
+        camera = torch.randint(255, (ROWS, 1, 4, 4), dtype=torch.uint8)
+        return {"camera": camera, "arm": torch.randn(ROWS, 3)}
+
+    found, begun = [], captured_graphs().replays
+    for capture in (True, False):
+        torch.manual_seed(0)
+        policy, critic = Parts(3), Critic.of_module(Parts(1), rows(0))
+        actor = ModuleActor(policy, critic, torch.Generator().manual_seed(1), capture=capture)
+        room = torch.zeros(ROWS, dtype=torch.int64), torch.zeros(ROWS), torch.zeros(ROWS)
+        seen = rows(9)
+        for i in range(4):
+            actor.act(ActTensors(rows(i), None, *room, seen))
+            found.append([*(t.clone() for t in room), *(part.clone() for part in seen.values())])
+    assert all(same(ours, theirs) for ours, theirs in zip(found[:4], found[4:], strict=True))
+    assert captured_graphs().replays == begun + 2

@@ -12,6 +12,7 @@ from cases import Case
 
 from trpo_fast import Penalty, flat_params, kl_penalty_update
 from trpo_fast._base.reads import ahead
+from trpo_fast.updates.multiplier import adjusted, lambda_on
 
 
 @pytest.mark.parametrize("start", [1e-3, 3.0, 1e4])
@@ -28,7 +29,7 @@ def test_lambda_moves_on_a_device_as_on_the_host(start, rule):
         usual = kl_penalty_update(twin, batch, theirs, backend="reference")
         assert info.reason == usual.reason and info.kl == pytest.approx(usual.kl, rel=1e-7)
         with ahead():
-            ours.value_on(flat_params(policy))  # a tensor still
+            lambda_on(ours, flat_params(policy))  # a tensor still
         assert ours.value == pytest.approx(theirs.value, rel=1e-9) == ours.state_dict()["value"]
         ours.value = torch.tensor(ours.value, dtype=torch.float64)  # as an update leaves it
         torch.testing.assert_close(flat_params(policy), flat_params(twin), rtol=1e-7, atol=1e-9)
@@ -41,6 +42,6 @@ def test_lambda_moves_on_a_device_as_on_the_host(start, rule):
 def test_the_rule_is_one_on_both(rule, kl):
     host = Penalty(2.0, rule=rule, target_kl=0.01, rate=0.2, max_value=3.0)
     given = [torch.tensor(v, dtype=torch.float64) for v in (2.0, kl, 0.01)]
-    found = host.adjusted(*given)
+    found = adjusted(host, *given)
     host.adjust(kl)
     assert float(found) == pytest.approx(host.value, rel=1e-14)

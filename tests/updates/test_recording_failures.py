@@ -83,9 +83,14 @@ def step(capture: bool) -> Made:
     ]
 
 
-def fit(capture: bool) -> Made:
+def newton(capture: bool) -> Made:
+    return fit(capture, method="gauss_newton", steps=2, cg_iterations=2)
+
+
+def fit(capture: bool, **options: Any) -> Made:
     torch.manual_seed(0)
-    critic = Critic(3, (9,), epochs=1, minibatch=16, backend="reference", capture=capture)
+    options |= {"epochs": 1, "minibatch": 16, "backend": "reference", "capture": capture}
+    critic = Critic(3, (9,), **options)
     generator = torch.Generator()
 
     def call(i: int) -> None:
@@ -109,7 +114,7 @@ def act(capture: bool) -> Made:
     return call, lambda: [*(t.clone() for t in room), generator.get_state()]
 
 
-KINDS = [update, dual, step, fit, act]
+KINDS = [update, dual, step, fit, newton, act]
 
 
 def same(found: State, wanted: State) -> bool:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from .._base.reads import ahead
 from ..policy.wrappers import tell_once
 from .cuda_launch import capturing
 from .recorder import RECORDERS
-from .recording import Recording, close, copies, recorded, write
+from .recording import Recording, State, close, recorded
 from .watch import Call, Watch
 from .work import Performed, Work
 
@@ -54,24 +55,6 @@ class _Known:
     refusal: str = ""
     evicted: int = 0  # how often its recording had to make room
     busy: threading.Lock = field(default_factory=threading.Lock)
-
-
-class _State:
-    """All that some work writes and draws from, as it is now."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._tensors = copies(work.written)
-        self._generators = [generator.get_state() for generator in work.generators]
-
-    def put_back(self) -> None:
-        write(self._work.written, self._tensors)
-        for generator, state in zip(self._work.generators, self._generators, strict=True):
-            generator.set_state(state)
-
-    def since(self, before: _State) -> list[Tensor]:
-        """How far what is written has moved."""
-        return [t - start for t, start in zip(self._tensors, before._tensors, strict=True)]
 
 
 class Graphs:
@@ -116,9 +99,9 @@ class Graphs:
             known.refusal = f"its graph had to make room for others {known.evicted} times"
         if known.refusal:
             return work.run(work.inputs)
-        before = _State(work)
+        before = State(work)
         watch = Watch(work.device, list(work.inputs.values()), work.written, work.generators)
-        with ahead(), watch:
+        with ahead(), _whole(), watch:
             results = work.run(work.inputs)
         known.refusal = watch.refusal or work.judged(watch.outside)
         if known.refusal:
@@ -135,7 +118,7 @@ class Graphs:
         self,
         work: Work,
         known: _Known,
-        before: _State,
+        before: State,
         results: Any,
         outside: dict[int, Tensor],
     ) -> None:
@@ -143,17 +126,18 @@ class Graphs:
         back in any case.
         """
         try:
-            after, recorder = _State(work), RECORDERS[work.device.type](work.device)
+            after, recorder = State(work), RECORDERS[work.device.type](work.device)
         except Exception as error:
             known.refusal = _cannot(error)
             return
         kept = before  # after an interrupt, which the caller sees, nothing was done at all
         try:
             before.put_back()
-            recording = recorded(work, outside, recorder)
+            with _whole():
+                recording = recorded(work, outside, recorder)
             before.put_back()
             replayed = recording.replay(replace(work, into=()))
-            if not close((replayed, _State(work).since(before)), (results, after.since(before))):
+            if not close((replayed, State(work).since(before)), (results, after.since(before))):
                 known.refusal = "a replay gives other results"
             kept = after
         except Exception as error:  # whatever a module or the device says to being recorded
@@ -255,6 +239,18 @@ class Graphs:
 
 
 GRAPHS = Graphs()
+_thread = threading.local()
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Work within this thread's is a part of that, and no recording of its own."""
+    before = getattr(_thread, "within", False)
+    _thread.within = True
+    try:
+        yield
+    finally:
+        _thread.within = before
 
 
 def _cannot(error: Exception) -> str:
@@ -276,9 +272,10 @@ def perform(work: Work, *, capture: bool) -> Performed:
 
 def records(device: torch.device) -> bool:
     """Whether work on this device is recorded: there is a way, and nobody is recording already."""
-    return device.type in RECORDERS and not capturing(device)
+    within = getattr(_thread, "within", False)
+    return device.type in RECORDERS and not within and not capturing(device)
 
 
 def captured_graphs() -> GraphStatistics:
-    """How many CUDA graphs of updates, solves and fits are held, and the memory they take."""
+    """How many CUDA graphs are held, of whatever work, and the memory they take."""
     return GRAPHS.statistics()

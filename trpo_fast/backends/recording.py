@@ -77,6 +77,24 @@ def write(places: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
         place.copy_(value)
 
 
+class State:
+    """All that some work writes and draws from, as it is now."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._tensors = copies(work.written)
+        self._generators = [generator.get_state() for generator in work.generators]
+
+    def put_back(self) -> None:
+        write(self._work.written, self._tensors)
+        for generator, state in zip(self._work.generators, self._generators, strict=True):
+            generator.set_state(state)
+
+    def since(self, before: State) -> list[Tensor]:
+        """How far what is written has moved."""
+        return [t - start for t, start in zip(self._tensors, before._tensors, strict=True)]
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def close(found: Any, expected: Any) -> bool:

@@ -91,7 +91,7 @@ class TorchActor(Actor):
 
     def recheck_nets(self) -> None:
         check_acts(self.policy)
-        if records(self.device):
+        if self._capture and records(self.device):
             self._nets = self._print()
             plain = unwrapped(self.policy) is self.policy
             self._refusal = "" if plain else "the policy is within a wrapper"
@@ -134,21 +134,25 @@ class TorchActor(Actor):
         into: tuple[Tensor, ...],
     ) -> None:
         """Write what ``run`` makes of the inputs; a replay where there is one."""
+        if not (self._capture and records(self.device)):
+            with unvalidated(self.device):
+                for place, value in zip(into, run(inputs), strict=True):
+                    place.copy_(value)
+            return
         clip = None
         if self.normaliser is not None:
             self._followed(self.normaliser)  # before: in a replay they are read where they lie
             clip = self.normaliser.clip
 
         def ahead_of_it(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-            infer = torch.inference_mode(self._may_infer())  # which turns gradients on if it is off
-            with unvalidated(self.device), infer, torch.no_grad():
+            # No recording can write tensors of inference_mode; off, it turns gradients on.
+            with unvalidated(self.device), torch.inference_mode(False), torch.no_grad():
                 return run(given)
 
-        options = (self._nets, clip, self._places())
         work = Work(
             self.policy,
             "acting",
-            options,
+            (self._nets, clip, self._places()),
             inputs,
             (),
             ahead_of_it,
@@ -157,11 +161,7 @@ class TorchActor(Actor):
             into=into,
             owner_print=(),  # it is in the options, made once a rollout
         )
-        perform(work, capture=self._capture)
-
-    def _may_infer(self) -> bool:
-        """Whether tensors may be those of torch.inference_mode(), which no recording can write."""
-        return torch.is_inference_mode_enabled() and not records(self.device)
+        perform(work, capture=True)
 
 
 class ModuleActor(TorchActor):

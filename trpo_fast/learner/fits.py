@@ -195,27 +195,26 @@ def fit_gauss_newton(
     fit: Fit,
     net: MLPPolicy | ValueNet,
     targets: Targets,
+    parts: list[Tensor],
     *,
-    steps: int,
     cg_iterations: int,
     damping: float,
-    fraction: float,
     preconditioner: PreconditionerKind | None,
     backend: Backend,
     capture: bool,
-    generator: torch.Generator | None,
 ) -> tuple[Tensor, int | Tensor]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
 
-    J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken; on
-    a device nothing waits, and after a search that found nothing the remaining steps move nothing.
+    A step for each of ``parts``, the M rows [M] of all that J is taken on. Returns the loss and the
+    steps taken; on a device nothing waits, and after a search that found nothing the remaining
+    steps move nothing.
     """
     theta = flat_params(net)
     waits = may_read(theta.device)
     loss, g = fit.gradient()
     alive = torch.ones((), dtype=torch.bool, device=theta.device)
     taken = torch.zeros((), dtype=torch.int64, device=theta.device)
-    for step, part in enumerate(curvature_rows(targets.values, steps, fraction, generator)):
+    for step, part in enumerate(parts):
         rows = targets.rows(part)
         fisher = FisherOperator(
             net,
@@ -233,7 +232,7 @@ def fit_gauss_newton(
             return loss, step
         taken = taken + alive
         loss, g = fit.gradient()
-    return loss, steps if waits else taken
+    return loss, len(parts) if waits else taken
 
 
 def _lowered(fit: Fit, theta: Tensor, direction: Tensor, loss: Tensor, alive: Tensor) -> Tensor:

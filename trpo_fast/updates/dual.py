@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .multiplier import Penalty
+from .multiplier import Penalty, adjusted
 from .proposals import Multiplier, Proposal
 
 BLIND_STEP = 100.0  # of lambda, where every step was too long and another turn follows
@@ -76,7 +76,7 @@ def alternate_ahead(
         low = torch.where(going & (kl > target_kl), tried, low)
         high = torch.where(going & ~(kl > target_kl), tried, high)
         blind = (BLIND_STEP * tried).clamp_max(penalty.max_value)
-        moved = torch.where(torch.isfinite(kl), penalty.adjusted(tried, kl, target_kl), blind)
+        moved = torch.where(torch.isfinite(kl), adjusted(penalty, tried, kl, target_kl), blind)
         moved = torch.where((low < moved) & (moved < high), moved, (low * high).sqrt())
         multiplier = torch.where(going, moved, multiplier)
         going = going & (moved != tried) & (moved != low) & (moved != high)

@@ -84,26 +84,6 @@ class Penalty:
         self.max_value = PENALTY["penalty_max"].check(self.max_value, "max_value")
         checks.check_number("max_value", self.max_value, least=self.min_value)
 
-    def value_on(self, like: Tensor) -> float | Tensor:
-        """lambda for work on the device of ``like``: a tensor where it is there already and the
-        host may not read it, otherwise the number.
-        """
-        held: float | Tensor = vars(self)["value"]
-        here = isinstance(held, Tensor) and held.device == like.device
-        return held if here and not may_read(like.device) else self.value
-
-    def adjusted(self, value: Tensor, kl: Tensor, target_kl: Tensor) -> Tensor:
-        """Where ``adjust`` moves a lambda that is 0-d float64 on a device, as is all else."""
-        moved = value
-        if self.rule == "adaptive":
-            moved = torch.where(kl > 1.5 * target_kl, 2.0 * value, moved)
-            moved = torch.where(kl < target_kl / 1.5, value / 2.0, moved)
-        elif self.rule == "dual":
-            excess = (kl / target_kl).clamp(1.0 / LARGEST_STEP**2, LARGEST_STEP**2)
-            moved = value * excess ** min(self.rate, NEWTON)
-        moved = moved.clamp(self.min_value, self.max_value)
-        return torch.where(torch.isfinite(kl), moved, value)
-
     def adjust(self, kl: float) -> None:
         """Move lambda after a step that reached this KL."""
         if not math.isfinite(kl):
@@ -124,3 +104,25 @@ class Penalty:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on with the lambda of ``state_dict``."""
         self.value = PENALTY["penalty"].check(state["value"], "value")
+
+
+def lambda_on(penalty: Penalty, like: Tensor) -> float | Tensor:
+    """lambda for work on the device of ``like``: a 0-d tensor where it is there already and the
+    host may not read it, otherwise the number.
+    """
+    held: float | Tensor = vars(penalty)["value"]
+    here = isinstance(held, Tensor) and held.device == like.device
+    return held if here and not may_read(like.device) else penalty.value
+
+
+def adjusted(penalty: Penalty, value: Tensor, kl: Tensor, target_kl: Tensor) -> Tensor:
+    """Where ``Penalty.adjust`` moves a lambda that is 0-d float64 on a device, as is all else."""
+    moved = value
+    if penalty.rule == "adaptive":
+        moved = torch.where(kl > 1.5 * target_kl, 2.0 * value, moved)
+        moved = torch.where(kl < target_kl / 1.5, value / 2.0, moved)
+    elif penalty.rule == "dual":
+        excess = (kl / target_kl).clamp(1.0 / LARGEST_STEP**2, LARGEST_STEP**2)
+        moved = value * excess ** min(penalty.rate, NEWTON)
+    moved = moved.clamp(penalty.min_value, penalty.max_value)
+    return torch.where(torch.isfinite(kl), moved, value)

@@ -31,7 +31,7 @@ from ..core.search_checks import check_search
 from ..policy.flat import mark_written
 from .dual import alternate, alternate_ahead
 from .info import UpdateInfo
-from .multiplier import PENALTY, Penalty
+from .multiplier import PENALTY, Penalty, adjusted, lambda_on
 from .natural import Apply, finish, update_problem
 from .proposals import Multiplier, Proposal, adam_proposal, natural_proposals
 from .recorded import filled, own_code, run_update
@@ -105,8 +105,8 @@ def kl_penalty_update(
 
 def _moved(penalty: Penalty, report: Report, multiplier: Tensor, target_kl: Tensor) -> Tensor:
     """Where ``_move`` takes a lambda that is on a device, all of it 0-d float64."""
-    reached = penalty.adjusted(multiplier, report.after.kl.double(), target_kl)
-    further = penalty.adjusted(multiplier, TOO_LONG * target_kl, target_kl)
+    reached = adjusted(penalty, multiplier, report.after.kl.double(), target_kl)
+    further = adjusted(penalty, multiplier, TOO_LONG * target_kl, target_kl)
     settled = (report.reason == 0) | (report.reason == REASONS.index("at_kl_limit"))
     moved = torch.where(settled, reached, multiplier)
     return torch.where(report.reason == REASONS.index("line_search_failed"), further, moved)
@@ -162,7 +162,7 @@ def _run(
         return report.stats(), multiplier
 
     theta = problem.theta
-    numbers: tuple[Multiplier, Multiplier] = (penalty.value_on(theta), penalty.target_kl)
+    numbers: tuple[Multiplier, Multiplier] = (lambda_on(penalty, theta), penalty.target_kl)
     if not may_read(theta.device):
         numbers = (filled(numbers[0], theta), filled(numbers[1], theta))
     rule = (penalty.rule, penalty.rate, penalty.min_value, penalty.max_value)
