@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
@@ -193,6 +194,7 @@ def fit_gauss_newton(
     backend: Backend,
     capture: bool,
     generator: torch.Generator | None,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, int | Tensor]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
 
@@ -213,6 +215,7 @@ def fit_gauss_newton(
             weights=rows.weights,
             backend=backend,
             capture=capture,
+            group=group,
             sync=False,
         )
         direction = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x
