@@ -83,7 +83,8 @@ def solved(
     found = F.solve(v, **solve)
     numbers = torch.stack([found.quad, found.residual_norm, found.linear_gain])
     rows = torch.tensor([found.factor_rows, int(found.iterations)])
-    return {"F v": F @ v, "F V": F @ columns, "x": found.x, "numbers": numbers, "rows": rows}
+    products = {"F v": F @ v, "F V": F @ columns, "F": F.dense()}
+    return {**products, "x": found.x, "numbers": numbers, "rows": rows}
 
 
 def emulated(group: Any, jobs: Sequence[tuple[Subject, Ends, str, Options]]) -> Any:

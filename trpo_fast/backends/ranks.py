@@ -208,6 +208,15 @@ class RankOperator(Operator):
         part = reference.batch.rows(every)
         return _scaled(reference.factors_of(part, every, one), None), 0.0
 
+    def dense(self) -> Tensor:
+        """F + damping I [P, P], float64."""
+        from ..core.oracle import dense_fisher
+
+        part = self._part(self._share.fisher_own, self._share.fisher_total)
+        unit = torch.eye(self.theta.numel(), dtype=torch.float64, device=self.theta.device)
+        total = self._together.sum(part, unit, lambda: dense_fisher(self._own))
+        return total + self.problem.damping * unit
+
     @property
     def scratch_bytes(self) -> int:
         return 0 if self._operator is None else self._operator.scratch_bytes
