@@ -13,8 +13,8 @@ export TRPO_FAST_REQUIRE_NATIVE = 1
 # The CUDA half takes minutes to compile; without a device the tests emulate it, so it stays out there.
 export TRPO_FAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),auto,0)
 
-.PHONY: help venv install build emulation test attack sb3-contrib libraries simulators lint format train check-cuda \
-	wide bench clean
+.PHONY: help venv install build emulation test attack sb3-contrib libraries simulators lint reference format train \
+	check-cuda wide bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -79,6 +79,9 @@ lint: install  ## ruff, mypy, clang-format
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+reference: install  ## write docs/reference/: every exported name and every setting
+	PYTHONPATH=. $(PY) docs/generate/reference.py
 
 format: install  ## rewrite the sources as lint wants them
 	$(PY) -m ruff check --fix .

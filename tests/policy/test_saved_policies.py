@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trpo_fast import Batch, MLPPolicy, flat_params, trpo_update
-from trpo_fast.policy import heads
+from trpo_fast.policy import cnn, extractor, heads
 
 SAVED = Path(__file__).with_name("policies_of_0_1_0.pt")
 NAMES = {
@@ -39,6 +39,11 @@ def test_a_saved_policy_loads_and_learns(name: str) -> None:
         log_probs = policy.head.log_prob(params, actions)
     advantages = torch.randn(200, generator=generator)
     assert trpo_update(policy, Batch(obs, actions, advantages, log_probs)).accepted
+
+
+def test_what_saved_policies_have_of_images_is_where_it_was() -> None:
+    for name in ("Convolutions", "OneHot", "Numbers", "Extractor"):
+        assert getattr(cnn, name) is getattr(extractor, name)
 
 
 @pytest.mark.parametrize("imports", ["torch", "trpo_fast, torch"])

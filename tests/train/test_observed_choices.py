@@ -18,7 +18,15 @@ pytest.importorskip("safetensors")
 from gymnasium import spaces
 from pixel_envs import Columns, Mixed
 
-from trpo_fast import TRPO
+from trpo_fast import (
+    TRPO,
+    Batch,
+    Categorical,
+    CNNPolicy,
+    FisherOperator,
+    flat_params,
+    trpo_update,
+)
 from trpo_fast._base.rows import dotted_parts
 from trpo_fast.envs.errors import EnvError
 from trpo_fast.envs.observations import parts_of_space, unusable
@@ -111,3 +119,38 @@ def test_parts_without_a_name_of_their_own_are_refused() -> None:
     assert names == {"obs.camera": 1, "obs.a.0.b": 2, "obs.a.1": 3, "obs.": 4}
     with pytest.raises(ValueError, match=r"obs: expected parts that have .*, got two 'obs\.1'"):
         dotted_parts({1: 1, "1": 2}, "obs")
+
+
+def rows_of(switches: Any, weights: Any = None) -> tuple[CNNPolicy, Batch]:
+    space = spaces.Dict(
+        {"gear": spaces.Discrete(4, start=1), "switches": spaces.MultiDiscrete([2, 3])}
+    )
+    policy = CNNPolicy(space, Categorical(3), (4,))
+    obs = {"gear": torch.tensor([1, 4, 2, 3]), "switches": torch.tensor(switches)}
+    given = None if weights is None else torch.tensor(weights)
+    return policy, Batch(obs, torch.tensor([0, 1, 2, 0]), torch.randn(4), weights=given)
+
+
+GOOD, BAD = [[0, 0], [1, 2], [0, 1], [1, 0]], [[0, 0], [1, 2], [0, 3], [1, 0]]
+
+
+@pytest.mark.parametrize("backend", ["reference", "autograd"])
+def test_an_update_names_a_choice_that_there_is_none_of(backend: Any) -> None:
+    policy, batch = rows_of(BAD)
+    before = flat_params(policy).clone()
+    wanted = (
+        r"obs\['switches'\]: expected choices from \[0, 0\] to \[1, 2\], got 3 at index \[2, 1\]"
+    )
+    with pytest.raises(ValueError, match=f"^{wanted}"):
+        trpo_update(policy, batch, backend=backend)
+    with pytest.raises(ValueError, match=f"^{wanted}"):
+        FisherOperator(policy, batch.obs, backend=backend)
+    info = trpo_update(policy, batch, backend=backend, sync=False)
+    assert info.reason == "bad_values" and torch.equal(flat_params(policy), before)
+    policy, batch = rows_of(BAD, [1.0, 1.0, 0.0, 1.0])  # a row of weight zero may hold anything
+    assert trpo_update(policy, batch, backend=backend).reason != "bad_values"
+    policy, batch = rows_of(GOOD)
+    assert trpo_update(policy, batch, backend=backend).reason != "bad_values"
+    batch.obs["gear"][1] = 5
+    with pytest.raises(ValueError, match=r"obs\['gear'\]: expected choices from 1 to 4, got 5 at"):
+        trpo_update(policy, batch, backend=backend)

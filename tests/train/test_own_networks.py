@@ -204,7 +204,8 @@ def test_a_critic_that_ends_in_a_linear_follows_the_scale_of_the_targets(plain: 
 @pytest.mark.parametrize("method", ["adam", "gauss_newton"])
 def test_the_critic_of_a_module_is_fitted_as_that_of_layers(method: str) -> None:
     obs = torch.randn(100, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    options: dict[str, Any] = {"method": method, "backend": "reference"}
+    # With ten steps of conjugate gradient rounding alone may grow to 1e-3 here.
+    options: dict[str, Any] = {"method": method, "backend": "reference", "cg_iterations": 5}
     layers, other = (Critic(3, (8,), dtype=torch.float64, **options) for _ in range(2))
     other.load_state_dict(layers.state_dict())
     own = Critic.of_module(other.net.net, obs[:1], **options)
@@ -332,7 +333,7 @@ def test_a_critic_of_other_observations_is_refused_in_a_sentence() -> None:
         TRPO("CartPole-v1", critic=nn.Linear(5, 1), num_envs=2, rows_per_update=64)
 
 
-@pytest.mark.parametrize("part", [nn.BatchNorm1d(8), nn.Dropout(0.1)], ids=["batchnorm", "dropout"])
+@pytest.mark.parametrize("part", [nn.BatchNorm1d(8), nn.Dropout(0.1), nn.RReLU()], ids=str)
 def test_a_critic_values_each_row_alone_and_without_chance(part: nn.Module) -> None:
     critic = nn.Sequential(nn.Linear(4, 8), part.train(), nn.Tanh(), nn.Linear(8, 1))
     wanted = rf"^critic: expected modules that value .* got {type(part).__name__} at 1$"

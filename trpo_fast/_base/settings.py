@@ -34,31 +34,26 @@ from .arguments import (
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class Limit:
+    """A bound of a number."""
+
+    bound: float
+
+
+class AtLeast(Limit):
     """The number is this or more."""
 
-    bound: float
 
-
-@dataclass(frozen=True)
-class AtMost:
+class AtMost(Limit):
     """The number is this or less."""
 
-    bound: float
 
-
-@dataclass(frozen=True)
-class Above:
+class Above(Limit):
     """The number is more than this."""
 
-    bound: float
 
-
-@dataclass(frozen=True)
-class Below:
+class Below(Limit):
     """The number is less than this."""
-
-    bound: float
 
 
 @dataclass(frozen=True)

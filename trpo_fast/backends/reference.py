@@ -252,7 +252,9 @@ class ReferenceOperator(Operator):
         policy = self.problem.policy
         head = policy.head if self.module is None else self.module.head
         assert isinstance(head, Head)
-        return found(Judged(head, self.problem.batch, self.batch, self.problem.fvp_rows))
+        return found(
+            Judged(head, self.problem.batch, self.batch, self.problem.fvp_rows, policy=policy)
+        )
 
     @property
     def scratch_bytes(self) -> int:

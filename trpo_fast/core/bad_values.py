@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._base.arguments import fail
+from .._base.rows import parts_of
+from ..policy.cnn import CNNPolicy
 from ..policy.heads import Head
 from .batch import Batch
 
@@ -30,6 +32,7 @@ class Judged:
     fvp_rows: Tensor | None  # [M] indices
     totals: tuple[float, float] | None = None  # weight of all ranks' rows, and of products'
     counted: bool = True  # whether any row has a weight; where totals are known none need have one
+    policy: nn.Module | None = None  # whose observations may have parts that are choices
 
     def fvp_weights(self) -> Tensor | None:
         """Weights [M] of the rows of the Fisher-vector products, where those are a choice."""
@@ -80,6 +83,18 @@ def _numbers(rows: Judged) -> Iterator[Rule]:
             yield Rule(name, "finite values", ~torch.isfinite(value), value)
 
 
+def _choices(rows: Judged) -> Iterator[Rule]:
+    if not isinstance(rows.policy, CNNPolicy):
+        return
+    parts, weights = dict(parts_of(rows.clean.obs)), rows.raw.weights
+    for name, choices in rows.policy.net.extractor.choices():
+        value = parts[name].reshape(len(rows.raw), -1)
+        broken = choices.outside(value)
+        if weights is not None:
+            broken = broken & (weights > 0).unsqueeze(-1)
+        yield Rule(name, choices.words(), broken, value)
+
+
 def _actions(rows: Judged) -> Iterator[Rule]:
     head, mask, actions = rows.head, rows.clean.action_mask, rows.clean.actions
     if mask is not None and head.nvec:
@@ -93,7 +108,13 @@ def _actions(rows: Judged) -> Iterator[Rule]:
         yield Rule("actions", words, head.forbidden(actions, mask), None, got)
 
 
-TABLE: tuple[Callable[[Judged], Iterator[Rule]], ...] = (_indices, _weights, _numbers, _actions)
+TABLE: tuple[Callable[[Judged], Iterator[Rule]], ...] = (
+    _indices,
+    _weights,
+    _numbers,
+    _choices,
+    _actions,
+)
 
 
 def _rules(rows: Judged) -> Iterator[Rule]:

@@ -263,9 +263,10 @@ def judged(problem: Problem) -> Judged:
     raw, clean, share = problem.batch, problem.batch.without_padding(), problem.share
     head = head_of(problem.policy, clean, problem.chunk_rows)
     if share is None:
-        return Judged(head, raw, clean, problem.fvp_rows)
+        return Judged(head, raw, clean, problem.fvp_rows, policy=problem.policy)
     totals = (share.total, share.fisher_total)
-    return Judged(head, raw, clean, problem.fvp_rows, totals, share.own > 0.0)
+    known = (head, raw, clean, problem.fvp_rows, totals)
+    return Judged(*known, share.own > 0.0, problem.policy)
 
 
 def raise_for_values(problem: Problem) -> None:

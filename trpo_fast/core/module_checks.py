@@ -24,10 +24,15 @@ def _unfit(module: nn.Module) -> str:
     """What a policy's modules have to be and this one is not; empty if it is fine."""
     if module._backward_hooks or module._backward_pre_hooks:
         return "modules without backward hooks, which would change the derivatives"
+    return STEADY if draws(module) else ""
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module of torch's draws random numbers as it runs."""
     if not module.training:
-        return ""
+        return False
     if isinstance(module, nn.modules.dropout._DropoutNd):
-        return STEADY if module.p > 0 else ""
+        return module.p > 0
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-        return STEADY if module.dropout > 0 else ""
-    return STEADY if isinstance(module, nn.RReLU) else ""
+        return module.dropout > 0
+    return isinstance(module, nn.RReLU)

@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal
 
 from .._base.arguments import describe, fail
 from .._base.rows import Rows, count_rows, parts_of
+from ..core.module_checks import draws
 from ..policy.flat import trainable
 from ..policy.net import MLPPolicy
 from ..policy.recurrent import RecurrentPolicy
@@ -131,8 +132,8 @@ def check_fits(net: MLPPolicy | ValueNet) -> None:
 def check_steady(module: nn.Module) -> None:
     """Refuse modules whose values of a row depend on other rows or on chance."""
     for name, part in module.named_modules():
-        kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
-        if part.training and isinstance(part, kinds) and getattr(part, "p", 1.0) > 0.0:
+        mixes = part.training and isinstance(part, nn.modules.batchnorm._BatchNorm)
+        if mixes or draws(part):
             wanted = (
                 "modules that value rows one by one, without chance (call critic.eval() before)"
             )
