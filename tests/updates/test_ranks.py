@@ -74,6 +74,20 @@ def test_every_update_function_shares_rows(ranks, head):
     run(ranks, [(case, ends, kind, {}) for ends in splits for kind in kinds])
 
 
+def test_indices_are_those_of_the_ranks_own_rows(ranks):
+    case, few = Case(weights=True), {"cg_iterations": 4}
+    some = [[1, 4, 9], [2, 7, 13, 20, 30], [31]]  # row 31 has no weight
+    jobs = [(case, (13, 33), "trpo_update", {"indices": each, **few}) for each in some[:2]]
+    run(ranks, jobs)
+    jobs = [(case, (13, 33), "trpo_update", {"indices": some[2], "sync": False})]
+    (here,), (there,) = ranks.run(updated, jobs)
+    assert here[1]["reason"] == there[1]["reason"] == "bad_values"
+
+
+def test_weights_may_be_there_on_some_ranks_only(ranks):
+    run(ranks, [(Case("beta"), (13, 33), "trpo_update", {"weights of one": True})])
+
+
 def test_groups_of_rows_stay_with_their_rank(ranks):
     case = Case("categorical", rows=32, group_size=4, weights=True)
     run(ranks, [(case, (12, 32), "trpo_update", {"fvp_rows": fvp_rows}) for fvp_rows in (None, 9)])

@@ -131,8 +131,9 @@ class RankOperator(Operator):
     @outside_autocast
     def _bad_here(self) -> Tensor | None:
         """Whether this rank's rows hold what no update can use, 0-d."""
-        if self._operator is not None:
-            return self._together.attempt(self._operator.bad_values)
+        known, all_given = self._operator, self._own.fvp_rows is self.problem.fvp_rows
+        if known is not None and all_given:
+            return self._together.attempt(known.bad_values)
         return self._together.attempt(lambda: found(judged(self.problem)))
 
     def bad_values(self) -> Tensor:
