@@ -11,7 +11,8 @@ import torch
 from tests.support.cases import Case
 from tests.support.cuda_support import EMULATED, why_not
 from tests.support.exactness import STEP, no_worse, relative_error
-from tests.support.rank_cases import emulated, solved, updated
+from tests.support.rank_cases import emulated, made, part_of, solved, updated
+from trpo_fast import trpo_update
 from trpo_fast.backends.registry import registry
 
 EXACT = 1e-12  # of few iterations: each may multiply what rounding left, in one process as well
@@ -149,3 +150,25 @@ def test_kernels_of_every_rank_are_as_exact_as_the_reference(ranks, backend):
         assert here[1]["reason"] == "accepted" and here[1]["backend"] == backend
         reference, truth = moved_exactly(case, ends, options)
         no_worse(here[0], reference, truth, STEP, backend)
+
+
+def counted(group: Any) -> tuple[int, int, int]:
+    """How often an update exchanges something, with the iterations and trials it had."""
+    policy, batch = made(Case())
+    batch, calls, plain = part_of(group, batch, (13, 33)), [], torch.distributed.all_reduce
+
+    def counting(*given: Any, **options: Any) -> Any:
+        calls.append(given)
+        return plain(*given, **options)
+
+    torch.distributed.all_reduce = counting
+    try:
+        info = trpo_update(policy, batch, group=group)
+    finally:
+        torch.distributed.all_reduce = plain
+    return len(calls), info.cg_iterations, info.backtracks + 1
+
+
+def test_an_update_exchanges_a_product_and_a_trial_once_each(ranks):
+    for calls, iterations, trials in ranks.run(counted):
+        assert calls == 4 + iterations + trials  # options, gradient, its measures, errors
