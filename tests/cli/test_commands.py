@@ -154,3 +154,17 @@ def test_help_lists_every_setting() -> None:
         "0.999",
     ):
         assert flag in text
+
+
+def test_a_run_is_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under torchrun every process would train a policy of its own and write into one place."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert train(tmp_path / "run", 64) == 1
+    words = "train: expected one process (docs/processes.md has loops of several), got rank 1 of "
+    assert words + "torchrun's 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert train(tmp_path / "run", 64) == 0

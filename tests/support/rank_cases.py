@@ -34,6 +34,15 @@ def part_of(group: Any, batch: Batch, ends: Ends) -> Batch:
     return batch.rows(slice(ends[rank - 1] if rank else 0, ends[rank]))
 
 
+def part_of_indices(group: Any, indices: Tensor, ends: Ends) -> Tensor:
+    """Of the indices of rows those that are a rank's, as it counts them."""
+    if group is None:
+        return indices
+    rank = rank_of(group)
+    begin = ends[rank - 1] if rank else 0
+    return indices[(indices >= begin) & (indices < ends[rank])] - begin
+
+
 def made(subject: Subject) -> tuple[nn.Module, Batch]:
     """A policy and its rows: a case, a cell of three sequences of twenty rows, or a module of one's
     own with this distribution on 21 rows.
@@ -65,7 +74,11 @@ def updated(
         options = dict(options)
         if options.pop("old_params", False):
             batch = with_sampler(policy, batch)
+        if (indices := options.pop("indices", None)) is not None:
+            options["fvp_rows"] = part_of_indices(group, torch.tensor(indices), ends)
         batch = part_of(group, batch, ends)
+        if options.pop("weights of one", False) and group is not None and rank_of(group) == 1:
+            batch = replace(batch, weights=torch.ones_like(batch.advantages))
         info = UPDATES[update](policy, batch, group=group, **options)
         found.append((flat_params(policy).clone(), info.as_dict()))
     return found
@@ -83,7 +96,8 @@ def solved(
     found = F.solve(v, **solve)
     numbers = torch.stack([found.quad, found.residual_norm, found.linear_gain])
     rows = torch.tensor([found.factor_rows, int(found.iterations)])
-    return {"F v": F @ v, "F V": F @ columns, "x": found.x, "numbers": numbers, "rows": rows}
+    products = {"F v": F @ v, "F V": F @ columns, "F": F.dense()}
+    return {**products, "x": found.x, "numbers": numbers, "rows": rows}
 
 
 def emulated(group: Any, jobs: Sequence[tuple[Subject, Ends, str, Options]]) -> Any:

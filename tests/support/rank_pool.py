@@ -6,6 +6,7 @@ import multiprocessing
 import queue
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ class Failed(Exception):
 
 def _serve(rank: int, store: str, jobs: Any, answers: Any) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=HANGS / 2),
+    )
     groups = {n: dist.new_group(list(range(n))) for n in range(1, RANKS + 1)}
     while (job := jobs.get()) is not None:
         function, ranks, arguments = job
@@ -44,6 +51,7 @@ class RankPool:
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("fork")  # which needs no imports anew
+        self._stuck = False
         self._answers = context.Queue()
         self._jobs = [context.Queue() for _ in range(RANKS)]
         self._processes = [
@@ -59,6 +67,7 @@ class RankPool:
         self, function: Callable[..., Any], *arguments: Any, ranks: int = 2
     ) -> list[Any]:
         """What the function returned on each rank, or the ``Failed`` that it raised there."""
+        assert not self._stuck, "a rank did not answer an earlier test"
         for jobs in self._jobs[:ranks]:
             jobs.put((function, ranks, arguments))
         found: list[Any] = [None] * ranks
@@ -66,6 +75,7 @@ class RankPool:
             try:
                 rank, result, error = self._answers.get(timeout=HANGS)
             except queue.Empty:
+                self._stuck = True
                 raise AssertionError(f"{function.__name__}: a rank does not answer") from None
             found[rank] = result if error is None else Failed(*error)
         return found
@@ -82,4 +92,4 @@ class RankPool:
         for jobs in self._jobs:
             jobs.put(None)
         for process in self._processes:
-            process.join(HANGS)
+            process.join(0.0 if self._stuck else HANGS)

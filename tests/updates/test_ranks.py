@@ -11,7 +11,8 @@ import torch
 from tests.support.cases import Case
 from tests.support.cuda_support import EMULATED, why_not
 from tests.support.exactness import STEP, no_worse, relative_error
-from tests.support.rank_cases import emulated, solved, updated
+from tests.support.rank_cases import emulated, made, part_of, solved, updated
+from trpo_fast import trpo_update
 from trpo_fast.backends.registry import registry
 
 EXACT = 1e-12  # of few iterations: each may multiply what rounding left, in one process as well
@@ -72,6 +73,20 @@ def test_every_update_function_shares_rows(ranks, head):
     kinds = ("npg_update", "kl_penalty_update", "kl_penalty_adam", "pg_update")
     splits = (SPLITS["two"], SPLITS["the second without rows"])
     run(ranks, [(case, ends, kind, {}) for ends in splits for kind in kinds])
+
+
+def test_indices_are_those_of_the_ranks_own_rows(ranks):
+    case, few = Case(weights=True), {"cg_iterations": 4}
+    some = [[1, 4, 9], [2, 7, 13, 20, 30], [31]]  # row 31 has no weight
+    jobs = [(case, (13, 33), "trpo_update", {"indices": each, **few}) for each in some[:2]]
+    run(ranks, jobs)
+    jobs = [(case, (13, 33), "trpo_update", {"indices": some[2], "sync": False})]
+    (here,), (there,) = ranks.run(updated, jobs)
+    assert here[1]["reason"] == there[1]["reason"] == "bad_values"
+
+
+def test_weights_may_be_there_on_some_ranks_only(ranks):
+    run(ranks, [(Case("beta"), (13, 33), "trpo_update", {"weights of one": True})])
 
 
 def test_groups_of_rows_stay_with_their_rank(ranks):
@@ -135,3 +150,25 @@ def test_kernels_of_every_rank_are_as_exact_as_the_reference(ranks, backend):
         assert here[1]["reason"] == "accepted" and here[1]["backend"] == backend
         reference, truth = moved_exactly(case, ends, options)
         no_worse(here[0], reference, truth, STEP, backend)
+
+
+def counted(group: Any) -> tuple[int, int, int]:
+    """How often an update exchanges something, with the iterations and trials it had."""
+    policy, batch = made(Case())
+    batch, calls, plain = part_of(group, batch, (13, 33)), [], torch.distributed.all_reduce
+
+    def counting(*given: Any, **options: Any) -> Any:
+        calls.append(given)
+        return plain(*given, **options)
+
+    torch.distributed.all_reduce = counting
+    try:
+        info = trpo_update(policy, batch, group=group)
+    finally:
+        torch.distributed.all_reduce = plain
+    return len(calls), info.cg_iterations, info.backtracks + 1
+
+
+def test_an_update_exchanges_a_product_and_a_trial_once_each(ranks):
+    for calls, iterations, trials in ranks.run(counted):
+        assert calls == 4 + iterations + trials  # options, gradient, its measures, errors

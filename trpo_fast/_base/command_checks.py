@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from .arguments import MAX_INT, check_count, fail
@@ -12,6 +14,17 @@ def check_size(option: str, value: int, *, least: int = 1) -> int:
     if isinstance(value, int) and value > MAX_INT:
         raise fail(option, f"an integer from {least} to {MAX_INT}", value)
     return check_count(option, value, least=least)
+
+
+def check_alone(command: str) -> None:
+    """Refuse to be one of several processes of torchrun: each would train a policy of its own."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and ranks != "1":
+        raise fail(
+            command,
+            "one process (docs/processes.md has loops of several)",
+            f"rank {os.environ.get('RANK')} of torchrun's {ranks}",
+        )
 
 
 def working_device(name: str) -> torch.device:

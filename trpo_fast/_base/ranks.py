@@ -118,6 +118,41 @@ class Ranks:
         raise KINDS.get(kind, RuntimeError)(f"rank {rank}: {sentence}") from error
 
 
+class Together:
+    """Sums over ranks of what each computes. One that fails takes part in what remains with NaN, so
+    that none waits for it, and all raise its error at the end.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.failure: Exception | None = None
+
+    def attempt(self, run: Callable[[], T]) -> T | None:
+        """What ``run`` returns; nothing once something has failed here."""
+        if self.failure is not None:
+            return None
+        try:
+            return run()
+        except Exception as error:
+            self.failure = error
+            return None
+
+    def sum(self, part: float, like: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        """The sum of every rank's ``part`` of what ``run`` returns there, shaped as ``like``; where
+        the part is zero it does not run.
+        """
+        mine = torch.zeros_like(like)
+        if part > 0.0 or self.failure is not None:
+            found = self.attempt(run)
+            mine = torch.full_like(like, float("nan")) if found is None else part * found
+        return self.ranks.sum(mine)
+
+    def raise_failure(self) -> None:
+        """The end: raise on all ranks what one has met."""
+        failure, self.failure = self.failure, None
+        self.ranks.raise_failure(failure)
+
+
 def members(group: Any) -> Ranks | None:
     """The processes of an option ``group``; None where this process is alone."""
     if group is None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .._base.guards import outside_autocast
-from .._base.ranks import Ranks
+from .._base.ranks import Ranks, Together
+from .._base.reads import may_read
 from ..core.bad_values import found
 from ..core.batch import total_weight
 from ..core.cg import CgResult
@@ -35,8 +35,6 @@ from .base import Backend
 from .reference import ReferenceOperator
 from .support import SERVES, Support
 
-T = TypeVar("T")
-
 
 class RankOperator(Operator):
     """Sums over ranks of what each one's own operator gives."""
@@ -45,59 +43,41 @@ class RankOperator(Operator):
         super().__init__(problem)
         assert problem.share is not None
         self._share, self._ranks = problem.share, problem.share.ranks
-        self._failure: Exception | None = None
+        self._together = Together(self._ranks)
         self._bad: Tensor | None = None
+        self._last: tuple[Tensor, Measures] | None = None
         # Of rows that have no weight nothing is computed.
         chosen = problem.fvp_rows if self._share.fisher_own > 0.0 else None
         self._own = replace(problem, theta=self.theta, damping=0.0, fvp_rows=chosen, share=None)
         self.backend = ""
         self._operator: Operator | None = None
-        self._try(lambda: self._make(resolved))
+        self._together.attempt(lambda: self._make(resolved))
 
     def _make(self, resolved: Callable[[Problem], Backend]) -> None:
         backend = resolved(self._own)
         self._operator = backend.operator(self._own) if self._share.own > 0.0 else None
         self.backend = backend.name
 
-    def _try(self, run: Callable[[], T]) -> T | None:
-        """What ``run`` returns; nothing once something has failed here."""
-        if self._failure is not None:
-            return None
-        try:
-            return run()
-        except Exception as error:
-            self._failure = error
-            return None
-
     def raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
-        self._ranks.raise_failure(failure)
+        self._together.raise_failure()
 
     @staticmethod
     def _part(own: float, total: float) -> float:
         return own / total if own > 0.0 else 0.0
 
-    def _summed(self, part: float, like: Tensor, run: Callable[[], Tensor]) -> Tensor:
-        """The sum over ranks of their parts of a mean over rows."""
-        mine = torch.zeros_like(like)
-        if part > 0.0 or self._failure is not None:
-            share = self._try(run)
-            mine = torch.full_like(like, float("nan")) if share is None else part * share
-        return self._ranks.sum(mine)
-
     def summed(self, share: Callable[[], Tensor]) -> Tensor:
         part = self._part(self._share.own, self._share.total)
-        return self._summed(part, self.theta, share)
+        return self._together.sum(part, self.theta, share)
 
     def agreed(self, like: Tensor, run: Callable[[], Tensor]) -> Tensor:
-        found = self._try(run)
+        found = self._together.attempt(run)
         if found is None:
             return self._ranks.sum(torch.full_like(like, float("nan")))
         return self._ranks.sum(found if self._ranks.rank == 0 else torch.zeros_like(like))
 
     def fvp(self, v: Tensor) -> Tensor:
         part = self._part(self._share.fisher_own, self._share.fisher_total)
-        total = self._summed(part, v, lambda: self._local.fvp(v))
+        total = self._together.sum(part, v, lambda: self._local.fvp(v))
         return total + self.problem.damping * v
 
     @property
@@ -117,7 +97,12 @@ class RankOperator(Operator):
         return g, self._measures(lambda: measured[0], self._bad_here())
 
     def evaluate(self, theta: Tensor) -> Measures:
-        return self._measures(lambda: self._local.evaluate(theta))
+        last = self._last  # the step that is taken is the one that was tried last
+        if last is not None and may_read(theta.device) and torch.equal(theta, last[0]):
+            return last[1]
+        measured = self._measures(lambda: self._local.evaluate(theta))
+        self._last = theta.clone(), measured
+        return measured
 
     def _measures(self, run: Callable[[], Measures], *bad: Tensor | None) -> Measures:
         """Sums of KL, surrogate and entropy and the largest KL; and of a flag whether it is up
@@ -126,8 +111,8 @@ class RankOperator(Operator):
         part = self._part(self._share.own, self._share.total)
         mine = self.theta.new_zeros(5, dtype=torch.float64)
         mine[1] = -float("inf")
-        if part > 0.0 or self._failure is not None:
-            found = self._try(run)
+        if part > 0.0 or self._together.failure is not None:
+            found = self._together.attempt(run)
             if found is None:
                 mine.fill_(float("nan"))
             else:
@@ -146,9 +131,10 @@ class RankOperator(Operator):
     @outside_autocast
     def _bad_here(self) -> Tensor | None:
         """Whether this rank's rows hold what no update can use, 0-d."""
-        if self._operator is not None:
-            return self._try(self._operator.bad_values)
-        return self._try(lambda: found(judged(self.problem)))
+        known, all_given = self._operator, self._own.fvp_rows is self.problem.fvp_rows
+        if known is not None and all_given:
+            return self._together.attempt(known.bad_values)
+        return self._together.attempt(lambda: found(judged(self.problem)))
 
     def bad_values(self) -> Tensor:
         if self._bad is None:
@@ -186,8 +172,8 @@ class RankOperator(Operator):
         picked, numbers = self._picked(stride)
 
         def make() -> tuple[Factors, float] | None:
-            if self._failure is not None:
-                raise self._failure
+            if self._together.failure is not None:
+                raise self._together.failure
             try:
                 return self._own_factors(picked, numbers)
             except Refused:
@@ -222,6 +208,15 @@ class RankOperator(Operator):
         every = torch.arange(len(reference.batch), device=self.theta.device)  # for their shapes
         part = reference.batch.rows(every)
         return _scaled(reference.factors_of(part, every, one), None), 0.0
+
+    def dense(self) -> Tensor:
+        """F + damping I [P, P], float64."""
+        from ..core.oracle import dense_fisher
+
+        part = self._part(self._share.fisher_own, self._share.fisher_total)
+        unit = torch.eye(self.theta.numel(), dtype=torch.float64, device=self.theta.device)
+        total = self._together.sum(part, unit, lambda: dense_fisher(self._own))
+        return total + self.problem.damping * unit
 
     @property
     def scratch_bytes(self) -> int:

@@ -13,7 +13,7 @@ import tyro
 from typing_extensions import Doc
 
 from .._base import files
-from .._base.command_checks import check_size, working_device
+from .._base.command_checks import check_alone, check_size, working_device
 from .._base.options import LONG
 from .._base.settings import AtLeast
 from ..train.config import Config, make_config, read_toml
@@ -86,6 +86,7 @@ def train(argv: list[str]) -> int:
         )
     config = make_config(env or None, file=file, preset=bool(env), **chosen)
     run, config = _parse(argv, config, env, file)
+    check_alone("train")
     _check_device(config.device)
     env = config.env
     moment = time.strftime("%Y%m%d-%H%M%S")
@@ -130,6 +131,7 @@ def resume(argv: list[str]) -> int:
     path = checkpoint_of(found, "trpo-fast resume")
     if path.name != CHECKPOINT:
         raise ValueError(f"RUN: expected the directory of a run, got {path}, a file beside it")
+    check_alone("resume")
     out = path.parent
     with files.only_writer(out, "RUN"):
         return _resume_in(out, words)

@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from .._base.ranks import Ranks, members
 from ..backends.fallback import or_reference
 from ..backends.support import PYTORCH, SERVES, Support, choose
 from .advantage_cuda import cuda_gae, cuda_gae_support
@@ -168,8 +170,14 @@ def discount_weights(steps: Tensor, gamma: float) -> Tensor:
     return gamma ** (steps - steps.amin()).float()
 
 
-def normalise(advantages: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Zero mean and unit deviation over the rows that count; constant advantages become zeros."""
+def normalise(
+    advantages: Tensor, weights: Tensor | None = None, *, group: ProcessGroup | None = None
+) -> Tensor:
+    """Zero mean and unit deviation over the rows that count; constant advantages become zeros. With
+    a ``group``, over the rows of all its processes, each of which may have none.
+    """
+    if (ranks := members(group)) is not None:
+        return _normalise_together(ranks, advantages, weights)
     if weights is None:
         centred = advantages - advantages.mean()
         variance = centred.square().mean()
@@ -178,6 +186,17 @@ def normalise(advantages: Tensor, weights: Tensor | None = None) -> Tensor:
         centred = advantages - (share * torch.where(weights > 0, advantages, 0.0)).sum()
         variance = (share * torch.where(weights > 0, centred, 0.0).square()).sum()
     return centred / (variance.sqrt() + 1e-8)
+
+
+def _normalise_together(ranks: Ranks, advantages: Tensor, weights: Tensor | None) -> Tensor:
+    counted = torch.ones_like(advantages) if weights is None else weights
+    counted = counted.double()
+    values = torch.where(counted > 0, advantages, 0.0).double()
+    total, sums = ranks.sum(torch.stack([counted.sum(), (counted * values).sum()])).unbind()
+    centred = torch.where(counted > 0, values - sums / total, 0.0)
+    variance = ranks.sum((counted * centred.square()).sum()) / total
+    centre, deviation = (sums / total).to(advantages), variance.sqrt().to(advantages)
+    return (advantages - centre) / (deviation + 1e-8)
 
 
 def explained_variance(predicted: Tensor, target: Tensor) -> Tensor:

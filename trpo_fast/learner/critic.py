@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from .._base.choices import Activation, Backend, CriticMethod, PreconditionerKind
 from .._base.guards import outside_autocast
 from .._base.net_options import CriticSettings, PolicySettings
 from .._base.options import KernelSettings
+from .._base.ranks import members
 from .._base.rows import Rows, count_rows
 from .._base.settings import declared
 from .._base.threads import OneThread
@@ -36,6 +38,7 @@ from ..policy.recurrent import RecurrentPolicy
 from .fit_backends import SUPPORTS, gauss_newton, make_fit
 from .fits import AdamState, Fit, Targets, fit_adam
 from .input_checks import check_critic_batch
+from .rank_fits import fit_together
 from .undo import finite_or_undone
 from .value_net import ValueNet, check_fits, check_steady, output_layer, values_of
 
@@ -186,6 +189,7 @@ class Critic(nn.Module):
         *,
         generator: torch.Generator | None = None,
         sync: bool = True,
+        group: ProcessGroup | None = None,
     ) -> CriticInfo:
         """Move the values at obs [N, O] towards targets [N], rows counted with weights [N] >= 0.
 
@@ -195,8 +199,14 @@ class Critic(nn.Module):
         With ``sync=False`` and without weights a CUDA graph can capture a fit, any but the first.
         Adam's steps are then counted on the device, ``state_dict`` holds those of the calls alone.
         A ``generator`` must be registered with the graph before.
+
+        With a ``group``, the rows are those of all its processes, which make the same call: sums
+        over ranks, minibatches made of a part of every rank's rows, the same critic on all.
         """
         check_fits(self.net)
+        if (ranks := members(group)) is not None:
+            given = (obs, targets, weights)
+            return CriticInfo(*fit_together(self, ranks, given, generator, sync=sync))
         chosen = choose(self.backend, SUPPORTS, self.net, self.method, can="fit this critic")
         with OneThread() if chosen in ("cpu", "cuda") else nullcontext():
             return or_reference(
@@ -265,11 +275,16 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def _renormalise(self, targets: Tensor, weights: Tensor | None = None) -> None:
-        """Let mean and std follow the targets, and rescale the output so that V stays as it was."""
-        rate = TARGET_RATE if self.fits else 1.0
         share = 1.0 / len(targets) if weights is None else weights / weights.sum()
         centre = (share * targets).sum()
-        spread = (share * (targets - centre).square()).sum().sqrt()
+        self.renormalise(centre, (share * (targets - centre).square()).sum().sqrt())
+
+    @torch.no_grad()
+    def renormalise(self, centre: Tensor, spread: Tensor) -> None:
+        """Let mean and std follow those of targets, centre and spread (0-d), and rescale the output
+        so that V stays as it was.
+        """
+        rate = TARGET_RATE if self.fits else 1.0
         mean = torch.lerp(self.mean, centre, rate)
         std = torch.lerp(self.std, spread.clamp_min(SMALLEST_STD), rate)
         last = output_layer(self.net)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
@@ -202,6 +203,7 @@ def fit_gauss_newton(
     preconditioner: PreconditionerKind | None,
     backend: Backend,
     capture: bool,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, int | Tensor]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
 
@@ -223,6 +225,7 @@ def fit_gauss_newton(
             weights=rows.weights,
             backend=backend,
             capture=capture,
+            group=group,
             sync=False,
         )
         direction = fisher.solve(g, iterations=cg_iterations, preconditioner=preconditioner).x

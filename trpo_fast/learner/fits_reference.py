@@ -119,23 +119,24 @@ class ReferenceFit:
         for step, index in enumerate(rows.split(minibatch), start=1):
             part = targets.rows(index)
             loss, g = self._gradient(part)
-            self._step(state, g, learning_rate, taken + step)
+            adam_step(flat_params(self.net), state, g, learning_rate, taken + step)
             losses.append(loss)
             counted = part.values.new_full((), len(index))
             weights.append(counted if part.weights is None else part.weights.sum())
         mass = torch.stack(weights)
         return (torch.stack(losses) * mass).sum() / mass.sum()
 
-    def _step(
-        self, state: AdamState, g: Tensor, learning_rate: float | Tensor, t: int | Tensor
-    ) -> None:
-        """Step t of Adam; it and the rate are the host's numbers or in a device's memory."""
-        theta, beta1, beta2 = flat_params(self.net), state.beta1, state.beta2
-        state.first.lerp_(g, 1.0 - beta1)
-        state.second.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
-        scale = (state.second / (1.0 - beta2**t)).sqrt_().add_(state.eps)
-        rate = learning_rate / (1.0 - beta1**t)
-        if isinstance(rate, Tensor):
-            theta.sub_(rate * (state.first / scale))
-        else:
-            theta.addcdiv_(state.first, scale, value=-rate)
+
+def adam_step(
+    theta: Tensor, state: AdamState, g: Tensor, learning_rate: float | Tensor, t: int | Tensor
+) -> None:
+    """Step t of Adam; it and the rate are the host's numbers or in a device's memory."""
+    beta1, beta2 = state.beta1, state.beta2
+    state.first.lerp_(g, 1.0 - beta1)
+    state.second.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
+    scale = (state.second / (1.0 - beta2**t)).sqrt_().add_(state.eps)
+    rate = learning_rate / (1.0 - beta1**t)
+    if isinstance(rate, Tensor):
+        theta.sub_(rate * (state.first / scale))
+    else:
+        theta.addcdiv_(state.first, scale, value=-rate)

@@ -43,12 +43,20 @@ def check_acting(
 
 
 def check_critic_batch(
-    net: nn.Module, theta: Tensor, obs: Any, targets: Any, weights: Any, *, values: bool = True
+    net: nn.Module,
+    theta: Tensor,
+    obs: Any,
+    targets: Any,
+    weights: Any,
+    *,
+    values: bool = True,
+    none: bool = False,
 ) -> tuple[Rows, Tensor, Tensor | None]:
     """A critic's rows; rows of weight zero are left out and may hold anything. Without ``values``
-    the targets are not looked at.
+    the targets are not looked at. With ``none`` there may be no row, or none of weight.
     """
-    obs = check_obs(net, theta, obs)
+    if not (none and isinstance(targets, Tensor) and targets.numel() == 0):
+        obs = check_obs(net, theta, obs)
     rows = count_rows(obs)
     targets = check_tensor("targets", targets, theta, (rows,))
     if weights is not None:
@@ -56,7 +64,7 @@ def check_critic_batch(
         if not bool((weights >= 0).all() & weights.isfinite().all()):
             raise fail("weights", "finite values of at least zero", "others")
         kept = weights > 0
-        if not bool(kept.any()):
+        if not (none or bool(kept.any())):
             raise fail("weights", "a positive total", 0.0)
         obs = map_rows(lambda part: part[kept], obs)
         targets, weights = targets[kept], weights[kept]

@@ -14,7 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from .._base.ranks import Ranks, members
 from .._base.reads import may_read
 from .._base.rows import Rows, map_rows, parts_of
 
@@ -31,9 +33,14 @@ class RunningStatistics:
         self.mean = torch.zeros(size, dtype=torch.float64, device=device)
         self.spread = torch.zeros(size, dtype=torch.float64, device=device)  # M2
 
-    def merge(self, rows: Tensor) -> None:
-        """Add rows [N, S]."""
+    def merge(self, rows: Tensor, *, group: ProcessGroup | None = None) -> None:
+        """Add rows [N, S]; with a ``group``, those of all its processes, which keep the same
+        statistics.
+        """
         rows = rows.to(self.mean.dtype)
+        if (ranks := members(group)) is not None:
+            self.merge_moments(*_moments_together(ranks, rows))
+            return
         mean = rows.mean(0)
         spread = (rows - mean).square().sum(0)
         self.merge_moments(float(rows.shape[0]), mean, spread)
@@ -73,6 +80,14 @@ class RunningStatistics:
             raise ValueError(f"state: expected {kinds}, got others")
         for name in ("count", "mean", "spread"):
             setattr(self, name, state[name].to(self.mean.device, torch.float64, copy=True))
+
+
+def _moments_together(ranks: Ranks, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and squared deviations of all ranks' rows [N, S]; N may be zero on some."""
+    count = torch.full_like(rows[:0].sum(0)[:1], float(len(rows)))
+    sums = ranks.sum(torch.cat([count, rows.sum(0)]))
+    total, mean = sums[0], sums[1:] / sums[0]
+    return total, mean, ranks.sum((rows - mean).square().sum(0))
 
 
 Values = TypeVar("Values", Tensor, np.ndarray)
@@ -118,9 +133,11 @@ class ObservationNormaliser:
         """The same of arrays, where the statistics are on the CPU."""
         return normalised(obs, self.host_shift, self.host_scale, self.clip)
 
-    def update(self, obs: Tensor) -> None:
-        """Merge a rollout's raw observations [N, O] and use the result from now on."""
-        self.statistics.merge(obs)
+    def update(self, obs: Tensor, *, group: ProcessGroup | None = None) -> None:
+        """Merge a rollout's raw observations [N, O], with a ``group`` those of all its processes,
+        and use the result from now on.
+        """
+        self.statistics.merge(obs, group=group)
         self._freeze()
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,9 +181,16 @@ class KeyedNormaliser:
             lambda one, part: part if one is None else one.on_host(part), self.parts, obs
         )
 
-    def update(self, obs: Rows) -> None:
-        """Merge a rollout's raw observations [N, ...] and use the result from now on."""
-        map_rows(lambda one, part: None if one is None else one.update(part), self.parts, obs)
+    def update(self, obs: Rows, *, group: ProcessGroup | None = None) -> None:
+        """Merge a rollout's raw observations [N, ...], with a ``group`` those of all its processes,
+        and use the result from now on.
+        """
+
+        def merge(one: ObservationNormaliser | None, part: Tensor) -> None:
+            if one is not None:
+                one.update(part, group=group)
+
+        map_rows(merge, self.parts, obs)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: one.state_dict() for name, one in self._named.items()}
@@ -194,9 +218,17 @@ class RewardScaler:
         self.gamma, self.clip = gamma, clip
         self.running = torch.zeros(num_envs, dtype=torch.float64, device=device)
 
-    def __call__(self, rewards: Tensor, done: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        rewards: Tensor,
+        done: Tensor,
+        valid: Tensor | None = None,
+        *,
+        group: ProcessGroup | None = None,
+    ) -> Tensor:
         """Scaled rewards [T, E]; the rollout's own returns count towards the deviation first,
-        those of reset rows (``valid`` [T, E] False) excepted.
+        those of reset rows (``valid`` [T, E] False) excepted; with a ``group`` those of all its
+        processes.
         """
         from .advantage import reverse_scan
 
@@ -210,7 +242,7 @@ class RewardScaler:
         forward = reverse_scan(terms.flip(0), keep.flip(0)).flip(0)
         self.running = torch.where(done[-1] | ~forward[-1].isfinite(), 0.0, forward[-1])
         counted = forward if valid is None else forward[valid]
-        self.statistics.merge(counted.reshape(-1, 1))
+        self.statistics.merge(counted.reshape(-1, 1), group=group)
         scale = (self.statistics.variance + 1e-8).rsqrt().to(rewards.dtype)
         return (rewards * scale).clamp(-self.clip, self.clip)
 

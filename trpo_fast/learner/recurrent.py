@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from .._base.choices import RecurrentKind
 from .._base.guards import outside_autocast
@@ -202,11 +203,15 @@ class RecurrentCritic(Critic):
         *,
         generator: torch.Generator | None = None,
         sync: bool = True,
+        group: ProcessGroup | None = None,
     ) -> CriticInfo:
         """Move the values of a ``Batch`` of sequences towards targets [N]; steps of Adam are taken
         on as many whole sequences as make a minibatch. weights [N] >= 0: of the rows, by default
         those of the batch.
         """
+        if group is not None:
+            wanted = "None for a critic with a memory, which is fitted in one process"
+            raise checks.fail("group", wanted, "a group")
         theta = self.theta
         rows = checks.check_rows(self.net, theta, _sequences(obs)).without_padding()
         targets = checks.check_tensor("targets", targets, theta, (len(rows),))

@@ -16,6 +16,7 @@ from .._base.options import KernelSettings, UpdateSettings
 from .._base.ranks import digest, digest_of
 from .._base.rows import Rows
 from .._base.settings import declared
+from ..backends.ranks import RankOperator
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
@@ -176,6 +177,10 @@ class FisherOperator:
         from ..core.oracle import dense_fisher
 
         self._check_fresh()
+        if isinstance(self._operator, RankOperator):
+            found = self._operator.dense()
+            self._operator.raise_failure()
+            return found
         return dense_fisher(self._operator.problem)
 
     def _given(self, name: str, v: Tensor, *solve: Any, look: bool) -> tuple[Tensor, CgConfig]:
