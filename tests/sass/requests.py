@@ -119,6 +119,30 @@ def shared(m: Machine, ins: Instruction):
     return run
 
 
+@operation("LDSM")
+def matrices(m: Machine, ins: Instruction):
+    """ldmatrix: four of 8 rows of 16 bytes; a lane of group and pair gets row group's word pair, or,
+    transposed, column group's halves in rows 2 pair and 2 pair + 1."""
+    if ins.words[-1] != "4":
+        raise NotImplementedError(f"{ins.address:#x}: ldmatrix of other than four")
+    read, first = address_reader(m, ins.operands[1]), int(ins.operands[0].lstrip("R"))
+    transposed = "MT88" in ins.words
+
+    def run(mask):
+        active = everyone(m, mask)
+        at = np.where(active, read() & 0xFFFFFF, 0)
+        wavefronts_by_warp(m, at, active, 16)
+        rows = m.shared[at.astype(np.int64)[:, None] // 4 + np.arange(4)]
+        rows = np.ascontiguousarray(rows).reshape(-1, 4, 8, 4)  # [warps, matrix, row, word]
+        if transposed:
+            halves = rows.view(np.uint16).transpose(0, 1, 3, 2)  # [warps, matrix, column, row]
+            rows = np.ascontiguousarray(halves).view(np.uint32)
+        for i in range(4):
+            np.copyto(m.r[first + i], rows[:, i].reshape(-1), where=active)
+
+    return run
+
+
 @operation("LDG", "STG", "LD", "ST")
 def global_memory(m: Machine, ins: Instruction):
     load = ins.name[0] == "L"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import floats, logic, requests  # noqa: F401  (they register their operations)
-from .arithmetic import OPERATIONS, operation
+from .arithmetic import OPERATIONS, is_predicate, operation
 from .listing import Instruction
 from .machine import SHARED_WINDOW, Group, Machine, Step
 
@@ -74,7 +74,18 @@ def warp_reduction(m: Machine, ins: Instruction):
 
 @operation("VOTEU", "VOTE")
 def vote(m: Machine, ins: Instruction):
-    write, asked = m.writer(ins.operands[0]), m.predicate(ins.operands[-1])
+    asked = m.predicate(ins.operands[-1])
+    if is_predicate(ins.operands[0]):
+        decide = m.predicate_writer(ins.operands[0])
+        kind = {"ALL": np.all, "ANY": np.any}[ins.words[1]]
+
+        def agree(mask):
+            active = requests.everyone(m, mask)
+            counted = asked() & active if kind is np.any else asked() | ~active
+            decide(np.repeat(kind(counted.reshape(-1, 32), axis=1), 32), mask)
+
+        return agree
+    write = m.writer(ins.operands[0])
 
     def run(mask):
         yes = (requests.everyone(m, mask) & asked()).reshape(-1, 32)

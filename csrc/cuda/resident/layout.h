@@ -60,6 +60,7 @@ struct MapLayout {
   int slope;           // offset in a tile: plane of act' of its outputs, -1 if the value gives it
   int tangent;         // offset in the work planes: tangents, later deltas, of its outputs
   int deltas;          // the same of the deltas as halves, split precision only
+  unsigned row_magic;  // n row_magic >> 31 is the row of quad n of the map, packed
   int halves;          // offset of the map in a packed vector of halves: [outputs up to 8] rows
   int bias;            // offset there of biases that are apart, zeros where they are not
   int first_tile;      // register tiles of the weight gradient (blocks of 32 x 32 in split
@@ -108,6 +109,7 @@ inline int plane_floats(int rows, int width, bool split) {
 
 // A map in halves, and its biases, for as many columns as a warp's pieces look at.
 inline void lay_out_halves(Layout& l, MapLayout& m) {
+  m.row_magic = 0x80000000u / (m.stride_in / 4) + 1;
   m.halves = l.halves;
   m.bias = m.halves + half_words((m.out + 7) & ~7, m.in);
   const int piece = m.out > 16 ? 32 : 16;

@@ -100,10 +100,11 @@ __device__ __forceinline__ int pair_place(int row, int column, int chunks) {
   return 4 * (row * chunks + (column >> 3 ^ chunk_turn(row, chunks))) + (column >> 1 & 3);
 }
 
+// Two values, scaled already.
 template <class Half>
-__device__ __forceinline__ void put_pair(const Halves& h, int place, float x, float y, float up) {
+__device__ __forceinline__ void put_pair(const Halves& h, int place, float x, float y) {
   uint32_t high, low;
-  Split16<Half>::split(x * up, y * up, &high, &low);
+  Split16<Half>::split(x, y, &high, &low);
   on_chip(h.at)[place] = high;
   on_chip(h.at)[place + h.low] = low;
 }
@@ -137,7 +138,7 @@ __device__ __forceinline__ void put_output_deltas(const Layout& l, const Block& 
   for (int i = 0; i < 8 * to.chunks; i += 2) {
     const float x = i < l.outputs ? on_chip(row)[i] : 0.0f;
     const float y = i + 1 < l.outputs ? on_chip(row)[i + 1] : 0.0f;
-    put_pair<Half>(to, pair_place(r, i, to.chunks), x, y, up);
+    put_pair<Half>(to, pair_place(r, i, to.chunks), up * x, up * y);
   }
 }
 
@@ -155,55 +156,90 @@ __device__ __forceinline__ Words v_words(const Block& b) {
   return {b.v_words, plane_marks(b, kVPeaks, 0)};
 }
 
-// One quad of a packed vector to its place among the halves, or the biases.
-template <class Half>
-__device__ __forceinline__ void put_packed_quad(const MapLayout& m, uint32_t* words, int output,
-                                                int column, float4 x, float up) {
-  const Halves to = map_halves(m, words);
-  if (column < 8 * to.chunks) {
-    const int place = pair_place(output, column, to.chunks);
-    put_pair<Half>(to, place, x.x, x.y, up);
-    put_pair<Half>(to, place + 1, x.z, x.w, up);
-  } else if (column == m.in) {
-    on_chip(words)[m.bias + output] = __float_as_uint(x.x);
+constexpr int kSplitBatch = 8;  // quads of a thread that are under way together: 8192 parameters
+
+// A thread's quads of a batch, zeros past the end of the maps.
+struct QuadBatch {
+  float4 quad[kSplitBatch];
+  __device__ __forceinline__ void load(const float* packed, int first, int end) {
+#pragma unroll
+    for (int i = 0; i < kSplitBatch; ++i) {
+      const int q = first + i * kThreads;
+      quad[i] = q < end ? load4_global(packed + 4 * q) : make_float4(0, 0, 0, 0);
+    }
+  }
+};
+
+// Joins a batch's peak of every map to what the warp has left of earlier ones.
+__device__ __forceinline__ void put_batch_peaks(const Layout& l, const QuadBatch& batch, int first,
+                                                bool earlier, uint32_t* marks) {
+  uint32_t peak[kSplitBatch];
+#pragma unroll
+  for (int i = 0; i < kSplitBatch; ++i) {
+    const float4 x = batch.quad[i];
+    peak[i] = max(max(peak_of(x.x), peak_of(x.y)), max(peak_of(x.z), peak_of(x.w)));
+  }
+  for (int map = 0; map < l.maps; ++map) {
+    const MapLayout& m = l.map[map];
+    const int begin = m.weights / 4, quads = m.out * m.stride_in / 4;
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < kSplitBatch; ++i)
+      if (static_cast<unsigned>(first + i * kThreads - begin) < static_cast<unsigned>(quads))
+        most = max(most, peak[i]);
+    uint32_t* to = marks + map * kMapMarks;
+    put_peak(to, earlier ? max(most, on_chip(to)[warp_index()]) : most);
   }
 }
 
-// use(output, column, quad) for a map's quads of a packed vector, four of them under way together.
-template <class Use>
-__device__ __forceinline__ void each_packed_quad(const MapLayout& m, const float* packed, Use use) {
-  const int quads = m.stride_in / 4;
-  each_loaded<4>(
-      threadIdx.x, m.out * quads, kThreads,
-      [&](int q) { return load4_global(packed + m.weights + 4 * q); },
-      [&](int q, float4 x) {
-        const int output = q / quads;
-        use(output, 4 * (q - output * quads), x);
-      });
+// A batch's quads of a map to their places among the halves, or the biases.
+template <class Half>
+__device__ __forceinline__ void put_batch(const MapLayout& m, const QuadBatch& batch, int first,
+                                          uint32_t* words, float up) {
+  const Halves h = map_halves(m, words);
+  const int begin = m.weights / 4, quads = m.out * m.stride_in / 4;
+#pragma unroll
+  for (int i = 0; i < kSplitBatch; ++i) {
+    const int local = first + i * kThreads - begin;
+    if (static_cast<unsigned>(local) >= static_cast<unsigned>(quads)) continue;
+    const float4 x = batch.quad[i];
+    const int output = static_cast<int>(uint64_t{m.row_magic} * local >> 31);
+    const int column = 4 * local - output * m.stride_in;
+    if (column < 8 * h.chunks) {
+      const int place = pair_place(output, column, h.chunks);
+      put_pair<Half>(h, place, up * x.x, up * x.y);
+      put_pair<Half>(h, place + 1, up * x.z, up * x.w);
+    } else if (column == m.in) {
+      on_chip(words)[m.bias + output] = __float_as_uint(x.x);
+    }
+  }
 }
 
-// to <- packed, each map by its own power of two. Padding stays what it was,
-// zero. Opens with a barrier; whoever multiplies by the words opens with another. Not inlined: three
-// callers, rarely.
+// to <- packed, each map by its own power of two. Padding stays what it was, zero. Opens with a barrier;
+// whoever multiplies by the words opens with another. Not inlined: three callers, rarely.
 template <class Half>
 __device__ TRPO_NOINLINE void block_split(const Layout& l, const float* packed, const Words& to) {
+  const int end = (l.log_std >= 0 ? l.log_std : l.packed) / 4, step = kSplitBatch * kThreads;
+  QuadBatch batch;
   __syncthreads();  // the packed vector is complete, readers of the last words are done
-  for (int i = 0; i < l.maps; ++i) {
-    uint32_t peak = 0;
-    each_packed_quad(l.map[i], packed, [&](int, int, float4 x) {
-      peak = max(peak, max(max(peak_of(x.x), peak_of(x.y)), max(peak_of(x.z), peak_of(x.w))));
-    });
-    put_peak(to.marks + i * kMapMarks, peak);
+  for (int first = threadIdx.x; first < end + int(threadIdx.x); first += step) {
+    batch.load(packed, first, end);
+    put_batch_peaks(l, batch, first, first >= kThreads, to.marks);
   }
   __syncthreads();  // the peaks are complete
-  for (int i = 0; i < l.maps; ++i) {
-    const int exponent = peak_exponent(to.marks + i * kMapMarks),
-              usable = usable_exponent(exponent);
-    if (threadIdx.x < 2)
-      on_chip(to.marks)[i * kMapMarks + kWarps + threadIdx.x] = threadIdx.x ? exponent : usable;
-    each_packed_quad(l.map[i], packed, [&](int output, int column, float4 x) {
-      put_packed_quad<Half>(l.map[i], to.words, output, column, x, up_of(usable));
-    });
+  if (int(threadIdx.x) < l.maps) {
+    uint32_t* marks = to.marks + threadIdx.x * kMapMarks;
+    const int exponent = peak_exponent(marks);
+    on_chip(marks)[kWarps] = usable_exponent(exponent);
+    on_chip(marks)[kWarps + 1] = exponent;
+  }
+  __syncthreads();  // and so are the exponents
+  for (int first = threadIdx.x; first < end; first += step) {
+    if (end > step) batch.load(packed, first, end);
+    for (int i = 0; i < l.maps; ++i) {
+      const int exponent = static_cast<int>(on_chip(to.marks)[i * kMapMarks + kWarps]);
+      put_batch<Half>(l.map[i], batch, first, to.words, up_of(exponent));
+    }
   }
 }
 

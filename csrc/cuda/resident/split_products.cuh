@@ -17,26 +17,23 @@ struct SplitProduct {
   int steps;              // of 16 terms
   int map_rows;           // that exist
   const uint32_t* marks;  // of the plane
-  float down;             // of the map's values
+  float scale;            // of the map's values, downwards, times what the sums are wanted in
 };
 
 // What one warp computes: sums of a piece of 16 rows by 8 kN columns, columns past `width` of no use.
 template <int kN>
 struct Fragment {
   int row, column, width;
-  float value[kN][4];
+  float value[kN][4];  // rows group and group + 8, columns 2 pair and 2 pair + 1 of each tile
 
-  template <class Use>  // use(row, column, values of column and column + 1)
-  __device__ __forceinline__ void each_pair(Use use) const {
-    const int group = lane_index() >> 2, pair = lane_index() & 3;
+  // use(tile number t, its first column) for tiles that have columns of use.
+  template <class Use>
+  __device__ __forceinline__ void each_tile(Use use) const {
 #pragma unroll
     for (int t = 0; t < kN; ++t)
-#pragma unroll
-      for (int i = 0; i < 4; i += 2) {
-        const int c = column + 8 * t + 2 * pair;
-        if (c < width) use(row + group + 4 * i, c, value[t][i], value[t][i + 1]);
-      }
+      if (kN == 1 || column + 8 * t < width) use(t, column + 8 * t);
   }
+  __device__ __forceinline__ int first_row() const { return row + (lane_index() >> 2); }
 };
 
 // One step of 16 terms: a piece of the plane, and of the map's tiles of 8 columns.
@@ -82,36 +79,38 @@ struct SplitSum {
 template <class Half, bool kBack, int kN>
 __device__ __forceinline__ void warp_accumulate(Fragment<kN>& f, const SplitProduct& p) {
   const int lane = lane_index();
-  const uint32_t* rows = on_chip(p.plane.at) + 4 * (f.row + (lane & 15)) * p.plane.chunks;
+  const SharedRow high = shared_row(p.plane.at) + 16 * (f.row + (lane & 15)) * p.plane.chunks;
+  const SharedRow low = high + 4 * p.plane.low;
   const int row_turn = chunk_turn(lane, p.plane.chunks), row_half = lane >> 4;
-  const uint32_t* map = on_chip(p.map.at) + (lane >> 4) * p.map.low;
+  const SharedRow map = shared_row(p.map.at) + (lane >> 4) * 4 * p.map.low;
   const int map_turn = chunk_turn(lane, p.map.chunks), map_half = lane >> 3 & 1;
-  const uint32_t* tile[kN];  // forward: where the rows of each tile's columns begin
+  SharedRow tile[kN];  // forward: where the rows of each tile's columns begin
 #pragma unroll
   for (int t = 0; t < kN; ++t) {
     const int first = min(f.column + 8 * t, (p.map_rows - 1) & ~7);
-    tile[t] = map + (kBack ? 0 : 4 * (first + (lane & 7)) * p.map.chunks);
+    tile[t] = map + (kBack ? 0 : 16 * (first + (lane & 7)) * p.map.chunks);
   }
   const auto load = [&](int step) {
     SplitStep<Half, kN> s;
-    const uint32_t* x = rows + 4 * ((2 * step + row_half) ^ row_turn);
-    ldmatrix<4, false>(s.a.high, x);
-    ldmatrix<4, false>(s.a.low, x + p.plane.low);
+    const int x = 16 * ((2 * step + row_half) ^ row_turn);
+    ldmatrix<4, false>(s.a.high, high + x);
+    ldmatrix<4, false>(s.a.low, low + x);
     if constexpr (kBack) {
       // Rows past the last multiply zeros: any other row serves.
       const int row = min(16 * step + (lane & 15), p.map_rows - 1);
       const int turn = chunk_turn(row, p.map.chunks), first = f.column >> 3;
-      const uint32_t* w = map + 4 * row * p.map.chunks;
+      const SharedRow w = map + 16 * row * p.map.chunks;
 #pragma unroll
       for (int t = 0; t < kN; ++t)
-        ldmatrix<4, true>(s.b[t], w + 4 * (min(first + t, p.map.chunks - 1) ^ turn));
+        ldmatrix<4, true>(s.b[t], w + 16 * (min(first + t, p.map.chunks - 1) ^ turn));
     } else {
-      const int at = 4 * ((2 * step + map_half) ^ map_turn);
+      const int at = 16 * ((2 * step + map_half) ^ map_turn);
 #pragma unroll
       for (int t = 0; t < kN; ++t) ldmatrix<4, false>(s.b[t], tile[t] + at);
     }
     return s;
   };
+  const float scale = p.scale * down_of(band_exponent(p.marks, f.row / kBandRows));
   SplitSum<Half, kN> sums;
   SplitStep<Half, kN> now = load(0);
 #pragma unroll 2
@@ -121,11 +120,10 @@ __device__ __forceinline__ void warp_accumulate(Fragment<kN>& f, const SplitProd
     now = next;
   }
   sums.add(now);
-  const float down = p.down * down_of(band_exponent(p.marks, f.row / kBandRows));
 #pragma unroll
   for (int t = 0; t < kN; ++t)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) f.value[t][i] = fmaf(sums.total(t, i), down, f.value[t][i]);
+    for (int i = 0; i < 4; ++i) f.value[t][i] = fmaf(sums.total(t, i), scale, f.value[t][i]);
 }
 
 // Calls finish(fragment) for every fragment of a plane [rows, width]; fill(fragment) computes it. The
@@ -133,9 +131,10 @@ __device__ __forceinline__ void warp_accumulate(Fragment<kN>& f, const SplitProd
 template <int kN, class Fill, class Finish>
 __device__ __forceinline__ void warp_fragments(int rows, int width, Fill fill, Finish finish) {
   const int bands = rows / kBandRows, count = bands * ceil_div(width, 8 * kN);
+  const int shift = bands >> 1;  // bands is 1, 2 or 4
 #pragma unroll 1
   for (int i = warp_index(); i < count; i += kWarps) {
-    Fragment<kN> f = {kBandRows * (i % bands), 8 * kN * (i / bands), width, {}};
+    Fragment<kN> f = {kBandRows * (i & (bands - 1)), 8 * kN * (i >> shift), width, {}};
     fill(f);
     finish(f);
   }

@@ -42,63 +42,89 @@ struct BlockSum {
   }
 };
 
-// sum += the rows' outer products. Of a block, only what exists is computed.
+// One half of a step, 16 outputs by the block's 32 inputs: sum += down * A B. Products of high halves are
+// in chains of their own.
+template <class Half>
+__device__ __forceinline__ void add_half(float (&sum)[4][4], const typename Split16<Half>::A& a,
+                                         const uint32_t (&b)[4][4], float down) {
+  float large[4][4] = {}, small[4][4] = {};
+  uint32_t high[4][2], low[4][2];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    high[t][0] = b[t][0], high[t][1] = b[t][1];
+    low[t][0] = b[t][2], low[t][1] = b[t][3];
+  }
+#pragma unroll
+  for (int t = 0; t < 4; ++t) Half::product(small[t], a.low, high[t]);
+#pragma unroll
+  for (int t = 0; t < 4; ++t) Half::product(large[t], a.high, high[t]);
+#pragma unroll
+  for (int t = 0; t < 4; ++t) Half::product(small[t], a.high, low[t]);
+#pragma unroll
+  for (int t = 0; t < 4; ++t)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[t][i] = fmaf(large[t][i] + small[t][i], down, sum[t][i]);
+}
+
+// Sums of the step's deltas.
+template <class Half>
+__device__ __forceinline__ void add_bias(float (&sum)[2], const typename Split16<Half>::A& a,
+                                         float down) {
+  const uint32_t one = Half::pack(1.0f, 1.0f), ones[2] = {one, one};
+  float large[4] = {}, small[4] = {};
+  Half::product(large, a.high, ones);
+  Half::product(small, a.low, ones);
+  sum[0] = fmaf(large[0] + small[0], down, sum[0]);
+  sum[1] = fmaf(large[2] + small[2], down, sum[1]);
+}
+
+// sum += the rows' outer products. Columns past the last input are sums of no use.
 template <class Half>
 __device__ __forceinline__ void warp_outer(BlockSum& sum, const Layout& l, const SplitPlace& at,
                                            const Block& b, const float* tile, int rows) {
-  using Split = Split16<Half>;
   const int lane = lane_index();
   const MapLayout& m = l.map[at.map];
   const Halves deltas = plane_halves(l, b.work + m.deltas, m.out);
   const Halves inputs = plane_halves(l, tile + m.input, m.in);
-  const int turn_d = chunk_turn(lane, deltas.chunks), turn_h = chunk_turn(lane, inputs.chunks);
   const int first_d = (at.output >> 3) + (lane >> 3 & 1), first_h = at.input >> 3;
-  const uint32_t* d = on_chip(deltas.at) + 4 * ((lane & 7) + (lane >> 4) * 8) * deltas.chunks;
-  const uint32_t* h =
-      on_chip(inputs.at) + (lane >> 4) * inputs.low + 4 * (lane & 15) * inputs.chunks;
+  const int turn_d = chunk_turn(lane, deltas.chunks), turn_h = chunk_turn(lane, inputs.chunks);
+  SharedRow d[2], h[4];
+  const SharedRow d_rows =
+      shared_row(deltas.at) + 16 * ((lane & 7) + (lane >> 4) * 8) * deltas.chunks;
+  const SharedRow h_rows =
+      shared_row(inputs.at) + (lane >> 4) * 4 * inputs.low + 16 * (lane & 15) * inputs.chunks;
+#pragma unroll
+  for (int u = 0; u < 2; ++u)
+    d[u] = d_rows + 16 * (min(first_d + 2 * u, deltas.chunks - 1) ^ turn_d);
+#pragma unroll
+  for (int t = 0; t < 4; ++t) h[t] = h_rows + 16 * (min(first_h + t, inputs.chunks - 1) ^ turn_h);
   const bool both = at.output + 16 < m.out, biased = at.input == 0 && bias_apart(m.in);
-  const int tiles = ceil_div(m.in + !bias_apart(m.in), 8) - first_h;  // of 8 inputs
   const float down_h = down_of(band_exponent(tile_marks(l, tile, at.map), 0));
   const uint32_t* marks = plane_marks(b, kWorkPeaks, at.map);
+  const int low = 4 * deltas.low;
 #pragma unroll 1
-  for (int first = 0; first < rows; first += 16) {
-    typename Split::A a[2];
+  for (int band = 0; kBandRows * band < rows; ++band) {
+    typename Split16<Half>::A a;
+    uint32_t w[4][4];
+    const auto load_deltas = [&](int u) {
+      ldmatrix<4, true>(a.high, d[u]);
+      ldmatrix<4, true>(a.low, d[u] + low);
+    };
+    const float down_d = down_of(band_exponent(marks, band)), down = down_d * down_h;
+    load_deltas(0);
 #pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      const int chunk = min(first_d + 2 * u, deltas.chunks - 1);
-      ldmatrix<4, true>(a[u].high, d + 4 * (chunk ^ turn_d));
-      ldmatrix<4, true>(a[u].low, d + 4 * (chunk ^ turn_d) + deltas.low);
+    for (int t = 0; t < 4; ++t) ldmatrix<4, true>(w[t], h[t]);
+    add_half<Half>(sum.value[0], a, w, down);
+    if (biased) add_bias<Half>(sum.bias[0], a, down_d);
+    if (both) {
+      load_deltas(1);
+      add_half<Half>(sum.value[1], a, w, down);
+      if (biased) add_bias<Half>(sum.bias[1], a, down_d);
     }
-    const float down_d = down_of(band_exponent(marks, first / kBandRows)), down = down_d * down_h;
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      if (t >= tiles) break;
-      uint32_t w[4];
-      ldmatrix<4, true>(w, h + 4 * ((first_h + t) ^ turn_h));
-      const typename Split::B step = {{w[0], w[1]}, {w[2], w[3]}};
+    for (int u = 0; u < 2; ++u) d[u] += 16 * kBandRows * deltas.chunks;
 #pragma unroll
-      for (int u = 0; u < 2; ++u) {
-        if (u && !both) break;
-        float part[4] = {};
-        Split::multiply(part, a[u], step);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sum.value[u][t][i] = fmaf(part[i], down, sum.value[u][t][i]);
-      }
-    }
-    if (biased) {
-      const uint32_t one = Half::pack(1.0f, 1.0f), ones[2] = {one, one};
-#pragma unroll
-      for (int u = 0; u < 2; ++u) {
-        float large[4] = {}, small[4] = {};
-        Half::product(large, a[u].high, ones);
-        Half::product(small, a[u].low, ones);
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          sum.bias[u][i] = fmaf(large[2 * i] + small[2 * i], down_d, sum.bias[u][i]);
-      }
-    }
-    d += 64 * deltas.chunks;
-    h += 64 * inputs.chunks;
+    for (int t = 0; t < 4; ++t) h[t] += 16 * kBandRows * inputs.chunks;
   }
 }
 
@@ -161,12 +187,13 @@ __device__ __forceinline__ void block_put_split_gradients(const Layout& l,
     if (block >= l.tiles) continue;
     const SplitPlace at = place_block(l, block);
     const MapLayout& m = l.map[at.map];
-    const int end = bias_apart(m.in) ? m.in : m.stride_in;
+    const int end = bias_apart(m.in) ? m.in : m.stride_in, chunks = half_chunks(m.in);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float4 quad = tile_quad(g.sum[s].value[i >> 2][i & 3]);
+      float4 quad = tile_quad(g.sum[s].value[i >> 2][i & 3]);
       const int o = at.output + 16 * (i >> 2) + group + 8 * (pair & 1);
       const int k = at.input + 8 * (i & 3) + 4 * (pair >> 1);
+      if (k >= 8 * chunks) quad = make_float4(0, 0, 0, 0);
       if (o < m.out && k < end) to.put(m.weights + o * m.stride_in + k, quad);
     }
     // The bias, or the padding that blocks do not cover: a quad at most.
