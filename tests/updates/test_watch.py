@@ -76,3 +76,21 @@ def test_runs_are_told_apart():
     longer = watched(lambda: (X[:3] + 2.0 + TABLE[:3]).abs())
     assert f"{len(longer.calls)} of them" in longer.difference(first.calls)
     assert [t is TABLE for t in first.outside.values()] == [True]
+
+
+@pytest.mark.parametrize("value", [torch.tensor(0.5), torch.tensor([0.5])])
+def test_a_number_of_the_hosts_may_be_filled_in_where_a_mask_holds(value):
+    """As torch's KL of two Categoricals does; a number of the device's there is waited for."""
+    far = torch.ones(3, 4, device="meta")
+    for filled, reason in ((value, ""), (far[0, 0], "the host waits for index_put_")):
+        with Watch(torch.device("meta"), (), ()) as watch:  # nothing lies there
+            made = far + 1.0
+            made[made > 1.0] = filled
+        assert reason in watch.refusal and bool(reason) == bool(watch.refusal)
+
+
+def test_nor_where_it_is_added():
+    far = torch.ones(3, device="meta")
+    with Watch(torch.device("meta"), (), ()) as watch:  # nothing lies there
+        (far + 1.0).index_put_((far > 0.0,), torch.tensor(0.5), accumulate=True)
+    assert "the host waits for index_put_" in watch.refusal

@@ -52,10 +52,24 @@ def waits(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     name = func.overloadpacket.__name__
     if name == "repeat_interleave":
         return kwargs.get("output_size") is None
+    if _fills(func, args):
+        return False
     if name in ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"):
         return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
     checks = "check_errors" in kwargs and kwargs["check_errors"]
     return checks or name in _LOOKS or any(tag in func.tags for tag in _DYNAMIC)
+
+
+def _fills(func: Any, args: Sequence[Any]) -> bool:
+    """Whether ``x[mask] = number`` is meant, which torch does by masked_fill: it takes the number
+    from the host, and asks a device nothing.
+    """
+    if func.overloadpacket.__name__ not in ("index_put", "index_put_") or len(args) < 3:
+        return False
+    x, indices, value = args[:3]
+    masks = [i for i in indices if i is not None]
+    one = value.numel() == 1 and value.device.type == "cpu" and x.device.type != "cpu"
+    return one and not any(args[3:]) and all(i.dtype == torch.bool for i in masks)
 
 
 def draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
@@ -146,6 +160,8 @@ class Watch(TorchDispatchMode):
         found = [*tensors(args), *tensors(kwargs), *tensors(out)]
         if func.overloadpacket.__name__ == "lift_fresh" and found[0].device == self._device:
             return f"a tensor of the host's numbers is made by {_where(func)}"
+        if _fills(func, args):
+            return ""
         places = {t.device for t in found if not t.is_meta}  # forward derivatives ask for shapes
         if len(places) > 1:
             return f"tensors of the host and of the device meet in {_where(func)}"
