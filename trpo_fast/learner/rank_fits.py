@@ -20,7 +20,7 @@ from ..backends.support import choose
 from ..core import checks
 from ..policy.flat import flat_params, mark_written
 from .fit_backends import SUPPORTS, make_fit
-from .fits import AdamState, Fit, Targets, fit_adam, fit_gauss_newton
+from .fits import AdamState, Fit, Targets, curvature_rows, fit_adam, fit_gauss_newton
 from .fits_reference import adam_step
 from .input_checks import check_critic_batch
 from .undo import finite_or_undone
@@ -169,14 +169,12 @@ def _run(
             fit,
             critic.net,
             targets,
-            steps=critic.steps,
+            curvature_rows(targets.values, critic.steps, critic.fraction, generator),
             cg_iterations=critic.cg_iterations,
             damping=critic.damping,
-            fraction=critic.fraction,
             preconditioner=critic.preconditioner,
             backend=critic.backend,
             capture=False,
-            generator=generator,
             group=ranks.group,
         )
     loss = fit_adam(
