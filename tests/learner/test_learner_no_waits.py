@@ -154,3 +154,27 @@ def test_epochs_of_adam_are_replayed(recording, weighted: bool) -> None:  # noqa
     critic.minibatch = 3 if weighted else 89
     critic.fit(*problem(1800 if weighted else 90))
     assert captured_graphs().graphs == after.graphs + (not weighted)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("preconditioner", [None, "kfac"])
+def test_fits_by_gauss_newton_are_replayed(recording, weighted: bool, preconditioner: str) -> None:  # noqa: F811
+    """From the third on, whatever the rows, the parts of them that curvature is of, and the steps
+    that are taken.
+    """
+    critic = Critic(3, (9,), method="gauss_newton", steps=3, cg_iterations=3, backend="reference")
+    critic.preconditioner = preconditioner  # type: ignore[assignment]
+    other, begun = copy.deepcopy(critic), captured_graphs()
+    other.capture = False
+    for i in range(5):
+        obs, returns = problem(90)
+        obs, returns = obs + 0.1 * i, returns * (1 + i)
+        weights = torch.rand(90) + 0.1 if weighted else None
+        taken = []
+        for each in (critic, other):
+            torch.manual_seed(i)
+            taken.append(each.fit(obs, returns, weights).steps)
+        assert taken[0] == taken[1]
+        torch.testing.assert_close(critic.theta, other.theta, rtol=1e-3, atol=1e-5)
+    after = captured_graphs()
+    assert after.graphs == begun.graphs + 1 and after.replays == begun.replays + 3

@@ -25,11 +25,15 @@ class Tape(recorder.Recorder, TorchDispatchMode):
         TorchDispatchMode.__init__(self)
         recorder.Recorder.__init__(self, device)
         self._tape: list[Any] = []
+        self._generators: list[torch.Generator] = []
         self.replays = 0
 
     @staticmethod
     def room(device: torch.device) -> int:
         return Tape.memory
+
+    def draws_from(self, generator: torch.Generator) -> None:
+        self._generators.append(generator)
 
     def begin(self) -> None:
         self._patches = pytest.MonkeyPatch()
@@ -48,6 +52,9 @@ class Tape(recorder.Recorder, TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if name := waits(func, args):
             raise RuntimeError(f"{name} while a stream is captured")
+        drawn = [v for v in (*args, *(kwargs or {}).values()) if isinstance(v, torch.Generator)]
+        if any(all(g._cdata != known._cdata for known in self._generators) for g in drawn):
+            raise RuntimeError("a draw from a generator that is not registered")
         out = func(*args, **(kwargs or {}))
         self._tape.append((func, args, kwargs or {}, out))
         return out

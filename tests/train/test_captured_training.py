@@ -42,15 +42,18 @@ WIDE: dict[str, Any] = {
         {"algorithm": "kl-penalty", "preconditioner": "kfac"},
         {"critic": "adam", "critic_epochs": 3, "critic_minibatch": 24, "critic_steps": 3},
         {"critic": "adam", "critic_schedule": "linear", "critic_schedule_steps": 400},
+        {"policy": "gru", "critic": "adam", "critic_minibatch": 32, "normalize_observations": True},
+        {"algorithm": "kl-penalty", "penalty_rule": "dual", "penalty_rounds": 3},
     ],
 )
 def test_a_recorded_training_is_the_ordinary_one(recording, options: dict[str, Any]) -> None:  # noqa: F811
     ours, theirs = (TRPO("CartPole-v1", **(WIDE | options), capture=c) for c in (True, False))
-    begun, kept = captured_graphs().replays, True
+    begun, kept = captured_graphs(), True
     for _ in range(4):
         record, wanted = ours.train_once(), theirs.train_once()
         assert record["reason"] == wanted["reason"]
         kept = kept and record["kl"] == pytest.approx(wanted["kl"], rel=1e-3, abs=1e-7)
         torch.testing.assert_close(parameters(ours), parameters(theirs), rtol=1e-3, atol=1e-4)
-    assert kept and captured_graphs().replays >= begun + 2
-    assert captured_graphs().graphs == 1 + options.get("updates_per_rollout", 1)
+    after = captured_graphs()
+    assert kept and after.replays >= begun.replays + 2 and after.evicted == begun.evicted
+    assert after.graphs == 2 + options.get("updates_per_rollout", 1)

@@ -252,7 +252,7 @@ def test_an_error_within_a_recording_is_what_is_told(monkeypatch):
         assert not any(replays(policy, kind)[:2])
 
 
-def test_ctrl_c_while_recording_leaves_the_run_s_results(monkeypatch):
+def test_ctrl_c_while_recording_leaves_what_was_before_the_run(monkeypatch):
     kind = wide("gaussian")
     policy, batch = kind.policy(), kind.batch(kind.policy(), 0)
     other = copy.deepcopy(policy)
@@ -264,8 +264,7 @@ def test_ctrl_c_while_recording_leaves_the_run_s_results(monkeypatch):
     monkeypatch.setattr(Tape, "replay", press)
     with pytest.raises(KeyboardInterrupt):
         trpo_update(policy, batch, **FEW)
-    for _ in range(2):
-        trpo_update(other, batch, capture=False, **FEW)
+    trpo_update(other, batch, capture=False, **FEW)
     assert torch.equal(flat_params(policy), flat_params(other))
     assert captured_graphs().graphs == 0
 

@@ -59,9 +59,10 @@ def test_nor_with_options(kind, options):
     same(KINDS[kind], trpo_update, **OPTIONS[options])
 
 
-def penalised(policy, batch, **options):
-    """With a lambda that stays: one that moves is a number on the host."""
-    return kl_penalty_update(policy, batch, Penalty(rule="fixed"), adam_steps=2, **options)
+def penalised(policy, batch, *, rule="adaptive", **options):
+    """Lambda moves where the KL is; nobody reads it here."""
+    options |= {"adam_steps": 2, "rounds": 3, "backtrack_steps": 4}
+    return kl_penalty_update(policy, batch, Penalty(rule=rule), **options)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,10 @@ def penalised(policy, batch, **options):
         (npg_update, {}),
         (pg_update, {"max_grad_norm": 0.1}),
         (rat_update, {"max_rows": 9}),
-        (penalised, {}),
-        (penalised, {"inner": "adam"}),
+        (penalised, {"rule": "fixed"}),
+        (penalised, {"rule": "adaptive"}),
+        (penalised, {"rule": "dual"}),
+        (penalised, {"rule": "dual", "inner": "adam"}),
     ],
 )
 def test_nor_do_the_other_updates(update, options):

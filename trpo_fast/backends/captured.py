@@ -12,8 +12,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from .work import Performed, Work
 
 MOST_RECORDINGS = 16
 MOST_KEYS = 128  # of work that is watched, recorded or refused
+MOST_EVICTIONS = 3  # of one key's recordings: to make them again and again is no gain
 STRANGERS = 8  # calls in a row, each of a key of its own, after which the next are not watched
 
 
@@ -51,7 +53,26 @@ class _Known:
     calls: list[Call] | None = None  # of the first run
     recording: Recording | None = None
     refusal: str = ""
+    evicted: int = 0  # how often its recording had to make room
     busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _State:
+    """All that some work writes and draws from, as it is now."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._tensors = copies(work.written)
+        self._generators = [generator.get_state() for generator in work.generators]
+
+    def put_back(self) -> None:
+        write(self._work.written, self._tensors)
+        for generator, state in zip(self._work.generators, self._generators, strict=True):
+            generator.set_state(state)
+
+    def since(self, before: _State) -> list[Tensor]:
+        """How far what is written has moved."""
+        return [t - start for t, start in zip(self._tensors, before._tensors, strict=True)]
 
 
 class Graphs:
@@ -73,14 +94,14 @@ class Graphs:
         if known is None:
             reason = f"{STRANGERS} calls in a row had shapes or settings of their own"
             _tell(work, reason)
-            return Performed(work.run(work.inputs), False)
+            return Performed(work.placed(work.run(work.inputs)), False)
         if known.refusal or not known.busy.acquire(blocking=False):
-            return Performed(work.run(work.inputs), False)
+            return Performed(work.placed(work.run(work.inputs)), False)
         try:
-            if known.recording is not None:
+            if (recording := known.recording) is not None:  # others may let it go meanwhile
                 self._replays += 1
-                return Performed(known.recording.replay(work.inputs), True)
-            results = self._watched(work, known)
+                return Performed(work.placed(recording.replay(work)), True)
+            results = work.placed(self._watched(work, known))
         finally:
             known.busy.release()
         if known.refusal:
@@ -91,14 +112,16 @@ class Graphs:
         """A run whose operators are looked at; if it did what the run before did, it is
         recorded.
         """
-        if work.unrecordable:
-            known.refusal = work.unrecordable
+        known.refusal = work.unrecordable
+        if known.evicted == MOST_EVICTIONS:
+            known.refusal = f"its graph had to make room for others {known.evicted} times"
+        if known.refusal:
             return work.run(work.inputs)
-        before = copies(work.written)
-        watch = Watch(work.device, list(work.inputs.values()), work.written)
-        with ahead(), watch:
+        before = _State(work)
+        watch = Watch(work.device, list(work.inputs.values()), work.written, work.generators)
+        with ahead(), _whole(), watch:
             results = work.run(work.inputs)
-        known.refusal = watch.refusal
+        known.refusal = watch.refusal or work.judged(watch.outside)
         if known.refusal:
             return results
         if known.calls is None:
@@ -113,30 +136,37 @@ class Graphs:
         self,
         work: Work,
         known: _Known,
-        before: tuple[Tensor, ...],
+        before: _State,
         results: Any,
         outside: dict[int, Tensor],
     ) -> None:
         """Record the work, replay it from where the run began, compare; what the run wrote is put
         back in any case.
         """
-        after = copies(work.written)
         try:
-            recording = recorded(work, outside)
-            write(work.written, before)
-            replayed = recording.replay(work.inputs)
-            moved = [t - start for t, start in zip(work.written, before, strict=True)]
-            expected = [t - start for t, start in zip(after, before, strict=True)]
-            if not close((replayed, moved), (results, expected)):
-                known.refusal = "a replay gives other results"
-                return
-        except Exception as error:  # whatever a module or the device says to being recorded
-            known.refusal = f"it cannot be recorded, {type(error).__name__}: {error}"
+            after, recorder = _State(work), RECORDERS[work.device.type](work.device)
+        except Exception as error:
+            known.refusal = _cannot(error)
             return
+        kept = before  # after an interrupt, which the caller sees, nothing was done at all
+        try:
+            before.put_back()
+            with _whole():
+                recording = recorded(work, outside, recorder)
+            before.put_back()
+            replayed = recording.replay(replace(work, into=()))
+            if not close((replayed, _State(work).since(before)), (results, after.since(before))):
+                known.refusal = "a replay gives other results"
+            kept = after
+        except Exception as error:  # whatever a module or the device says to being recorded
+            known.refusal, kept = _cannot(error), after
         finally:
-            write(work.written, after)
-        known.calls = None
-        known.refusal = self._admit(known, recording)
+            kept.put_back()
+            if recorder.spoiled:
+                self._drop(recorder.device)
+        if not known.refusal:
+            known.calls = None
+            known.refusal = self._admit(known, recording)
 
     def _find(self, work: Work) -> _Known | None:
         """What is known of the work's key; None where nothing is, nor is worth a look, as those
@@ -180,8 +210,15 @@ class Graphs:
                     break
                 if other is not known:
                     other.recording = None  # it is watched and recorded anew if it comes again
-                    self._evicted += 1
+                    other.evicted, self._evicted = other.evicted + 1, self._evicted + 1
         return ""
+
+    def _drop(self, device: torch.device) -> None:
+        """Let every recording on a device go; its work is watched and recorded anew."""
+        with self._lock:
+            for known in self._known.values():
+                if known.recording is not None and known.recording.recorder.device == device:
+                    known.recording = None
 
     def _held(self) -> list[Recording]:
         return [k.recording for k in self._known.values() if k.recording is not None]
@@ -220,6 +257,21 @@ class Graphs:
 
 
 GRAPHS = Graphs()
+_thread = threading.local()
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Work within this thread's is a part of that, and no recording of its own."""
+    _thread.within = True
+    try:
+        yield
+    finally:
+        _thread.within = False
+
+
+def _cannot(error: Exception) -> str:
+    return f"it cannot be recorded, {type(error).__name__}: {error}"
 
 
 def _tell(work: Work, reason: str) -> None:
@@ -231,13 +283,14 @@ def _tell(work: Work, reason: str) -> None:
 def perform(work: Work, *, capture: bool) -> Performed:
     """The results of some work; with ``capture``, recorded and replayed where the device can."""
     if not capture or not records(work.device):
-        return Performed(work.run(work.inputs), False)
+        return Performed(work.placed(work.run(work.inputs)), False)
     return GRAPHS.perform(work)
 
 
 def records(device: torch.device) -> bool:
     """Whether work on this device is recorded: there is a way, and nobody is recording already."""
-    return device.type in RECORDERS and not capturing(device)
+    within = getattr(_thread, "within", False)
+    return device.type in RECORDERS and not within and not capturing(device)
 
 
 def captured_graphs() -> GraphStatistics:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +19,37 @@ _GLOBAL_HOOKS = (
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
-def fingerprint(module: nn.Module) -> Hashable:
-    """Equal for two calls between which nothing of the module has changed but values of tensors.
+def fingerprint(module: nn.Module, tensors: list[Tensor] | None = None) -> Hashable:
+    """Equal for two calls between which nothing of the module has changed but values of tensors,
+    which are added to ``tensors``.
 
     What a forward reads from further away is not seen: globals, objects in other objects.
     """
-    seen: dict[int, int] = {}
+    seen = _Seen({}, [] if tensors is None else tensors)
     whole = nn.modules.module
     hooks = tuple(tuple(vars(whole).get(name, ())) for name in _GLOBAL_HOOKS)
     return (hooks, _of(module, seen))
 
 
-def _of(value: Any, seen: dict[int, int]) -> Hashable:
+class _Seen(NamedTuple):
+    """What was met on the way: containers by id, each with its number, and tensors."""
+
+    numbers: dict[int, int]
+    tensors: list[Tensor]
+
+
+def _of(value: Any, seen: _Seen) -> Hashable:
     kind = type(value)
     if isinstance(value, _PLAIN):
         return (kind, repr(value)) if kind is float else (kind, value)
     if isinstance(value, Tensor):
+        seen.tensors.append(value)
         place = (value.data_ptr(), value.dtype, value.device)
         return (*place, tuple(value.shape), value.stride(), value.requires_grad)
     if isinstance(value, (nn.Module, dict, list, tuple, set)):
-        if id(value) in seen:  # its contents are in the print already
-            return (kind, seen[id(value)])
-        seen[id(value)] = len(seen)
+        if id(value) in seen.numbers:  # its contents are in the print already
+            return (kind, seen.numbers[id(value)])
+        seen.numbers[id(value)] = len(seen.numbers)
     if isinstance(value, nn.Module):
         return (kind, id(kind.forward), _of(vars(value), seen))
     if isinstance(value, dict):

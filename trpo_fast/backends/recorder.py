@@ -17,11 +17,16 @@ class Recorder(abc.ABC):
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.nbytes = 0  # of the memory that the recording holds
+        self.spoiled = False  # whether this one failed, and took all earlier ones with it
 
     @staticmethod
     @abc.abstractmethod
     def room(device: torch.device) -> int:
         """Bytes that all recordings on this device may hold."""
+
+    @abc.abstractmethod
+    def draws_from(self, generator: torch.Generator) -> None:
+        """Have every replay draw from it anew, as the work would; before ``begin``."""
 
     @abc.abstractmethod
     def begin(self) -> None: ...
@@ -50,10 +55,15 @@ class CudaGraph(Recorder):
         self._graph = torch.cuda.CUDAGraph()
         self._stack = ExitStack()
         self._capturing = False
+        self._generators: list[torch.Generator] = []  # kept: their ids are in keys
 
     @staticmethod
     def room(device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).total_memory // 4
+
+    def draws_from(self, generator: torch.Generator) -> None:
+        self._graph.register_generator_state(generator)
+        self._generators.append(generator)
 
     def begin(self) -> None:
         self._stack.enter_context(torch.cuda.device(self.device))
@@ -69,8 +79,26 @@ class CudaGraph(Recorder):
         with self._stack:
             if self._capturing:
                 self._capturing = False
-                self._graph.capture_end()
+                try:
+                    self._graph.capture_end()
+                except BaseException:
+                    self._mend_generators()
+                    raise
                 self.nbytes = max(0, torch.cuda.memory_reserved() - self._before)
+
+    def _mend_generators(self) -> None:
+        """Versions of torch leave generators within a capture that failed, for good; earlier graphs
+        know the state that is replaced, and cannot be replayed any more.
+        """
+        every = (torch.cuda.default_generators[torch.cuda.current_device()], *self._generators)
+        for generator in every:
+            state = generator.get_state()
+            try:
+                torch.empty(1, device=self.device).uniform_(generator=generator)
+            except RuntimeError:
+                generator.graphsafe_set_state(generator.clone_state())
+                self.spoiled = True
+            generator.set_state(state)
 
     def replay(self) -> None:
         self._graph.replay()

@@ -4,7 +4,6 @@ itself leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._base.reads import ahead
-from .recorder import RECORDERS, Recorder
+from .recorder import Recorder
 from .work import Work
 
 CLOSE = 1e-3  # a replay's results to those of the run, as shares of their norms
@@ -36,20 +35,23 @@ class Recording:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def replay(self, inputs: Mapping[str, Tensor]) -> Any:
-        """The results for these inputs."""
+    def replay(self, work: Work) -> Any:
+        """The results for the inputs of some work; where they go elsewhere, the recording's own."""
         for name, place in self.inputs.items():
-            place.copy_(inputs[name])
+            place.copy_(work.inputs[name])
         self.recorder.replay()
+        if work.into:
+            return self.results
         return tree_map(lambda r: r.clone() if isinstance(r, Tensor) else r, self.results)
 
 
-def recorded(work: Work, outside: dict[int, Tensor]) -> Recording:
+def recorded(work: Work, outside: dict[int, Tensor], recorder: Recorder) -> Recording:
     """A recording of some work, which reads memory ``outside`` that others own."""
     with torch.inference_mode(False), torch.no_grad():
         memory = [t.detach() for t in outside.values()]  # nothing of a parameter but where it lies
         inputs = {name: t.clone() for name, t in work.inputs.items()}
-    recorder = RECORDERS[work.device.type](work.device)
+    for generator in work.generators:
+        recorder.draws_from(generator)
     try:
         recorder.begin()
         with ahead():

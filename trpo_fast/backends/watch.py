@@ -71,17 +71,21 @@ def draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 class Watch(TorchDispatchMode):
     """Follows a run. ``inputs`` are tensors that the next run will find elsewhere, ``written`` are
-    those that it is to write.
+    those that it is to write, ``generators`` those that it may draw from.
     """
 
     def __init__(
-        self, device: torch.device, inputs: Sequence[Tensor], written: Sequence[Tensor]
+        self,
+        device: torch.device,
+        inputs: Sequence[Tensor],
+        written: Sequence[Tensor],
+        generators: Sequence[torch.Generator] = (),
     ) -> None:
         super().__init__()
         self.refusal = ""  # why the run cannot be recorded
         self.calls: list[Call] = []
         self.outside: dict[int, Tensor] = {}  # what it reads and neither was given nor made
-        self._device = device
+        self._device, self._generators = device, generators
         self._inputs = {address(t) for t in inputs}
         self._written = {address(t) for t in written}
         self._made: set[int] = set()
@@ -107,7 +111,9 @@ class Watch(TorchDispatchMode):
             return (tuple(value.shape), value.dtype, str(value.device), self._origin(value))
         if isinstance(value, (tuple, list)):
             return tuple(map(self._key, value))
-        if isinstance(value, (torch.Generator, torch.device)):
+        if isinstance(value, torch.Generator):
+            return _handle(value)
+        if isinstance(value, torch.device):
             return str(value)
         return repr(value)
 
@@ -124,12 +130,17 @@ class Watch(TorchDispatchMode):
     def _before(self, func: Any, args: Any, kwargs: dict[str, Any]) -> str:
         if waits(func, args, kwargs):
             return f"the host waits for {_where(func)}"
-        if draws(func, args, kwargs):
+        if draws(func, args, kwargs) and not self._may_draw(args, kwargs):
             return f"random numbers are drawn by {_where(func)}"
         for written in _writes(func, args, kwargs):
             if address(written) in self.outside or address(written) in self._inputs:
                 return f"what lies outside of it is written by {_where(func)}"
         return ""
+
+    def _may_draw(self, args: Any, kwargs: dict[str, Any]) -> bool:
+        given = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Generator)]
+        known = [_handle(generator) for generator in self._generators]
+        return bool(given) and all(_handle(generator) in known for generator in given)
 
     def _after(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> str:
         found = [*tensors(args), *tensors(kwargs), *tensors(out)]
@@ -150,6 +161,11 @@ class Watch(TorchDispatchMode):
         if len(self.calls) != len(calls):
             return f"{len(self.calls)} of them in place of {len(calls)}"
         return ""
+
+
+def _handle(generator: torch.Generator) -> Any:
+    """What torch's own object is known by: several in Python may stand for one."""
+    return generator._cdata  # type: ignore[attr-defined]
 
 
 def address(value: Tensor) -> int:

@@ -30,6 +30,11 @@ class Work:
     written: tuple[Tensor, ...]
     run: Callable[[Mapping[str, Tensor]], Any]
     unrecordable: str = ""  # why it must not be replayed, as its caller knows
+    # Why not, as a run has shown, given the tensors by address that it read from outside.
+    judged: Callable[[Mapping[int, Tensor]], str] = lambda outside: ""
+    generators: tuple[torch.Generator, ...] = ()  # that it may draw from
+    into: tuple[Tensor, ...] = ()  # where the results go, one after the other, if not to new ones
+    owner_print: Hashable = None  # of the owner, where its caller has made one before
 
     @property
     def device(self) -> torch.device:
@@ -45,8 +50,17 @@ class Work:
             shapes,
             written,
             _settings(self.device),
-            fingerprint(self.owner),
+            tuple(map(id, self.generators)),
+            fingerprint(self.owner) if self.owner_print is None else self.owner_print,
         )
+
+    def placed(self, results: Any) -> Any:
+        """The results of a run, written to ``into``."""
+        if not self.into:
+            return results
+        for place, value in zip(self.into, results, strict=True):
+            place.copy_(value)
+        return self.into
 
 
 class Performed(NamedTuple):

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._base.choices import Backend
 from .._base.options import KernelSettings
 from ..backends.support import PYTORCH, Support
 from ..policy.net import MLPPolicy
-from .fits import Fit, NativeFit, Targets, fit_gauss_newton, fit_support
+from .fits import Fit, NativeFit, Targets, curvature_rows, fit_gauss_newton, fit_support
 from .fits_cuda import CudaFit, cuda_fit_support
 from .fits_reference import ReferenceFit
 from .value_net import ValueNet
@@ -45,10 +46,19 @@ def gauss_newton(
     targets: Targets,
     backend: Backend,
     *,
+    steps: int,
+    fraction: float,
+    generator: torch.Generator | None,
     capture: bool = KernelSettings.capture,
     **options: Any,
 ) -> tuple[Tensor, int | Tensor]:
-    """The last loss and the steps taken, with the options of ``fit_gauss_newton``."""
+    """The last loss and the steps taken, with the options of ``fit_gauss_newton``; the curvature of
+    each step is that of a random ``fraction`` of the rows.
+    """
     if isinstance(fit, CudaFit):
-        return fit.gauss_newton(**options)
-    return fit_gauss_newton(fit, net, targets, backend=backend, capture=capture, **options)
+        return fit.gauss_newton(steps=steps, fraction=fraction, generator=generator, **options)
+    parts = curvature_rows(targets.values, steps, fraction, generator)
+    options |= {"backend": backend, "capture": capture}
+    if isinstance(fit, ReferenceFit):
+        return fit.gauss_newton(parts, **options)
+    return fit_gauss_newton(fit, net, targets, parts, **options)

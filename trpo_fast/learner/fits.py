@@ -10,6 +10,7 @@ every path, so the paths differ by rounding only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from .._base import extension
 from .._base.choices import Backend, PreconditionerKind
 from .._base.reads import may_read
-from .._base.rows import Rows, count_rows, map_rows, one_tensor
+from .._base.rows import Rows, count_rows, map_rows, one_tensor, parts_of, with_parts
 from .._base.threads import kernel_threads
 from ..backends.native import native_shape, readable
 from ..backends.support import Support, family_support
@@ -49,6 +50,16 @@ class Targets:
         weights = None if self.weights is None else self.weights[index]
         obs = map_rows(lambda part: part[index], self.obs)
         return Targets(obs, self.values[index], weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        found = {**dict(parts_of(self.obs, "obs")), "values": self.values}
+        return found if self.weights is None else {**found, "weights": self.weights}
+
+    def of(self, given: Mapping[str, Tensor]) -> Targets:
+        """The same with other tensors."""
+        parts = iter([given[name] for name, _ in parts_of(self.obs, "obs")])
+        return Targets(with_parts(self.obs, parts), given["values"], given.get("weights"))
 
 
 @dataclass(frozen=True)
@@ -184,27 +195,26 @@ def fit_gauss_newton(
     fit: Fit,
     net: MLPPolicy | ValueNet,
     targets: Targets,
+    parts: list[Tensor],
     *,
-    steps: int,
     cg_iterations: int,
     damping: float,
-    fraction: float,
     preconditioner: PreconditionerKind | None,
     backend: Backend,
     capture: bool,
-    generator: torch.Generator | None,
 ) -> tuple[Tensor, int | Tensor]:
     """theta <- theta - c (J'J / M + damping I)^-1 g, c halved until the loss on every row is lower.
 
-    J is taken on M = fraction N rows, fresh for each step. Returns the loss and the steps taken; on
-    a device nothing waits, and after a search that found nothing the remaining steps move nothing.
+    A step for each of ``parts``, the M rows [M] of all that J is taken on. Returns the loss and the
+    steps taken; on a device nothing waits, and after a search that found nothing the remaining
+    steps move nothing.
     """
     theta = flat_params(net)
     waits = may_read(theta.device)
     loss, g = fit.gradient()
     alive = torch.ones((), dtype=torch.bool, device=theta.device)
     taken = torch.zeros((), dtype=torch.int64, device=theta.device)
-    for step, part in enumerate(curvature_rows(targets.values, steps, fraction, generator)):
+    for step, part in enumerate(parts):
         rows = targets.rows(part)
         fisher = FisherOperator(
             net,
@@ -222,7 +232,7 @@ def fit_gauss_newton(
             return loss, step
         taken = taken + alive
         loss, g = fit.gradient()
-    return loss, steps if waits else taken
+    return loss, len(parts) if waits else taken
 
 
 def _lowered(fit: Fit, theta: Tensor, direction: Tensor, loss: Tensor, alive: Tensor) -> Tensor:

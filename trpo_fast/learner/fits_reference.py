@@ -1,20 +1,20 @@
 """The critic's fits in plain PyTorch: any device, float32 or float64. On CUDA an epoch of Adam is
-recorded and replayed.
+recorded and replayed, and so is a whole fit by Gauss-Newton.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .._base.rows import parts_of, with_parts
 from ..backends.captured import perform, records
 from ..backends.work import Work
 from ..policy.flat import flat_params
 from ..policy.net import MLPPolicy
-from .fits import AdamState, Targets
+from .fits import AdamState, Targets, fit_gauss_newton
 from .value_net import ValueNet, moved, values_of
 
 MOST_STEPS = 256  # of an epoch that is recorded: a graph has some forty nodes for each
@@ -51,6 +51,29 @@ class ReferenceFit:
     def gradient(self) -> tuple[Tensor, Tensor]:
         return self._gradient(self.targets)
 
+    def gauss_newton(
+        self, parts: list[Tensor], *, capture: bool, **options: Any
+    ) -> tuple[Tensor, int | Tensor]:
+        """``fit_gauss_newton`` with its options, as one replay where there is one."""
+        theta, targets = flat_params(self.net), self.targets
+
+        def fitted(held: Targets, rows: list[Tensor], capture: bool) -> Any:
+            fit = ReferenceFit(self.net, held)
+            return fit_gauss_newton(fit, self.net, held, rows, capture=capture, **options)
+
+        if not (capture and records(theta.device)):
+            return cast("tuple[Tensor, int | Tensor]", fitted(targets, parts, capture))
+        chosen = {f"part {i}": part for i, part in enumerate(parts)}
+
+        def run(given: Mapping[str, Tensor]) -> Any:
+            return fitted(targets.of(given), [given[name] for name in chosen], True)
+
+        inputs = {**targets.tensors(), **chosen}
+        name, settings = "Critic.fit by Gauss-Newton", tuple(sorted(options.items()))
+        work = Work(self.net, name, settings, inputs, (theta,), run)
+        found: tuple[Tensor, int | Tensor] = perform(work, capture=True).results
+        return found
+
     def adam(self, state: AdamState, order: Tensor, minibatch: int, learning_rate: float) -> Tensor:
         taken, each = state.steps, -(-order.shape[1] // minibatch)
         losses = []
@@ -70,17 +93,12 @@ class ReferenceFit:
         if not (self._capture and few and records(theta.device)):
             return self._steps(targets, state, rows, minibatch, learning_rate, taken)
         count = torch.full((), taken, dtype=torch.float64, device=theta.device)
-        obs = dict(parts_of(targets.obs, "obs"))
         rate = torch.full((), learning_rate, dtype=torch.float64, device=theta.device)
-        inputs = {"rows": rows, "values": targets.values, "taken": count, "rate": rate, **obs}
-        if targets.weights is not None:
-            inputs["weights"] = targets.weights
+        inputs = {"rows": rows, "taken": count, "rate": rate, **targets.tensors()}
 
         def run(given: Mapping[str, Tensor]) -> Tensor:
-            parts = with_parts(targets.obs, iter([given[name] for name in obs]))
-            held = Targets(parts, given["values"], given.get("weights"))
             now = given["rate"], given["taken"]
-            return self._steps(held, state, given["rows"], minibatch, *now)
+            return self._steps(targets.of(given), state, given["rows"], minibatch, *now)
 
         options = (minibatch, state.beta1, state.beta2, state.eps)
         written = (theta, state.first, state.second)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._base.reads import may_read
 from .._base.rows import Rows, map_rows, parts_of
 
 MAX_SUM = 1e45  # sums of a million float32 rewards
@@ -100,7 +101,7 @@ class ObservationNormaliser:
         self.shift = self.statistics.mean.float()
         self.scale = (self.statistics.variance + 1e-8).rsqrt().float()
         # The host collector works on arrays: one small tensor operator costs several of numpy's.
-        if self.shift.device.type == "cpu":
+        if may_read(self.shift.device):
             self.host_shift: np.ndarray = self.shift.numpy()
             self.host_scale: np.ndarray = self.scale.numpy()
 

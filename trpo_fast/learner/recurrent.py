@@ -4,8 +4,8 @@ form, which is fitted by Adam to minibatches of whole sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +19,7 @@ from ..core.batch import Batch
 from ..policy.heads import Gaussian
 from ..policy.net import drawn_for
 from ..policy.recurrent import RecurrentPolicy
-from .acting import check_acts
-from .actor import Actor, ActTensors
+from .actor import ActTensors, TorchActor
 from .critic import Critic, CriticInfo
 from .fits import AdamState, fit_adam
 from .fits_reference import ReferenceFit
@@ -35,20 +34,19 @@ class Memory(NamedTuple):
     after: Tensor  # [E, K], written
 
 
-class RecurrentActor(Actor):
+class RecurrentActor(TorchActor):
     """Acts step by step. The states [E, K] of its copies are the policy's, and beside them the
     critic's, if that has any.
     """
 
-    def __init__(self, policy: RecurrentPolicy, critic: Critic, generator: torch.Generator) -> None:
-        self.policy, self.critic, self.generator = policy, critic, generator
-        self.device = next(policy.parameters()).device
+    policy: RecurrentPolicy
+
+    def __init__(
+        self, policy: RecurrentPolicy, critic: Critic, generator: torch.Generator, **options: Any
+    ) -> None:
+        super().__init__(policy, critic, generator, **options)
         self.policy_size = policy.state_size
         self.state_size = self.policy_size + critic.state_size
-        self.recheck_nets()
-
-    def recheck_nets(self) -> None:
-        check_acts(self.policy)
 
     def bind(self, tensors: ActTensors) -> Callable[[], None]:
         """``act`` on rows with which episodes begin."""
@@ -60,23 +58,25 @@ class RecurrentActor(Actor):
     def remembering(self, tensors: ActTensors, memory: Memory) -> Callable[[], None]:
         """``act`` on rows that follow others, and what is known of those."""
         self.recheck_nets()
-        size = self.policy_size
+        size, shown = self.policy_size, tensors.seen is not None
+        found = (tensors.actions, tensors.log_probs, tensors.values, memory.after)
+        into = (tensors.seen, *found) if shown else found
 
-        @outside_autocast
-        @torch.no_grad()
-        def act() -> None:
-            obs, mask = tensors.obs.to(self.device), tensors.mask
-            if tensors.seen is not None:
-                tensors.seen.copy_(obs)
-            before, starts = memory.before.to(self.device), memory.starts.to(self.device)
-            allowed = None if mask is None else mask.to(self.device)
-            params, after = self.policy.step(obs, before[:, :size], starts, allowed)
+        def run(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            obs, before = one_tensor(self.seen(given["obs"])), given["before"]
+            starts = given["starts"]
+            params, after = self.policy.step(obs, before[:, :size], starts, given.get("mask"))
             values, after_values = self.critic.step(obs, before[:, size:], starts)
             chosen = self.policy.head.sample(params, self.generator)
-            tensors.actions.copy_(chosen)
-            tensors.log_probs.copy_(self.policy.head.log_prob(params, chosen))
-            tensors.values.copy_(values)
-            memory.after.copy_(torch.cat([after, after_values], -1))
+            log_probs = self.policy.head.log_prob(params, chosen)
+            results = (chosen, log_probs, values, torch.cat([after, after_values], -1))
+            return (obs, *results) if shown else results
+
+        def act() -> None:
+            given = {"obs": tensors.obs, "before": memory.before, "starts": memory.starts}
+            if tensors.mask is not None:
+                given["mask"] = tensors.mask
+            self._performed(run, {n: t.to(self.device) for n, t in given.items()}, into)
 
         return act
 
@@ -89,7 +89,9 @@ class RecurrentActor(Actor):
     def values_after(self, obs: Tensor, states: Tensor) -> Tensor:
         """Values [N] of observations [N, O] that follow rows which left states [N, K]."""
         given = states[:, self.policy_size :].to(self.device)
-        return self.critic.step(obs.to(self.device), given)[0].to(obs.device)
+        rows = one_tensor(self.seen(obs.to(self.device)))
+        found: Tensor = self.critic.step(rows, given)[0]
+        return found.to(obs.device)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,14 @@ class SequenceTargets:
         weights = None if self.weights is None else self.weights[index]
         obs, starts, state = self.obs[index], self.starts[index], self.state[index]
         return SequenceTargets(obs, starts, state, self.values[index], weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        return {name: t for name, t in vars(self).items() if t is not None}
+
+    def of(self, given: Mapping[str, Tensor]) -> SequenceTargets:
+        """The same with other tensors."""
+        return replace(self, **{name: given[name] for name in self.tensors()})
 
 
 class SequenceFit(ReferenceFit):
@@ -227,7 +237,7 @@ class RecurrentCritic(Critic):
         )
         minibatch = max(1, self.minibatch // rows.sequence_length)
         loss = fit_adam(
-            SequenceFit(self.net, fitted),  # type: ignore[arg-type]
+            SequenceFit(self.net, fitted, capture=self.capture),  # type: ignore[arg-type]
             AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),
             rows.state,
             epochs=self.epochs,

@@ -60,9 +60,8 @@ class TensorCollector:
     def _bound(self, t: int) -> Callable[[], None]:
         b = self.buffers
         chosen = b.actions[t], b.log_probs[t], b.values[t]
-        if self.fused:
-            return self.actor.bind(ActTensors(b.raw_obs[t], None, *chosen, b.obs[t]))
-        tensors = ActTensors(b.obs[t], None, *chosen)
+        obs, seen = (b.raw_obs[t], b.obs[t]) if self.fused else (b.obs[t], None)
+        tensors = ActTensors(obs, None, *chosen, seen)
         return self.actor.bind(tensors) if self.memory is None else self.memory.bind(t, tensors)
 
     def start(self, seed: int | None) -> None:
@@ -133,9 +132,9 @@ class TensorCollector:
         if step.valid is not None:
             self.valid = self._flags(self.valid)
         if self.known is not None:
-            self.known[t] = step.final_rows if known and step.final_rows is not None else known
+            _put(self.known[t], step.final_rows if known and step.final_rows is not None else known)
         if self.valid is not None:
-            self.valid[t] = True if step.valid is None else step.valid
+            _put(self.valid[t], True if step.valid is None else step.valid)
 
     def _started(self, t: int) -> Tensor:
         """Copies [E] whose next row begins an episode: they ended, or were reset in this step."""
@@ -266,3 +265,11 @@ class TensorCollector:
 
     def close(self) -> None:
         """Nothing to end: a tensor environment has no processes."""
+
+
+def _put(flags: Tensor, value: Tensor | bool) -> None:
+    """Write flags [E], or one of the host's for all, which is filled in on the device."""
+    if isinstance(value, Tensor):
+        flags.copy_(value)
+    else:
+        flags.fill_(value)

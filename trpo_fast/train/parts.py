@@ -175,10 +175,14 @@ def make_actor(agent: Agent, normaliser: Normaliser | None, critic: Critic | Non
     """One call or one launch, which normalises as well, where it serves; otherwise the torch
     modules.
     """
-    if agent.recurrent is not None:
-        return RecurrentActor(agent.recurrent, agent.critic, agent.generator)
     nets = (agent.policy, critic or agent.critic)
+    own = isinstance(normaliser, ObservationNormaliser) and not isinstance(agent.envs, HostEnvs)
+    options: dict[str, Any] = {"capture": agent.config.capture}
+    if own:  # of a host's arrays its collector makes what the nets see
+        options["normaliser"] = normaliser
+    if agent.recurrent is not None:
+        return RecurrentActor(agent.recurrent, agent.critic, agent.generator, **options)
     kind = ACTORS[choose(agent.config.backend, ACTOR_SUPPORTS, *nets, can=ACT)]
     if kind is ModuleActor:
-        return kind(*nets, agent.generator)
+        return kind(*nets, agent.generator, **options)
     return kind(*nets, agent.generator, normaliser=normaliser)

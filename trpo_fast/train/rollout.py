@@ -160,8 +160,8 @@ class EpisodeLog:
         self._complete, self.is_open = False, True
 
     def elapsed(self) -> Tensor:
-        """Steps so far [E] of the episodes under way."""
-        return torch.from_numpy(self.lengths.copy())
+        """Steps so far [E] of the episodes under way, on the host."""
+        return torch.tensor(self.lengths, device="cpu")
 
     def drop_uncounted(self) -> None:
         """Leave out the episodes under way if some of their steps may not have been counted."""

@@ -90,7 +90,8 @@ def check_trial(agent: Agent) -> None:
             params = agent.params(rows, mask)
             values = agent.critic.values(rows) if view is None else view.present()
         else:
-            params, values = memory.params(rows, mask), memory.last_values(rows)
+            given = collector.obs if collector.fused else rows
+            params, values = memory.params(rows, mask), memory.last_values(given)
         chance = torch.Generator(agent.device).manual_seed(0)
         finite = values.isfinite().all()
         for _, part in parts_of(rows):

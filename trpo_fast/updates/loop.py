@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..core import checks
 from ..core.batch import Batch
 from ..core.cg import CgResult, cg
 from ..core.modules import InvalidDistribution, ModuleFunction
-from ..core.problem import CgConfig
+from ..core.problem import CgConfig, Operator
 from ..policy.distributions import from_validation
 from ..policy.flat import trainable, write_params
 from ..policy.heads import head_of_distribution, without_head
@@ -36,6 +37,7 @@ class Loop(abc.ABC):
     """A module around its present parameters ``theta`` [P], copied from the view ``flat``."""
 
     backend: str
+    records = True  # whether what it does is operators of torch, which may be recorded
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.flat = checks.check_policy(module)
@@ -133,12 +135,24 @@ class CalledLoop(Loop):
         problem = make_problem(
             policy, self._batch, theta=self.flat, damping=damping, fvp_rows=fvp_rows
         )
-        chosen = resolve(backend, problem)
-        self._operator = chosen.operator(problem)
-        self.backend = chosen.name
-        known = self._operator.module if isinstance(self._operator, ReferenceOperator) else None
-        self._function = known or ModuleFunction(policy, self._batch)
+        chosen = self._chosen = resolve(backend, problem)
+        self._problem, self.records = problem, chosen.records(problem)
         self._old: Tensor | None = None
+
+    @property
+    def backend(self) -> str:  # type: ignore[override]
+        """The name of what computes the products; another's once a launch of the first failed."""
+        return self._chosen.name
+
+    @cached_property
+    def _operator(self) -> Operator:
+        return self._chosen.operator(self._problem)
+
+    @cached_property
+    def _function(self) -> ModuleFunction:
+        operator = self._operator
+        known = operator.module if isinstance(operator, ReferenceOperator) else None
+        return known or ModuleFunction(self._problem.policy, self._batch)
 
     @torch.enable_grad()
     def gradients(self, losses: Sequence[Closure]) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +13,45 @@ from .._base.arguments import fail
 from .._base.choices import Backend, PreconditionerKind
 from .._base.guards import outside_autocast
 from .._base.options import KernelSettings, UpdateSettings
+from .._base.reads import unvalidated
+from .._base.settings import declared
+from ..backends.captured import perform, records
+from ..backends.work import Work
 from ..core import checks
-from ..core.cg import CgResult
 from ..core.problem import UpdateConfig
-from ..core.reference import line_search, step
 from ..core.search_checks import check_search
-from ..policy.flat import trainable
+from ..policy.flat import mark_written, trainable
+from ..policy.net import MLPPolicy
+from .closures import Held
 from .loop import CalledLoop, ClosureLoop, KlClosure, Loop
+from .recorded import filled, own_code
 from .step_info import Directions, StepInfo
+from .steps import natural_step, searched
 
 SEARCH = (
     "max_kl", "cg_iterations", "cg_tol", "cg_gain_tol", "factor_fraction", "backtrack_ratio",
     "backtrack_steps",
 )  # fmt: skip
+KERNELS = declared(KernelSettings)
 Losses = Sequence[Callable[..., Tensor]]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the user called, and on what; the settings, of which max_kl is not one."""
+
+    name: str
+    inputs: tuple[Any, ...]
+    config: UpdateConfig
+    damping: float
+
+
+class _Performed(NamedTuple):
+    """Results, who computed them, and whether they came from a replay."""
+
+    results: Any
+    backend: str
+    captured: bool
 
 
 class NaturalGradient(torch.optim.Optimizer):
@@ -45,6 +70,11 @@ class NaturalGradient(torch.optim.Optimizer):
     Compiled modules run as they were before torch.compile where they are differentiated twice, and
     a surrounding autocast does not reach in: begin one within the closure, if it is wanted. No
     ``.grad`` is read or written.
+
+    On a device nothing waits until a number of ``info`` is read. On CUDA, calls in plain PyTorch
+    are recorded as a graph and replayed (``capture``, ``info.captured``) on the tensors that the
+    functions then hold, in closures, defaults, globals and containers of these; Python in them does
+    not run again. What holds more than tensors, numbers, modules and functions runs as it is.
     """
 
     def __init__(
@@ -64,8 +94,10 @@ class NaturalGradient(torch.optim.Optimizer):
         backtrack_steps: int = UpdateSettings.backtrack_steps,
         fvp_rows: int | None = None,
         backend: Backend = KernelSettings.backend,
+        capture: bool = KernelSettings.capture,
     ) -> None:
         checks.check_policy(module)
+        self._capture = KERNELS["capture"].check(capture)
         self.module, self._fvp_rows, self._backend = module, fvp_rows, backend
         self._own = preconditioner if callable(preconditioner) else None
         settings: dict[str, Any] = {
@@ -83,7 +115,8 @@ class NaturalGradient(torch.optim.Optimizer):
         super().__init__(trainable(module), settings)
 
     def __getstate__(self) -> dict[str, Any]:  # torch's leaves out what a subclass holds
-        own = {name: getattr(self, name) for name in ("module", "_own", "_fvp_rows", "_backend")}
+        names = ("module", "_own", "_fvp_rows", "_backend", "_capture")
+        own = {name: getattr(self, name) for name in names}
         return super().__getstate__() | own
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -99,7 +132,7 @@ class NaturalGradient(torch.optim.Optimizer):
         config = check_search(preconditioner=apply, **chosen)
         return config, checks.UPDATE["damping"].check(settings["damping"])
 
-    def _loop(self, inputs: tuple[Any, ...], damping: float) -> Loop:
+    def _check_inputs(self, inputs: tuple[Any, ...]) -> None:
         if torch.is_inference_mode_enabled():
             wanted = "to be called outside of torch.inference_mode(), which forbids derivatives"
             raise fail("NaturalGradient", wanted, "a call within")
@@ -107,9 +140,11 @@ class NaturalGradient(torch.optim.Optimizer):
             raise fail(
                 "inputs", "what the module is called on, or a function that returns a KL", ()
             )
-        first = inputs[0]
-        if len(inputs) == 1 and callable(first) and not isinstance(first, Tensor):
-            return ClosureLoop(self.module, first, damping=damping)
+
+    def _loop(self, called: _Call) -> Loop:
+        inputs, damping = called.inputs, called.damping
+        if _is_kl(inputs):
+            return ClosureLoop(self.module, inputs[0], damping=damping)
         rows, backend = self._fvp_rows, self._backend
         return CalledLoop(self.module, inputs, damping=damping, fvp_rows=rows, backend=backend)
 
@@ -129,27 +164,14 @@ class NaturalGradient(torch.optim.Optimizer):
         from a fixed one, that of the present parameters. Its Hessian comes by double backward.
         """
         config, damping = self._checked(self.param_groups[0])
-        loop = self._loop(inputs, damping)
-        before, g = loop.gradients([loss])
-        found = loop.solve(g, config.cg)
-        beta = step(found.quad[0], config.max_kl).to(g.dtype)
-        if reason := _why_not(before, g[0], found):
-            info = _unmoved(reason, loop, before)
-        else:
-            direction = -found.x[0]
-            info = _search(
-                loop, [loss], before, direction, beta, config, lambda x: x[0] < before[0]
-            )
-        return replace(
-            info,
-            quad=float(found.quad[0]),
-            linear_gain=float(found.linear_gain[0]),
-            gradient_norm=float(g[0].double().norm()),
-            cg_residual=float(found.residual_norm[0]),
-            cg_iterations=int(found.iterations[0]),
-            factor_rows=found.factor_rows,
-            restarts=int(found.restarts[0]),
-        )
+        fixed = replace(config, max_kl=0.0)
+
+        def run(loop: Loop, held: Any, limit: float | Tensor) -> Tensor:
+            return natural_step(loop, held, replace(config, max_kl=limit))
+
+        called = _Call("step", inputs, fixed, damping)
+        found = self._performed(called, run, loss, config.max_kl)
+        return StepInfo(found.backend, found.results, config.backtrack_ratio, found.captured)
 
     @outside_autocast
     def solve(self, losses: Losses, *inputs: Any) -> Directions:
@@ -157,10 +179,13 @@ class NaturalGradient(torch.optim.Optimizer):
         conjugate gradient is computed for all at once. ``inputs`` as of ``step``, or ``kl``.
         """
         config, damping = self._checked(self.param_groups[0])
-        loop = self._loop(inputs, damping)
-        values, g = loop.gradients(_checked_losses(losses))
-        found = loop.solve(g, config.cg)
-        return Directions(values, g.T, found.x.T)
+        _checked_losses(losses)
+
+        def run(loop: Loop, held: Any) -> tuple[Tensor, Tensor, Tensor]:
+            values, g = loop.gradients(held)
+            return values, g.T, loop.solve(g, config.cg).x.T
+
+        return Directions(*self._performed(_Call("solve", inputs, config, damping), run, losses)[0])
 
     @outside_autocast
     def search(
@@ -174,12 +199,54 @@ class NaturalGradient(torch.optim.Optimizer):
         max_kl and ``accept(losses [K] there)`` holds; all of them finite.
         """
         config, damping = self._checked(self.param_groups[0])
-        loop = self._loop(inputs, damping)
-        direction = checks.check_tensor("direction", direction, loop.theta, loop.theta.shape)
-        held = _checked_losses(losses)
-        _, before = loop.at(loop.theta, held)
-        one = torch.ones_like(before[0])
-        return _search(loop, held, before, direction, one, config, accept)
+        theta = checks.check_policy(self.module)[1]
+        direction = checks.check_tensor("direction", direction, theta, theta.shape)
+        fixed = replace(config, max_kl=0.0)
+
+        def run(loop: Loop, held: Any, limit: float | Tensor) -> Tensor:
+            within = replace(config, max_kl=limit)
+            along, functions, answer = held
+            before = loop.at(loop.theta, functions)[1]
+            one = torch.ones_like(before[0])
+            return searched(loop, functions, before, along, one, within, answer, {})
+
+        called = _Call("search", inputs, fixed, damping)
+        held = (direction, _checked_losses(losses), accept)
+        found = self._performed(called, run, held, config.max_kl)
+        return StepInfo(found.backend, found.results, config.backtrack_ratio, found.captured)
+
+    def _performed(
+        self, called: _Call, run: Callable[..., Any], held: Any, *numbers: float | Tensor
+    ) -> _Performed:
+        """``run(loop, held, *numbers)``; a replay, where the device and what is held allow it. The
+        numbers are then 0-d tensors, and may be others at every call.
+        """
+        self._check_inputs(called.inputs)
+        module, flat = checks.check_policy(self.module)
+        capture = self._capture and records(flat.device)
+        if not capture or (isinstance(module, MLPPolicy) and not _is_kl(called.inputs)):
+            with unvalidated(flat.device):
+                loop = self._loop(called)
+                if not (capture and loop.records):  # kernels solve in one launch: not recorded
+                    return _Performed(run(loop, held, *numbers), loop.backend, False)
+        whole = Held((held, called.inputs, module), flat)
+        settings = {f"number {i}": filled(number, flat) for i, number in enumerate(numbers)}
+        inputs, given = {**whole.inputs, **settings}, (held, called.inputs, module)
+
+        def again(tensors: Mapping[str, Tensor]) -> tuple[Any, str]:
+            mine, rows, _ = given if tensors is inputs else whole.of(tensors)
+            with unvalidated(flat.device):
+                loop = self._loop(replace(called, inputs=rows))
+                return run(loop, mine, *(tensors[name] for name in settings)), loop.backend
+
+        config = called.config
+        options = (config, called.damping, self._fvp_rows, self._backend, whole.key)
+        why_not = whole.refusal or own_code(config.cg)
+        name, written = f"NaturalGradient.{called.name}", (flat,)
+        work = Work(module, name, options, inputs, written, again, why_not, whole.unknown)
+        (results, backend), captured = perform(work, capture=True)
+        mark_written(module)  # a replay goes past torch's counters
+        return _Performed(results, backend, captured)
 
 
 def _checked_losses(losses: Losses) -> Losses:
@@ -193,57 +260,6 @@ def _of_one(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda r: apply(r[:, 0]).unsqueeze(1) if r.ndim == 2 and r.shape[1] == 1 else apply(r)
 
 
-def _why_not(before: Tensor, g: Tensor, found: CgResult) -> str:
-    """Why there is nothing to search along; empty if there is."""
-    curvature = found.first_curvature[0]
-    finite = torch.isfinite(g).all() & torch.isfinite(before).all()
-    finite = finite & torch.isfinite(found.x).all() & torch.isfinite(curvature)
-    if not bool(finite):
-        return "non_finite"
-    if bool((g == 0).all()):
-        return "zero_gradient"
-    return "negative_curvature" if bool(curvature <= 0) else ""
-
-
-def _unmoved(reason: str, loop: Loop, before: Tensor) -> StepInfo:
-    losses = _floats(before)
-    return StepInfo(reason, loop.backend, 0.0, losses, losses, 0.0, 0)
-
-
-def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(values.tolist())
-
-
-def _search(
-    loop: Loop,
-    losses: Losses,
-    before: Tensor,
-    direction: Tensor,
-    scale: Tensor,
-    config: UpdateConfig,
-    accept: Callable[[Tensor], bool | Tensor],
-) -> StepInfo:
-    """The line search along scale direction; the step is put in place if there is one."""
-
-    def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
-        kl, values = loop.at(theta, losses)
-        good = bool(torch.isfinite(values).all()) and bool(accept(values))
-        return kl, torch.full_like(kl, float(good))
-
-    j, theta, found = line_search(
-        evaluate,
-        loop.theta,
-        scale * direction,
-        max_kl=config.max_kl,
-        before=torch.zeros_like(scale),
-        ratio=config.backtrack_ratio,
-        steps=config.backtrack_steps,
-    )
-    if not bool(found):
-        return replace(_unmoved("line_search_failed", loop, before), backtracks=int(j))
-    kl, after = loop.at(theta, losses)
-    loop.write(theta)
-    size = float(scale) * config.backtrack_ratio ** int(j)
-    return StepInfo(
-        "accepted", loop.backend, float(kl), _floats(before), _floats(after), size, int(j)
-    )
+def _is_kl(inputs: tuple[Any, ...]) -> bool:
+    """Whether what follows a loss is a function that returns a KL, in place of inputs."""
+    return len(inputs) == 1 and callable(inputs[0]) and not isinstance(inputs[0], Tensor)

@@ -7,8 +7,6 @@ It is composed from a backend's stages and settled by ``Report``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import partial
 
@@ -23,21 +21,22 @@ from .._base.options import (
     UpdateOptions,
     UpdateSettings,
 )
+from .._base.reads import may_read
 from ..backends.base import Backend as Computing
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import Problem, UpdateConfig
+from ..core.problem import REASONS, Problem, UpdateConfig
 from ..core.search_checks import check_search
 from ..policy.flat import mark_written
+from .dual import alternate, alternate_ahead
 from .info import UpdateInfo
-from .multiplier import PENALTY, Penalty
+from .multiplier import PENALTY, Penalty, adjusted, lambda_on
 from .natural import Apply, finish, update_problem
 from .proposals import Multiplier, Proposal, adam_proposal, natural_proposals
-from .recorded import own_code, run_update
+from .recorded import filled, own_code, run_update
 from .report import Report
 
-BLIND_STEP = 100.0  # of lambda, where every step was too long and another turn follows
 TOO_LONG = 4.0  # what counts as KL / target_kl where every step was too long
 
 
@@ -70,17 +69,16 @@ def kl_penalty_update(
     ``old_params`` the KL is that to the policy which sampled it; from a KL of k at the call the
     model's maximiser along x is 1 / lambda - sqrt(2 k / x'(F + damping I)x) away, and nothing moves
     where that is behind the call (``at_kl_limit``). ``inner="adam"`` takes
-    ``adam_steps`` steps of Adam on all rows, with autograd's gradients. lambda is a number on the
-    host, so this update waits for the KL unless the rule is "fixed".
+    ``adam_steps`` steps of Adam on all rows, with autograd's gradients. On a device lambda moves
+    there, and nothing waits until ``penalty.value`` or a number of the result is read.
 
     The rule "dual" has the step for lambda and the move of lambda take turns on the batch, at most
     ``rounds`` of them, until the KL is within ``tolerance`` of target_kl, as a share of it. Every
-    round begins at the parameters of the call; with "natural" it costs evaluations only.
+    round begins at the parameters of the call; with "natural" it costs evaluations only. On a
+    device every round is computed, and those that are not needed change nothing.
     """
     way = _Maximisation(inner, adam_steps, learning_rate, rounds, tolerance)
-    if not isinstance(penalty, Penalty):
-        raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
-    penalty.check()
+    _check(penalty)
     search = check_search(
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
@@ -93,12 +91,29 @@ def kl_penalty_update(
     settings = (penalty, astuple(way), search)
     problem = update_problem(policy, batch, damping, options, sync, kl_penalty_update, settings)
     chosen = resolve(backend, problem)
-    stats, captured = _run(problem, chosen, penalty, way, search)
+    (stats, multiplier), captured = _run(problem, chosen, penalty, way, search)
     mark_written(problem.policy)
     info = finish(problem, chosen.name, stats, sync, captured)
-    if penalty.rule != "fixed":
+    if isinstance(multiplier, Tensor):
+        penalty.value = multiplier
+    elif penalty.rule != "fixed":
         _move(penalty, info)
     return info
+
+
+def _check(penalty: Penalty) -> None:
+    if not isinstance(penalty, Penalty):
+        raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
+    penalty.check()
+
+
+def _moved(penalty: Penalty, report: Report, multiplier: Tensor, target_kl: Tensor) -> Tensor:
+    """Where ``_move`` takes a lambda that is on a device, all of it 0-d float64."""
+    reached = adjusted(penalty, multiplier, report.after.kl.double(), target_kl)
+    further = adjusted(penalty, multiplier, TOO_LONG * target_kl, target_kl)
+    settled = (report.reason == 0) | (report.reason == REASONS.index("at_kl_limit"))
+    moved = torch.where(settled, reached, multiplier)
+    return torch.where(report.reason == REASONS.index("line_search_failed"), further, moved)
 
 
 def _move(penalty: Penalty, info: UpdateInfo) -> None:
@@ -132,25 +147,37 @@ def _run(
     penalty: Penalty,
     way: _Maximisation,
     search: UpdateConfig,
-) -> tuple[Tensor, bool]:
-    """The update's statistics, and whether they came from a replay."""
+) -> tuple[tuple[Tensor, Multiplier], bool]:
+    """The update's statistics and the lambda that follows, where it is on a device; and whether
+    they came from a replay.
+    """
 
-    def update(given: Problem, multiplier: Multiplier) -> Tensor:
+    def update(
+        given: Problem, multiplier: Multiplier, target_kl: Multiplier
+    ) -> tuple[Tensor, Multiplier]:
         operator = chosen.operator(given)
         g, before = operator.gradient()
         report = Report(operator, g, before)
-        _put_in_place(report, _maximise(report, penalty, multiplier, way, search))
-        return report.stats()
+        proposal, multiplier = _maximise(report, penalty, multiplier, target_kl, way, search)
+        _put_in_place(report, proposal)
+        if isinstance(multiplier, Tensor):
+            assert isinstance(target_kl, Tensor)
+            multiplier = _moved(penalty, report, multiplier, target_kl)
+        return report.stats(), multiplier
 
-    turns = "policy and lambda take turns, which the host decides" * (penalty.rule == "dual")
+    theta = problem.theta
+    numbers: tuple[Multiplier, Multiplier] = (lambda_on(penalty, theta), penalty.target_kl)
+    if not may_read(theta.device):
+        numbers = (filled(numbers[0], theta), filled(numbers[1], theta))
+    rule = (penalty.rule, penalty.rate, penalty.min_value, penalty.max_value)
     return run_update(
         problem,
         chosen,
         "kl_penalty_update",
-        (astuple(way), search),
+        (astuple(way), search, rule),
         update,
-        penalty.value,
-        unrecordable=turns or own_code(search.cg),
+        *numbers,
+        unrecordable=own_code(search.cg),
     )
 
 
@@ -158,54 +185,27 @@ def _maximise(
     report: Report,
     penalty: Penalty,
     multiplier: Multiplier,
+    target_kl: Multiplier,
     way: _Maximisation,
     search: UpdateConfig,
-) -> Proposal:
+) -> tuple[Proposal, Multiplier]:
     """The step for this multiplier, the penalty's lambda, or for the lambda that solves the batch's
-    dual problem.
+    dual problem; and lambda, which only that moves.
     """
     if way.inner == "natural":
         propose = natural_proposals(report, search)
     else:
         propose = partial(adam_proposal, report, way.adam_steps, way.learning_rate)
     proposal = propose(multiplier)
-    if penalty.rule == "dual" and bool(report.reason == 0):
-        return _alternate(propose, proposal, penalty, way)
-    return proposal
-
-
-def _alternate(
-    propose: Callable[[Multiplier], Proposal],
-    proposal: Proposal,
-    penalty: Penalty,
-    way: _Maximisation,
-) -> Proposal:
-    """theta and lambda in turns on one batch: the proposal whose KL came nearest target_kl.
-
-    The KL falls with lambda. A step of lambda beyond one whose KL was already seen on that side of
-    target_kl is replaced by the middle, in log lambda, of the nearest two.
-    """
-    best, least = proposal, math.inf
-    low, high = penalty.min_value, penalty.max_value
-    for turn in range(way.rounds):
-        kl = proposal.known_kl
-        distance = abs(kl / penalty.target_kl - 1.0)
-        if distance < least:
-            best, least = proposal, distance
-        if least <= way.tolerance or turn == way.rounds - 1:
-            break
-        tried = penalty.value
-        low, high = (tried, high) if kl > penalty.target_kl else (low, tried)
-        if math.isfinite(kl):
-            penalty.adjust(kl)
-        else:  # every step was too long: nothing is known of how far off lambda is
-            penalty.value = min(BLIND_STEP * penalty.value, penalty.max_value)
-        if not low < penalty.value < high:
-            penalty.value = math.sqrt(low * high)
-        if penalty.value in (tried, low, high):  # at its bounds, or nothing lies between
-            break
-        proposal = propose(penalty.value)
-    return best
+    if penalty.rule != "dual":
+        return proposal, multiplier
+    going, turns = report.reason == 0, (way.rounds, way.tolerance)
+    if isinstance(multiplier, Tensor):
+        assert isinstance(target_kl, Tensor)
+        return alternate_ahead(propose, proposal, penalty, multiplier, target_kl, going, *turns)
+    if bool(going):
+        proposal = alternate(propose, proposal, penalty, *turns)
+    return proposal, penalty.value
 
 
 def _put_in_place(report: Report, proposal: Proposal) -> None:

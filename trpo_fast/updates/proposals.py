@@ -37,10 +37,19 @@ class Proposal:
     at_limit: Tensor | None = None  # 0-d bool: lambda asks for less KL than the call has
 
     @property
-    def known_kl(self) -> float:
-        """The KL that lambda leads to; infinite where every step was too long."""
-        known = bool(self.found) or (self.at_limit is not None and bool(self.at_limit))
-        return float(self.kl) if known else math.inf
+    def known_kl(self) -> Tensor:
+        """The KL that lambda leads to, 0-d float64; infinite where every step was too long."""
+        known = self.found if self.at_limit is None else self.found | self.at_limit
+        return torch.where(known, self.kl.double(), math.inf)
+
+    def where(self, better: Tensor, other: Proposal) -> Proposal:
+        """This one where ``better`` (0-d) holds, otherwise another of the same kind."""
+        mine, theirs = vars(self), vars(other)
+        picked = {
+            name: torch.where(better, value, theirs[name]) if isinstance(value, Tensor) else value
+            for name, value in mine.items()
+        }
+        return Proposal(**picked)
 
 
 def natural_proposals(report: Report, search: UpdateConfig) -> Callable[[Multiplier], Proposal]:

@@ -25,23 +25,21 @@ def run_update(
     backend: Backend,
     name: str,
     options: Hashable,
-    update: Callable[..., Tensor],
+    update: Callable[..., Any],
     *numbers: float | Tensor,
     unrecordable: str = "",
-) -> tuple[Tensor, bool]:
-    """The statistics that ``update`` of a problem and ``numbers`` returns, and whether they came
-    from a replay. All that it does follows from these, the backend, the policy and ``options``; the
+) -> tuple[Any, bool]:
+    """The results that ``update`` of a problem and ``numbers`` returns, and whether they came from
+    a replay. All that it does follows from these, the backend, the policy and ``options``; the
     numbers may be others at every call, and are 0-d tensors where the update may be recorded.
     """
     inputs = _rows(problem)
     capture = _captures(problem, backend)
     if capture and not unrecordable:
-        for i, number in enumerate(numbers):  # filled on the device: a copy to it would wait
-            assert not isinstance(number, Tensor)
-            filled = torch.full((), number, dtype=torch.float64, device=problem.theta.device)
-            inputs[f"number {i}"] = filled
+        for i, number in enumerate(numbers):
+            inputs[f"number {i}"] = filled(number, problem.theta)
 
-    def run(given: Mapping[str, Tensor]) -> Tensor:
+    def run(given: Mapping[str, Tensor]) -> Any:
         here = [given.get(f"number {i}", number) for i, number in enumerate(numbers)]
         return update(_of_rows(problem, given), *here)
 
@@ -49,6 +47,13 @@ def run_update(
     work = Work(problem.policy, name, settings, inputs, (problem.theta,), run, unrecordable)
     found = perform(work, capture=capture)
     return found.results, found.captured
+
+
+def filled(number: float | Tensor, like: Tensor) -> Tensor:
+    """A number as 0-d float64 in the device's memory: a copy to it would wait."""
+    if isinstance(number, Tensor):
+        return number
+    return torch.full((), number, dtype=torch.float64, device=like.device)
 
 
 def run_solve(operator: Operator, backend: Backend, g: Tensor, config: CgConfig) -> CgResult:
