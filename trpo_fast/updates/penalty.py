@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +78,7 @@ def kl_penalty_update(
     device every round is computed, and those that are not needed change nothing.
     """
     way = _Maximisation(inner, adam_steps, learning_rate, rounds, tolerance)
-    _check_penalty(penalty)
+    _check(penalty)
     search = check_search(
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
@@ -102,7 +101,7 @@ def kl_penalty_update(
     return info
 
 
-def _check_penalty(penalty: Any) -> None:
+def _check(penalty: Penalty) -> None:
     if not isinstance(penalty, Penalty):
         raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
     penalty.check()
