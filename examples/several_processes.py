@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,8 +24,7 @@ from trpo_fast.learner.normalise import RunningStatistics
 COPIES, STEPS, GAMMA, LAMBDA = 32, 64, 0.99, 0.95
 
 
-@dataclass
-class Rollout:
+class Rollout(NamedTuple):
     """STEPS steps of every copy, [T, E, ...]."""
 
     obs: Tensor

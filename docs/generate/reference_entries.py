@@ -101,13 +101,15 @@ class Writer:
         return call(found.node.name, [self.field(found.module, node) for node in fields], "")
 
     def field(self, module: str, node: ast.AnnAssign) -> str:
-        hint = ast.unparse(node.annotation)
-        if hint.startswith("Annotated["):
-            assert isinstance(node.annotation, ast.Subscript)
-            assert isinstance(node.annotation.slice, ast.Tuple)
-            hint = ast.unparse(node.annotation.slice.elts[0])
-        value = "" if node.value is None else f" = {self.value(module, node.value)}"
-        return f"{ast.unparse(node.target)}: {hint}{value}"
+        """A field; of one that a private descriptor holds, what this is made with."""
+        hint, value, name = node.annotation, node.value, ast.unparse(node.target)
+        if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) == "Annotated":
+            assert isinstance(hint.slice, ast.Tuple)
+            hint = hint.slice.elts[0]
+        if isinstance(value, ast.Call) and ast.unparse(value.func).startswith("_"):
+            return f"{name}={self.value(module, value.args[0])}"
+        text = f"{name}: {ast.unparse(hint)}"
+        return text if value is None else f"{text} = {self.value(module, value)}"
 
     def methods(self, found: Found) -> Iterator[str]:
         """A line for each public method and property, those of base classes after a class's own;

@@ -78,9 +78,7 @@ def kl_penalty_update(
     device every round is computed, and those that are not needed change nothing.
     """
     way = _Maximisation(inner, adam_steps, learning_rate, rounds, tolerance)
-    if not isinstance(penalty, Penalty):
-        raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
-    penalty.check()
+    _check(penalty)
     search = check_search(
         cg_iterations=cg_iterations,
         cg_tol=cg_tol,
@@ -101,6 +99,12 @@ def kl_penalty_update(
     elif penalty.rule != "fixed":
         _move(penalty, info)
     return info
+
+
+def _check(penalty: Penalty) -> None:
+    if not isinstance(penalty, Penalty):
+        raise checks.fail("penalty", "a trpo_fast.Penalty", type(penalty).__name__)
+    penalty.check()
 
 
 def _moved(penalty: Penalty, report: Report, multiplier: Tensor, target_kl: Tensor) -> Tensor:
