@@ -122,7 +122,7 @@ SHOWN = {  # an expression of the script, and its type
     "critic(batch.obs)": "torch._tensor.Tensor",
     "critic.fit(batch.obs, torch.zeros(8)).loss": "torch._tensor.Tensor",
     "F @ torch.zeros(3)": "torch._tensor.Tensor",
-    "F.solve(torch.zeros(3))": "trpo_fast.updates.operator.Solution",
+    "F.solve(torch.zeros(3))": "trpo_fast.updates.solution.Solution",
     "F.dense()": "torch._tensor.Tensor",
     "F.shape": "tuple[int, int]",
     "flat_params(policy)": "torch._tensor.Tensor",
