@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from sass import check, hardware, listing, predict
+from sass import check, fit, hardware, listing, predict
 from sass.machine import Launch, Machine
 from sass.timing import Simulation
 from sass.warps import Runner
@@ -186,6 +186,24 @@ def test_the_tensor_product_is_that_of_its_fragments() -> None:
         assert np.allclose(got, wanted, atol=2e-2)
 
 
+@pytest.mark.parametrize("word", ["M88", "MT88"])
+def test_matrices_are_loaded_as_fragments(word: str) -> None:
+    machine = Machine(
+        assemble(f"LDSM.16.{word}.2 R4, [R0]\nEXIT"),
+        Launch({0: np.zeros(4, np.uint32)}, np.zeros(4, np.uint32), ARENA, WARP, 1),
+    )
+    values = np.arange(256, dtype=np.uint16)
+    machine.shared[:128] = values.view(np.uint32)
+    machine.r[0] = 16 * LANE  # row i of both matrices, one after the other
+    Runner(machine).run()
+    group, pair = LANE // 4, LANE % 4
+    for i, matrix in enumerate(values[:128].reshape(2, 8, 8)):
+        wanted = matrix.T if word == "MT88" else matrix
+        got = machine.r[4 + i].view(np.uint16).reshape(WARP, 2)
+        assert np.array_equal(got, np.stack([wanted[group, 2 * pair + j] for j in (0, 1)], axis=1))
+    assert machine.trace[0].cost.tolist() == [2]
+
+
 FUSED = "FFMA R1, R1, R1, R1"
 
 
@@ -259,6 +277,23 @@ def test_the_page_has_the_predictions_of_the_budget() -> None:
     budget = json.loads(check.BUDGET.read_text())
     assert set(budget) == {f"{c} {p}" for c in predict.CASES for p in predict.PRECISIONS}
     assert check.fill_page(budget) == check.PAGE.read_text(), "run python -m tests.sass.check"
+
+
+def test_a_fit_goes_through_its_points_and_rewrites_its_table(monkeypatch) -> None:
+    assert fit.line((1000, 5.0), (3000, 9.0)) == pytest.approx((3.0, 2.0))
+    assert fit.line((1000, 5.0), (3000, 3.0)) == (4.0, 0.0)
+    asked = []
+
+    def fitted(cubins, shape, nets):
+        asked.append((shape.precision, shape.path, shape.row_step, shape.slots))
+        return [(1.5, 0.25), (2, 0)] if shape.slots == 1 else None
+
+    monkeypatch.setattr(fit, "fit_variant", fitted)
+    before = fit.HEADER.read_text()
+    after = fit.rewrite(before, [])
+    assert after.count("{1.50f, 0.25f}, {2.00f, 0.00f}") == sum(a[3] == 1 for a in asked) >= 5
+    assert ("fp32", fit.STREAMED, 1, 3) in asked and ("fp16x3", fit.RESIDENT, 4, 1) in asked
+    assert fit.rewrite(after, []) == after and after.count("\n") == before.count("\n")
 
 
 def test_a_launch_is_that_of_an_h200() -> None:

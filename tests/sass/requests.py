@@ -119,6 +119,38 @@ def shared(m: Machine, ins: Instruction):
     return run
 
 
+@operation("LDSM")
+def load_matrices(m: Machine, ins: Instruction):
+    """Matrices of 8 x 8 halves: eight lanes each name the rows of one, a register holds its share.
+    A matrix is a request of eight lanes by itself.
+    """
+    count, transposed = int(ins.words[-1]), "MT88" in ins.words
+    read, first = address_reader(m, ins.operands[1]), int(ins.operands[0].lstrip("R"))
+    lane = np.arange(m.lanes)
+    warp, group, pair = lane // 32 * 32, lane % 32 // 4, lane % 4
+
+    def halves(at: np.ndarray, i: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        byte = at[warp + 8 * i + row] + 2 * column
+        return m.shared[byte // 4] >> (8 * (byte % 4)).astype(np.uint32) & np.uint32(0xFFFF)
+
+    def run(mask):
+        active, at = everyone(m, mask), read() & 0xFFFFFF
+        m.space, m.cost = SHARED, np.zeros(m.lanes // 32, int)
+        for w in range(m.lanes // 32):
+            for i in range(count if active[32 * w] else 0):
+                rows = at[32 * w + 8 * i :][:8]
+                words = np.unique((rows[:, None] + np.arange(0, 16, 4)) // 4)
+                m.cost[w] += int(np.bincount(words % 32).max())
+        for i in range(count):
+            if transposed:
+                low, high = (halves(at, i, 2 * pair + j, group) for j in (0, 1))
+            else:
+                low, high = (halves(at, i, group, 2 * pair + j) for j in (0, 1))
+            np.copyto(m.r[first + i], low | high << np.uint32(16), where=active)
+
+    return run
+
+
 @operation("LDG", "STG", "LD", "ST")
 def global_memory(m: Machine, ins: Instruction):
     load = ins.name[0] == "L"
