@@ -93,6 +93,23 @@ def test_integers(line: str, expected) -> None:
     assert np.array_equal(machine.r[1], np.asarray(expected).astype(np.uint32))
 
 
+def test_votes_of_a_warp() -> None:
+    machine = run(
+        """
+        S2R R0, SR_TID.X
+        ISETP.GE.U32.AND P0, PT, R0, 0x1e, PT
+        VOTE.ANY R1, P1, P0
+        VOTE.ALL P2, P0
+        VOTEU.ANY UR4, UPT, PT
+        EXIT
+        """,
+        threads=3 * WARP,
+    )
+    assert machine.r[1, ::WARP].tolist() == [3 << 30, 2**32 - 1, 2**32 - 1]
+    assert machine.p[1].all() and machine.p[2, ::WARP].tolist() == [False, True, True]
+    assert (machine.u[4] == 2**32 - 1).all()
+
+
 def test_numbers_of_64_bits_carry() -> None:
     machine = run(
         """
