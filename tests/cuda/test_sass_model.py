@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sass import check, fit, hardware, listing, predict
 from sass.machine import Launch, Machine
+from sass.printing import print_phases
 from sass.timing import Simulation
 from sass.warps import Runner
 
@@ -272,6 +273,16 @@ def test_a_grid_barrier_has_a_price_of_its_own() -> None:
     phases = Simulation(machine.code, machine.trace, 1).run()
     assert [phase.grid for phase in phases] == [False, True, False]
     assert phases[1].clocks == hardware.GRID_BARRIER_US * hardware.CLOCK_GHZ * 1000
+
+
+def test_phases_are_printed_with_where_the_time_goes(capsys) -> None:
+    load = "LDS R2, [RZ+0x400] ; write=0\nFADD R3, R2, R2 ; waits=1 stall=4\n"
+    machine = run(f"{load}BAR.SYNC 0x0\nEXIT")
+    phases = Simulation(machine.code, machine.trace, 1).run()
+    print_phases(phases[:1], machine.code, {16: "vjp.cuh:7", 32: "jvp.cuh:22"}, 1)
+    row, spent = capsys.readouterr().out.splitlines()[1:]
+    assert row.split()[:1] == ["jvp.cuh:22"] and row.split()[3:6] == ["53", "3", "1"]
+    assert spent.split() == ["4", "clocks", "at", "vjp.cuh:7"]
 
 
 def test_unknown_instructions_are_named() -> None:
