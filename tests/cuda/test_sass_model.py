@@ -207,19 +207,20 @@ def test_the_tensor_product_is_that_of_its_fragments() -> None:
 @pytest.mark.parametrize("word", ["M88", "MT88"])
 def test_matrices_are_loaded_as_fragments(word: str) -> None:
     machine = Machine(
-        assemble(f"LDSM.16.{word}.2 R4, [R0]\nEXIT"),
-        Launch({0: np.zeros(4, np.uint32)}, np.zeros(4, np.uint32), ARENA, WARP, 1),
+        assemble(f"ISETP.GT.U32.AND P0, PT, R1, RZ, PT\n@!P0 LDSM.16.{word}.2 R4, [R0]\nEXIT"),
+        Launch({0: np.zeros(4, np.uint32)}, np.zeros(4, np.uint32), ARENA, 2 * WARP, 1),
     )
     values = np.arange(256, dtype=np.uint16)
     machine.shared[:128] = values.view(np.uint32)
-    machine.r[0] = 16 * LANE  # row i of both matrices, one after the other
+    machine.r[0, :WARP] = 16 * LANE  # row i of both matrices, one after the other
+    machine.r[0, WARP:], machine.r[1, WARP:] = 0xFFFFFF, 1  # a warp that takes no part
     Runner(machine).run()
     group, pair = LANE // 4, LANE % 4
     for i, matrix in enumerate(values[:128].reshape(2, 8, 8)):
         wanted = matrix.T if word == "MT88" else matrix
-        got = machine.r[4 + i].view(np.uint16).reshape(WARP, 2)
+        got = machine.r[4 + i, :WARP].view(np.uint16).reshape(WARP, 2)
         assert np.array_equal(got, np.stack([wanted[group, 2 * pair + j] for j in (0, 1)], axis=1))
-    assert machine.trace[0].cost.tolist() == [2]
+    assert machine.trace[1].cost.tolist() == [2, 0]
 
 
 FUSED = "FFMA R1, R1, R1, R1"

@@ -134,7 +134,8 @@ def load_matrices(m: Machine, ins: Instruction):
         return m.shared[byte // 4] >> (8 * (byte % 4)).astype(np.uint32) & np.uint32(0xFFFF)
 
     def run(mask):
-        active, at = everyone(m, mask), read() & 0xFFFFFF
+        active = everyone(m, mask)
+        at = np.where(active, read() & 0xFFFFFF, 0)
         m.space, m.cost = SHARED, np.zeros(m.lanes // 32, int)
         for w in range(m.lanes // 32):
             for i in range(count if active[32 * w] else 0):
