@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from sass import check, hardware, listing, predict
+from sass import check, fit, hardware, listing, predict
 from sass.machine import Launch, Machine
+from sass.printing import print_phases
 from sass.timing import Simulation
 from sass.warps import Runner
 
@@ -91,6 +92,23 @@ ARITHMETIC = [
 def test_integers(line: str, expected) -> None:
     machine = run(f"S2R R0, SR_LANEID\n{line}\nEXIT", constants=(0, 77))
     assert np.array_equal(machine.r[1], np.asarray(expected).astype(np.uint32))
+
+
+def test_votes_of_a_warp() -> None:
+    machine = run(
+        """
+        S2R R0, SR_TID.X
+        ISETP.GE.U32.AND P0, PT, R0, 0x1e, PT
+        VOTE.ANY R1, P1, P0
+        VOTE.ALL P2, P0
+        VOTEU.ANY UR4, UPT, PT
+        EXIT
+        """,
+        threads=3 * WARP,
+    )
+    assert machine.r[1, ::WARP].tolist() == [3 << 30, 2**32 - 1, 2**32 - 1]
+    assert machine.p[1].all() and machine.p[2, ::WARP].tolist() == [False, True, True]
+    assert (machine.u[4] == 2**32 - 1).all()
 
 
 def test_numbers_of_64_bits_carry() -> None:
@@ -186,6 +204,25 @@ def test_the_tensor_product_is_that_of_its_fragments() -> None:
         assert np.allclose(got, wanted, atol=2e-2)
 
 
+@pytest.mark.parametrize("word", ["M88", "MT88"])
+def test_matrices_are_loaded_as_fragments(word: str) -> None:
+    machine = Machine(
+        assemble(f"ISETP.GT.U32.AND P0, PT, R1, RZ, PT\n@!P0 LDSM.16.{word}.2 R4, [R0]\nEXIT"),
+        Launch({0: np.zeros(4, np.uint32)}, np.zeros(4, np.uint32), ARENA, 2 * WARP, 1),
+    )
+    values = np.arange(256, dtype=np.uint16)
+    machine.shared[:128] = values.view(np.uint32)
+    machine.r[0, :WARP] = 16 * LANE  # row i of both matrices, one after the other
+    machine.r[0, WARP:], machine.r[1, WARP:] = 0xFFFFFF, 1  # a warp that takes no part
+    Runner(machine).run()
+    group, pair = LANE // 4, LANE % 4
+    for i, matrix in enumerate(values[:128].reshape(2, 8, 8)):
+        wanted = matrix.T if word == "MT88" else matrix
+        got = machine.r[4 + i, :WARP].view(np.uint16).reshape(WARP, 2)
+        assert np.array_equal(got, np.stack([wanted[group, 2 * pair + j] for j in (0, 1)], axis=1))
+    assert machine.trace[1].cost.tolist() == [2, 0]
+
+
 FUSED = "FFMA R1, R1, R1, R1"
 
 
@@ -239,6 +276,16 @@ def test_a_grid_barrier_has_a_price_of_its_own() -> None:
     assert phases[1].clocks == hardware.GRID_BARRIER_US * hardware.CLOCK_GHZ * 1000
 
 
+def test_phases_are_printed_with_where_the_time_goes(capsys) -> None:
+    load = "LDS R2, [RZ+0x400] ; write=0\nFADD R3, R2, R2 ; waits=1 stall=4\n"
+    machine = run(f"{load}BAR.SYNC 0x0\nEXIT")
+    phases = Simulation(machine.code, machine.trace, 1).run()
+    print_phases(phases[:1], machine.code, {16: "vjp.cuh:7", 32: "jvp.cuh:22"}, 1)
+    row, spent = capsys.readouterr().out.splitlines()[1:]
+    assert row.split()[:1] == ["jvp.cuh:22"] and row.split()[3:6] == ["53", "3", "1"]
+    assert spent.split() == ["4", "clocks", "at", "vjp.cuh:7"]
+
+
 def test_unknown_instructions_are_named() -> None:
     with pytest.raises(NotImplementedError, match=r"0x10: FROB\.X"):
         run("NOP\nFROB.X R1, R2\nEXIT")
@@ -259,6 +306,23 @@ def test_the_page_has_the_predictions_of_the_budget() -> None:
     budget = json.loads(check.BUDGET.read_text())
     assert set(budget) == {f"{c} {p}" for c in predict.CASES for p in predict.PRECISIONS}
     assert check.fill_page(budget) == check.PAGE.read_text(), "run python -m tests.sass.check"
+
+
+def test_a_fit_goes_through_its_points_and_rewrites_its_table(monkeypatch) -> None:
+    assert fit.line((1000, 5.0), (3000, 9.0)) == pytest.approx((3.0, 2.0))
+    assert fit.line((1000, 5.0), (3000, 3.0)) == (4.0, 0.0)
+    asked = []
+
+    def fitted(cubins, shape, nets):
+        asked.append((shape.precision, shape.path, shape.row_step, shape.slots))
+        return [(1.5, 0.25), (2, 0)] if shape.slots == 1 else None
+
+    monkeypatch.setattr(fit, "fit_variant", fitted)
+    before = fit.HEADER.read_text()
+    after = fit.rewrite(before, [])
+    assert after.count("{1.50f, 0.25f}, {2.00f, 0.00f}") == sum(a[3] == 1 for a in asked) >= 5
+    assert ("fp32", fit.STREAMED, 1, 3) in asked and ("fp16x3", fit.RESIDENT, 4, 1) in asked
+    assert fit.rewrite(after, []) == after and after.count("\n") == before.count("\n")
 
 
 def test_a_launch_is_that_of_an_h200() -> None:

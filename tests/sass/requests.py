@@ -120,25 +120,34 @@ def shared(m: Machine, ins: Instruction):
 
 
 @operation("LDSM")
-def matrices(m: Machine, ins: Instruction):
-    """ldmatrix: four of 8 rows of 16 bytes; a lane of group and pair gets row group's word pair, or,
-    transposed, column group's halves in rows 2 pair and 2 pair + 1."""
-    if ins.words[-1] != "4":
-        raise NotImplementedError(f"{ins.address:#x}: ldmatrix of other than four")
+def load_matrices(m: Machine, ins: Instruction):
+    """Matrices of 8 x 8 halves: eight lanes each name the rows of one, a register holds its share.
+    A matrix is a request of eight lanes by itself.
+    """
+    count, transposed = int(ins.words[-1]), "MT88" in ins.words
     read, first = address_reader(m, ins.operands[1]), int(ins.operands[0].lstrip("R"))
-    transposed = "MT88" in ins.words
+    lane = np.arange(m.lanes)
+    warp, group, pair = lane // 32 * 32, lane % 32 // 4, lane % 4
+
+    def halves(at: np.ndarray, i: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        byte = at[warp + 8 * i + row] + 2 * column
+        return m.shared[byte // 4] >> (8 * (byte % 4)).astype(np.uint32) & np.uint32(0xFFFF)
 
     def run(mask):
         active = everyone(m, mask)
         at = np.where(active, read() & 0xFFFFFF, 0)
-        wavefronts_by_warp(m, at, active, 16)
-        rows = m.shared[at.astype(np.int64)[:, None] // 4 + np.arange(4)]
-        rows = np.ascontiguousarray(rows).reshape(-1, 4, 8, 4)  # [warps, matrix, row, word]
-        if transposed:
-            halves = rows.view(np.uint16).transpose(0, 1, 3, 2)  # [warps, matrix, column, row]
-            rows = np.ascontiguousarray(halves).view(np.uint32)
-        for i in range(4):
-            np.copyto(m.r[first + i], rows[:, i].reshape(-1), where=active)
+        m.space, m.cost = SHARED, np.zeros(m.lanes // 32, int)
+        for w in range(m.lanes // 32):
+            for i in range(count if active[32 * w] else 0):
+                rows = at[32 * w + 8 * i :][:8]
+                words = np.unique((rows[:, None] + np.arange(0, 16, 4)) // 4)
+                m.cost[w] += int(np.bincount(words % 32).max())
+        for i in range(count):
+            if transposed:
+                low, high = (halves(at, i, 2 * pair + j, group) for j in (0, 1))
+            else:
+                low, high = (halves(at, i, group, 2 * pair + j) for j in (0, 1))
+            np.copyto(m.r[first + i], low | high << np.uint32(16), where=active)
 
     return run
 

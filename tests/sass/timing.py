@@ -52,6 +52,11 @@ class Phase:
         return self.clocks if self.grid else max(self.slots, pipes, self.wavefronts, l2)
 
 
+def microseconds(phases: list[Phase], bound: bool = False) -> float:
+    """How long phases take, or what the fullest piece of hardware needs for them."""
+    return sum(p.bound if bound else p.clocks for p in phases) / h.CLOCK_GHZ / 1000
+
+
 @dataclass
 class Clock:
     """Times at which the shared pieces of a multiprocessor are free again."""

@@ -1,18 +1,12 @@
-"""Where NVIDIA's disassemblers are: on the path, or in their packages from PyPI."""
+"""NVIDIA's disassemblers, found as check_cuda.py finds them."""
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
+import sys
 from pathlib import Path
 
+SUPPORT = str(Path(__file__).resolve().parents[1] / "support")
+if SUPPORT not in sys.path:  # as python -m tests.sass; pytest has it
+    sys.path.append(SUPPORT)
 
-def find_tool(name: str) -> str:
-    if found := shutil.which(name):
-        return found
-    site = Path(sysconfig.get_path("purelib"), "nvidia")
-    for path in sorted(site.glob(f"*/bin/{name}")):
-        return str(path)
-    raise FileNotFoundError(
-        f"no {name} found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
-    )
+from check_cuda import find_tool  # noqa: E402, F401

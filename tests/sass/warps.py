@@ -1,6 +1,7 @@
-"""Exchange between lanes, special registers, and the order of execution: branches, convergence,
-barriers of the block. Groups of threads that are at one instruction advance together; those that
-diverge meet again where the compiler says so (BSSY, BSYNC) or at the block's barrier.
+"""The order of execution: branches, convergence, barriers of the block.
+
+Groups of threads that are at one instruction advance together; those that diverge meet again where
+the compiler says so (BSSY, BSYNC) or at the block's barrier.
 """
 
 from __future__ import annotations
@@ -9,99 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import floats, logic, requests  # noqa: F401  (they register their operations)
-from .arithmetic import OPERATIONS, is_predicate, operation
+from . import floats, lanes, logic, requests  # noqa: F401  (they register their operations)
+from .arithmetic import OPERATIONS
 from .listing import Instruction
-from .machine import SHARED_WINDOW, Group, Machine, Step
-
-
-def first_lane(active: np.ndarray) -> np.ndarray:
-    """For every lane the first active one of its warp, else the warp's first."""
-    first = active.reshape(-1, 32).argmax(axis=1)
-    return np.repeat(first + 32 * np.arange(len(first)), 32)
-
-
-@operation("S2R", "S2UR")
-def special_register(m: Machine, ins: Instruction):
-    lane = np.arange(m.lanes, dtype=np.uint32)
-    values = {
-        "SR_TID.X": lane,
-        "SR_LANEID": lane % np.uint32(32),
-        "SR_LTMASK": (np.uint32(1) << lane % np.uint32(32)) - np.uint32(1),
-        "SR_SWINHI": np.full(m.lanes, SHARED_WINDOW, np.uint32),
-    }
-    value = values.get(ins.operands[1], np.zeros(m.lanes, np.uint32))
-    write = m.writer(ins.operands[0])
-    return lambda mask: write(value, mask)
-
-
-@operation("R2UR")
-def to_uniform(m: Machine, ins: Instruction):
-    operands = [s for s in ins.operands if not s.endswith("PT")]
-    read, write = m.reader(operands[1]), m.writer(operands[0])
-    return lambda mask: write(read()[first_lane(requests.everyone(m, mask))], mask)
-
-
-@operation("SHFL")
-def shuffle(m: Machine, ins: Instruction):
-    _, to, source, lane, clamp = ins.operands
-    write, read, which = m.writer(to), m.reader(source), m.reader(lane)
-    assert clamp == "0x1f", ins
-    own = np.arange(m.lanes)
-    word = ins.words[1]
-
-    def run(mask):
-        n = np.broadcast_to(np.asarray(which()).astype(np.int64), (m.lanes,))
-        target = {"BFLY": own % 32 ^ n, "IDX": n, "DOWN": own % 32 + n, "UP": own % 32 - n}[word]
-        inside = (target >= 0) & (target < 32)
-        write(read()[np.where(inside, own // 32 * 32 + target, own)], mask)
-
-    return run
-
-
-@operation("REDUX")
-def warp_reduction(m: Machine, ins: Instruction):
-    read, write = m.reader(ins.operands[1]), m.writer(ins.operands[0])
-    signed = "S32" in ins.words
-    reduce = {"MAX": np.max, "MIN": np.min, "SUM": np.sum, "OR": np.bitwise_or.reduce}[ins.words[1]]
-
-    def run(mask):
-        value = read().view(np.int32 if signed else np.uint32).reshape(-1, 32)
-        write(np.repeat(reduce(value, axis=1), 32), mask)
-
-    return run
-
-
-@operation("VOTEU", "VOTE")
-def vote(m: Machine, ins: Instruction):
-    asked = m.predicate(ins.operands[-1])
-    if is_predicate(ins.operands[0]):
-        decide = m.predicate_writer(ins.operands[0])
-        kind = {"ALL": np.all, "ANY": np.any}[ins.words[1]]
-
-        def agree(mask):
-            active = requests.everyone(m, mask)
-            counted = asked() & active if kind is np.any else asked() | ~active
-            decide(np.repeat(kind(counted.reshape(-1, 32), axis=1), 32), mask)
-
-        return agree
-    write = m.writer(ins.operands[0])
-
-    def run(mask):
-        yes = (requests.everyone(m, mask) & asked()).reshape(-1, 32)
-        bits = (yes * (np.uint64(1) << np.arange(32, dtype=np.uint64))).sum(axis=1)
-        write(np.repeat(bits.astype(np.uint32), 32), mask)
-
-    return run
-
-
-QUIET = ("NOP", "YIELD", "MEMBAR", "ERRBAR", "CGAERRBAR", "DEPBAR", "LDGDEPBAR")
-QUIET += ("FENCE",)
-
-
-@operation(*QUIET)
-def nothing(m: Machine, ins: Instruction):
-    return lambda mask: None
+from .machine import Group, Machine, Step
 
 
 @dataclass
@@ -191,13 +103,13 @@ class Runner:
     def gather(self, group: Group) -> bool:
         """Goes on with whole warps. True if the group has no others."""
         alive = self.alive.reshape(-1, 32)
-        lanes = group.mask | self.gathering.pop(group.pc, self.m.none)
-        ready = (~alive | lanes.reshape(-1, 32)).all(axis=1)
-        whole = lanes & np.repeat(ready, 32)
+        come = group.mask | self.gathering.pop(group.pc, self.m.none)
+        ready = (~alive | come.reshape(-1, 32)).all(axis=1)
+        whole = come & np.repeat(ready, 32)
         if (whole == group.mask).all():
             group.pc += 1
             return True
-        self.gathering[group.pc] = lanes & ~whole
+        self.gathering[group.pc] = come & ~whole
         self.put(group.pc + 1, whole)
         return False
 
