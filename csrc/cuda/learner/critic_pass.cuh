@@ -37,6 +37,7 @@ __device__ __forceinline__ Block make_critic_block(const CriticArgs& a, unsigned
   unsigned char* scratch = static_cast<unsigned char*>(a.call.scratch);
   b.index = blockIdx.x;
   b.grid = gridDim.x;
+  b.slice = slice_quads(a.stage.layout, b.grid);
   b.partials = reinterpret_cast<float*>(scratch + s.partials);
   b.solution = reinterpret_cast<float*>(scratch + s.theta);  // packed theta of all blocks
   if constexpr (kStreamed) b.weights = b.solution;
@@ -98,8 +99,8 @@ __device__ __forceinline__ CriticSums block_critic_pass(const CriticArgs& a, con
   const Layout& l = a.stage.layout;
   const Destination to = {b.partials + int64_t{b.index} * l.packed, nullptr};
   CriticSums sums = {0, 0};
-  Gradients<V::kSlots> gradients;
-  gradients.clear();
+  Gradients<V> gradients;
+  gradients.begin(l);
   each_tile(a.stage, b, set, [&](int64_t number, int64_t) {
     __syncthreads();  // readers of the last tile are done
     block_load_rows<V>(a.stage, set, number, b.tiles);

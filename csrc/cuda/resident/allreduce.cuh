@@ -12,9 +12,8 @@ struct Slice {
 };
 
 __device__ __forceinline__ Slice own_slice(const Layout& l, const Block& b) {
-  const int quads = l.packed / 4, each = ceil_div(quads, b.grid);
-  const int first = min(b.index * each, quads);
-  return {first, min(first + each, quads)};
+  const int quads = l.packed / 4, first = min(b.index * b.slice, quads);
+  return {first, min(first + b.slice, quads)};
 }
 
 __device__ __forceinline__ float4 add4(float4 a, float4 b) {
@@ -33,37 +32,65 @@ __device__ __forceinline__ double dot4(float4 a, float4 b) {  // fp64: products 
 
 __device__ __forceinline__ double dot_self(float4 a) { return dot4(a, a); }
 
-// sink(quad, sum of all blocks' partials there) for the block's slice; each quad in one thread.
-// Groups of threads add up every n-th partial, then one thread adds the groups in order. Closes with
-// no barrier: in a slice of more than 256 quads there is one group and every thread reads what it
-// staged itself; whoever writes to b.reduce next does so behind a barrier.
+__device__ __forceinline__ float4 swap4(float4 x, int mask) {
+  return make_float4(lane_swap(x.x, mask), lane_swap(x.y, mask), lane_swap(x.z, mask),
+                     lane_swap(x.w, mask));
+}
+
+constexpr int kPartialsAhead = 9;  // 144 blocks' where 16 threads lie side by side
+
+// Threads that lie side by side over a slice; the others take other blocks' partials.
+__device__ __forceinline__ int threads_aside(const Slice& slice) {
+  int aside = 8;
+  while (aside < slice.last - slice.first && aside < kThreads) aside *= 2;
+  return aside;
+}
+
+// sink(quad, sum of all blocks' partials there) for the block's slice; each quad in one thread, one of
+// the first threads_aside. Closes with no barrier: whoever writes to b.reduce next does so behind one.
 template <class Sink>
 __device__ __forceinline__ void block_reduce_slice(const Layout& l, const Block& b, Sink sink) {
   const Slice slice = own_slice(l, b);
   float4* staged = reinterpret_cast<float4*>(b.reduce);
-  const int width = min(slice.last - slice.first, kThreads);
-  if (width <= 0) return;
-  const int groups = min(kThreads / width, b.grid);
-  const int lane = threadIdx.x % width, group = threadIdx.x / width;
-  for (int base = slice.first; base < slice.last; base += width) {
+  const int aside = threads_aside(slice), lane = threadIdx.x & (aside - 1);
+  const int group = threadIdx.x / aside, groups = kThreads / aside, rows = min(groups, kWarps);
+  for (int base = slice.first; base < slice.last; base += aside) {
     const int quad = base + lane;
-    if (group < groups && quad < slice.last) {
-      float4 sum = make_float4(0, 0, 0, 0);
-      each_loaded<8>(
-          group, b.grid, groups,
-          [&](int i) { return load4_global(b.partials + int64_t{i} * l.packed + 4 * quad); },
-          [&](int, float4 part) { sum = add4(sum, part); });
-      staged[group * width + lane] = sum;
+    if (base > slice.first) __syncthreads();  // what was staged has been read
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int first = group; first < b.grid; first += kPartialsAhead * groups) {
+      float4 part[kPartialsAhead];
+#pragma unroll
+      for (int i = 0; i < kPartialsAhead; ++i) {
+        const int block = first + i * groups;
+        part[i] = block < b.grid && quad < slice.last
+                      ? load4_global(b.partials + int64_t{block} * l.packed + 4 * quad)
+                      : make_float4(0, 0, 0, 0);
+      }
+#pragma unroll
+      for (int i = 0; i < kPartialsAhead; ++i) sum = add4(sum, part[i]);
     }
+#pragma unroll 1
+    for (int offset = aside; offset < 32; offset *= 2) sum = add4(sum, swap4(sum, offset));
+    const int row = aside < 32 ? warp_index() : group;
+    if (lane_index() < aside) staged[row * aside + lane] = sum;
     __syncthreads();  // the groups' sums are staged
-    if (group == 0 && quad < slice.last) {
-      float4 sum = staged[lane];
-      each_loaded<8>(
-          1, groups, 1, [&](int i) { return staged[i * width + lane]; },
-          [&](int, float4 part) { sum = add4(sum, part); });
-      sink(quad, sum);
+    if (static_cast<int>(threadIdx.x) < aside && quad < slice.last) {
+      float4 total = staged[lane];
+      each_loaded<7>(
+          1, rows, 1, [&](int i) { return staged[i * aside + lane]; },
+          [&](int, float4 part) { total = add4(total, part); });
+      sink(quad, total);
     }
   }
+}
+
+// Sum of what the threads that block_reduce_slice called with a quad bring, in thread 0.
+__device__ __forceinline__ double sum_of_slice(const Layout& l, const Block& b, double part) {
+  if (threads_aside(own_slice(l, b)) > 32)
+    return block_sum(part, reinterpret_cast<double*>(b.reduce));
+  return warp_index() == 0 ? warp_sum(part) : 0.0;
 }
 
 __device__ __forceinline__ double* published(const Block& b, int region) {
@@ -76,6 +103,25 @@ __device__ __forceinline__ void publish(const Block& b, int region, const double
   if (threadIdx.x != 0) return;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) published(b, region)[b.index * kScalars + i] = value[i];
+}
+
+// One number of each block, side by side: thread 0 publishes it, every thread of every block gets the sum
+// of all after the next grid barrier. The sum takes two barriers of the block.
+__device__ __forceinline__ void publish_dot(const Block& b, double value) {
+  if (threadIdx.x == 0) published(b, kRegionDots)[b.index] = value;
+}
+__device__ __forceinline__ double collect_dot(const Block& b) {
+  double* total = reinterpret_cast<double*>(b.reduce);
+  if (warp_index() == 0) {
+    double sum = 0;
+    each_loaded<5>(
+        lane_index(), b.grid, 32, [&](int i) { return __ldcg(published(b, kRegionDots) + i); },
+        [&](int, double part) { sum += part; });
+    sum = warp_sum(sum);
+    if (lane_index() == 0) *total = sum;
+  }
+  __syncthreads();  // the sum is there
+  return *total;
 }
 
 template <int kCount>

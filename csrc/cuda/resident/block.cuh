@@ -67,7 +67,13 @@ struct Block {
   float* solution;         // packed x
   double* published;       // [kScalarRegions, grid, kScalars]
   int index, grid;         // of this block
+  int slice;               // quads of a packed vector that each block reduces
 };
+
+// An even number, for whole sectors of 32 bytes.
+__device__ __forceinline__ int slice_quads(const Layout& l, int grid) {
+  return 2 * ceil_div(l.packed / 4, 2 * grid);
+}
 
 enum Region : int { kRegionSetup, kRegionDots, kRegionSearch };  // the last twice
 
@@ -100,6 +106,7 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   Block b;
   b.index = blockIdx.x;
   b.grid = gridDim.x;
+  b.slice = slice_quads(l, b.grid);
   b.reduce = carve.take<float>(kReduceFloats);
   b.work = carve.take<float>(l.work);
   b.tiles = carve.take<float>((a.plan.resident_tiles + a.plan.work_tile) * l.tile);

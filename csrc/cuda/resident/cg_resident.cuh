@@ -89,75 +89,101 @@ __device__ __forceinline__ void block_complete_product(const KernelArgs& a, cons
     store4(b.reduced + 4 * quad, z);
     part += dot4(load4(b.v + 4 * quad), z);
   });
-  const double total[1] = {block_sum(part, reinterpret_cast<double*>(b.reduce))};
-  publish(b, kRegionDots, total);
+  publish_dot(b, sum_of_slice(a.layout, b, part));
   grid_sync();  // A p and the slices' dot products are complete
 }
 
-// What a step of CG reads from global memory. The first of it is asked for before the step's length
-// is known, so that it is under way together with the dot products.
+// What a step of CG reads, all of it at once, before the step's length is known: A p, r and perhaps x
+// lie in global memory, and their way takes as long as the dot products'.
 struct StepOperands {
-  float4 product[kEarlyQuads];  // A p at quads threadIdx.x + i kThreads
-  float4 solution;              // x at the thread's first quad of the block's slice
+  float4 product[kEarlyQuads];   // A p at quads threadIdx.x + i kThreads
+  float4 residual[kEarlyQuads];  // r there
+  float4 solution;               // x at the thread's first quad of the block's slice
 };
 
 __device__ __forceinline__ StepOperands load_operands(const KernelArgs& a, const Block& b,
                                                       const Cg& s) {
   const int quads = a.layout.packed / 4;
+  const float4 zero = make_float4(0, 0, 0, 0);
   StepOperands early;
+  // One branch outside of the loops: with one in each, every load would wait for the last.
+  const auto load_all = [&](auto load) {
 #pragma unroll
-  for (int i = 0; i < kEarlyQuads; ++i)
-    early.product[i] = load_product(a, b, s, min(int(threadIdx.x) + i * kThreads, quads - 1));
-  const Slice slice = own_slice(a.layout, b);
-  const int first = slice.first + threadIdx.x;
-  early.solution = first < slice.last ? load4(b.solution + 4 * first) : make_float4(0, 0, 0, 0);
-  return early;
-}
-
-// use(quad, A p there) for every quad, `early` first.
-template <class Use>
-__device__ __forceinline__ void each_product(const KernelArgs& a, const Block& b, const Cg& s,
-                                             const StepOperands& early, Use use) {
-  const int quads = a.layout.packed / 4;
+    for (int i = 0; i < kEarlyQuads; ++i) {
+      const int q = threadIdx.x + i * kThreads;
+      early.product[i] = q < quads ? load(q) : zero;
+    }
+  };
+  if (a.atomics) {
+    load_all([&](int q) { return load_product(a, b, s, q); });
+  } else {
+    load_all([&](int q) { return load4_global(b.reduced + 4 * q); });
+  }
 #pragma unroll
   for (int i = 0; i < kEarlyQuads; ++i) {
     const int q = threadIdx.x + i * kThreads;
-    if (q < quads) use(q, early.product[i]);
+    early.residual[i] = q < quads ? load4(b.residual + 4 * q) : zero;
   }
-  each_loaded<kEarlyQuads>(
-      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
-      [&](int q) { return load_product(a, b, s, q); }, use);
+  const Slice slice = own_slice(a.layout, b);
+  const int first = slice.first + threadIdx.x;
+  early.solution = first < slice.last ? load4(b.solution + 4 * first) : zero;
+  return early;
 }
 
 // p'Ap, A p being complete.
 __device__ __forceinline__ double block_curvature(const KernelArgs& a, const Block& b, const Cg& s,
                                                   const StepOperands& early) {
-  if (!a.atomics) {  // inline: a call would wait for the operands to arrive, to save them
-    return warp_sums<1>(published(b, kRegionDots), b.grid).value[0];
-  }
+  if (!a.atomics) return collect_dot(b);
+  const int quads = a.layout.packed / 4;
   double sum = 0;
-  each_product(a, b, s, early,
-               [&](int q, float4 product) { sum += dot4(load4(b.v + 4 * q), product); });
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) sum += dot4(load4(b.v + 4 * q), early.product[i]);
+  }
+  each_loaded<kEarlyQuads>(
+      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
+      [&](int q) { return load_product(a, b, s, q); },
+      [&](int q, float4 product) { sum += dot4(load4(b.v + 4 * q), product); });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
-// x += alpha p on the block's slice; r -= alpha A p everywhere. Returns r'r.
+// x += alpha p on the block's slice; r -= alpha A p everywhere. Returns r'r; keep(i, r) has the thread's
+// first kEarlyQuads quads of r.
+template <class Keep>
 __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const Block& b,
                                                       const Cg& s, float alpha,
-                                                      const StepOperands& early) {
+                                                      const StepOperands& early, Keep keep) {
   const Slice slice = own_slice(a.layout, b);
-  const int first = slice.first + threadIdx.x;
+  const int first = slice.first + threadIdx.x, quads = a.layout.packed / 4;
   for (int q = first; q < slice.last; q += kThreads) {
     const float4 x = q == first ? early.solution : load4(b.solution + 4 * q);
     store4(b.solution + 4 * q, axpy4(alpha, load4(b.v + 4 * q), x));
   }
   double sum = 0;
-  each_product(a, b, s, early, [&](int q, float4 product) {
-    const float4 r = axpy4(-alpha, product, load4(b.residual + 4 * q));
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    const float4 r = axpy4(-alpha, early.product[i], early.residual[i]);
+    keep(i, r);
+    if (q >= quads) continue;
     store4(b.residual + 4 * q, r);
     sum += dot_self(r);
-  });
+  }
+  each_loaded<kEarlyQuads>(
+      threadIdx.x + kEarlyQuads * kThreads, quads, kThreads,
+      [&](int q) { return load_product(a, b, s, q); },
+      [&](int q, float4 product) {
+        const float4 r = axpy4(-alpha, product, load4(b.residual + 4 * q));
+        store4(b.residual + 4 * q, r);
+        sum += dot_self(r);
+      });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
+}
+__device__ __forceinline__ double block_step_residual(const KernelArgs& a, const Block& b,
+                                                      const Cg& s, float alpha,
+                                                      const StepOperands& early) {
+  return block_step_residual(a, b, s, alpha, early, [](int, float4) {});
 }
 
 // x = 0; p = r = g is set. True if there is anything to do.
@@ -174,6 +200,25 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
   return s.rr > s.threshold;
 }
 
+// p = r + beta p, the first quads of r being given.
+__device__ __forceinline__ void block_turn(const KernelArgs& a, const Block& b, float beta,
+                                           const float4 (&r)[kEarlyQuads]) {
+  const int quads = a.layout.packed / 4;
+  float4 p[kEarlyQuads];
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) p[i] = load4(b.v + 4 * q);
+  }
+#pragma unroll
+  for (int i = 0; i < kEarlyQuads; ++i) {
+    const int q = threadIdx.x + i * kThreads;
+    if (q < quads) store4(b.v + 4 * q, axpy4(beta, p[i], r[i]));
+  }
+  for (int q = threadIdx.x + kEarlyQuads * kThreads; q < quads; q += kThreads)
+    store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), load4(b.residual + 4 * q)));
+}
+
 // What follows a product in plain CG, the same decisions from the same numbers in every block. True
 // if another product is wanted, whose pass opens with the barrier that completes p.
 __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& b, Cg& s) {
@@ -183,10 +228,10 @@ __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& 
   if (s.iterations == 0) s.first_curvature = curvature;
   const bool positive = curvature > 0 && !isinf(curvature);
   if (positive) {
-    const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early);
-    const float beta = static_cast<float>(next / s.rr);
-    for (int q = threadIdx.x; q < a.layout.packed / 4; q += kThreads)
-      store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), load4(b.residual + 4 * q)));
+    float4 r[kEarlyQuads];
+    const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early,
+                                            [&](int i, float4 quad) { r[i] = quad; });
+    block_turn(a, b, static_cast<float>(next / s.rr), r);
     s.rr = next;
     ++s.iterations;
   }

@@ -16,6 +16,7 @@
 // there only where it takes no step of 16 of its own; elsewhere biases are floats beside the map. The
 // last map's outputs, and what follows from them row by row, are floats at an odd stride.
 #pragma once
+#include <climits>
 #include <cstdint>
 
 #include "shared/heads.h"
@@ -80,7 +81,8 @@ struct Layout {
   int flat;        // P
   int log_std;     // packed offset of log_std, -1 if the head has none
   int flat_log_std;
-  int rows;         // of a tile
+  int rows;         // of a tile, a power of two
+  int row_shift;    // log2 of it
   int row_weights;  // offset in a tile: one weight per row
   int peaks;        // offset in a tile: [maps, kMarks], split precision only, otherwise -1
   int metric;       // offset in a tile: plane of the metric's factors, fp32 only, otherwise -1
@@ -125,6 +127,8 @@ inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
   l.parameters = dist_params(net);
   l.actions = action_columns(net);
   l.rows = rows;
+  while (1 << l.row_shift < rows) ++l.row_shift;
+  for (MapLayout& m : l.map) m.first_tile = INT_MAX;  // of maps that the net does not have
   for (int i = 0; i < l.maps; ++i) {
     MapLayout& m = l.map[i];
     const bool last = i == l.maps - 1, floats = last && split;

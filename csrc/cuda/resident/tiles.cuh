@@ -20,7 +20,7 @@ __device__ __forceinline__ RowSet batch_set(const KernelArgs& a) {
 }
 
 __device__ __forceinline__ int64_t tiles_of(const KernelArgs& a, const RowSet& set) {
-  return (set.count + a.layout.rows - 1) / a.layout.rows;
+  return (set.count + a.layout.rows - 1) >> a.layout.row_shift;
 }
 
 __device__ __forceinline__ int rows_of(const KernelArgs& a, const RowSet& set, int64_t number) {
@@ -140,8 +140,9 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
 // The stages of a pass over one tile, and what a thread holds of the weight gradients: in fp32.
 template <class V>
 struct PassStages {
-  Gradients<V::kSlots> gradients;
+  Gradients<V> gradients;
 
+  __device__ __forceinline__ void begin(const Layout& l) { gradients.begin(l); }
   __device__ __forceinline__ void jvp(const Layout& l, const Block& b, const float* tile) {
     block_jvp<V>(l, b.weights, b.v, tile, b.work);
   }
@@ -160,6 +161,7 @@ template <class Half, int kSlots>
 struct PassStages<SplitVariation<Half, kSlots>> {
   SplitGradients<kSlots> gradients;
 
+  __device__ __forceinline__ void begin(const Layout&) { gradients.clear(); }
   __device__ __forceinline__ void jvp(const Layout& l, const Block& b, const float* tile) {
     block_split_jvp<Half>(l, b, tile);
   }
@@ -183,7 +185,7 @@ __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, 
   const Destination to = {b.partials + int64_t{b.index} * l.packed, sum};
   int bad = 0;
   PassStages<V> stages;
-  stages.gradients.clear();
+  stages.begin(l);
   if (!scoring) block_split_v<V>(l, b);
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     const float* tile = block_fetch<V>(a, b, set, number, place, &bad);
