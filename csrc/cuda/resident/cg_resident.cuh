@@ -17,9 +17,13 @@ struct Totals {
   bool known;
 };
 
-__device__ __forceinline__ Totals collect_totals(const Block& b) {
-  const auto [t] = warp_sums<kSetupScalars>(published(b, kRegionSetup), b.grid);
+__device__ TRPO_NOINLINE Totals add_up_totals(const double* first,
+                                              int blocks) {  // once a launch or so
+  const auto [t] = warp_sums<kSetupScalars>(off_chip(first), blocks);
   return {t[kWeight], t[kFvpWeight], t[kBad], t[kSurrogate], t[kEntropy], true};
+}
+__device__ __forceinline__ Totals collect_totals(const Block& b) {
+  return add_up_totals(published(b, kRegionSetup), b.grid);
 }
 
 // Which of the three rotating sums the atomics of product number `round` go to.

@@ -28,7 +28,6 @@ __device__ __forceinline__ int block_setup(const KernelArgs& a, const Block& b) 
 
 // What one launch knows as it goes along, the same in every thread of every block.
 struct Run {
-  Totals totals;
   Cg cg;
   Pcg pcg;
   SolutionNorms solution;
@@ -136,8 +135,7 @@ __device__ __forceinline__ Next block_prepare(const KernelArgs& a, const Block& 
 template <bool kGuided>
 __device__ __forceinline__ Next block_use_product(const KernelArgs& a, const Block& b, Run& run) {
   grid_sync();  // partial vectors (or sums) of all blocks are complete
-  if (!run.totals.known) run.totals = collect_totals(b);
-  run.cg.scale = static_cast<float>(1.0 / run.totals.fvp_weight);
+  if (run.cg.scale == 0) run.cg.scale = static_cast<float>(1.0 / collect_totals(b).fvp_weight);
   if constexpr (kGuided)
     return block_pcg_step(a, b, run.cg, run.pcg) ? Next::kDirection : Next::kColumn;
   if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg) ? Next::kPass : Next::kColumn;
@@ -162,8 +160,8 @@ __device__ __forceinline__ void report_evaluation(const KernelArgs& a, const Mea
 }
 
 // Why no step can be taken along the solution; kAccepted if one can.
-__device__ __forceinline__ Reason solution_reason(const Run& run) {
-  if (has_bad_values(run.totals)) return kBadValues;
+__device__ __forceinline__ Reason solution_reason(const Run& run, const Totals& t) {
+  if (has_bad_values(t)) return kBadValues;
   if (!isfinite(run.cg.gradient_norm2) || !isfinite(run.solution.norm2) ||
       !isfinite(run.cg.first_curvature))
     return kNonFinite;
@@ -176,13 +174,14 @@ __device__ __forceinline__ Reason solution_reason(const Run& run) {
 template <class V>
 __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, Run& run) {
   const bool update = a.program == kProgramUpdate;
-  Reason reason = update ? solution_reason(run) : kAccepted;
-  Search s = block_line_search<V>(a, b, &run.totals, run.solution.quad, &reason);
+  Totals t = {};
+  if (update) t = collect_totals(b);  // again: kept until here they would cost registers
+  Reason reason = update ? solution_reason(run, t) : kAccepted;
+  Search s = block_line_search<V>(a, b, &t, run.solution.quad, &reason);
   if (!update) {
-    if (reports(b)) report_evaluation(a, s.after, has_bad_values(run.totals));
+    if (reports(b)) report_evaluation(a, s.after, has_bad_values(t));
     return;
   }
-  const Totals& t = run.totals;
   const double before = t.surrogate / t.weight;
   if (s.found) {
     const float step = static_cast<float>(s.step);
@@ -215,10 +214,9 @@ __device__ __forceinline__ void block_move(const KernelArgs& a, const Block& b, 
 template <class V>
 __device__ __forceinline__ Next block_use_gradient(const KernelArgs& a, const Block& b, Run& run,
                                                    const Scores& score, double group_surrogate) {
-  run.totals = block_finish_gradient<V>(a, b, score.sums, group_surrogate);
+  const Totals t = block_finish_gradient<V>(a, b, score.sums, group_surrogate);
   if (a.program == kProgramUpdate) return Next::kBegin;
   block_unpack(a.layout, b, a.out, [&](int i) { return __ldcg(b.gradient + i); });
-  const Totals& t = run.totals;
   if (reports(b))
     report_evaluation(a, {0, 0, t.surrogate / t.weight, t.entropy / t.weight}, has_bad_values(t));
   return Next::kDone;
