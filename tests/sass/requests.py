@@ -121,8 +121,8 @@ def shared(m: Machine, ins: Instruction):
 
 @operation("LDSM")
 def matrices(m: Machine, ins: Instruction):
-    """ldmatrix: four of 8 rows of 16 bytes; a lane of group and pair gets row group's word pair, or,
-    transposed, column group's halves in rows 2 pair and 2 pair + 1."""
+    """ldmatrix, of four times 8 rows. A lane of group and pair gets word pair of row group, or,
+    transposed, the halves of column group in rows 2 pair and 2 pair + 1."""
     if ins.words[-1] != "4":
         raise NotImplementedError(f"{ins.address:#x}: ldmatrix of other than four")
     read, first = address_reader(m, ins.operands[1]), int(ins.operands[0].lstrip("R"))
