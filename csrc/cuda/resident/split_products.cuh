@@ -150,5 +150,53 @@ __device__ __forceinline__ void block_fragments(int rows, int width, Fill fill, 
   }
 }
 
+// ---- what the stages begin and end a product with
+
+__device__ __forceinline__ int map_peak_exponent(const Words& by, int i) {
+  return static_cast<int>(on_chip(by.marks)[i * kMapMarks + kWarps + 1]);
+}
+
+// A plane of map i's inputs, or of its outputs' deltas on the way back, times the map, times `up`.
+__device__ __forceinline__ SplitProduct split_product(const MapLayout& m, int i,
+                                                      const Halves& plane, const uint32_t* marks,
+                                                      const Words& by, float up) {
+  const float scale = up * down_of(band_exponent(by.marks + i * kMapMarks, 0));
+  return {plane, map_halves(m, by.words), plane.chunks / 2, m.out, marks, scale};
+}
+
+// A bound of that product.
+__device__ __forceinline__ int split_bound(const Words& by, int i, const uint32_t* marks,
+                                           int terms) {
+  return product_exponent(map_peak_exponent(by, i), peak_exponent(marks), terms);
+}
+
+// Sums begin at the biases that the halves have no room for, times `up`; elsewhere at zero.
+template <int kN>
+__device__ __forceinline__ void warp_begin(Fragment<kN>& f, const MapLayout& m, const Words& by,
+                                           float up) {
+  const float* bias = on_chip(reinterpret_cast<const float*>(by.words) + m.bias);
+#pragma unroll
+  for (int t = 0; t < kN; ++t) {
+    const float2 x = load2(bias + f.column + 8 * t + 2 * (lane_index() & 3));
+    f.value[t][0] = f.value[t][2] = up * x.x;
+    f.value[t][1] = f.value[t][3] = up * x.y;
+  }
+}
+
+// Floats of a fragment to the last plane.
+template <int kN>
+__device__ __forceinline__ void warp_put_floats(const Fragment<kN>& f, float* plane, int stride,
+                                                int width) {
+  const int pair = 2 * (lane_index() & 3);
+  float* to = on_chip(plane + f.first_row() * stride);
+  f.each_tile([&](int t, int column) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int c = column + pair + (i & 1);
+      if (c < width) to[(i & 2) * 4 * stride + c] = f.value[t][i];
+    }
+  });
+}
+
 }  // namespace
 }  // namespace trpo_fast::cuda

@@ -3,6 +3,7 @@
 #pragma once
 #include "cuda/resident/jvp.cuh"
 #include "cuda/resident/metric.cuh"
+#include "cuda/resident/split_forward.cuh"
 #include "cuda/resident/split_stages.cuh"
 #include "cuda/resident/split_vjp.cuh"
 #include "cuda/resident/vjp.cuh"
