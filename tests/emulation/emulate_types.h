@@ -41,6 +41,7 @@ TRPO_EMULATE_MINMAX(long long)
 TRPO_EMULATE_MINMAX(unsigned long long)
 #undef TRPO_EMULATE_MINMAX
 inline float min(float a, float b) { return fminf(a, b); }
+inline float __saturatef(float a) { return a > 0 ? fminf(a, 1.0f) : 0.0f; }
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }

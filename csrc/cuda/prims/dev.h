@@ -10,7 +10,7 @@
 //   load_acquire / load_relaxed / store_release / add_release / add_acquire_release   flags
 //   cp_async<4|8|16>(to, from, valid), cp_async_commit(), cp_async_wait<pending groups>()
 //   mma_m16n8k8_tf32, mma_m16n8k16_fp16, mma_m16n8k16_bf16 (d += a b, fp32 accumulate)
-//   ldmatrix<count, transposed>(out, row address)
+//   ldmatrix<count, transposed>(out, row address), or a SharedRow: shared_row(address) + bytes
 //   as_shared(pointer)                   tells nvcc that it points to shared memory: through structs and
 //                                        branches it forgets, and then loads are slow generic ones
 //   on_chip(pointer)                     the same by a conversion of the address, which holds through
@@ -38,6 +38,8 @@ template <class T>
 T* off_chip(T* pointer) {
   return pointer;
 }
+using SharedRow = const char*;
+inline SharedRow shared_row(const void* pointer) { return static_cast<const char*>(pointer); }
 }  // namespace trpo_fast::cuda
 
 #else
@@ -141,11 +143,15 @@ TRPO_MMA(mma_m16n8k16_fp16, "m16n8k16.row.col.f32.f16.f16.f32")
 TRPO_MMA(mma_m16n8k16_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 #undef TRPO_MMA
 
+using SharedRow = unsigned;
+__device__ __forceinline__ SharedRow shared_row(const void* pointer) {
+  return shared_address(pointer);
+}
+
 // row: in the first 8 * kCount lanes the address of one 16-byte row in shared memory.
 template <int kCount, bool kTransposed>
-__device__ __forceinline__ void ldmatrix(uint32_t (&out)[kCount], const void* row) {
+__device__ __forceinline__ void ldmatrix(uint32_t (&out)[kCount], SharedRow from) {
   static_assert(kCount == 1 || kCount == 2 || kCount == 4);
-  const unsigned from = shared_address(row);
 #define TRPO_LDMATRIX(form, outputs, ...)                                 \
   asm volatile("ldmatrix.sync.aligned.m8n8." form ".shared.b16 {" outputs \
                : __VA_ARGS__                                              \
@@ -167,6 +173,10 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&out)[kCount], const void* ro
                   "=r"(out[3]));
   }
 #undef TRPO_LDMATRIX
+}
+template <int kCount, bool kTransposed>
+__device__ __forceinline__ void ldmatrix(uint32_t (&out)[kCount], const void* row) {
+  ldmatrix<kCount, kTransposed>(out, shared_address(row));
 }
 
 __device__ __forceinline__ uint32_t to_tf32(float x) {  // nearest, ties away from zero

@@ -50,32 +50,22 @@ __device__ __forceinline__ void with_slope(Activation activation, const MapLayou
   }
 }
 
-// act' from what a tile keeps, without a branch for each activation: where registers are short and
-// code is long already, one formula serves all. 1 above zero for relu and elu, otherwise
-// c0 + (c1 + c2 y) y, y being the activation's value, or its slope for silu and gelu.
-struct KeptSlope {
-  int plane;  // offset in a tile
+// act' as c0 + (c1 + c2 y) y cut to [0, 1], y being the activation's value: without a branch for each
+// activation, where registers are short and code is long already. silu and gelu keep their slopes.
+struct SlopeCurve {
   float c0, c1, c2;
-  bool one_above_zero;
-
-  __device__ __forceinline__ float operator()(float y) const {
-    const float below = fmaf(fmaf(c2, y, c1), y, c0);
-    return one_above_zero && y > 0.0f ? 1.0f : below;
-  }
 };
 
-__device__ __forceinline__ KeptSlope kept_slope(Activation activation, const MapLayout& m) {
+__device__ __forceinline__ SlopeCurve slope_curve(Activation activation) {
   switch (activation) {
     case Activation::kTanh:
-      return {m.output, 1.0f, 0.0f, -1.0f, false};
+      return {1.0f, 0.0f, -1.0f};
     case Activation::kRelu:
-      return {m.output, 0.0f, 0.0f, 0.0f, true};
+      return {0.0f, 1.2676506e30f, 0.0f};  // 2^100: 1 for whatever is above zero
     case Activation::kElu:
-      return {m.output, 1.0f, 1.0f, 0.0f, true};
-    case Activation::kIdentity:
-      return {m.output, 1.0f, 0.0f, 0.0f, false};
+      return {1.0f, 1.0f, 0.0f};
     default:
-      return {m.slope, 0.0f, 1.0f, 0.0f, false};
+      return {1.0f, 0.0f, 0.0f};
   }
 }
 

@@ -58,7 +58,7 @@ struct Block {
   float* reduce;           // [kReduceFloats]
   uint32_t* weight_words;  // split precision only: packed theta and p in halves,
   uint32_t* v_words;       // and the peaks, see split.cuh
-  uint32_t* peaks;         // [kPeakSets, kMaxMaps, kWarps]
+  uint32_t* peaks;         // [maps, kPeakSets, kMarks]
   float* partials;         // [grid, packed] in global memory
   float* reduced;          // packed A p; three of them for atomics
   float* gradient;         // packed g
@@ -102,9 +102,9 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   b.work = carve.take<float>(l.work);
   b.tiles = carve.take<float>((a.plan.resident_tiles + a.plan.work_tile) * l.tile);
   if constexpr (V::kSplit) {
-    b.weight_words = carve.take<uint32_t>(l.packed);
-    b.v_words = carve.take<uint32_t>(l.packed);
-    b.peaks = carve.take<uint32_t>(kPeaks);
+    b.weight_words = carve.take<uint32_t>(l.halves);
+    b.v_words = carve.take<uint32_t>(l.halves);
+    b.peaks = carve.take<uint32_t>(l.maps * kMapMarks);
   }
   const Scratch& s = a.plan.scratch;
   const auto at = [&](int64_t offset) { return reinterpret_cast<float*>(a.scratch + offset); };
@@ -132,8 +132,8 @@ inline size_t block_bytes(const Layout& l, const Plan& p) {
   carve.take<float>(l.work);
   carve.take<float>((p.resident_tiles + p.work_tile) * l.tile);
   if (p.precision != Precision::kFp32) {
-    for (int i = 0; i < 2; ++i) carve.take<uint32_t>(l.packed);
-    carve.take<uint32_t>(kPeaks);
+    for (int i = 0; i < 2; ++i) carve.take<uint32_t>(l.halves);
+    carve.take<uint32_t>(l.maps * kMapMarks);
   }
   for (int i = 0; i < p.packed_on_chip; ++i) carve.take<float>(l.packed);
   return carve.bytes;

@@ -18,9 +18,6 @@ constexpr int kScalarRegions = 4;            // setup, dots, search (two, altern
 constexpr int kReduceFloats = 4 * kThreads;  // shared scratch of the reductions
 constexpr int kMaxSearchBatch = 4;           // candidates evaluated between two grid barriers
 constexpr int kSplitSlots = 3;  // blocks of weight gradient a warp owns in split precision, at most
-constexpr int kBiasSlots = 2;   // outputs whose bias a thread adds up
-constexpr int kPeakSets = 3;    // of the work planes, the weights, p
-constexpr int kPeaks = kPeakSets * kMaxMaps * kWarps;
 
 struct DeviceLimits {
   int multiprocessors;
@@ -67,7 +64,7 @@ struct Plan {
 };
 
 inline int64_t shared_floats(const Layout& l, const Plan& p) {
-  const int64_t words = p.precision == Precision::kFp32 ? 0 : int64_t{2} * l.packed + kPeaks;
+  const int64_t words = p.precision == Precision::kFp32 ? 0 : 2 * l.halves + l.maps * kMapMarks;
   return words + int64_t{p.packed_on_chip} * l.packed + l.work +
          (p.resident_tiles + p.work_tile) * int64_t{l.tile} + kReduceFloats;
 }
@@ -198,10 +195,8 @@ inline Plan make_fp32_plan(const PlanRequest& q, const DeviceLimits& d) {
 // Wider or deeper nets than this are for fp32, which streams their weights.
 inline Plan make_split_plan(const PlanRequest& q, const DeviceLimits& d) {
   Plan best{};
-  int outputs = 0;
-  for (int i = 1; i <= q.net.maps; ++i) outputs += q.net.width[i];
   const int tiles = make_layout(q.net, kRowGroups, true).tiles;
-  if (tiles > kWarps * kSplitSlots || outputs > kThreads * kBiasSlots) {
+  if (tiles > kWarps * kSplitSlots) {
     best.refusal =
         "split precision keeps weight gradients in registers, at most 24 blocks of 32 x 32, and "
         "this net has more; use precision='fp32'";

@@ -62,12 +62,29 @@ __device__ __forceinline__ void block_random_deltas(const KernelArgs& a, const B
       head_metric_root(a.net, dist, {room, 1}, 1.0f, {row, 1});
     }
   }
-  if constexpr (V::kSplit) put_row_peak(l, b, row);
+  if constexpr (V::kSplit) put_output_deltas<typename V::Half>(l, b, row);
   __syncthreads();  // deltas of the outputs are complete
+}
+
+// Column k of a row of map i's inputs (and their constant), or of its outputs' deltas.
+template <class V>
+__device__ __forceinline__ float kept_value(const Layout& l, const Block& b, const float* tile,
+                                            int i, bool deltas, int r, int k) {
+  const MapLayout& m = l.map[i];
+  if constexpr (V::kSplit) {
+    if (!deltas && k == m.in) return 1.0f;
+    const uint32_t* marks = deltas ? plane_marks(b, kWorkPeaks, i) : tile_marks(l, tile, i);
+    const Halves plane =
+        plane_halves(l, deltas ? b.work + m.deltas : tile + m.input, deltas ? m.out : m.in);
+    return get_half<typename V::Half>(plane, r, k, down_of(band_exponent(marks, r / kBandRows)));
+  }
+  return deltas ? b.work[m.tangent + r * m.stride_tangent + k]
+                : tile[m.input + r * m.stride_in + k];
 }
 
 // A tile's rows of the round to scratch: inputs and deltas of every map, padded with zeros, times the
 // square root of the row's weight. A warp per row. No barrier: whoever overwrites the planes next opens with one.
+template <class V>
 __device__ __forceinline__ void block_keep_rows(const KernelArgs& a, const Block& b,
                                                 const Round& round, int64_t number,
                                                 const float* tile) {
@@ -79,12 +96,10 @@ __device__ __forceinline__ void block_keep_rows(const KernelArgs& a, const Block
     float* row = kept_row(a, place);
     const float scale = sqrtf(tile[l.row_weights + r]);
     for (int i = 0; i < all.count; ++i) {
-      const MapLayout& m = l.map[i / 2];
       const FactorPlace& f = all.factor[i];
-      const float* from =
-          i % 2 ? b.work + m.tangent + r * m.stride_tangent : tile + m.input + r * m.stride_in;
       for (int k = lane_index(); k < f.blocks * kFactorSide; k += 32)
-        row[f.column + k] = k < f.size ? scale * from[k] : 0.0f;
+        row[f.column + k] =
+            k < f.size ? scale * kept_value<V>(l, b, tile, i / 2, i % 2, r, k) : 0.0f;
     }
   }
 }
@@ -103,7 +118,7 @@ __device__ __forceinline__ void block_keep_round(const KernelArgs& a, const Bloc
     } else {
       block_deltas<V>(l, b.weights, tile, b.work);
     }
-    block_keep_rows(a, b, round, number, tile);
+    block_keep_rows<V>(a, b, round, number, tile);
   });
 }
 

@@ -1,7 +1,6 @@
 // Stage forward: rows of observations into a tile, and h_l = act(W_l h_{l-1} + b_l) through it.
 #pragma once
 #include "cuda/resident/activation.cuh"
-#include "cuda/resident/split.cuh"
 #include "shared/bad_values.h"
 
 namespace trpo_fast::cuda {
@@ -21,6 +20,19 @@ __device__ __forceinline__ float given_weight(const Rows& rows, int64_t n) {
   return n >= 0 && n < rows.count ? row_weight(rows, n) : NAN;
 }
 
+// use(row, its observations, its weight) for a tile's rows, a warp each; null past the end and where the
+// weight is zero.
+template <class Use>
+__device__ __forceinline__ void each_loaded_row(const KernelArgs& a, const RowSet& set,
+                                                int64_t number, Use use) {
+  for (int r = warp_index(); r < a.layout.rows; r += kWarps) {
+    const int64_t i = number * a.layout.rows + r;
+    const int64_t n = i < set.count ? row_number(set, i) : 0;
+    const float w = i < set.count ? given_weight(a.rows, n) : 0.0f;
+    use(r, w > 0.0f ? a.rows.obs + n * a.layout.map[0].in : nullptr, w);
+  }
+}
+
 // Observations [rows, O], their constant 1, and the row weights of one tile. Rows past the end and
 // rows of weight zero become zeros of weight zero. Returns 1 in a thread that met a value no update
 // can use.
@@ -30,24 +42,16 @@ __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet
   const Layout& l = a.layout;
   const int in = l.map[0].in, stride = l.map[0].stride_in;
   int bad = 0;
-  uint32_t peak = 0;
-  for (int r = warp_index(); r < l.rows; r += kThreads / 32) {
-    const int64_t i = number * l.rows + r;
-    const int64_t n = i < set.count ? row_number(set, i) : 0;
-    const float w = i < set.count ? given_weight(a.rows, n) : 0.0f;
-    const float* obs = a.rows.obs + n * in;
+  each_loaded_row(a, set, number, [&](int r, const float* obs, float w) {
     for (int k = lane_index(); k < stride; k += 32) {
-      const float value = k < in && w > 0.0f ? obs[k] : k == in ? 1.0f : 0.0f;
+      const float value = obs && k < in ? obs[k] : k == in ? 1.0f : 0.0f;
       bad |= !usable_number(value);
       tile[r * stride + k] = value;
-      if constexpr (V::kSplit) peak = max(peak, peak_of(value));
     }
-    if (lane_index() == 0) {
-      tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
-      bad |= !usable_weight(w);
-    }
-  }
-  if constexpr (V::kSplit) put_peak(tile_peaks(l, tile, 0), peak);
+    if (lane_index() != 0) return;
+    tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
+    bad |= !usable_weight(w);
+  });
   return bad;
 }
 

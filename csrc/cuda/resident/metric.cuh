@@ -3,6 +3,7 @@
 // formulas from heads.h.
 #pragma once
 #include "cuda/resident/forward.cuh"
+#include "cuda/resident/split.cuh"
 
 namespace trpo_fast::cuda {
 namespace {
@@ -28,13 +29,6 @@ __device__ __forceinline__ void scale_row(float* row, int count, float factor) {
   for (int i = 0; i < count; ++i) row[i] *= factor;
 }
 
-// Peak of the deltas of the outputs, a thread having written `row` (or none: null).
-__device__ __forceinline__ void put_row_peak(const Layout& l, const Block& b, const float* row) {
-  uint32_t peak = 0;
-  for (int i = 0; row && i < l.outputs; ++i) peak = max(peak, peak_of(row[i]));
-  put_peak(plane_peaks(b, kWorkPeaks, l.maps - 1), peak);
-}
-
 // J v -> w kl_scale M J v in the last work plane; the total weight divides after the reduction.
 // Rows of weight zero become zeros. Closes with a barrier.
 template <class V>
@@ -57,7 +51,7 @@ __device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& 
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
     }
   }
-  if constexpr (V::kSplit) put_row_peak(l, b, row);
+  if constexpr (V::kSplit) put_output_deltas<typename V::Half>(l, b, row);
   __syncthreads();  // deltas of the outputs are complete
 }
 
@@ -161,7 +155,7 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
     }
   }
-  if constexpr (V::kSplit) put_row_peak(l, b, row);
+  if constexpr (V::kSplit) put_output_deltas<typename V::Half>(l, b, row);
   __syncthreads();  // deltas of the outputs are complete
 }
 

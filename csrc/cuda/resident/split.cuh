@@ -1,14 +1,15 @@
 // Split precision: a float as the sum of two 16-bit halves, so that tensor cores multiply it with
 // fp32's accuracy; and the powers of two that bring a tensor into the range of its halves.
 //
-// A word holds value * up, rounded to 16 bits, in its low half and what the rounding left in its high
-// half. Words of a packed vector lie where its floats lie. fp16 keeps 22 bits of everything within
-// 2^15 of the largest value of a tensor, and below that an absolute error of 2^-38 of the largest;
-// bf16 keeps 16 bits at any size. Planes of a tile stay floats and are split as they are loaded.
+// value * up, rounded to 16 bits, is the high half, and what the rounding left the low half. fp16 keeps
+// 22 bits of everything within 2^17 of the top of its range, and below that an absolute error of 2^-38
+// of the top; bf16 keeps 16 bits at any size. Planes and maps on chip are kept as halves (layout.h).
 //
-// `up` follows from the peak, the largest absolute value, as the bits of a float: those compare like
-// unsigned numbers, NaN last. Every warp leaves its own, whoever multiplies takes the largest of the
-// eight, so that no atomics and no barriers beside the planes' own are needed.
+// `up` is written as an exponent, that of the largest absolute value a plane can have. Whoever writes a
+// plane knows a bound before its first value: the sizes of a product's operands, and how many terms it
+// sums. A bound that is 2^k too large costs k bits of the absolute error alone, no more than the product
+// itself has lost among its terms. Every warp leaves the peak of what it wrote, so that bounds of later
+// planes start from sizes, not from bounds: no atomics, and no barriers beside the planes' own.
 #pragma once
 #include "cuda/prims/mma.cuh"
 #include "cuda/resident/stage.cuh"
@@ -16,98 +17,244 @@
 namespace trpo_fast::cuda {
 namespace {
 
+// ---- sizes. A peak is an absolute value as the bits of a float: those compare like unsigned numbers, NaN
+// last. The marks of a plane are its warps' peaks, then the exponents of its bands of 16 rows; those of
+// a map in halves: the peaks, its exponent, and the exponent of its peak.
+
 __device__ __forceinline__ uint32_t peak_of(float x) { return __float_as_uint(fabsf(x)); }
 
-__device__ __forceinline__ void put_peak(uint32_t* slots, uint32_t peak) {
+__device__ __forceinline__ uint32_t* plane_marks(const Block& b, PeakSet set, int map) {
+  return b.peaks + map * kMapMarks + set * kMarks;
+}
+__device__ __forceinline__ uint32_t* tile_marks(const Layout& l, float* tile, int map) {
+  return reinterpret_cast<uint32_t*>(tile + l.peaks) + map * kMarks;
+}
+__device__ __forceinline__ const uint32_t* tile_marks(const Layout& l, const float* tile, int map) {
+  return reinterpret_cast<const uint32_t*>(tile + l.peaks) + map * kMarks;
+}
+
+// Leaves the warp's peak, and returns it.
+__device__ __forceinline__ uint32_t put_peak(uint32_t* marks, uint32_t peak) {
   peak = __reduce_max_sync(kFullWarp, peak);
-  if (lane_index() == 0) slots[warp_index()] = peak;
+  if (lane_index() == 0) on_chip(marks)[warp_index()] = peak;
+  return peak;
 }
 
-__device__ __forceinline__ uint32_t get_peak(const uint32_t* slots) {
-  const uint4 a = load4(on_chip(slots)), b = load4(on_chip(slots) + 4);
-  return max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w)));
+__device__ __forceinline__ int exponent_of(uint32_t peak) { return static_cast<int>(peak >> 23); }
+
+__device__ __forceinline__ int peak_exponent(const uint32_t* marks) {
+  const uint4 a = load4(on_chip(marks)), b = load4(on_chip(marks) + 4);
+  return exponent_of(max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w))));
 }
 
-__device__ __forceinline__ uint32_t* plane_peaks(const Block& b, PeakSet set, int map) {
-  return b.peaks + (set * kMaxMaps + map) * kWarps;
+// What is kept as `up`: its powers of two are normal numbers; 1 where no power of two would help.
+__device__ __forceinline__ int usable_exponent(int exponent) {
+  return exponent >= 255 ? 140 : min(max(exponent, 30), 254);
+}
+__device__ __forceinline__ float up_of(int exponent) {  // brings 2^exponent to 2^13
+  return __uint_as_float(static_cast<uint32_t>(267 - exponent) << 23);
+}
+__device__ __forceinline__ float down_of(int exponent) {
+  return __uint_as_float(static_cast<uint32_t>(exponent - 13) << 23);
 }
 
-__device__ __forceinline__ uint32_t* tile_peaks(const Layout& l, float* tile, int map) {
-  return reinterpret_cast<uint32_t*>(tile + l.peaks) + map * kWarps;
-}
-__device__ __forceinline__ const uint32_t* tile_peaks(const Layout& l, const float* tile, int map) {
-  return reinterpret_cast<const uint32_t*>(tile + l.peaks) + map * kWarps;
+// A bound on the exponent of sums of `terms` products; 255 where an operand is not finite.
+__device__ __forceinline__ int product_exponent(int a, int b, int terms) {
+  if (max(a, b) == 255) return 255;
+  return min(max(a + b - 126 + 32 - __clz(terms - 1), 1), 254);
 }
 
-// up * the peak lies in [2^13, 2^14), below fp16's 65504. 1 where no power of two would help.
-struct Scale {
-  float up, down;  // down = 1 / up
+__device__ __forceinline__ void put_exponents(uint32_t* marks, int exponent) {
+  if (threadIdx.x < kBands) on_chip(marks)[kWarps + threadIdx.x] = exponent;
+}
+__device__ __forceinline__ int band_exponent(const uint32_t* marks, int band) {
+  return static_cast<int>(on_chip(marks)[kWarps + band]);
+}
+
+// ---- halves in shared memory
+
+// Rows of chunks, the high halves of all rows and, `low` words later, the low ones.
+struct Halves {
+  uint32_t* at;
+  int low;
+  int chunks;  // of a row
 };
 
-__device__ __forceinline__ Scale make_scale(const uint32_t* slots) {
-  const uint32_t peak = get_peak(slots);
-  if (peak == 0 || peak >= 0x7f800000u) return {1.0f, 1.0f};
-  const uint32_t exponent = max(peak >> 23, 30u);  // 254 at most: both powers are normal numbers
-  return {__uint_as_float((267u - exponent) << 23), __uint_as_float((exponent - 13u) << 23)};
+__device__ __forceinline__ Halves plane_halves(const Layout& l, const float* plane, int width) {
+  const int chunks = half_chunks(width);
+  return {reinterpret_cast<uint32_t*>(const_cast<float*>(plane)), 4 * l.rows * chunks, chunks};
+}
+__device__ __forceinline__ Halves map_halves(const MapLayout& m, uint32_t* packed) {
+  const int chunks = half_chunks(m.in);
+  return {packed + m.halves, 4 * ((m.out + 7) & ~7) * chunks, chunks};
 }
 
-// Two words of one value each -> the low halves, and the high halves, of both.
-__device__ __forceinline__ uint32_t low_halves(uint32_t x, uint32_t y) {
-  return __byte_perm(x, y, 0x5410);
-}
-__device__ __forceinline__ uint32_t high_halves(uint32_t x, uint32_t y) {
-  return __byte_perm(x, y, 0x7632);
+// The chunk of a row where chunk number c is: c ^ turn. Chunks of eight rows that follow one another, the
+// first a multiple of eight, are then on different banks.
+__device__ __forceinline__ int chunk_turn(int row, int chunks) {
+  return (row & 7) * min(chunks & -chunks, 8) >> 3;
 }
 
+// The word of columns `column` (even) and column + 1.
+__device__ __forceinline__ int pair_place(int row, int column, int chunks) {
+  return 4 * (row * chunks + (column >> 3 ^ chunk_turn(row, chunks))) + (column >> 1 & 3);
+}
+
+// Two values, scaled already.
 template <class Half>
-__device__ __forceinline__ uint4 make_words(float4 x, float up) {
-  uint32_t high[2], low[2];
-  Split16<Half>::split(x.x * up, x.y * up, &high[0], &low[0]);
-  Split16<Half>::split(x.z * up, x.w * up, &high[1], &low[1]);
-  return make_uint4(low_halves(high[0], low[0]), high_halves(high[0], low[0]),
-                    low_halves(high[1], low[1]), high_halves(high[1], low[1]));
+__device__ __forceinline__ void put_pair(const Halves& h, int place, float x, float y) {
+  uint32_t high, low;
+  Split16<Half>::split(x, y, &high, &low);
+  on_chip(h.at)[place] = high;
+  on_chip(h.at)[place + h.low] = low;
+}
+template <class Half>
+__device__ __forceinline__ float2 get_pair(const Halves& h, int place, float down) {
+  const float2 high = Half::unpack(on_chip(h.at)[place]);
+  const float2 low = Half::unpack(on_chip(h.at)[place + h.low]);
+  return make_float2((high.x + low.x) * down, (high.y + low.y) * down);
+}
+template <class Half>
+__device__ __forceinline__ float get_half(const Halves& h, int row, int column, float down) {
+  const float2 both = get_pair<Half>(h, pair_place(row, column & ~1, h.chunks), down);
+  return column & 1 ? both.y : both.x;
 }
 
-// words <- packed, each map by its own power of two; peaks [kMaxMaps, kWarps]. Opens with a barrier;
+// The deltas of the outputs as halves, from what each thread has written to its row of the last work plane
+// (row null: none). A warp's rows share a power of two. All threads of the block call.
+template <class Half>
+__device__ __forceinline__ void put_output_deltas(const Layout& l, const Block& b,
+                                                  const float* row) {
+  const MapLayout& m = l.map[l.maps - 1];
+  uint32_t* marks = plane_marks(b, kWorkPeaks, l.maps - 1);
+  uint32_t peak = 0;
+  for (int i = 0; row && i < l.outputs; ++i) peak = max(peak, peak_of(on_chip(row)[i]));
+  const int exponent = usable_exponent(exponent_of(put_peak(marks, peak)));
+  if (!row) return;
+  const int r = threadIdx.x;
+  if (r % kBandRows == 0) on_chip(marks)[kWarps + r / kBandRows] = exponent;
+  const Halves to = plane_halves(l, b.work + m.deltas, m.out);
+  const float up = up_of(exponent);
+  for (int i = 0; i < 8 * to.chunks; i += 2) {
+    const float x = i < l.outputs ? on_chip(row)[i] : 0.0f;
+    const float y = i + 1 < l.outputs ? on_chip(row)[i + 1] : 0.0f;
+    put_pair<Half>(to, pair_place(r, i, to.chunks), up * x, up * y);
+  }
+}
+
+// ---- packed vectors
+
+// A packed vector as halves, and the marks of its maps, kMapMarks apart.
+struct Words {
+  uint32_t* words;
+  uint32_t* marks;
+};
+__device__ __forceinline__ Words weight_words(const Block& b) {
+  return {b.weight_words, plane_marks(b, kWeightPeaks, 0)};
+}
+__device__ __forceinline__ Words v_words(const Block& b) {
+  return {b.v_words, plane_marks(b, kVPeaks, 0)};
+}
+
+constexpr int kSplitBatch = 8;  // quads of a thread that are under way together: 8192 parameters
+
+// A thread's quads of a batch, zeros past the end of the maps.
+struct QuadBatch {
+  float4 quad[kSplitBatch];
+  __device__ __forceinline__ void load(const float* packed, int first, int end) {
+#pragma unroll
+    for (int i = 0; i < kSplitBatch; ++i) {
+      const int q = first + i * kThreads;
+      quad[i] = q < end ? load4_global(packed + 4 * q) : make_float4(0, 0, 0, 0);
+    }
+  }
+};
+
+// Joins a batch's peak of every map to what the warp has left of earlier ones.
+__device__ __forceinline__ void put_batch_peaks(const Layout& l, const QuadBatch& batch, int first,
+                                                bool earlier, uint32_t* marks) {
+  uint32_t peak[kSplitBatch];
+#pragma unroll
+  for (int i = 0; i < kSplitBatch; ++i) {
+    const float4 x = batch.quad[i];
+    peak[i] = max(max(peak_of(x.x), peak_of(x.y)), max(peak_of(x.z), peak_of(x.w)));
+  }
+  for (int map = 0; map < l.maps; ++map) {
+    const MapLayout& m = l.map[map];
+    const int begin = m.weights / 4, quads = m.out * m.stride_in / 4;
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < kSplitBatch; ++i)
+      if (static_cast<unsigned>(first + i * kThreads - begin) < static_cast<unsigned>(quads))
+        most = max(most, peak[i]);
+    uint32_t* to = marks + map * kMapMarks;
+    put_peak(to, earlier ? max(most, on_chip(to)[warp_index()]) : most);
+  }
+}
+
+// A batch's quads of a map to their places among the halves, or the biases.
+template <class Half>
+__device__ __forceinline__ void put_batch(const MapLayout& m, const QuadBatch& batch, int first,
+                                          uint32_t* words, float up) {
+  const Halves h = map_halves(m, words);
+  const int begin = m.weights / 4, quads = m.out * m.stride_in / 4;
+#pragma unroll
+  for (int i = 0; i < kSplitBatch; ++i) {
+    const int local = first + i * kThreads - begin;
+    if (static_cast<unsigned>(local) >= static_cast<unsigned>(quads)) continue;
+    const float4 x = batch.quad[i];
+    const int output = static_cast<int>(uint64_t{m.row_magic} * local >> 31);
+    const int column = 4 * local - output * m.stride_in;
+    if (column < 8 * h.chunks) {
+      const int place = pair_place(output, column, h.chunks);
+      put_pair<Half>(h, place, up * x.x, up * x.y);
+      put_pair<Half>(h, place + 1, up * x.z, up * x.w);
+    } else if (column == m.in) {
+      on_chip(words)[m.bias + output] = __float_as_uint(x.x);
+    }
+  }
+}
+
+// to <- packed, each map by its own power of two. Padding stays what it was, zero. Opens with a barrier;
 // whoever multiplies by the words opens with another. Not inlined: three callers, rarely.
 template <class Half>
-__device__ TRPO_NOINLINE void block_split(const Layout& l, const float* packed, uint32_t* words,
-                                          uint32_t* peaks) {
+__device__ TRPO_NOINLINE void block_split(const Layout& l, const float* packed, const Words& to) {
+  const int end = (l.log_std >= 0 ? l.log_std : l.packed) / 4, step = kSplitBatch * kThreads;
+  QuadBatch batch;
   __syncthreads();  // the packed vector is complete, readers of the last words are done
-  for (int i = 0; i < l.maps; ++i) {
-    const MapLayout& m = l.map[i];
-    uint32_t peak = 0;
-    each_loaded<4>(
-        threadIdx.x, m.out * m.stride_in / 4, kThreads,
-        [&](int q) { return load4_global(packed + m.weights + 4 * q); },
-        [&](int, float4 x) {
-          peak = max(peak, max(max(peak_of(x.x), peak_of(x.y)), max(peak_of(x.z), peak_of(x.w))));
-        });
-    put_peak(peaks + i * kWarps, peak);
+  for (int first = threadIdx.x; first < end + int(threadIdx.x); first += step) {
+    batch.load(packed, first, end);
+    put_batch_peaks(l, batch, first, first >= kThreads, to.marks);
   }
   __syncthreads();  // the peaks are complete
-  for (int i = 0; i < l.maps; ++i) {
-    const MapLayout& m = l.map[i];
-    const float up = make_scale(peaks + i * kWarps).up;
-    each_loaded<4>(
-        threadIdx.x, m.out * m.stride_in / 4, kThreads,
-        [&](int q) { return load4_global(packed + m.weights + 4 * q); },
-        [&](int q, float4 x) {
-          store4(on_chip(words) + m.weights + 4 * q, make_words<Half>(x, up));
-        });
+  if (int(threadIdx.x) < l.maps) {
+    uint32_t* marks = to.marks + threadIdx.x * kMapMarks;
+    const int exponent = peak_exponent(marks);
+    on_chip(marks)[kWarps] = usable_exponent(exponent);
+    on_chip(marks)[kWarps + 1] = exponent;
+  }
+  __syncthreads();  // and so are the exponents
+  for (int first = threadIdx.x; first < end; first += step) {
+    if (end > step) batch.load(packed, first, end);
+    for (int i = 0; i < l.maps; ++i) {
+      const int exponent = static_cast<int>(on_chip(to.marks)[i * kMapMarks + kWarps]);
+      put_batch<Half>(l.map[i], batch, first, to.words, up_of(exponent));
+    }
   }
 }
 
-// The packed vectors of split precision as words.
+// The packed vectors of split precision as words. Theta's are made once in a launch, first.
 template <class V>
 __device__ __forceinline__ void block_split_weights(const Layout& l, const Block& b) {
-  if constexpr (V::kSplit)
-    block_split<typename V::Half>(l, b.weights, b.weight_words, plane_peaks(b, kWeightPeaks, 0));
+  if constexpr (V::kSplit) {
+    block_zero(b.weight_words, l.halves);
+    block_zero(b.v_words, l.halves);
+    block_split<typename V::Half>(l, b.weights, weight_words(b));
+  }
 }
 template <class V>
 __device__ __forceinline__ void block_split_v(const Layout& l, const Block& b) {
-  if constexpr (V::kSplit)
-    block_split<typename V::Half>(l, b.v, b.v_words, plane_peaks(b, kVPeaks, 0));
+  if constexpr (V::kSplit) block_split<typename V::Half>(l, b.v, v_words(b));
 }
 
 }  // namespace

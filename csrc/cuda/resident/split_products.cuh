@@ -1,149 +1,153 @@
 // Products of a tile of rows with a packed map on tensor cores, in split precision: three mma per
-// 16 x 8 x 16, small ones first, summed in fp32 and scaled back once per product.
+// 16 x 8 x 16. Tensor cores cut off below the last bit of the largest term, so the products of high
+// halves start at zero in every step, and rounded fp32 additions sum up the steps. What is cut off from
+// the small products, one with a low half, is 2^-11 of that: they are summed in the tensor cores.
 //
-// A warp works on 16 rows by 8 kN columns. Which row, column and term of the sum a lane's registers
-// stand for is free as long as both operands agree, so lanes load quads and are dealt the rows that
-// keep every eight (or sixteen) of them on different banks: a stride is an odd number of quads.
+// Operands come by ldmatrix, as halves: a plane's high and low ones by four matrices each, those of 8
+// columns of the map (both halves, 16 terms) by four together.
 #pragma once
 #include "cuda/resident/split.cuh"
 
 namespace trpo_fast::cuda {
 namespace {
 
+// Rows of a plane times rows of a map, or times its columns on the way back.
 struct SplitProduct {
-  const float* plane;     // [rows, depth]
-  const uint32_t* words;  // [outputs, depth], or [depth, outputs] for the way back
-  int stride_plane, stride_words;
-  int depth;
-  float up, down;  // of the plane's values; of the sums
+  Halves plane, map;
+  int steps;              // of 16 terms
+  int map_rows;           // that exist
+  const uint32_t* marks;  // of the plane
+  float scale;            // of the map's values, downwards, times what the sums are wanted in
 };
 
-// What one warp computes: sums of a 16 x 8 kN piece of a plane.
+// What one warp computes: sums of a piece of 16 rows by 8 kN columns, columns past `width` of no use.
 template <int kN>
 struct Fragment {
   int row, column, width;
-  float value[kN][4];
+  float value[kN][4];  // rows group and group + 8, columns 2 pair and 2 pair + 1 of each tile
 
-  template <class Store>  // store(row, column, value)
-  __device__ __forceinline__ void each(Store store) const {
-    const int group = lane_index() >> 2, pair = lane_index() & 3;
-    const int r = row + (group >> 1) + 4 * (group & 1);
+  // use(tile number t, its first column) for tiles that have columns of use.
+  template <class Use>
+  __device__ __forceinline__ void each_tile(Use use) const {
+#pragma unroll
+    for (int t = 0; t < kN; ++t)
+      if (kN == 1 || column + 8 * t < width) use(t, column + 8 * t);
+  }
+  __device__ __forceinline__ int first_row() const { return row + (lane_index() >> 2); }
+};
+
+// One step of 16 terms: a piece of the plane, and of the map's tiles of 8 columns.
+template <class Half, int kN>
+struct SplitStep {
+  typename Split16<Half>::A a;
+  uint32_t b[kN][4];  // high, high, low, low: terms 0-7 and 8-15 of each
+};
+
+// sum += the step's products of high halves, small += those with a low half. A single tile keeps two
+// chains of small products, which would otherwise wait for each other.
+template <class Half, int kN>
+struct SplitSum {
+  static constexpr int kChains = kN == 1 ? 2 : 1;
+  float sum[kN][4] = {}, small[kChains][kN][4] = {};
+
+  __device__ __forceinline__ void add(const SplitStep<Half, kN>& s) {
+    float large[kN][4] = {};
+    uint32_t high[kN][2], low[kN][2];
+#pragma unroll
+    for (int t = 0; t < kN; ++t) {
+      high[t][0] = s.b[t][0], high[t][1] = s.b[t][1];
+      low[t][0] = s.b[t][2], low[t][1] = s.b[t][3];
+    }
+#pragma unroll
+    for (int t = 0; t < kN; ++t) Half::product(large[t], s.a.high, high[t]);
+#pragma unroll
+    for (int t = 0; t < kN; ++t) Half::product(small[0][t], s.a.low, high[t]);
+#pragma unroll
+    for (int t = 0; t < kN; ++t) Half::product(small[kChains - 1][t], s.a.high, low[t]);
 #pragma unroll
     for (int t = 0; t < kN; ++t)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int c = column + 8 * t + pair + 4 * (i & 1);
-        if (c < width) store(r + 8 * (i >> 1), c, value[t][i]);
-      }
+      for (int i = 0; i < 4; ++i) sum[t][i] += large[t][i];
+  }
+  __device__ __forceinline__ float total(int t, int i) const {
+    const float rest = kChains == 2 ? small[0][t][i] + small[1][t][i] : small[0][t][i];
+    return sum[t][i] + rest;
   }
 };
 
-// Fragment += rows of the plane times rows of words. Terms 4 pair .. 4 pair + 3 of a step are a lane's.
-template <class Half, int kN>
+// Fragment += a product. Every step's operands are asked for before the last step's are multiplied.
+template <class Half, bool kBack, int kN>
 __device__ __forceinline__ void warp_accumulate(Fragment<kN>& f, const SplitProduct& p) {
-  using Split = Split16<Half>;
-  const int group = lane_index() >> 2, pair = lane_index() & 3;
-  const int dealt = (group >> 1) + 4 * (group & 1), quads = ceil_div(p.depth, 4);
-  const float* rows = on_chip(p.plane + (f.row + dealt) * p.stride_plane);
-  const uint32_t* words[kN];
+  const int lane = lane_index();
+  const SharedRow high = shared_row(p.plane.at) + 16 * (f.row + (lane & 15)) * p.plane.chunks;
+  const SharedRow low = high + 4 * p.plane.low;
+  const int row_turn = chunk_turn(lane, p.plane.chunks), row_half = lane >> 4;
+  const SharedRow map = shared_row(p.map.at) + (lane >> 4) * 4 * p.map.low;
+  const int map_turn = chunk_turn(lane, p.map.chunks), map_half = lane >> 3 & 1;
+  SharedRow tile[kN];  // forward: where the rows of each tile's columns begin
 #pragma unroll
-  for (int t = 0; t < kN; ++t)  // columns past the last compute what nobody stores
-    words[t] = on_chip(p.words + min(f.column + 8 * t + dealt, f.width - 1) * p.stride_words);
-  float sum[kN][4] = {};
-#pragma unroll 1
-  for (int first = 0; first < quads; first += 4) {
-    const int q = first + pair;
-    float4 x = make_float4(0, 0, 0, 0), y = x;
-    if (q < quads) {
-      x = load4(rows + 4 * q);
-      y = load4(rows + 8 * p.stride_plane + 4 * q);
-    }
-    typename Split::A a;
-    Split::split(x.x * p.up, x.y * p.up, &a.high[0], &a.low[0]);
-    Split::split(y.x * p.up, y.y * p.up, &a.high[1], &a.low[1]);
-    Split::split(x.z * p.up, x.w * p.up, &a.high[2], &a.low[2]);
-    Split::split(y.z * p.up, y.w * p.up, &a.high[3], &a.low[3]);
-    const int at = 4 * min(q, quads - 1);  // times zero where it is past the end
-#pragma unroll
-    for (int t = 0; t < kN; ++t) {
-      const uint4 w = load4(words[t] + at);
-      const typename Split::B b = {{low_halves(w.x, w.y), low_halves(w.z, w.w)},
-                                   {high_halves(w.x, w.y), high_halves(w.z, w.w)}};
-      Split::multiply(sum[t], a, b);
-    }
+  for (int t = 0; t < kN; ++t) {
+    const int first = min(f.column + 8 * t, (p.map_rows - 1) & ~7);
+    tile[t] = map + (kBack ? 0 : 16 * (first + (lane & 7)) * p.map.chunks);
   }
+  const auto load = [&](int step) {
+    SplitStep<Half, kN> s;
+    const int x = 16 * ((2 * step + row_half) ^ row_turn);
+    ldmatrix<4, false>(s.a.high, high + x);
+    ldmatrix<4, false>(s.a.low, low + x);
+    if constexpr (kBack) {
+      // Rows past the last multiply zeros: any other row serves.
+      const int row = min(16 * step + (lane & 15), p.map_rows - 1);
+      const int turn = chunk_turn(row, p.map.chunks), first = f.column >> 3;
+      const SharedRow w = map + 16 * row * p.map.chunks;
+#pragma unroll
+      for (int t = 0; t < kN; ++t)
+        ldmatrix<4, true>(s.b[t], w + 16 * (min(first + t, p.map.chunks - 1) ^ turn));
+    } else {
+      const int at = 16 * ((2 * step + map_half) ^ map_turn);
+#pragma unroll
+      for (int t = 0; t < kN; ++t) ldmatrix<4, false>(s.b[t], tile[t] + at);
+    }
+    return s;
+  };
+  const float scale = p.scale * down_of(band_exponent(p.marks, f.row / kBandRows));
+  SplitSum<Half, kN> sums;
+  SplitStep<Half, kN> now = load(0);
+#pragma unroll 2
+  for (int step = 1; step < p.steps; ++step) {
+    const SplitStep<Half, kN> next = load(step);
+    sums.add(now);
+    now = next;
+  }
+  sums.add(now);
 #pragma unroll
   for (int t = 0; t < kN; ++t)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) f.value[t][i] = fmaf(sum[t][i], p.down, f.value[t][i]);
+    for (int i = 0; i < 4; ++i) f.value[t][i] = fmaf(sums.total(t, i), scale, f.value[t][i]);
 }
 
 // Calls finish(fragment) for every fragment of a plane [rows, width]; fill(fragment) computes it. The
 // body is entered by whole warps.
 template <int kN, class Fill, class Finish>
 __device__ __forceinline__ void warp_fragments(int rows, int width, Fill fill, Finish finish) {
-  const int bands = rows / 16, count = bands * ceil_div(width, 8 * kN);
+  const int bands = rows / kBandRows, count = bands * ceil_div(width, 8 * kN);
+  const int shift = bands >> 1;  // bands is 1, 2 or 4
 #pragma unroll 1
   for (int i = warp_index(); i < count; i += kWarps) {
-    Fragment<kN> f = {16 * (i % bands), 8 * kN * (i / bands), width, {}};
+    Fragment<kN> f = {kBandRows * (i & (bands - 1)), 8 * kN * (i >> shift), width, {}};
     fill(f);
     finish(f);
   }
 }
 
-// Wide fragments where they keep every warp busy: an operand loaded and split once serves four mma.
+// Wide fragments where they keep every warp busy: an operand loaded once serves four mma.
 template <class Fill, class Finish>
 __device__ __forceinline__ void block_fragments(int rows, int width, Fill fill, Finish finish) {
-  if (width > 16 && rows / 16 * ceil_div(width, 32) >= kWarps) {
+  if (width > 16 && rows / kBandRows * ceil_div(width, 32) >= kWarps) {
     warp_fragments<4>(rows, width, fill, finish);
   } else {
     warp_fragments<1>(rows, width, fill, finish);
   }
-}
-
-// The way back, 16 rows by 32 columns: sum[t][i] is column 4 (2 pair + i % 2) + t of row
-// 2 (group % 4) + group / 4 + 8 (i / 2). Rows of the plane times columns of words.
-template <class Half>
-__device__ __forceinline__ void warp_accumulate_back(float (&sum)[4][4], const SplitProduct& p,
-                                                     int row, int column, int width) {
-  using Split = Split16<Half>;
-  const int group = lane_index() >> 2, pair = lane_index() & 3;
-  const float* rows = on_chip(p.plane + (row + 2 * (group & 3) + (group >> 2)) * p.stride_plane);
-  // Columns past the last quad compute what nobody stores.
-  const uint32_t* words = on_chip(p.words + min(column + 4 * group, (width - 1) & ~3));
-#pragma unroll 1
-  for (int first = 0; first < p.depth; first += 16) {
-    typename Split::A a;
-    uint4 w[4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int k = first + 2 * pair + 8 * i;
-      float2 x = make_float2(0, 0), y = x;
-      if (k < p.depth) {  // what lies past the last output is not zero: log_std's
-        x = load2(rows + k);
-        y = load2(rows + 8 * p.stride_plane + k);
-      }
-      if (k + 1 >= p.depth) x.y = y.y = 0;
-      Split::split(x.x * p.up, x.y * p.up, &a.high[2 * i], &a.low[2 * i]);
-      Split::split(y.x * p.up, y.y * p.up, &a.high[2 * i + 1], &a.low[2 * i + 1]);
-#pragma unroll
-      for (int j = 0; j < 2; ++j)
-        w[2 * i + j] = load4(words + min(k + j, p.depth - 1) * p.stride_words);
-    }
-    const auto multiply = [&](int t, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
-      const typename Split::B b = {{low_halves(w0, w1), low_halves(w2, w3)},
-                                   {high_halves(w0, w1), high_halves(w2, w3)}};
-      Split::multiply(sum[t], a, b);
-    };
-    multiply(0, w[0].x, w[1].x, w[2].x, w[3].x);
-    multiply(1, w[0].y, w[1].y, w[2].y, w[3].y);
-    multiply(2, w[0].z, w[1].z, w[2].z, w[3].z);
-    multiply(3, w[0].w, w[1].w, w[2].w, w[3].w);
-  }
-#pragma unroll
-  for (int t = 0; t < 4; ++t)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum[t][i] *= p.down;
 }
 
 }  // namespace

@@ -1,10 +1,9 @@
 // Weight gradients in split precision: delta' h over the rows of a tile on tensor cores.
 //
 // The weight gradients of all maps form one list of blocks of 32 outputs by 32 inputs; warp w owns
-// blocks w, w + 8, ... and keeps their sums in registers over all tiles of rows. A tile's own sum is
-// scaled back and added in fp32, since every tile has its own powers of two. Blocks cover the
-// constant input, whose column is the bias, only where they have room for it; otherwise one thread
-// per output adds up the deltas.
+// blocks w, w + 8, ... and keeps their sums in registers over all tiles of rows. A step's sums, over 16
+// rows, are scaled back and added in fp32, since every band has its own power of two. The bias is the
+// column of the constant input, or where that has no room the product with ones.
 #pragma once
 #include "cuda/resident/split_products.cuh"
 #include "cuda/resident/vjp.cuh"
@@ -21,89 +20,130 @@ __device__ __forceinline__ SplitPlace place_block(const Layout& l, int block) {
   int i = 0;
   while (i + 1 < l.maps && block >= l.map[i + 1].first_tile) ++i;
   const int local = block - l.map[i].first_tile, columns = l.map[i].tile_columns;
-  return {i, 32 * (local / columns), 32 * (local % columns)};
+  return {i, kBlockSide * (local / columns), kBlockSide * (local % columns)};
 }
 
-// The map and output that number `t` of all outputs is; map == l.maps past the last.
-__device__ __forceinline__ SplitPlace place_output(const Layout& l, int t) {
-  int i = 0;
-  while (i < l.maps && t >= l.map[i].out) t -= l.map[i++].out;
-  return {i, t, 0};
-}
+// A warp's block of a weight gradient: 2 x 4 tiles of the tensor cores, and the sums of deltas.
+struct BlockSum {
+  float value[2][4][4];
+  float bias[2][2];  // of outputs group and group + 8 of each half, where the bias is apart
 
-// D[o][k] += sum over rows of delta[r][o] h[r][k]: sum[u][t][i] is output 4 group + 2 u + i / 2 and
-// input 4 (2 pair + i % 2) + t. A lane's quads of four rows are its share of two A and four B.
-template <class Half>
-__device__ __forceinline__ void warp_outer(float (&sum)[2][4][4], const Layout& l,
-                                           const SplitPlace& at, const Block& b, const float* tile,
-                                           int rows, float up_delta, float up_input) {
-  using Split = Split16<Half>;
-  const int group = lane_index() >> 2, pair = lane_index() & 3;
-  const MapLayout& m = l.map[at.map];
-  const int o = at.output + 4 * group, k = at.input + 4 * group;
-  const float* deltas = on_chip(b.work + m.tangent + o);
-  const float* inputs = on_chip(tile + m.input + k);
-#pragma unroll 1
-  for (int first = 0; first < rows; first += 16) {
-    float4 x[4], y[4];
+  __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int r = first + 2 * pair + (j & 1) + 8 * (j >> 1);
-      const float4 zero = make_float4(0, 0, 0, 0);
-      x[j] = o < m.stride_tangent ? load4(deltas + r * m.stride_tangent) : zero;
-      y[j] = k < m.stride_in ? load4(inputs + r * m.stride_in) : zero;
+    for (int i = 0; i < 32; ++i) value[i >> 4][i >> 2 & 3][i & 3] = 0.0f;
+    bias[0][0] = bias[0][1] = bias[1][0] = bias[1][1] = 0.0f;
+  }
+  __device__ __forceinline__ void add(const BlockSum& other) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+      value[i >> 4][i >> 2 & 3][i & 3] += other.value[i >> 4][i >> 2 & 3][i & 3];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) bias[i >> 1][i & 1] += other.bias[i >> 1][i & 1];
+  }
+};
+
+// One half of a step, 16 outputs by the block's 32 inputs: sum += down * A B. Products of high halves are
+// in chains of their own.
+template <class Half>
+__device__ __forceinline__ void add_half(float (&sum)[4][4], const typename Split16<Half>::A& a,
+                                         const uint32_t (&b)[4][4], float down) {
+  float large[4][4] = {}, small[4][4] = {};
+  uint32_t high[4][2], low[4][2];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    high[t][0] = b[t][0], high[t][1] = b[t][1];
+    low[t][0] = b[t][2], low[t][1] = b[t][3];
+  }
+#pragma unroll
+  for (int t = 0; t < 4; ++t) Half::product(small[t], a.low, high[t]);
+#pragma unroll
+  for (int t = 0; t < 4; ++t) Half::product(large[t], a.high, high[t]);
+#pragma unroll
+  for (int t = 0; t < 4; ++t) Half::product(small[t], a.high, low[t]);
+#pragma unroll
+  for (int t = 0; t < 4; ++t)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[t][i] = fmaf(large[t][i] + small[t][i], down, sum[t][i]);
+}
+
+// Sums of the step's deltas.
+template <class Half>
+__device__ __forceinline__ void add_bias(float (&sum)[2], const typename Split16<Half>::A& a,
+                                         float down) {
+  const uint32_t one = Half::pack(1.0f, 1.0f), ones[2] = {one, one};
+  float large[4] = {}, small[4] = {};
+  Half::product(large, a.high, ones);
+  Half::product(small, a.low, ones);
+  sum[0] = fmaf(large[0] + small[0], down, sum[0]);
+  sum[1] = fmaf(large[2] + small[2], down, sum[1]);
+}
+
+// sum += the rows' outer products. Columns past the last input are sums of no use.
+template <class Half>
+__device__ __forceinline__ void warp_outer(BlockSum& sum, const Layout& l, const SplitPlace& at,
+                                           const Block& b, const float* tile, int rows) {
+  const int lane = lane_index();
+  const MapLayout& m = l.map[at.map];
+  const Halves deltas = plane_halves(l, b.work + m.deltas, m.out);
+  const Halves inputs = plane_halves(l, tile + m.input, m.in);
+  const int first_d = (at.output >> 3) + (lane >> 3 & 1), first_h = at.input >> 3;
+  const int turn_d = chunk_turn(lane, deltas.chunks), turn_h = chunk_turn(lane, inputs.chunks);
+  SharedRow d[2], h[4];
+  const SharedRow d_rows =
+      shared_row(deltas.at) + 16 * ((lane & 7) + (lane >> 4) * 8) * deltas.chunks;
+  const SharedRow h_rows =
+      shared_row(inputs.at) + (lane >> 4) * 4 * inputs.low + 16 * (lane & 15) * inputs.chunks;
+#pragma unroll
+  for (int u = 0; u < 2; ++u)
+    d[u] = d_rows + 16 * (min(first_d + 2 * u, deltas.chunks - 1) ^ turn_d);
+#pragma unroll
+  for (int t = 0; t < 4; ++t) h[t] = h_rows + 16 * (min(first_h + t, inputs.chunks - 1) ^ turn_h);
+  const bool both = at.output + 16 < m.out, biased = at.input == 0 && bias_apart(m.in);
+  const float down_h = down_of(band_exponent(tile_marks(l, tile, at.map), 0));
+  const uint32_t* marks = plane_marks(b, kWorkPeaks, at.map);
+  const int low = 4 * deltas.low;
+#pragma unroll 1
+  for (int band = 0; kBandRows * band < rows; ++band) {
+    typename Split16<Half>::A a;
+    uint32_t w[4][4];
+    const auto load_deltas = [&](int u) {
+      ldmatrix<4, true>(a.high, d[u]);
+      ldmatrix<4, true>(a.low, d[u] + low);
+    };
+    const float down_d = down_of(band_exponent(marks, band)), down = down_d * down_h;
+    load_deltas(0);
+#pragma unroll
+    for (int t = 0; t < 4; ++t) ldmatrix<4, true>(w[t], h[t]);
+    add_half<Half>(sum.value[0], a, w, down);
+    if (biased) add_bias<Half>(sum.bias[0], a, down_d);
+    if (both) {
+      load_deltas(1);
+      add_half<Half>(sum.value[1], a, w, down);
+      if (biased) add_bias<Half>(sum.bias[1], a, down_d);
     }
-    typename Split::A a[2];
-    const auto pack_a = [&](int u, int half, float x0, float x1, float x2, float x3) {
-      Split::split(x0 * up_delta, x1 * up_delta, &a[u].high[half], &a[u].low[half]);
-      Split::split(x2 * up_delta, x3 * up_delta, &a[u].high[half + 2], &a[u].low[half + 2]);
-    };
-    pack_a(0, 0, x[0].x, x[1].x, x[2].x, x[3].x);
-    pack_a(0, 1, x[0].y, x[1].y, x[2].y, x[3].y);
-    pack_a(1, 0, x[0].z, x[1].z, x[2].z, x[3].z);
-    pack_a(1, 1, x[0].w, x[1].w, x[2].w, x[3].w);
-    const auto multiply = [&](int t, float y0, float y1, float y2, float y3) {
-      typename Split::B w;
-      Split::split(y0 * up_input, y1 * up_input, &w.high[0], &w.low[0]);
-      Split::split(y2 * up_input, y3 * up_input, &w.high[1], &w.low[1]);
-      Split::multiply(sum[0][t], a[0], w);
-      Split::multiply(sum[1][t], a[1], w);
-    };
-    multiply(0, y[0].x, y[1].x, y[2].x, y[3].x);
-    multiply(1, y[0].y, y[1].y, y[2].y, y[3].y);
-    multiply(2, y[0].z, y[1].z, y[2].z, y[3].z);
-    multiply(3, y[0].w, y[1].w, y[2].w, y[3].w);
+#pragma unroll
+    for (int u = 0; u < 2; ++u) d[u] += 16 * kBandRows * deltas.chunks;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) h[t] += 16 * kBandRows * inputs.chunks;
   }
 }
 
 // What a thread holds while the block goes through its tiles of rows.
 template <int kSlots>
 struct SplitGradients {
-  float sum[kSlots][2][4][4];
-  float bias[kBiasSlots];  // of outputs threadIdx.x, threadIdx.x + 256, ...
-  float log_std;           // threads from the end of the block: one column each
+  BlockSum sum[kSlots];
+  float log_std;  // threads from the end of the block: one column each
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int s = 0; s < kSlots; ++s) clear_sum(sum[s]);
-#pragma unroll
-    for (int s = 0; s < kBiasSlots; ++s) bias[s] = 0.0f;
+    for (int s = 0; s < kSlots; ++s) sum[s].clear();
     log_std = 0.0f;
   }
-  __device__ static __forceinline__ void clear_sum(float (&sum)[2][4][4]) {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) sum[i >> 4][i >> 2 & 3][i & 3] = 0.0f;
-  }
   // Adds a tile's sum to slot number `slot`, every register by its constant index.
-  __device__ __forceinline__ void add(int slot, const float (&part)[2][4][4], float down) {
+  __device__ __forceinline__ void add(int slot, const BlockSum& part) {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s)
-      if (s == slot)
-#pragma unroll
-        for (int i = 0; i < 32; ++i) {
-          float& to = sum[s][i >> 4][i >> 2 & 3][i & 3];
-          to = fmaf(part[i >> 4][i >> 2 & 3][i & 3], down, to);
-        }
+      if (s == slot) sum[s].add(part);
   }
 };
 
@@ -112,24 +152,27 @@ template <class Half, int kSlots>
 __device__ __forceinline__ void block_split_gradients(const Layout& l, const Block& b,
                                                       const float* tile, int rows,
                                                       SplitGradients<kSlots>& g) {
+  if constexpr (kSlots == 1) {
+    const int block = warp_index();
+    if (block < l.tiles) warp_outer<Half>(g.sum[0], l, place_block(l, block), b, tile, rows);
+  } else {
 #pragma unroll 1
-  for (int s = 0, block = warp_index(); block < l.tiles; ++s, block += kWarps) {
-    const SplitPlace at = place_block(l, block);
-    const Scale delta = make_scale(plane_peaks(b, kWorkPeaks, at.map));
-    const Scale input = make_scale(tile_peaks(l, tile, at.map));
-    float part[2][4][4];
-    SplitGradients<kSlots>::clear_sum(part);
-    warp_outer<Half>(part, l, at, b, tile, rows, delta.up, input.up);
-    g.add(s, part, delta.down * input.down);
-  }
-#pragma unroll
-  for (int s = 0; s < kBiasSlots; ++s) {
-    const SplitPlace at = place_output(l, threadIdx.x + s * kThreads);
-    if (at.map == l.maps || l.map[at.map].in % 32 != 0) continue;
-    const MapLayout& m = l.map[at.map];
-    g.bias[s] += column_sum(b.work + m.tangent + at.output, m.stride_tangent, rows);
+    for (int s = 0, block = warp_index(); block < l.tiles; ++s, block += kWarps) {
+      BlockSum part;
+      part.clear();
+      warp_outer<Half>(part, l, place_block(l, block), b, tile, rows);
+      g.add(s, part);
+    }
   }
   add_log_std(l, b.work, rows, g.log_std);
+}
+
+// One tile of a block, 16 outputs by 8 inputs, as quads: pairs of lanes swap halves of theirs.
+__device__ __forceinline__ float4 tile_quad(const float (&v)[4]) {
+  const bool odd = lane_index() & 1;
+  const float x = __shfl_xor_sync(kFullWarp, odd ? v[0] : v[2], 1);
+  const float y = __shfl_xor_sync(kFullWarp, odd ? v[1] : v[3], 1);
+  return odd ? make_float4(x, y, v[2], v[3]) : make_float4(v[0], v[1], x, y);
 }
 
 // What the thread's registers hold goes out, and zeros to the padding.
@@ -144,24 +187,25 @@ __device__ __forceinline__ void block_put_split_gradients(const Layout& l,
     if (block >= l.tiles) continue;
     const SplitPlace at = place_block(l, block);
     const MapLayout& m = l.map[at.map];
+    const int end = bias_apart(m.in) ? m.in : m.stride_in, chunks = half_chunks(m.in);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int u = j >> 2, i = j & 3;
-      const int o = at.output + 4 * group + 2 * u + (i >> 1), k = at.input + 8 * pair + 4 * (i & 1);
-      if (o < m.out && k < m.stride_in)
-        to.put(m.weights + o * m.stride_in + k, make_float4(g.sum[s][u][0][i], g.sum[s][u][1][i],
-                                                            g.sum[s][u][2][i], g.sum[s][u][3][i]));
+    for (int i = 0; i < 8; ++i) {
+      float4 quad = tile_quad(g.sum[s].value[i >> 2][i & 3]);
+      const int o = at.output + 16 * (i >> 2) + group + 8 * (pair & 1);
+      const int k = at.input + 8 * (i & 3) + 4 * (pair >> 1);
+      if (k >= 8 * chunks) quad = make_float4(0, 0, 0, 0);
+      if (o < m.out && k < end) to.put(m.weights + o * m.stride_in + k, quad);
     }
-  }
+    // The bias, or the padding that blocks do not cover: a quad at most.
+    const int rest = bias_apart(m.in) ? m.in : kBlockSide * m.tile_columns;
+    if (at.input != 0 || pair != 0 || rest >= m.stride_in) continue;
 #pragma unroll
-  for (int s = 0; s < kBiasSlots; ++s) {
-    const SplitPlace at = place_output(l, threadIdx.x + s * kThreads);
-    if (at.map == l.maps) continue;
-    const MapLayout& m = l.map[at.map];
-    const int covered = 32 * m.tile_columns;  // the rest of the row is one quad at most
-    if (covered < m.stride_in)
-      to.put(m.weights + at.output * m.stride_in + covered,
-             make_float4(m.in % 32 == 0 ? g.bias[s] : 0.0f, 0, 0, 0));
+    for (int i = 0; i < 4; ++i) {
+      const int o = at.output + group + 8 * i;
+      if (o < m.out)
+        to.put(m.weights + o * m.stride_in + rest,
+               make_float4(g.sum[s].bias[i >> 1][i & 1], 0, 0, 0));
+    }
   }
   put_log_std(l, g.log_std, to);
 }

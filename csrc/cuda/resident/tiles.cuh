@@ -46,12 +46,19 @@ __device__ __forceinline__ float* work_tile(const KernelArgs& a, const Block& b)
   return b.tiles + a.plan.resident_tiles * a.layout.tile;
 }
 
+// A tile's observations and weights, in the variation's precision; returns as block_load_rows.
+template <class V>
+__device__ __forceinline__ int block_load_tile(const KernelArgs& a, const RowSet& set,
+                                               int64_t number, float* tile) {
+  if constexpr (V::kSplit) return block_load_halves<typename V::Half>(a, set, number, tile);
+  return block_load_rows<V>(a, set, number, tile);
+}
+
 // Stage forward of a loaded tile under theta, in the variation's precision.
 template <class V>
 __device__ __forceinline__ void block_forward_tile(const Layout& l, const Block& b, float* tile) {
   if constexpr (V::kSplit) {
-    const Words theta = weight_words(b);
-    block_split_forward<typename V::Half>(l, theta.words, theta.peaks, tile, nullptr, nullptr);
+    block_split_forward<typename V::Half>(l, weight_words(b), tile, nullptr, nullptr);
   } else {
     block_forward<V>(l, b.weights, tile, nullptr);
   }
@@ -62,9 +69,8 @@ template <class V>
 __device__ __forceinline__ void block_forward_candidate(const Layout& l, const Block& b,
                                                         float* tile) {
   if constexpr (V::kSplit) {
-    const Words candidate = v_words(b);
-    block_split_forward<typename V::Half>(l, candidate.words, candidate.peaks, tile, b.work,
-                                          plane_peaks(b, kWorkPeaks, 0));
+    block_split_forward<typename V::Half>(l, v_words(b), tile, b.work,
+                                          plane_marks(b, kWorkPeaks, 0));
   } else {
     block_forward<V>(l, b.v, tile, b.work);
   }
@@ -87,7 +93,7 @@ __device__ __forceinline__ float* block_fetch(const KernelArgs& a, const Block& 
     __syncthreads();  // the copies of every thread have arrived
     return tile;
   }
-  *bad |= block_load_rows<V>(a, set, number, tile);
+  *bad |= block_load_tile<V>(a, set, number, tile);
   block_forward_tile<V>(l, b, tile);
   return tile;
 }
@@ -103,7 +109,7 @@ __device__ __forceinline__ int block_forward_tiles(const KernelArgs& a, const Bl
     const bool resident = place < a.plan.resident_tiles;
     if (!resident && !a.plan.cached) return;
     float* tile = resident ? b.tiles + place * l.tile : work_tile(a, b);
-    bad |= block_load_rows<V>(a, set, number, tile);
+    bad |= block_load_tile<V>(a, set, number, tile);
     block_forward_tile<V>(l, b, tile);
     if (resident) return;
     float* cached = cache_slot(a, b, number);
