@@ -20,6 +20,9 @@ pytestmark = needs_triton
 
 # Halves of bf16 keep 16 bits, tf32 keeps 11; the others have float32's errors.
 AT_MOST = {"bf16x3": 1e-5, "tf32": 1e-3}
+# float32 by torch is at most this far off where a case does not magnify the rounding of its numbers;
+# a case that does magnifies that of fewer bits as much.
+FLOAT32 = 2.5e-7
 NETS = ((129,), (200, 16), (16, 129, 8), (129,))
 ROWS = (7, 33, 129, 299)
 
@@ -60,8 +63,9 @@ def check(case: Case, precision: str, columns: int | None = None, **options) -> 
     ours, single, truth = w.products(w.vector(columns))
     if precision in AT_MOST:
         error = relative_error(ours, truth)
-        print(f"{case} {precision}: error {error:.2e}, allowed {AT_MOST[precision]:.2e}")
-        assert error <= AT_MOST[precision]
+        allowed = AT_MOST[precision] * max(1.0, relative_error(single, truth) / FLOAT32)
+        print(f"{case} {precision}: error {error:.2e}, allowed {allowed:.2e}")
+        assert error <= allowed
     else:
         no_worse(ours, single, truth, RULE, f"{case} {precision}")
 
