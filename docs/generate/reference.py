@@ -73,7 +73,10 @@ def settings_page() -> str:
     """Every setting of a run in a table for each group."""
     lines = ["# Settings\n", NOTE, "Arguments of `TRPO` and `Config`, flags of `trpo-fast train`"]
     lines += ["(`--max-kl` for `max_kl`), names in a TOML file. Environments may have other"]
-    lines += ["defaults: `trpo-fast train ENV --help` shows them."]
+    lines += [
+        "defaults: `trpo-fast train ENV --help` shows them. A setting that only another policy"
+    ]
+    lines += ["uses, such as `cell_width` beside `policy='mlp'`, is refused."]
     for name, group in groups().items():
         lines += [f"\n## {name}\n", f"{' '.join(group.__doc__.split())}\n"]
         lines += ["| setting | values | default | |", "|---|---|---|---|"]
@@ -87,12 +90,12 @@ def row(setting: Setting) -> Iterator[str]:
     values = ", ".join(setting.choices) or kind
     bounds = {k: v for k, v in setting.bounds.items() if k in SHOWN and v < MAX_INT}
     words = [values, *(f"{SHOWN[k]} {v:g}" for k, v in bounds.items())]
-    words += ["none"] * setting.optional
+    words += ["or none"] * setting.optional
     yield from (
         f"| `{setting.name}`",
         ", ".join(words),
         f"`{setting.default!r}`",
-        f"{setting.help} |",
+        f"{setting.help} |".replace("||", r"\|\|"),
     )
 
 

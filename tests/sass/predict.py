@@ -21,8 +21,8 @@ multiprocessors: every branch, address and trip count is the device's. Then ever
 issued on four schedulers with the stalls and scoreboard barriers the compiler wrote (timing.py),
 and the numbers of hardware.py. "bound" is what the fullest piece of hardware needs by itself.
 
-With two warps a scheduler little is hidden behind anything else: simulated times are 1.5 to 2 times
-the bound, which is what counting by hand gives.
+With two warps a scheduler few instructions run while others wait: simulated times are 1.5 to 2
+times the bound.
 
 What the model cannot see: instruction fetch (a kernel is 530 KB; stalls may cost 5 to 20 %), clocks
 below 1.755 GHz, register bank conflicts, contention for one L2 slice, the spread of arrival at a

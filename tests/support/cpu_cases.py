@@ -17,7 +17,8 @@ from trpo_fast.backends.cpu import CpuOperator
 from trpo_fast.backends.registry import resolve
 from trpo_fast.core import reference
 from trpo_fast.core.batch import Batch
-from trpo_fast.core.problem import Operator, Problem
+from trpo_fast.core.operator import Operator
+from trpo_fast.core.problem import Problem
 from trpo_fast.policy.net import MLPPolicy
 from trpo_fast.updates.problems import make_problem
 

@@ -240,10 +240,26 @@ def refused(group: Any) -> list[str]:
 
 def test_what_is_not_shared_is_refused(ranks):
     for rat, groups, name, nothing in ranks.run(refused):
-        assert rat.startswith("group: expected None, for inner products of rows are not shared")
+        assert rat.startswith("group: expected None (rat_update needs all rows in one process")
         assert groups == "rank 0: group_size: expected a divisor of the 13 rows, got 4"
         assert name.startswith("group: expected a ProcessGroup of torch.distributed that this pro")
         assert nothing == "batch: expected at least one row on one of the ranks, got none"
+
+
+def with_more_threads(group: Any) -> list[str]:
+    """An update where rank 1 has one thread more."""
+    policy, threads = Case().policy(), torch.get_num_threads()
+    batch = part_of(group, Case().batch(policy), ENDS)
+    torch.set_num_threads(threads + rank_of(group))
+    try:
+        return raised(lambda: trpo_update(policy, batch, group=group))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_ranks_with_other_numbers_of_threads_are_refused(ranks):
+    for (said,) in ranks.run(with_more_threads):
+        assert said.startswith("group: expected the same processor or GPU, torch and number of")
 
 
 def with_optimizers(group: Any) -> list[Any]:

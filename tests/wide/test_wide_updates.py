@@ -16,7 +16,8 @@ from trpo_fast import FisherOperator, MLPPolicy, trpo_update
 from trpo_fast.backends.cpu import CpuBackend
 from trpo_fast.backends.registry import registry
 from trpo_fast.backends.support import Support
-from trpo_fast.core.problem import BackendUnavailable, CgConfig, Operator, UpdateConfig
+from trpo_fast.core.operator import Operator
+from trpo_fast.core.problem import BackendUnavailable, CgConfig, UpdateConfig
 from trpo_fast.policy.flat import flat_params
 
 pytestmark = needs_triton

@@ -23,7 +23,7 @@ def check_alone(command: str) -> None:
         raise fail(
             command,
             "one process (docs/processes.md has loops of several)",
-            f"rank {os.environ.get('RANK')} of torchrun's {ranks}",
+            f"rank {os.environ.get('RANK')} of torchrun's {ranks} processes",
         )
 
 

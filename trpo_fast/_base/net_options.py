@@ -115,7 +115,10 @@ class CriticSettings:
         int, AtLeast(1), COUNT, Doc("gauss_newton: second-order steps per update")
     ] = 3
     critic_cg_iterations: Annotated[
-        int, AtLeast(1), COUNT, Doc("gauss_newton: steps of conjugate gradient in each, at most")
+        int,
+        AtLeast(1),
+        COUNT,
+        Doc("gauss_newton: iterations of conjugate gradient in each, at most"),
     ] = 10
     critic_damping: Annotated[
         float, AtLeast(0.0), Doc("gauss_newton: multiple of the identity added to the curvature")

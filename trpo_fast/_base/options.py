@@ -68,8 +68,8 @@ DeterministicOption = Annotated[
 CaptureOption = Annotated[
     bool,
     Doc(
-        "on CUDA, in plain PyTorch and for wide nets: updates and the critic's fits are recorded "
-        "as CUDA graphs at the second call on the same shapes, and replayed from then on"
+        "on CUDA, in plain PyTorch and for wide nets: updates, acting and the critic's fits are "
+        "recorded as CUDA graphs at the second call on the same shapes, and replayed from then on"
     ),
 ]
 
@@ -119,7 +119,7 @@ class UpdateSettings:
         float, AtLeast(0.0), Doc("multiple of the identity that is added to the Fisher matrix")
     ] = 0.1
     cg_iterations: Annotated[
-        int, AtLeast(1), COUNT, Doc("steps of conjugate gradient, at most")
+        int, AtLeast(1), COUNT, Doc("iterations of conjugate gradient, at most")
     ] = 10
     cg_tol: Annotated[
         float,
@@ -132,15 +132,15 @@ class UpdateSettings:
         AtLeast(0.0),
         Below(1.0),
         Doc(
-            "conjugate gradient stops after two steps in a row that each add no more than this "
-            "share of what the direction has gained; 0 takes every step"
+            "conjugate gradient stops after two iterations in a row that each add no more than "
+            "this share of what the direction has gained; 0 takes every iteration"
         ),
     ] = 0.0
     preconditioner: Annotated[
         PreconditionerKind | None,
         Doc(
             "kfac: conjugate gradient with K-FAC's factors, made anew for every update, takes "
-            "about a third of the steps"
+            "about a third of the iterations"
         ),
     ] = None
     factor_fraction: Annotated[

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 
-from ..core.problem import Operator, Problem
+from ..core.operator import Operator
+from ..core.problem import Problem
 from .support import SERVES, Support
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from .._base import extension
 from .._base.threads import kernel_threads
 from ..core.cg import CgResult
-from ..core.problem import STATS, CgConfig, Operator, Problem, UpdateConfig
+from ..core.operator import Operator
+from ..core.problem import STATS, CgConfig, Problem, UpdateConfig
 from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from .base import Backend

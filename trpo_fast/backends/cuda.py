@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .._base import extension
 from ..core.cg import CgResult
-from ..core.problem import STATS, BackendUnavailable, CgConfig, Operator, Problem, UpdateConfig
+from ..core.operator import Operator
+from ..core.problem import STATS, BackendUnavailable, CgConfig, Problem, UpdateConfig
 from ..core.surrogate import Measures
 from ..policy.net import MLPPolicy
 from .base import Backend

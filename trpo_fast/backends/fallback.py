@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core.cg import CgResult
-from ..core.problem import BackendUnavailable, CgConfig, Operator, Problem, UpdateConfig
+from ..core.operator import Operator
+from ..core.problem import BackendUnavailable, CgConfig, Problem, UpdateConfig
 from ..core.surrogate import Measures
 from ..policy.wrappers import tell_once
 from .base import Backend

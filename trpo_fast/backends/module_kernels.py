@@ -19,8 +19,9 @@ from .._base.guards import outside_autocast
 from .._base.reads import may_read
 from ..core.batch import Batch
 from ..core.cg import CgResult
+from ..core.operator import Operator
 from ..core.preconditioner import signs
-from ..core.problem import CgConfig, Operator, Problem
+from ..core.problem import CgConfig, Problem
 from ..policy.heads import Categorical
 from ..policy.net import MLPPolicy
 from ..policy.spec import NetSpec

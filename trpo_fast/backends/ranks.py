@@ -27,8 +27,9 @@ from ..core.batch import total_weight
 from ..core.cg import CgResult
 from ..core.checks import judged
 from ..core.modules import Refused
+from ..core.operator import Operator
 from ..core.preconditioner import Factors, Preconditioner, picked_rows
-from ..core.problem import CgConfig, Operator, Problem
+from ..core.problem import CgConfig, Problem
 from ..core.sequences import rows_of
 from ..core.surrogate import Measures
 from .base import Backend

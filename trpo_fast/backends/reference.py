@@ -21,8 +21,9 @@ from ..core.bad_values import Judged, found
 from ..core.batch import Batch, normalised_weights, total_weight
 from ..core.cg import CgResult
 from ..core.modules import InvalidDistribution, ModuleFunction, Refused
+from ..core.operator import Operator
 from ..core.preconditioner import Factors, Preconditioner, picked_rows, signs
-from ..core.problem import CgConfig, Operator, Problem
+from ..core.problem import CgConfig, Problem
 from ..core.sequences import rows_of
 from ..core.surrogate import Measures, evaluate_rows, surrogate
 from ..policy.heads import Head, TakenActions, without_head

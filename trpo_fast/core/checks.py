@@ -39,15 +39,15 @@ UPDATE = declared(UpdateSettings)
 CHOICE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_policy(policy: Any) -> tuple[nn.Module, Tensor]:
+def check_policy(policy: Any, name: str = "policy") -> tuple[nn.Module, Tensor]:
     """The policy, out of its wrappers, and its flat parameters [P], float32 or float64."""
     if not isinstance(policy, nn.Module):
-        raise fail("policy", "a torch.nn.Module", type(policy).__name__)
+        raise fail(name, "a torch.nn.Module", type(policy).__name__)
     policy = unwrapped(policy)
     theta = flat_params(policy)
     if theta.dtype not in (torch.float32, torch.float64):
-        raise fail("policy", "float32 or float64 parameters", theta.dtype)
-    check_memory("policy", theta)
+        raise fail(name, "float32 or float64 parameters", theta.dtype)
+    check_memory(name, theta)
     return policy, theta
 
 

@@ -59,14 +59,18 @@ def whole_problem(
         problem, rows = made
         ranks.check_place(problem.theta)
         options = digest_of((settings, _definition(problem, fvp_rows)))
-        return (digest(problem.theta), options, rows, _weight(problem.batch) if rows else 0.0)
+        weight = _weight(problem.batch) if rows else 0.0
+        machine = digest_of(_machine(problem.theta.device))
+        return digest(problem.theta), options, machine, rows, weight
 
     (problem, rows), table = ranks.together(lambda: make(None), tell)
     alike = "the same parameters on every rank (send rank 0's to the others once, at the start)"
     ranks.check_same("policy", alike, [row[0] for row in table])
-    same = "the same options on every rank, and on the same kind of machine with as many threads"
+    same = "the same options on every rank, in the same call"
     ranks.check_same("options", same, [row[1] for row in table])
-    counts, weights = [int(row[2]) for row in table], [row[3] for row in table]
+    machine = "the same processor or GPU, torch and number of threads on every rank"
+    ranks.check_same("group", machine, [row[2] for row in table])
+    counts, weights = [int(row[3]) for row in table], [row[4] for row in table]
     if not sum(counts):
         raise fail("batch", "at least one row on one of the ranks", "none")
     mine, first = ranks.rank, sum(counts[: ranks.rank])
@@ -94,7 +98,6 @@ def _definition(problem: Problem, fvp_rows: int | Tensor | None) -> dict[str, An
         "fvp_rows": fvp_rows,
         "group_size": batch.group_size,
         "sequence_length": batch.sequence_length,
-        "machine": _machine(problem.theta.device),
         **{name: getattr(batch, name) is None for name in _ALIKE},
         **{name: getattr(problem, name) for name in names},
     }

@@ -19,7 +19,8 @@ from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
 from ..core.cg import dot
-from ..core.problem import CgConfig, Operator, Problem
+from ..core.operator import Operator
+from ..core.problem import CgConfig, Problem
 from ..policy.flat import write_params
 
 SMALLEST_SQUARE = 1e-10  # of the residual: where the CG of these libraries stops

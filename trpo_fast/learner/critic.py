@@ -238,11 +238,8 @@ class Critic(nn.Module):
         def run() -> tuple[Tensor, int | Tensor]:
             self._renormalise(targets, weights)
             normalised = Targets(obs, (targets - self.mean) / self.std, weights)
-            return self._run(
-                make_fit(chosen, self.net, normalised, self.method, capture=self.capture),
-                normalised,
-                generator,
-            )
+            fit = make_fit(chosen, self.net, normalised, self.method, capture=self.capture)
+            return self._run(fit, normalised, generator)
 
         return CriticInfo(*finite_or_undone(self, self.net, run, sync=sync), chosen)
 
@@ -257,8 +254,8 @@ class Critic(nn.Module):
                 "fraction": self.fraction,
                 "preconditioner": self.preconditioner,
                 "generator": generator,
+                "capture": self.capture,
             }
-            options["capture"] = self.capture
             return gauss_newton(fit, self.net, targets, self.backend, **options)
         loss = fit_adam(
             fit,

@@ -22,7 +22,8 @@ from .._base.options import KernelSettings, UpdateSettings
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import STATS, Operator, Problem
+from ..core.operator import Operator
+from ..core.problem import STATS, Problem
 from ..core.search_checks import check_search, check_solve
 from .problems import make_problem
 from .shapes import policy_of

@@ -35,7 +35,7 @@ class UpdateInfo:
 
     @property
     def reason(self) -> str:
-        """accepted, or why no parameter moved:
+        """ "accepted", or why no parameter moved.
 
         bad_values           the batch holds what no update can use
         zero_gradient        there is nothing to gain

@@ -21,7 +21,8 @@ from ..core import checks
 from ..core.batch import Batch
 from ..core.cg import CgResult, cg
 from ..core.modules import InvalidDistribution, ModuleFunction
-from ..core.problem import CgConfig, Operator
+from ..core.operator import Operator
+from ..core.problem import CgConfig
 from ..policy.distributions import from_validation
 from ..policy.flat import trainable, write_params
 from ..policy.heads import head_of_distribution, without_head

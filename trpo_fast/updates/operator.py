@@ -20,7 +20,8 @@ from ..backends.ranks import RankOperator
 from ..backends.registry import resolve
 from ..core import checks
 from ..core.batch import Batch
-from ..core.problem import CgConfig, Operator, Problem, columns_last
+from ..core.operator import Operator, columns_last
+from ..core.problem import CgConfig, Problem
 from ..core.search_checks import check_solve
 from ..policy.flat import Snapshot
 from .problems import operator_problem

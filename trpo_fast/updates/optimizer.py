@@ -96,7 +96,7 @@ class NaturalGradient(torch.optim.Optimizer):
         backend: Backend = KernelSettings.backend,
         capture: bool = KernelSettings.capture,
     ) -> None:
-        checks.check_policy(module)
+        checks.check_policy(module, "module")
         self._capture = KERNELS["capture"].check(capture)
         self.module, self._fvp_rows, self._backend = module, fvp_rows, backend
         self._own = preconditioner if callable(preconditioner) else None

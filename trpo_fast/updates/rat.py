@@ -103,7 +103,7 @@ def rat_problem(
     """
     max_rows = RAT["rat_max_rows"].check(max_rows, "max_rows")
     if options.get("group") is not None:
-        alone = "None, for inner products of rows are not shared by ranks; trpo_update takes one"
+        alone = "None (rat_update needs all rows in one process; trpo_update takes a group)"
         raise checks.fail("group", alone, "a group")
     checks.UPDATE["fisher"].check(options.pop("fisher", UpdateSettings.fisher))
     problem = update_problem(policy, batch, damping, options, sync, rat_update)

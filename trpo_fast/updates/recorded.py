@@ -15,7 +15,8 @@ from .._base.rows import parts_of, with_parts
 from ..backends.base import Backend
 from ..backends.captured import Work, perform, records
 from ..core.cg import CgResult
-from ..core.problem import CgConfig, Operator, Problem
+from ..core.operator import Operator
+from ..core.problem import CgConfig, Problem
 
 NOT_KEYS = ("policy", "theta", "batch", "fvp_rows", "capture")
 

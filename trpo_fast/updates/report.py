@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.problem import REASONS, STATS, Operator
+from ..core.operator import Operator
+from ..core.problem import REASONS, STATS
 from ..core.surrogate import Measures
 
 
