@@ -156,6 +156,19 @@ def test_acting_goes_on_in_inference_mode_and_under_autocast() -> None:
             assert same(ours.collect(), theirs.collect())
 
 
+def test_what_is_seen_may_be_asked_for_in_some_calls_only() -> None:
+    found = []
+    for capture in (True, False):
+        actor = Rollout("gaussian", capture=capture, normalised=True).actor
+        for i in range(8):
+            room = torch.zeros(ROWS, 2), torch.zeros(ROWS), torch.zeros(ROWS)
+            seen = torch.zeros(ROWS, OBS) if i % 2 else None
+            actor.act(ActTensors(torch.full((ROWS, OBS), float(i)), None, *room, seen))
+            found.append([*room, torch.zeros(()) if seen is None else seen])
+    assert all(same(ours, theirs) for ours, theirs in zip(found[:8], found[8:], strict=True))
+    assert captured_graphs().graphs == 2
+
+
 class Odd(nn.Module):
     def __init__(self, habit):
         super().__init__()

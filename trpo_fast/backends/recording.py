@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .._base.reads import ahead
 from .recorder import Recorder
+from .watch import Watch
 from .work import Work
 
 CLOSE = 1e-3  # a replay's results to those of the run, as shares of their norms
@@ -54,8 +55,12 @@ def recorded(work: Work, outside: dict[int, Tensor], recorder: Recorder) -> Reco
         recorder.draws_from(generator)
     try:
         recorder.begin()
-        with ahead():
+        watch = Watch(work.device, list(inputs.values()), work.written, work.generators)
+        with ahead(), watch:
             results = work.run(inputs)
+        if elsewhere := watch.outside.keys() - outside.keys():
+            shape = list(watch.outside[elsewhere.pop()].shape)
+            raise RuntimeError(f"an input {shape} is read from elsewhere as well")
     except BaseException:  # which says more than what the end of a broken recording raises
         with suppress(Exception):
             recorder.end()

@@ -185,8 +185,13 @@ def _handle(generator: torch.Generator) -> Any:
 
 
 def address(value: Tensor) -> int:
-    """Where the memory of a tensor begins; 0 for one without, as forward derivatives have them."""
+    """Where the memory of a tensor begins, that of a sparse one's values; 0 for one without, as
+    forward derivatives have them.
+    """
     try:
+        if value.layout is not torch.strided:
+            coo = value.layout is torch.sparse_coo
+            value = value.detach()._values() if coo else value.detach().values()
         return value.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # a layout that has several
         return 0

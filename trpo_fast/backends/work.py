@@ -51,6 +51,7 @@ class Work:
             written,
             _settings(self.device),
             tuple(map(id, self.generators)),
+            len(self.into),  # how many results there are
             fingerprint(self.owner) if self.owner_print is None else self.owner_print,
         )
 

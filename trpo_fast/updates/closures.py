@@ -1,28 +1,29 @@
 """What functions of a caller's hold: the tensors that another call may have others for, all else
 that decides what they do, and the same functions of other tensors.
 
-A function is followed through its closure, its defaults and the globals that its code names, into
-tuples, lists, dicts, dataclasses, distributions and further functions. Tensors found there are
-inputs; parameters, what lies in a module's parameters, and tensors with a graph of their own are
-read where they lie. Anything else that has contents, such as the object of a bound method, is not
-followed, and what holds it is not replayed.
+A function is followed through its closure, its defaults, its attributes and the globals that its
+code names, into tuples, lists, dicts, dataclasses, distributions and further functions. Tensors
+found there are inputs; parameters, what lies in a module's parameters, and tensors with a graph of
+their own are read where they lie. Of Python modules and classes, what the code of any function
+names is followed, too; tensors there are none of the inputs, and what reads them is not replayed.
+Anything else that has contents, such as the object of a bound method, is not followed, and what
+holds it is not replayed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import dis
 import enum
 import functools
-import sys
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Hashable, Mapping
 from types import (
     BuiltinFunctionType,
     CellType,
-    CodeType,
     FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
     MethodDescriptorType,
     MethodType,
     ModuleType,
@@ -39,34 +40,30 @@ from torch.distributions.constraints import Constraint
 
 from ..backends.fingerprint import fingerprint
 from ..backends.watch import address
+from .code_names import in_libraries, names_of, open_to_callers, under
 
 _PLAIN = (
     bool, int, float, complex, str, bytes, type(None), type(Ellipsis), slice, range, np.generic,
     torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, enum.Enum, Constraint,
 )  # fmt: skip
 _STATELESS = (
-    type, ModuleType, MethodDescriptorType, WrapperDescriptorType, np.ufunc,
+    type, ModuleType, MethodDescriptorType, WrapperDescriptorType, MemberDescriptorType,
+    GetSetDescriptorType, type(vars(namedtuple("_Named", "entry"))["entry"]), np.ufunc,
     torch._ops.OpOverload, torch._ops.OpOverloadPacket,
 )  # fmt: skip
-_LIBRARIES = {"torch", "numpy", "trpo_fast", *sys.stdlib_module_names} - {"__main__"}
-_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 _MISSING = object()
-
-
-@functools.lru_cache(maxsize=512)
-def _globals_of(code: CodeType) -> tuple[str, ...]:
-    """The names of globals that code reads, that of functions within it among them."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL}
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            names.update(_globals_of(part))
-    return tuple(sorted(names))
 
 
 def _from_library(function: FunctionType) -> bool:
     """Whether a function is one that holds nothing of the caller's."""
-    root = (function.__module__ or "").partition(".")[0]
-    return root in _LIBRARIES and not function.__closure__
+    return in_libraries(function.__module__) and not function.__closure__
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether all there is to a value is in its words: a number with attributes is more."""
+    if not isinstance(value, _PLAIN):
+        return False
+    return isinstance(value, (enum.Enum, Constraint)) or not getattr(value, "__dict__", None)
 
 
 def _is_tuple(value: Any) -> bool:
@@ -95,7 +92,13 @@ class Held:
         self._value, self._device, self._flat = value, flat.device, address(flat)
         self._names: dict[int, str] = {}  # of the inputs, by id
         self._seen: dict[int, tuple[int, Any]] = {}  # number and object, by id
-        self.key: Hashable = self._key(value)
+        self._named: set[str] = set()  # attributes, in the code of every function
+        self._holders: dict[tuple[int, bool], Any] = {}  # modules and classes, by id, if called
+        self._copied = True  # whether copies lead to what is followed now
+        try:
+            self.key: Hashable = (self._key(value), *self._under_names())
+        except RecursionError:
+            self.key, self.refusal = None, "its functions hold what is nested too deeply to follow"
 
     def of(self, inputs: Mapping[str, Tensor]) -> Any:
         """``value`` with other tensors in the place of ``inputs``."""
@@ -112,9 +115,29 @@ class Held:
         shape = list(strange[0].shape)
         return f"a tensor {shape} is read that neither the arguments nor the closures hold"
 
+    def _under_names(self) -> list[Hashable]:
+        """What modules and classes have under the names that code has for attributes, which may
+        lead to more of each.
+        """
+        found: list[Hashable] = []
+        asked: set[tuple[Hashable, str]] = set()
+        self._copied, before = False, -1
+        while before != len(asked):
+            before = len(asked)
+            for place, holder in list(self._holders.items()):
+                for name, entry in under(holder, place[1], frozenset(self._named)):
+                    if (place, name) not in asked:
+                        asked.add((place, name))
+                        found.append((name, self._key(entry)))
+        return found
+
+    def _hold(self, value: Any, *, called: bool) -> None:
+        if open_to_callers(value):
+            self._holders.setdefault((id(value), called), value)
+
     def _key(self, value: Any) -> Hashable:
         kind = type(value)
-        if isinstance(value, _PLAIN):
+        if _is_plain(value):
             return (kind, repr(value))
         if id(value) in self._seen:
             return ("again", self._seen[id(value)][0])
@@ -125,17 +148,17 @@ class Held:
             tensors: list[Tensor] = []
             found = fingerprint(value, tensors)
             self.places.update(map(address, tensors))
+            self._hold(kind, called=False)
             return found
         if kind in (dict, OrderedDict):
-            return (
-                kind,
-                *((k if isinstance(k, str) else id(k), self._key(v)) for k, v in value.items()),
-            )
+            return (kind, *((self._key(k), self._key(v)) for k, v in value.items()))
         if kind is list or _is_tuple(value):
+            self._hold(kind, called=False)
             return (kind, *map(self._key, value))
         if isinstance(value, (FunctionType, MethodType, functools.partial)):
             return self._callable(value)
         if (fields := _fields(value)) is not None:
+            self._hold(kind, called=False)
             return (kind, self._key(dict(fields)))
         return self._other(value)
 
@@ -147,9 +170,16 @@ class Held:
             self.places.add(place)
             where = (value.data_ptr(), value.dtype, value.shape, value.stride())
             return (*where, value.requires_grad)
+        strided = value.layout is torch.strided
+        if not strided or getattr(value, "__dict__", None):
+            said = "a tensor with attributes" if strided else "a sparse tensor"
+            self.refusal = self.refusal or f"its functions hold {said}"
+            return said
+        if not self._copied:  # whoever reads it is noticed
+            return (type(value), value.dtype, value.shape)
         name = self._names[id(value)] = f"held {len(self._names)}"
         self.inputs[name] = value
-        return name
+        return (name, type(value), value.stride())
 
     def _callable(self, value: Any) -> Hashable:
         if isinstance(value, MethodType):
@@ -159,12 +189,18 @@ class Held:
             return ("partial", *map(self._key, parts))
         if _from_library(value):
             return id(value)
-        names = [name for name in _globals_of(value.__code__) if name in value.__globals__]
+        code = names_of(value.__code__)
+        if code.imports:
+            what = ", ".join(sorted(code.imports))
+            self.refusal = self.refusal or f"its functions import {what} when they run"
+        self._named |= code.attributes
+        names = [name for name in code.globals if name in value.__globals__]
         return (
             value.__code__,
             *(self._key(_contents(cell)) for cell in value.__closure__ or ()),
             self._key(value.__defaults__),
             self._key(value.__kwdefaults__),
+            self._key(value.__dict__),
             *((name, self._key(value.__globals__[name])) for name in names),
         )
 
@@ -173,6 +209,7 @@ class Held:
         builtin = isinstance(value, BuiltinFunctionType)
         whose = value.__self__ if builtin else value
         known = builtin and isinstance(whose, (ModuleType, type(None), type))
+        self._hold(whose, called=True)
         if not (known or isinstance(value, _STATELESS) or value is _MISSING):
             kind = type(value).__name__
             self.refusal = self.refusal or f"its functions hold a {kind}, which is not looked into"
@@ -192,6 +229,7 @@ class _Copies:
     def __init__(self, tensors: dict[int, Tensor]) -> None:
         self._tensors = tensors
         self._made: dict[int, Any] = {}
+        self._cells: dict[int, CellType] = {}  # of functions that share some
 
     def of(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -225,16 +263,20 @@ class _Copies:
         return value
 
     def _function(self, value: FunctionType) -> Any:
-        cells = tuple(CellType() for _ in value.__closure__ or ())
+        given = value.__closure__ or ()
+        new = [cell for cell in given if id(cell) not in self._cells]
+        self._cells.update({id(cell): CellType() for cell in new})
+        cells = tuple(self._cells[id(cell)] for cell in given)
         names = dict(value.__globals__)
         made = FunctionType(value.__code__, names, value.__name__, None, cells or None)
         self._made[id(value)] = made
         made.__defaults__ = self.of(value.__defaults__)
         made.__kwdefaults__ = self.of(value.__kwdefaults__)
-        for cell, given in zip(cells, value.__closure__ or (), strict=True):
-            if (contents := _contents(given)) is not _MISSING:
-                cell.cell_contents = self.of(contents)
-        for name in _globals_of(value.__code__):
+        made.__dict__.update(self.of(value.__dict__))
+        for cell in new:
+            if (contents := _contents(cell)) is not _MISSING:
+                self._cells[id(cell)].cell_contents = self.of(contents)
+        for name in names_of(value.__code__).globals:
             if name in names:
                 names[name] = self.of(names[name])
         return made
