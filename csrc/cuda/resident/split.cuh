@@ -19,7 +19,7 @@ namespace {
 
 // ---- sizes. A peak is an absolute value as the bits of a float: those compare like unsigned numbers, NaN
 // last. The marks of a plane are its warps' peaks, then the exponents of its bands of 16 rows; those of
-// a map in halves: the peaks, its exponent, and the exponent of its peak.
+// a map in halves: the peaks, its exponent, the exponent of its peak, and the peak or a bound of it.
 
 __device__ __forceinline__ uint32_t peak_of(float x) { return __float_as_uint(fabsf(x)); }
 
@@ -42,9 +42,12 @@ __device__ __forceinline__ uint32_t put_peak(uint32_t* marks, uint32_t peak) {
 
 __device__ __forceinline__ int exponent_of(uint32_t peak) { return static_cast<int>(peak >> 23); }
 
-__device__ __forceinline__ int peak_exponent(const uint32_t* marks) {
+__device__ __forceinline__ uint32_t joint_peak(const uint32_t* marks) {
   const uint4 a = load4(on_chip(marks)), b = load4(on_chip(marks) + 4);
-  return exponent_of(max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w))));
+  return max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w)));
+}
+__device__ __forceinline__ int peak_exponent(const uint32_t* marks) {
+  return exponent_of(joint_peak(marks));
 }
 
 // What is kept as `up`: its powers of two are normal numbers; 1 where no power of two would help.
@@ -165,7 +168,7 @@ struct QuadBatch {
 #pragma unroll
     for (int i = 0; i < kSplitBatch; ++i) {
       const int q = first + i * kThreads;
-      quad[i] = q < end ? load4_global(packed + 4 * q) : make_float4(0, 0, 0, 0);
+      quad[i] = q < end ? load4(packed + 4 * q) : make_float4(0, 0, 0, 0);
     }
   }
 };
@@ -215,6 +218,23 @@ __device__ __forceinline__ void put_batch(const MapLayout& m, const QuadBatch& b
   }
 }
 
+// Leaves what is known of a map in halves, none of whose values is above `peak`.
+__device__ __forceinline__ void put_map_peak(uint32_t* marks, uint32_t peak) {
+  on_chip(marks)[kWarps] = usable_exponent(exponent_of(peak));
+  on_chip(marks)[kWarps + 1] = exponent_of(peak);
+  on_chip(marks)[kWarps + 2] = peak;
+}
+
+// A batch to its places, by the powers of two that the marks hold.
+template <class Half>
+__device__ __forceinline__ void put_all_maps(const Layout& l, const QuadBatch& batch, int first,
+                                             const Words& to) {
+  for (int i = 0; i < l.maps; ++i) {
+    const int exponent = static_cast<int>(on_chip(to.marks)[i * kMapMarks + kWarps]);
+    put_batch<Half>(l.map[i], batch, first, to.words, up_of(exponent));
+  }
+}
+
 // to <- packed, each map by its own power of two. Padding stays what it was, zero. Opens with a barrier;
 // whoever multiplies by the words opens with another. Not inlined: three callers, rarely.
 template <class Half>
@@ -229,18 +249,18 @@ __device__ TRPO_NOINLINE void block_split(const Layout& l, const float* packed, 
   __syncthreads();  // the peaks are complete
   if (int(threadIdx.x) < l.maps) {
     uint32_t* marks = to.marks + threadIdx.x * kMapMarks;
-    const int exponent = peak_exponent(marks);
-    on_chip(marks)[kWarps] = usable_exponent(exponent);
-    on_chip(marks)[kWarps + 1] = exponent;
+    put_map_peak(marks, joint_peak(marks));
   }
   __syncthreads();  // and so are the exponents
   for (int first = threadIdx.x; first < end; first += step) {
     if (end > step) batch.load(packed, first, end);
-    for (int i = 0; i < l.maps; ++i) {
-      const int exponent = static_cast<int>(on_chip(to.marks)[i * kMapMarks + kWarps]);
-      put_batch<Half>(l.map[i], batch, first, to.words, up_of(exponent));
-    }
+    put_all_maps<Half>(l, batch, first, to);
   }
+}
+
+// Whether a thread's quads of a packed vector are one batch.
+__device__ __forceinline__ bool one_batch(const Layout& l) {
+  return l.packed / 4 <= kSplitBatch * kThreads;
 }
 
 // The packed vectors of split precision as words. Theta's are made once in a launch, first.
