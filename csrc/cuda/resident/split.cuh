@@ -123,26 +123,42 @@ __device__ __forceinline__ float get_half(const Halves& h, int row, int column, 
   return column & 1 ? both.y : both.x;
 }
 
-// The deltas of the outputs as halves, from what each thread has written to its row of the last work plane
-// (row null: none). A warp's rows share a power of two. All threads of the block call.
+// A thread's share of a row, where all of the block's threads lie side by side over a tile's rows: every
+// so many columns a pair. A warp's rows are of one band.
+struct RowShare {
+  int row, first, step;
+};
+__device__ __forceinline__ RowShare row_share(const Layout& l) {
+  const int aside = kThreads >> l.row_shift, thread = threadIdx.x;
+  return {(thread << l.row_shift) / kThreads, 2 * (thread & (aside - 1)), 2 * aside};
+}
+
+// The deltas of the outputs as halves, from the floats in the last work plane: of those, a thread has read
+// the share of row_share or written it, or they lie behind a barrier. Takes one barrier.
 template <class Half>
-__device__ __forceinline__ void put_output_deltas(const Layout& l, const Block& b,
-                                                  const float* row) {
+__device__ __forceinline__ void put_output_deltas(const Layout& l, const Block& b) {
   const MapLayout& m = l.map[l.maps - 1];
+  const RowShare at = row_share(l);
+  const float* row = on_chip(b.work + m.tangent + at.row * m.stride_tangent);
   uint32_t* marks = plane_marks(b, kWorkPeaks, l.maps - 1);
+  const auto value = [&](int i) { return i < l.outputs ? row[i] : 0.0f; };
   uint32_t peak = 0;
-  for (int i = 0; row && i < l.outputs; ++i) peak = max(peak, peak_of(on_chip(row)[i]));
-  const int exponent = usable_exponent(exponent_of(put_peak(marks, peak)));
-  if (!row) return;
-  const int r = threadIdx.x;
-  if (r % kBandRows == 0) on_chip(marks)[kWarps + r / kBandRows] = exponent;
+#pragma unroll 1
+  for (int i = at.first; i < l.outputs; i += at.step)
+    peak = max(peak, max(peak_of(value(i)), peak_of(value(i + 1))));
+  put_peak(marks, peak);
+  __syncthreads();                                      // the peaks are complete
+  const int warps = kBandRows * kWarps >> l.row_shift;  // of a band
+  const int first = warp_index() & -warps;
+  peak = __reduce_max_sync(kFullWarp, on_chip(marks)[first + (lane_index() & (warps - 1))]);
+  const int exponent = usable_exponent(exponent_of(peak));
+  if (at.row % kBandRows == 0 && at.first == 0)
+    on_chip(marks)[kWarps + at.row / kBandRows] = exponent;
   const Halves to = plane_halves(l, b.work + m.deltas, m.out);
   const float up = up_of(exponent);
-  for (int i = 0; i < 8 * to.chunks; i += 2) {
-    const float x = i < l.outputs ? on_chip(row)[i] : 0.0f;
-    const float y = i + 1 < l.outputs ? on_chip(row)[i + 1] : 0.0f;
-    put_pair<Half>(to, pair_place(r, i, to.chunks), up * x, up * y);
-  }
+#pragma unroll 1
+  for (int i = at.first; i < 8 * to.chunks; i += at.step)
+    put_pair<Half>(to, pair_place(at.row, i, to.chunks), up * value(i), up * value(i + 1));
 }
 
 // ---- packed vectors
