@@ -25,13 +25,16 @@ struct BernoulliHead {
     }
   }
 
+  // The i-th of metric_factors.
+  TRPO_HOST_DEVICE static float metric_factor(const NetShape&, const DistRow& row, int i) {
+    return sigmoid(row.first[i]) * sigmoid(-row.first[i]);
+  }
+
   TRPO_HOST_DEVICE static void metric_factors(const NetShape& net, const DistRow& row,
                                               Strided<float> factors) {
     const int actions = columns(net);
     TRPO_ROLLED
-    for (int i = 0; i < actions; ++i) {
-      factors[i] = sigmoid(row.first[i]) * sigmoid(-row.first[i]);
-    }
+    for (int i = 0; i < actions; ++i) factors[i] = metric_factor(net, row, i);
   }
 
   TRPO_HOST_DEVICE static void metric_apply(const NetShape& net, Strided<const float> factors,

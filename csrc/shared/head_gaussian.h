@@ -31,6 +31,11 @@ struct GaussianHead {
     }
   }
 
+  // The i-th of metric_factors.
+  TRPO_HOST_DEVICE static float metric_factor(const NetShape& net, const DistRow& row, int i) {
+    return i < columns(net) ? expf(-2.0f * row.second[i]) : 2.0f;
+  }
+
   TRPO_HOST_DEVICE static void metric_factors(const NetShape& net, const DistRow& row,
                                               Strided<float> factors) {
     const int actions = columns(net);

@@ -78,6 +78,14 @@ TRPO_HOST_DEVICE void head_metric_factors(const NetShape& net, const DistRow& ro
   return with_head(net.head, [&](auto head) { return head.metric_factors(net, row, factors); });
 }
 
+// One of the diagonal; 0 where the metric is none.
+TRPO_HOST_DEVICE float head_metric_factor(const NetShape& net, const DistRow& row, int i) {
+  return with_head(net.head, [&](auto head) {
+    if constexpr (head.kDiagonal) return head.metric_factor(net, row, i);
+    return 0.0f;
+  });
+}
+
 // Then the product, scaled, in place on a tangent of the net's outputs [Z]. The log_std parameters
 // of kGaussian stand apart: their block of the metric is 2 for every row.
 TRPO_HOST_DEVICE void head_metric_apply(const NetShape& net, Strided<const float> factors,

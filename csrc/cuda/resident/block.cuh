@@ -90,8 +90,8 @@ struct Variation {
 };
 
 // The same in split precision, one for each type of half (Fp16 or Bf16 of prims/mma.cuh). Weights and
-// v are in shared memory as words, two halves to a word; the floats they come from lie in
-// global memory, as in a streamed kernel.
+// v are in shared memory as words, two halves to a word; the floats they come from lie in global
+// memory, as in a streamed kernel, v's on chip where there is room.
 template <class HalfType, int kSlotCount>
 struct SplitVariation {
   using Half = HalfType;
@@ -120,7 +120,7 @@ __device__ __forceinline__ Block make_block(const KernelArgs& a, unsigned char* 
   const int64_t own = int64_t{b.index} * l.packed;
   if constexpr (V::kStreamed) {
     b.weights = at(s.weights);
-    b.v = at(s.v) + own;
+    b.v = V::kSplit && a.plan.direction_on_chip ? carve.take<float>(l.packed) : at(s.v) + own;
   } else {
     b.weights = carve.take<float>(l.packed);
     b.v = carve.take<float>(l.packed);

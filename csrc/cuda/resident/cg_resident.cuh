@@ -102,7 +102,7 @@ __device__ __forceinline__ void block_complete_product(const KernelArgs& a, cons
 struct StepOperands {
   float4 product[kEarlyQuads];   // A p at quads threadIdx.x + i kThreads
   float4 residual[kEarlyQuads];  // r there
-  float4 solution;               // x at the thread's first quad of the block's slice
+  float4 solution, direction;    // x and p at the thread's first quad of the block's slice
 };
 
 __device__ __forceinline__ StepOperands load_operands(const KernelArgs& a, const Block& b,
@@ -131,6 +131,7 @@ __device__ __forceinline__ StepOperands load_operands(const KernelArgs& a, const
   const Slice slice = own_slice(a.layout, b);
   const int first = slice.first + threadIdx.x;
   early.solution = first < slice.last ? load4(b.solution + 4 * first) : zero;
+  early.direction = first < slice.last ? load4(b.v + 4 * first) : zero;
   return early;
 }
 
@@ -152,8 +153,8 @@ __device__ __forceinline__ double block_curvature(const KernelArgs& a, const Blo
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
-// x += alpha p on the block's slice; r -= alpha A p everywhere. Returns r'r; keep(i, r) has the thread's
-// first kEarlyQuads quads of r.
+// x += alpha p on the block's slice; r -= alpha A p everywhere. Returns the thread's share of r'r;
+// keep(i, r) has its first kEarlyQuads quads of r.
 template <class Keep>
 __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const Block& b,
                                                       const Cg& s, float alpha,
@@ -162,7 +163,8 @@ __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const
   const int first = slice.first + threadIdx.x, quads = a.layout.packed / 4;
   for (int q = first; q < slice.last; q += kThreads) {
     const float4 x = q == first ? early.solution : load4(b.solution + 4 * q);
-    store4(b.solution + 4 * q, axpy4(alpha, load4(b.v + 4 * q), x));
+    const float4 p = q == first ? early.direction : load4(b.v + 4 * q);
+    store4(b.solution + 4 * q, axpy4(alpha, p, x));
   }
   double sum = 0;
 #pragma unroll
@@ -182,12 +184,7 @@ __device__ __forceinline__ double block_step_residual(const KernelArgs& a, const
         store4(b.residual + 4 * q, r);
         sum += dot_self(r);
       });
-  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
-}
-__device__ __forceinline__ double block_step_residual(const KernelArgs& a, const Block& b,
-                                                      const Cg& s, float alpha,
-                                                      const StepOperands& early) {
-  return block_step_residual(a, b, s, alpha, early, [](int, float4) {});
+  return sum;
 }
 
 // x = 0; p = r = g is set. True if there is anything to do.
@@ -204,27 +201,62 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
   return s.rr > s.threshold;
 }
 
-// p = r + beta p, the first quads of r being given.
-__device__ __forceinline__ void block_turn(const KernelArgs& a, const Block& b, float beta,
-                                           const float4 (&r)[kEarlyQuads]) {
-  const int quads = a.layout.packed / 4;
+static_assert(kEarlyQuads == kSplitBatch);
+
+// Whether a step of plain CG has left p in halves as well.
+template <class V>
+__device__ __forceinline__ bool step_splits(const Layout& l) {
+  return V::kSplit && one_batch(l);
+}
+
+// The halves' marks of the next p = r + beta p, by a bound on every map's peak: that of r, which every
+// warp has left, plus beta times the last p's.
+__device__ __forceinline__ void block_bound_direction(const Layout& l, const Block& b, float beta) {
+  constexpr float kLargest = 3.40282347e38f;
+  if (int(threadIdx.x) >= l.maps) return;
+  uint32_t* marks = plane_marks(b, kVPeaks, threadIdx.x);
+  const float last = __uint_as_float(on_chip(marks)[kWarps + 2]);
+  const float bound = fmaf(fabsf(beta), last, __uint_as_float(joint_peak(marks)));
+  put_map_peak(marks, peak_of(fminf(bound, kLargest)));
+}
+
+// r'r, and p = r + beta p, the thread's first quads of r and its share of r'r being given. Of a p that is
+// one batch, the halves are written too.
+template <class V>
+__device__ __forceinline__ double block_turn(const KernelArgs& a, const Block& b, double share,
+                                             double rr, QuadBatch& r) {
+  const Layout& l = a.layout;
+  const int quads = l.packed / 4;
   float4 p[kEarlyQuads];
 #pragma unroll
   for (int i = 0; i < kEarlyQuads; ++i) {
     const int q = threadIdx.x + i * kThreads;
-    if (q < quads) p[i] = load4(b.v + 4 * q);
+    p[i] = q < quads ? load4(b.v + 4 * q) : make_float4(0, 0, 0, 0);
   }
+  if (step_splits<V>(l)) put_batch_peaks(l, r, threadIdx.x, false, plane_marks(b, kVPeaks, 0));
+  const double next = block_sum(share, reinterpret_cast<double*>(b.reduce));
+  const float beta = static_cast<float>(next / rr);
+  if (step_splits<V>(l)) block_bound_direction(l, b, beta);
 #pragma unroll
   for (int i = 0; i < kEarlyQuads; ++i) {
     const int q = threadIdx.x + i * kThreads;
-    if (q < quads) store4(b.v + 4 * q, axpy4(beta, p[i], r[i]));
+    r.quad[i] = axpy4(beta, p[i], r.quad[i]);
+    if (q < quads) store4(b.v + 4 * q, r.quad[i]);
   }
   for (int q = threadIdx.x + kEarlyQuads * kThreads; q < quads; q += kThreads)
     store4(b.v + 4 * q, axpy4(beta, load4(b.v + 4 * q), load4(b.residual + 4 * q)));
+  if constexpr (V::kSplit) {
+    if (step_splits<V>(l)) {
+      __syncthreads();  // the marks are complete
+      put_all_maps<typename V::Half>(l, r, threadIdx.x, v_words(b));
+    }
+  }
+  return next;
 }
 
 // What follows a product in plain CG, the same decisions from the same numbers in every block. True
 // if another product is wanted, whose pass opens with the barrier that completes p.
+template <class V>
 __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& b, Cg& s) {
   block_complete_product(a, b, s);
   const StepOperands early = load_operands(a, b, s);
@@ -232,11 +264,10 @@ __device__ __forceinline__ bool block_cg_step(const KernelArgs& a, const Block& 
   if (s.iterations == 0) s.first_curvature = curvature;
   const bool positive = curvature > 0 && !isinf(curvature);
   if (positive) {
-    float4 r[kEarlyQuads];
-    const double next = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early,
-                                            [&](int i, float4 quad) { r[i] = quad; });
-    block_turn(a, b, static_cast<float>(next / s.rr), r);
-    s.rr = next;
+    QuadBatch r;
+    const double share = block_step_residual(a, b, s, static_cast<float>(s.rr / curvature), early,
+                                             [&](int i, float4 quad) { r.quad[i] = quad; });
+    s.rr = block_turn<V>(a, b, share, s.rr, r);
     ++s.iterations;
   }
   ++s.products;

@@ -52,8 +52,8 @@ struct Plan {
   int slots;     // register tiles of weight gradient a thread owns
   int grid;
   int resident_tiles;  // of each block, kept on chip
-  int packed_on_chip;  // vectors of floats: weights, p, r; in split precision r at most
-  bool residual_on_chip;
+  int packed_on_chip;  // vectors of floats: weights, p, r; in split precision r, then p
+  bool residual_on_chip, direction_on_chip;
   bool work_tile;  // room for one tile that is not resident
   bool cached;     // tiles that are not resident are kept in global memory
   int search_batch;
@@ -101,6 +101,11 @@ inline Plan fill_plan(const PlanRequest& q, const DeviceLimits& d, Path path, co
   p.cached = own > p.resident_tiles && q.chunk_rows == 0;
   if (path == Path::kResident) p.residual_on_chip = shared_floats(l, p) + l.packed <= limit;
   p.packed_on_chip += p.residual_on_chip;
+  p.direction_on_chip = path == Path::kResident && !split;
+  if (split && p.residual_on_chip) {
+    p.direction_on_chip = shared_floats(l, p) + l.packed <= limit;
+    p.packed_on_chip += p.direction_on_chip;
+  }
   // One tile a block: a second candidate costs less than a second barrier (predicted).
   p.search_batch = own <= 1 ? 2 : 1;
   p.shared_bytes = 4 * shared_floats(l, p);
@@ -150,9 +155,9 @@ inline Scratch make_scratch(const PlanRequest& q, const Plan& p, const Layout& l
   s.partials = take(p.grid * vector);
   s.vectors = take(5 * vector);  // the reduced vector (three for atomics), g, x
   s.scalars = take(int64_t{8} * kScalarRegions * kScalars * p.grid);
-  const bool on_chip = p.packed_on_chip >= 2;  // weights and p
-  s.weights = take(on_chip ? 0 : vector);
-  s.v = take(on_chip ? 0 : p.grid * vector);
+  const bool weights_on_chip = p.path == Path::kResident && p.precision == Precision::kFp32;
+  s.weights = take(weights_on_chip ? 0 : vector);
+  s.v = take(p.direction_on_chip ? 0 : p.grid * vector);
   s.residuals = take(p.residual_on_chip ? 0 : p.grid * vector);
   const int64_t off_chip = p.fvp_tiles - int64_t{p.grid} * p.resident_tiles;
   s.cache = take(p.cached ? off_chip * 4 * l.tile : 0);

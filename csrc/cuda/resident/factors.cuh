@@ -62,7 +62,10 @@ __device__ __forceinline__ void block_random_deltas(const KernelArgs& a, const B
       head_metric_root(a.net, dist, {room, 1}, 1.0f, {row, 1});
     }
   }
-  if constexpr (V::kSplit) put_output_deltas<typename V::Half>(l, b, row);
+  if constexpr (V::kSplit) {
+    __syncthreads();  // the rows are complete
+    put_output_deltas<typename V::Half>(l, b);
+  }
   __syncthreads();  // deltas of the outputs are complete
 }
 

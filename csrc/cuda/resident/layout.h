@@ -86,7 +86,7 @@ struct Layout {
   int row_weights;  // offset in a tile: one weight per row
   int peaks;        // offset in a tile: [maps, kMarks], split precision only, otherwise -1
   int metric;       // offset in a tile: plane of the metric's factors, fp32 only, otherwise -1
-  bool diagonal;    // which are its diagonal, times the row's weight; see block_metric_factors
+  bool diagonal;    // the factors are the metric's diagonal, times the row's weight in a tile
   int tile;         // floats of a tile
   int work;         // floats of the work planes
   bool
@@ -166,9 +166,9 @@ inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
   }
   if (!split) l.work += 4;  // a register tile of less than 8 outputs reads past the last row
   l.metric = -1;
+  l.diagonal = net.head != Head::kNone && metric_is_diagonal(net);
   if (!split && net.head != Head::kNone) {
     l.metric = l.tile;
-    l.diagonal = metric_is_diagonal(net);
     l.tile += rows * l.map[l.maps - 1].stride_out;
   }
   l.row_weights = l.tile;

@@ -65,6 +65,52 @@ __device__ __forceinline__ void block_log_std_metric(const KernelArgs& a, const 
     row[i] = scale * b.v[l.log_std + i];
 }
 
+// J v -> w kl_scale M J v in the last work plane, row by row.
+template <class V>
+__device__ __forceinline__ void block_row_metric(const KernelArgs& a, const RowSet& set,
+                                                 int64_t number, const Block& b,
+                                                 const float* tile) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const int r = threadIdx.x;
+  if (r >= l.rows) return;
+  float* row = b.work + m.tangent + r * m.stride_tangent;
+  const float w = tile[l.row_weights + r];
+  if (!(w > 0.0f)) {
+    for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
+  } else if constexpr (V::kSplit) {
+    const int64_t n = row_number(set, number * l.rows + r);
+    const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
+    const DistVector tangent = dist_vector(l, row);
+    head_metric(a.net, dist, tangent, tangent);
+    scale_row(row, l.parameters, w * a.kl_scale);
+  } else {
+    head_metric_apply(a.net, {tile + l.metric + r * m.stride_out, 1}, w * a.kl_scale, {row, 1});
+  }
+}
+
+// The same where M is a diagonal, by all threads of the block: each a share of a row.
+__device__ __forceinline__ void block_diagonal_metric(const KernelArgs& a, const Block& b,
+                                                      const float* tile) {
+  const Layout& l = a.layout;
+  const MapLayout& m = l.map[l.maps - 1];
+  const RowShare at = row_share(l);
+  const float w = on_chip(tile)[l.row_weights + at.row];
+  const float scale = w > 0.0f ? w * a.kl_scale : 0.0f;
+  const DistRow dist = dist_row(a, tile + m.output + at.row * m.stride_out, b.weights, 0);
+  float* row = on_chip(b.work) + m.tangent + at.row * m.stride_tangent;
+#pragma unroll 1
+  for (int i = at.first; i < l.outputs; i += at.step)
+#pragma unroll
+    for (int k = i; k < i + 2; ++k)
+      if (k < l.outputs)
+        row[k] = w > 0.0f ? scale * (head_metric_factor(a.net, dist, k) * row[k]) : 0.0f;
+  if (l.log_std < 0) return;
+#pragma unroll 1
+  for (int i = at.first / 2; i < l.actions; i += at.step / 2)
+    row[l.actions + i] = 2.0f * scale * b.v[l.log_std + i];
+}
+
 // J v -> w kl_scale M J v in the last work plane; the total weight divides after the reduction.
 // Rows of weight zero become zeros. In fp32 block_jvp has brought a diagonal along, and what is left
 // needs no barrier of its own unless the net is one map. Closes with one otherwise.
@@ -72,34 +118,20 @@ template <class V>
 __device__ __forceinline__ void block_metric(const KernelArgs& a, const RowSet& set, int64_t number,
                                              const Block& b, const float* tile) {
   const Layout& l = a.layout;
-  const MapLayout& m = l.map[l.maps - 1];
-  const int r = threadIdx.x;
-  if constexpr (!V::kSplit) {
+  if constexpr (V::kSplit) {
     if (l.diagonal) {
-      if (l.log_std >= 0) block_log_std_metric<V>(a, b, tile);
-      if (l.maps == 1) __syncthreads();  // deltas of the outputs are complete
-      return;
-    }
-  }
-  float* row = r < l.rows ? b.work + m.tangent + r * m.stride_tangent : nullptr;
-  if (row) {
-    const float w = tile[l.row_weights + r];
-    if (w > 0.0f) {
-      if constexpr (V::kSplit) {
-        const int64_t n = row_number(set, number * l.rows + r);
-        const DistRow dist = dist_row(a, tile + m.output + r * m.stride_out, b.weights, n);
-        DistVector tangent = dist_vector(l, row);
-        if (l.log_std >= 0) tangent.second = {b.v + l.log_std, 1};
-        head_metric(a.net, dist, tangent, dist_vector(l, row));
-        scale_row(row, l.parameters, w * a.kl_scale);
-      } else {
-        head_metric_apply(a.net, {tile + l.metric + r * m.stride_out, 1}, w * a.kl_scale, {row, 1});
-      }
+      block_diagonal_metric(a, b, tile);
     } else {
-      for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
+      block_row_metric<V>(a, set, number, b, tile);
+      __syncthreads();  // the rows are complete
     }
+    put_output_deltas<typename V::Half>(l, b);
+  } else if (l.diagonal) {
+    if (l.log_std >= 0) block_log_std_metric<V>(a, b, tile);
+    if (l.maps > 1) return;
+  } else {
+    block_row_metric<V>(a, set, number, b, tile);
   }
-  if constexpr (V::kSplit) put_output_deltas<typename V::Half>(l, b, row);
   __syncthreads();  // deltas of the outputs are complete
 }
 
@@ -219,7 +251,10 @@ __device__ __forceinline__ void block_score(const KernelArgs& a, int64_t number,
       for (int i = 0; i < l.parameters; ++i) row[i] = 0.0f;
     }
   }
-  if constexpr (V::kSplit) put_output_deltas<typename V::Half>(l, b, row);
+  if constexpr (V::kSplit) {
+    __syncthreads();  // the rows are complete
+    put_output_deltas<typename V::Half>(l, b);
+  }
   __syncthreads();  // deltas of the outputs are complete
 }
 

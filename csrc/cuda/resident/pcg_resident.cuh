@@ -53,7 +53,11 @@ __device__ __forceinline__ bool block_pcg_step(const KernelArgs& a, const Block&
   if (s.iterations == 0) s.first_curvature = curvature;
   const bool moves = curvature > 0 && !isinf(curvature);
   const double alpha = e.rz / curvature, gain = alpha * e.rz;
-  if (moves) s.rr = block_step_residual(a, b, s, static_cast<float>(alpha), early);
+  if (moves) {
+    const double share =
+        block_step_residual(a, b, s, static_cast<float>(alpha), early, [](int, float4) {});
+    s.rr = block_sum(share, reinterpret_cast<double*>(b.reduce));
+  }
   ++s.products;
   if (!moves) return false;
   ++s.iterations;

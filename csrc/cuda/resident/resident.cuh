@@ -132,13 +132,13 @@ __device__ __forceinline__ Next block_prepare(const KernelArgs& a, const Block& 
 }
 
 // A finished product: the answer itself, or one step of CG.
-template <bool kGuided>
+template <class V, bool kGuided>
 __device__ __forceinline__ Next block_use_product(const KernelArgs& a, const Block& b, Run& run) {
   grid_sync();  // partial vectors (or sums) of all blocks are complete
   if (run.cg.scale == 0) run.cg.scale = static_cast<float>(1.0 / collect_totals(b).fvp_weight);
   if constexpr (kGuided)
     return block_pcg_step(a, b, run.cg, run.pcg) ? Next::kDirection : Next::kColumn;
-  if (a.program != kProgramFvp) return block_cg_step(a, b, run.cg) ? Next::kPass : Next::kColumn;
+  if (a.program != kProgramFvp) return block_cg_step<V>(a, b, run.cg) ? Next::kPass : Next::kColumn;
   float* out = a.out + int64_t{run.column} * a.layout.flat;
   block_reduce_to_flat(a.layout, b, b.reduced, out, [&](int quad, float4 sum) {
     return finish_quad(a, b, quad, sum, run.cg.scale);
@@ -263,9 +263,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   // ---- gradient, and every product of fvp and cg
   while ((next = block_prepare<V, kGuided>(a, b, run, next)) != Next::kDone) {
     float* sum = scoring ? nullptr : product_sum(a, b, run.cg);
-    block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, score);
+    const bool stepped = !kGuided && run.cg.iterations > 0 && step_splits<V>(a.layout);
+    block_pass<V>(a, b, scoring ? batch_set(a) : fvp_set(a), sum, scoring, !scoring && !stepped,
+                  score);
     next = scoring ? block_use_gradient<V>(a, b, run, score, group_surrogate)
-                   : block_use_product<kGuided>(a, b, run);
+                   : block_use_product<V, kGuided>(a, b, run);
     scoring = false;
   }
 

@@ -19,7 +19,7 @@ namespace {
 
 // ---- sizes. A peak is an absolute value as the bits of a float: those compare like unsigned numbers, NaN
 // last. The marks of a plane are its warps' peaks, then the exponents of its bands of 16 rows; those of
-// a map in halves: the peaks, its exponent, and the exponent of its peak.
+// a map in halves: the peaks, its exponent, the exponent of its peak, and the peak or a bound of it.
 
 __device__ __forceinline__ uint32_t peak_of(float x) { return __float_as_uint(fabsf(x)); }
 
@@ -42,9 +42,12 @@ __device__ __forceinline__ uint32_t put_peak(uint32_t* marks, uint32_t peak) {
 
 __device__ __forceinline__ int exponent_of(uint32_t peak) { return static_cast<int>(peak >> 23); }
 
-__device__ __forceinline__ int peak_exponent(const uint32_t* marks) {
+__device__ __forceinline__ uint32_t joint_peak(const uint32_t* marks) {
   const uint4 a = load4(on_chip(marks)), b = load4(on_chip(marks) + 4);
-  return exponent_of(max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w))));
+  return max(max(max(a.x, a.y), max(a.z, a.w)), max(max(b.x, b.y), max(b.z, b.w)));
+}
+__device__ __forceinline__ int peak_exponent(const uint32_t* marks) {
+  return exponent_of(joint_peak(marks));
 }
 
 // What is kept as `up`: its powers of two are normal numbers; 1 where no power of two would help.
@@ -120,26 +123,42 @@ __device__ __forceinline__ float get_half(const Halves& h, int row, int column, 
   return column & 1 ? both.y : both.x;
 }
 
-// The deltas of the outputs as halves, from what each thread has written to its row of the last work plane
-// (row null: none). A warp's rows share a power of two. All threads of the block call.
+// A thread's share of a row, where all of the block's threads lie side by side over a tile's rows: every
+// so many columns a pair. A warp's rows are of one band.
+struct RowShare {
+  int row, first, step;
+};
+__device__ __forceinline__ RowShare row_share(const Layout& l) {
+  const int aside = kThreads >> l.row_shift, thread = threadIdx.x;
+  return {(thread << l.row_shift) / kThreads, 2 * (thread & (aside - 1)), 2 * aside};
+}
+
+// The deltas of the outputs as halves, from the floats in the last work plane: of those, a thread has read
+// the share of row_share or written it, or they lie behind a barrier. Takes one barrier.
 template <class Half>
-__device__ __forceinline__ void put_output_deltas(const Layout& l, const Block& b,
-                                                  const float* row) {
+__device__ __forceinline__ void put_output_deltas(const Layout& l, const Block& b) {
   const MapLayout& m = l.map[l.maps - 1];
+  const RowShare at = row_share(l);
+  const float* row = on_chip(b.work + m.tangent + at.row * m.stride_tangent);
   uint32_t* marks = plane_marks(b, kWorkPeaks, l.maps - 1);
+  const auto value = [&](int i) { return i < l.outputs ? row[i] : 0.0f; };
   uint32_t peak = 0;
-  for (int i = 0; row && i < l.outputs; ++i) peak = max(peak, peak_of(on_chip(row)[i]));
-  const int exponent = usable_exponent(exponent_of(put_peak(marks, peak)));
-  if (!row) return;
-  const int r = threadIdx.x;
-  if (r % kBandRows == 0) on_chip(marks)[kWarps + r / kBandRows] = exponent;
+#pragma unroll 1
+  for (int i = at.first; i < l.outputs; i += at.step)
+    peak = max(peak, max(peak_of(value(i)), peak_of(value(i + 1))));
+  put_peak(marks, peak);
+  __syncthreads();                                      // the peaks are complete
+  const int warps = kBandRows * kWarps >> l.row_shift;  // of a band
+  const int first = warp_index() & -warps;
+  peak = __reduce_max_sync(kFullWarp, on_chip(marks)[first + (lane_index() & (warps - 1))]);
+  const int exponent = usable_exponent(exponent_of(peak));
+  if (at.row % kBandRows == 0 && at.first == 0)
+    on_chip(marks)[kWarps + at.row / kBandRows] = exponent;
   const Halves to = plane_halves(l, b.work + m.deltas, m.out);
   const float up = up_of(exponent);
-  for (int i = 0; i < 8 * to.chunks; i += 2) {
-    const float x = i < l.outputs ? on_chip(row)[i] : 0.0f;
-    const float y = i + 1 < l.outputs ? on_chip(row)[i + 1] : 0.0f;
-    put_pair<Half>(to, pair_place(r, i, to.chunks), up * x, up * y);
-  }
+#pragma unroll 1
+  for (int i = at.first; i < 8 * to.chunks; i += at.step)
+    put_pair<Half>(to, pair_place(at.row, i, to.chunks), up * value(i), up * value(i + 1));
 }
 
 // ---- packed vectors
@@ -165,7 +184,7 @@ struct QuadBatch {
 #pragma unroll
     for (int i = 0; i < kSplitBatch; ++i) {
       const int q = first + i * kThreads;
-      quad[i] = q < end ? load4_global(packed + 4 * q) : make_float4(0, 0, 0, 0);
+      quad[i] = q < end ? load4(packed + 4 * q) : make_float4(0, 0, 0, 0);
     }
   }
 };
@@ -215,6 +234,23 @@ __device__ __forceinline__ void put_batch(const MapLayout& m, const QuadBatch& b
   }
 }
 
+// Leaves what is known of a map in halves, none of whose values is above `peak`.
+__device__ __forceinline__ void put_map_peak(uint32_t* marks, uint32_t peak) {
+  on_chip(marks)[kWarps] = usable_exponent(exponent_of(peak));
+  on_chip(marks)[kWarps + 1] = exponent_of(peak);
+  on_chip(marks)[kWarps + 2] = peak;
+}
+
+// A batch to its places, by the powers of two that the marks hold.
+template <class Half>
+__device__ __forceinline__ void put_all_maps(const Layout& l, const QuadBatch& batch, int first,
+                                             const Words& to) {
+  for (int i = 0; i < l.maps; ++i) {
+    const int exponent = static_cast<int>(on_chip(to.marks)[i * kMapMarks + kWarps]);
+    put_batch<Half>(l.map[i], batch, first, to.words, up_of(exponent));
+  }
+}
+
 // to <- packed, each map by its own power of two. Padding stays what it was, zero. Opens with a barrier;
 // whoever multiplies by the words opens with another. Not inlined: three callers, rarely.
 template <class Half>
@@ -229,18 +265,18 @@ __device__ TRPO_NOINLINE void block_split(const Layout& l, const float* packed, 
   __syncthreads();  // the peaks are complete
   if (int(threadIdx.x) < l.maps) {
     uint32_t* marks = to.marks + threadIdx.x * kMapMarks;
-    const int exponent = peak_exponent(marks);
-    on_chip(marks)[kWarps] = usable_exponent(exponent);
-    on_chip(marks)[kWarps + 1] = exponent;
+    put_map_peak(marks, joint_peak(marks));
   }
   __syncthreads();  // and so are the exponents
   for (int first = threadIdx.x; first < end; first += step) {
     if (end > step) batch.load(packed, first, end);
-    for (int i = 0; i < l.maps; ++i) {
-      const int exponent = static_cast<int>(on_chip(to.marks)[i * kMapMarks + kWarps]);
-      put_batch<Half>(l.map[i], batch, first, to.words, up_of(exponent));
-    }
+    put_all_maps<Half>(l, batch, first, to);
   }
+}
+
+// Whether a thread's quads of a packed vector are one batch.
+__device__ __forceinline__ bool one_batch(const Layout& l) {
+  return l.packed / 4 <= kSplitBatch * kThreads;
 }
 
 // The packed vectors of split precision as words. Theta's are made once in a launch, first.

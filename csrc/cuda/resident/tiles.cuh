@@ -179,15 +179,16 @@ struct PassStages<SplitVariation<Half, kSlots>> {
 // One pass over the rows of a set: deltas of the outputs, back through the net, weight gradients. The
 // cotangent is M J v for v = b.v or, when scoring, the surrogate's slope (block_score). The
 // result goes to the block's partial vector, or is added into `sum` by atomics where that is given.
+// `split`: v's halves, which split precision multiplies by, have to be made.
 template <class V>
 __device__ __forceinline__ void block_pass(const KernelArgs& a, const Block& b, const RowSet& set,
-                                           float* sum, bool scoring, Scores& score) {
+                                           float* sum, bool scoring, bool split, Scores& score) {
   const Layout& l = a.layout;
   const Destination to = {b.partials + int64_t{b.index} * l.packed, sum};
   int bad = 0;
   PassStages<V> stages;
   stages.begin(l);
-  if (!scoring) block_split_v<V>(l, b);
+  if (split) block_split_v<V>(l, b);
   each_tile(a, b, set, [&](int64_t number, int64_t place) {
     const float* tile = block_fetch<V>(a, b, set, number, place, &bad);
     if (scoring) {
