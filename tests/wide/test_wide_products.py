@@ -20,8 +20,8 @@ pytestmark = needs_triton
 
 # Halves of bf16 keep 16 bits, tf32 keeps 11; the others have float32's errors.
 AT_MOST = {"bf16x3": 1e-5, "tf32": 1e-3}
-# float32 by torch is at most this far off where a case does not magnify the rounding of its numbers;
-# a case that does magnifies that of fewer bits as much.
+# float32 by torch is at most this far off where a case does not magnify the rounding of its
+# numbers; a case that does magnifies that of fewer bits as much.
 FLOAT32 = 2.5e-7
 NETS = ((129,), (200, 16), (16, 129, 8), (129,))
 ROWS = (7, 33, 129, 299)
