@@ -19,8 +19,9 @@ struct SplitPlace {
 __device__ __forceinline__ SplitPlace place_block(const Layout& l, int block) {
   int i = 0;
   while (i + 1 < l.maps && block >= l.map[i + 1].first_tile) ++i;
-  const int local = block - l.map[i].first_tile, columns = l.map[i].tile_columns;
-  return {i, kBlockSide * (local / columns), kBlockSide * (local % columns)};
+  const MapLayout& m = l.map[i];
+  const int local = block - m.first_tile, row = two_rows_of(m, 2 * local);
+  return {i, kBlockSide * row, kBlockSide * (local - row * m.tile_columns)};
 }
 
 // A warp's block of a weight gradient: 2 x 4 tiles of the tensor cores, and the sums of deltas.
