@@ -153,17 +153,12 @@ template <class Half, int kSlots>
 __device__ __forceinline__ void block_split_gradients(const Layout& l, const Block& b,
                                                       const float* tile, int rows,
                                                       SplitGradients<kSlots>& g) {
-  if constexpr (kSlots == 1) {
-    const int block = warp_index();
-    if (block < l.tiles) warp_outer<Half>(g.sum[0], l, place_block(l, block), b, tile, rows);
-  } else {
 #pragma unroll 1
-    for (int s = 0, block = warp_index(); block < l.tiles; ++s, block += kWarps) {
-      BlockSum part;
-      part.clear();
-      warp_outer<Half>(part, l, place_block(l, block), b, tile, rows);
-      g.add(s, part);
-    }
+  for (int s = 0, block = warp_index(); block < l.tiles; ++s, block += kWarps) {
+    BlockSum part;  // in registers through its loop: sums of all tiles may lie in local memory
+    part.clear();
+    warp_outer<Half>(part, l, place_block(l, block), b, tile, rows);
+    g.add(s, part);
   }
   add_log_std(l, b.work, rows, g.log_std);
 }
