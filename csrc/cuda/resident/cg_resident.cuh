@@ -203,23 +203,6 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
 
 static_assert(kEarlyQuads == kSplitBatch);
 
-// Whether a step of plain CG has left p in halves as well.
-template <class V>
-__device__ __forceinline__ bool step_splits(const Layout& l) {
-  return V::kSplit && one_batch(l);
-}
-
-// The halves' marks of the next p = r + beta p, by a bound on every map's peak: that of r, which every
-// warp has left, plus beta times the last p's.
-__device__ __forceinline__ void block_bound_direction(const Layout& l, const Block& b, float beta) {
-  constexpr float kLargest = 3.40282347e38f;
-  if (int(threadIdx.x) >= l.maps) return;
-  uint32_t* marks = plane_marks(b, kVPeaks, threadIdx.x);
-  const float last = __uint_as_float(on_chip(marks)[kWarps + 2]);
-  const float bound = fmaf(fabsf(beta), last, __uint_as_float(joint_peak(marks)));
-  put_map_peak(marks, peak_of(fminf(bound, kLargest)));
-}
-
 // r'r, and p = r + beta p, the thread's first quads of r and its share of r'r being given. Of a p that is
 // one batch, the halves are written too.
 template <class V>

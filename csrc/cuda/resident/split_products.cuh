@@ -6,7 +6,7 @@
 // Operands come by ldmatrix, as halves: a plane's high and low ones by four matrices each, those of 8
 // columns of the map (both halves, 16 terms) by four together.
 #pragma once
-#include "cuda/resident/split.cuh"
+#include "cuda/resident/split_packed.cuh"
 
 namespace trpo_fast::cuda {
 namespace {

@@ -19,8 +19,9 @@ struct SplitPlace {
 __device__ __forceinline__ SplitPlace place_block(const Layout& l, int block) {
   int i = 0;
   while (i + 1 < l.maps && block >= l.map[i + 1].first_tile) ++i;
-  const int local = block - l.map[i].first_tile, columns = l.map[i].tile_columns;
-  return {i, kBlockSide * (local / columns), kBlockSide * (local % columns)};
+  const MapLayout& m = l.map[i];
+  const int local = block - m.first_tile, row = two_rows_of(m, 2 * local);
+  return {i, kBlockSide * row, kBlockSide * (local - row * m.tile_columns)};
 }
 
 // A warp's block of a weight gradient: 2 x 4 tiles of the tensor cores, and the sums of deltas.
@@ -152,17 +153,12 @@ template <class Half, int kSlots>
 __device__ __forceinline__ void block_split_gradients(const Layout& l, const Block& b,
                                                       const float* tile, int rows,
                                                       SplitGradients<kSlots>& g) {
-  if constexpr (kSlots == 1) {
-    const int block = warp_index();
-    if (block < l.tiles) warp_outer<Half>(g.sum[0], l, place_block(l, block), b, tile, rows);
-  } else {
 #pragma unroll 1
-    for (int s = 0, block = warp_index(); block < l.tiles; ++s, block += kWarps) {
-      BlockSum part;
-      part.clear();
-      warp_outer<Half>(part, l, place_block(l, block), b, tile, rows);
-      g.add(s, part);
-    }
+  for (int s = 0, block = warp_index(); block < l.tiles; ++s, block += kWarps) {
+    BlockSum part;  // in registers through its loop: sums of all tiles may lie in local memory
+    part.clear();
+    warp_outer<Half>(part, l, place_block(l, block), b, tile, rows);
+    g.add(s, part);
   }
   add_log_std(l, b.work, rows, g.log_std);
 }
