@@ -140,7 +140,7 @@ def test_doctor_says_how_a_case_runs(case, precision, capsys):
     assert "on a CUDA device  backend='auto' takes the CUDA kernels, which keep" in text
     us = cuda_plan.solve_us(*NETS[case], H200, precision=precision)
     assert f"about {us:.0f} us by the CUDA kernels" in text and "not measured" in text
-    assert re.search(r"about \d+ us by the Triton kernels for wide nets, if they took", text)
+    assert re.search(r"about \d+ us by the Triton kernels for wide nets, not used for", text)
     assert (" by 'reference' in a CUDA graph" in text) == (precision == "fp32")
 
 

@@ -161,7 +161,7 @@ def _predicted_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     times = {name: us for name, us in report["predicted_us"].items() if us}
     if not times:
         return []
-    hypothetical = {} if report["wide_net"] else {"wide": ", if they took nets as narrow"}
+    hypothetical = {} if report["wide_net"] else {"wide": ", not used for nets this narrow"}
     head = "predicted time", f"for a solve of {PRODUCTS} products on an H200, not measured:"
     said = (f"about {_time(us)} by {_BY[n]}{hypothetical.get(n, '')}" for n, us in times.items())
     return [head, *(("", text) for text in said)]
