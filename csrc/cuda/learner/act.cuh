@@ -101,10 +101,8 @@ __device__ __forceinline__ void block_act_map(const DeviceNet& net, const ActBlo
     block_patches<V::kM>(
         count, [&](Patch& patch) { accumulate<V>(patch, product); },
         [&](const auto& piece) {
-          piece.each([&](int r, int o, auto value) {
-            auto slope = value;
-            if (hidden)
-              each_of(value, slope, [&](float& z, float& s) { z = activate(l.activation, z, &s); });
+          piece.each_quad([&](int r, int o, auto value) {
+            if (hidden) value.value = activate(l.activation, value.value).value;
             put(out + r * m.stride_out + first + o, value);
           });
         });

@@ -59,7 +59,8 @@ __device__ __forceinline__ void block_adam_setup(const CriticArgs& a, const Bloc
   const int64_t offsets[3] = {s.theta, s.first, s.second};
 #pragma unroll
   for (int i = 0; i < 3; ++i)
-    pack_maps<4>(l, critic_vector(a, offsets[i]), grid_party(b), [&](int k) { return flat[i][k]; });
+    pack_values<1>(l, critic_vector(a, offsets[i]), grid_party(b),
+                   [&](int k) { return flat[i][k]; });
   grid_sync();  // packed theta and moments are complete
 }
 

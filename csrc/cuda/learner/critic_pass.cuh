@@ -55,11 +55,11 @@ template <class V, class Value>
 __device__ __forceinline__ void block_critic_weights(const Layout& l, const Block& b, Value value) {
   if constexpr (V::kStreamed) {
     grid_sync();  // every block is done with the last weights
-    pack_maps<4>(l, b.weights, grid_party(b), value);
+    pack_values<1>(l, b.weights, grid_party(b), value);
     grid_sync();  // and these are complete
   } else {
     __syncthreads();  // this one is
-    pack_maps<4>(l, b.weights, block_party(), value);
+    pack_values<1>(l, b.weights, block_party(), value);
     __syncthreads();  // its weights are complete
   }
 }

@@ -66,11 +66,12 @@ __device__ __forceinline__ float4 finish_quad(const KernelArgs& a, const Block& 
 
 constexpr int kEarlyQuads = 8;  // 8192 parameters' worth
 
-// Sum over a packed vector of value(quad), all threads of a block taking part.
-template <class Value>
-__device__ __forceinline__ double block_sum_quads(const Layout& l, const Block& b, Value value) {
+// x'x of a packed vector, all threads of a block taking part.
+__device__ __forceinline__ double block_norm2(const Layout& l, const Block& b, const float* x) {
   double sum = 0;
-  for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) sum += value(q);
+  each_loaded<kEarlyQuads>(
+      threadIdx.x, l.packed / 4, kThreads, [&](int q) { return load4(x + 4 * q); },
+      [&](int, float4 quad) { sum += dot_self(quad); });
   return block_sum(sum, reinterpret_cast<double*>(b.reduce));
 }
 
@@ -192,7 +193,7 @@ __device__ __forceinline__ bool block_cg_start(const KernelArgs& a, const Block&
   const Slice slice = own_slice(a.layout, b);
   for (int q = slice.first + threadIdx.x; q < slice.last; q += kThreads)
     store4(b.solution + 4 * q, make_float4(0, 0, 0, 0));
-  s.rr = block_sum_quads(a.layout, b, [&](int q) { return dot_self(load4(b.residual + 4 * q)); });
+  s.rr = block_norm2(a.layout, b, b.v);
   const double tolerance = fmaxf(a.cg.tol, 4.0f * 1.1920929e-7f);
   s.threshold = tolerance * tolerance * s.rr;
   s.gradient_norm2 = s.rr;

@@ -20,17 +20,61 @@ __device__ __forceinline__ float given_weight(const Rows& rows, int64_t n) {
   return n >= 0 && n < rows.count ? row_weight(rows, n) : NAN;
 }
 
-// use(row, its observations, its weight) for a tile's rows, a warp each; null past the end and where the
-// weight is zero.
-template <class Use>
-__device__ __forceinline__ void each_loaded_row(const KernelArgs& a, const RowSet& set,
-                                                int64_t number, Use use) {
-  for (int r = warp_index(); r < a.layout.rows; r += kWarps) {
-    const int64_t i = number * a.layout.rows + r;
-    const int64_t n = i < set.count ? row_number(set, i) : 0;
-    const float w = i < set.count ? given_weight(a.rows, n) : 0.0f;
-    use(r, w > 0.0f ? a.rows.obs + n * a.layout.map[0].in : nullptr, w);
+// kCount of a tile's rows, kWarps apart: the first, and of each its observations and its weight. No
+// observations past the end and where the weight is zero.
+template <int kCount>
+struct WarpRows {
+  int first;
+  const float* obs[kCount];
+  float weight[kCount];
+
+  // Column k of every row, all of them under way together.
+  __device__ __forceinline__ void load(int k, int in, float (&value)[kCount]) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) value[i] = obs[i] && k < in ? obs[i][k] : k == in;
   }
+};
+
+// use(rows) for a tile's rows, kCount of a warp at a time.
+template <int kCount, class Use>
+__device__ __forceinline__ void each_loaded_rows(const KernelArgs& a, const RowSet& set,
+                                                 int64_t number, Use use) {
+#pragma unroll 1
+  for (int r = warp_index(); r < a.layout.rows; r += kCount * kWarps) {
+    WarpRows<kCount> rows;
+    rows.first = r;
+    int64_t n[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const int64_t i = number * a.layout.rows + r + j * kWarps;
+      const bool exists = i < set.count && r + j * kWarps < a.layout.rows;
+      n[j] = exists ? row_number(set, i) : 0;
+      rows.weight[j] = exists;
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+      if (rows.weight[j] > 0.0f) rows.weight[j] = given_weight(a.rows, n[j]);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+      rows.obs[j] = rows.weight[j] > 0.0f ? a.rows.obs + n[j] * a.layout.map[0].in : nullptr;
+    use(rows);
+  }
+}
+
+// The weights of such rows into their tile. Returns 1 where one of them is unusable.
+template <int kCount>
+__device__ __forceinline__ int put_weights(const Layout& l, const WarpRows<kCount>& rows,
+                                           float* tile) {
+  int bad = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int r = rows.first + i * kWarps;
+    if (lane_index() != 0 || r >= l.rows) continue;
+    const float w = rows.weight[i];
+    tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
+    bad |= !usable_weight(w);
+  }
+  return bad;
 }
 
 // Observations [rows, O], their constant 1, and the row weights of one tile. Rows past the end and
@@ -42,15 +86,18 @@ __device__ __forceinline__ int block_load_rows(const KernelArgs& a, const RowSet
   const Layout& l = a.layout;
   const int in = l.map[0].in, stride = l.map[0].stride_in;
   int bad = 0;
-  each_loaded_row(a, set, number, [&](int r, const float* obs, float w) {
+  constexpr int kCount = 2 * V::kM;  // all of a warp's
+  each_loaded_rows<kCount>(a, set, number, [&](const WarpRows<kCount>& rows) {
     for (int k = lane_index(); k < stride; k += 32) {
-      const float value = obs && k < in ? obs[k] : k == in ? 1.0f : 0.0f;
-      bad |= !usable_number(value);
-      tile[r * stride + k] = value;
+      float value[kCount];
+      rows.load(k, in, value);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        bad |= !usable_number(value[i]);
+        tile[(rows.first + i * kWarps) * stride + k] = value[i];
+      }
     }
-    if (lane_index() != 0) return;
-    tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
-    bad |= !usable_weight(w);
+    bad |= put_weights(l, rows, tile);
   });
   return bad;
 }
@@ -64,10 +111,12 @@ __device__ __forceinline__ void block_forward_map(const Layout& l, const MapLayo
   block_patches<V::kM>(
       m.out, [&](Patch& patch) { accumulate<V>(patch, product); },
       [&](const auto& outputs) {
-        outputs.each([&](int r, int c, auto value) {
+        outputs.each_quad([&](int r, int c, auto value) {
           auto slope = value;
-          if (hidden)
-            each_of(value, slope, [&](float& z, float& s) { z = activate(l.activation, z, &s); });
+          if (hidden) {
+            const Activated at = activate(l.activation, value.value);
+            value.value = at.value, slope.value = at.slope;
+          }
           put(on_chip(output) + r * stride + c, value);
           if (slopes) put(slopes + r * stride + c, slope);
         });

@@ -77,12 +77,14 @@ __device__ TRPO_NOINLINE void block_publish_setup(const KernelArgs& a, double ba
                                                   double entropy, double group_surrogate) {
   DYN_SMEM(shared);
   const Block b = make_block<V>(a, shared);
-  const double weight = block_weight_sum(a, b, batch_set(a));
-  const double fvp_weight = a.fvp_rows ? block_weight_sum(a, b, fvp_set(a)) : weight;
-  double parts[3] = {bad, surrogate, entropy};
-  block_reduce(parts, reinterpret_cast<double*>(b.reduce));
-  const double all[kSetupScalars] = {weight, fvp_weight, parts[0], parts[1] + group_surrogate,
-                                     parts[2]};
+  double all[kSetupScalars];
+  all[kWeight] = own_weights(a, b, batch_set(a));
+  all[kFvpWeight] = a.fvp_rows ? own_weights(a, b, fvp_set(a)) : all[kWeight];
+  all[kBad] = bad;
+  all[kSurrogate] = surrogate;
+  all[kEntropy] = entropy;
+  block_reduce(all, reinterpret_cast<double*>(b.reduce));
+  all[kSurrogate] += group_surrogate;
   publish(b, kRegionSetup, all);
 }
 

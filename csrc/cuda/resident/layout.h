@@ -111,7 +111,6 @@ inline int plane_floats(int rows, int width, bool split) {
 
 // A map in halves, and its biases, for as many columns as a warp's pieces look at.
 inline void lay_out_halves(Layout& l, MapLayout& m) {
-  m.row_magic = 0x80000000u / (m.stride_in / 4) + 1;
   m.halves = l.halves;
   m.bias = m.halves + half_words((m.out + 7) & ~7, m.in);
   const int piece = m.out > 16 ? 32 : 16;
@@ -137,6 +136,7 @@ inline Layout make_layout(const NetShape& net, int rows, bool split = false) {
     m.stride_in = plane_stride(m.in);
     m.stride_out = floats ? m.out | 1 : plane_stride(m.out);
     m.stride_tangent = floats ? l.parameters | 1 : last ? plane_stride(l.parameters) : m.stride_out;
+    m.row_magic = 0x80000000u / (m.stride_in / 4) + 1;
     m.weights = l.packed;
     m.flat = l.flat;
     l.packed += m.out * m.stride_in;

@@ -25,17 +25,17 @@ __device__ __forceinline__ void put(float* to, const Quad& quad) {
   if (quad.count > 2) to[2] = quad.value.z;
 }
 
-// f(x, y) of one value and what belongs to it, or of each of a quad's.
-template <class F>
-__device__ __forceinline__ void each_of(float& x, float& y, F f) {
-  f(x, y);
-}
-template <class F>
-__device__ __forceinline__ void each_of(Quad& x, Quad& y, F f) {
-  f(x.value.x, y.value.x);
-  f(x.value.y, y.value.y);
-  f(x.value.z, y.value.z);
-  f(x.value.w, y.value.w);
+// Up to four values of a row, `step` columns apart; `left` columns remain from the first on.
+struct SpreadQuad {
+  float4 value;
+  int step, left;
+};
+
+__device__ __forceinline__ void put(float* to, const SpreadQuad& quad) {
+  if (quad.left > 0) to[0] = quad.value.x;
+  if (quad.left > quad.step) to[quad.step] = quad.value.y;
+  if (quad.left > 2 * quad.step) to[2 * quad.step] = quad.value.z;
+  if (quad.left > 3 * quad.step) to[3 * quad.step] = quad.value.w;
 }
 
 // value times slope(what `kept` holds there).
@@ -65,6 +65,15 @@ struct Patch {
         if (column + j * column_step < width)
           store(row + row_step * i, column + j * column_step, value[i][j]);
   }
+
+  template <class Store>  // store(row, column, four values)
+  __device__ __forceinline__ void each_quad(Store store) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float4 four = make_float4(value[i][0], value[i][1], value[i][2], value[i][3]);
+      store(row + row_step * i, column, SpreadQuad{four, column_step, width - column});
+    }
+  }
 };
 
 // One row of a patch that lanes share, in the first four of them.
@@ -76,6 +85,10 @@ struct PatchRow {
   template <class Store>  // store(row, column, quad)
   __device__ __forceinline__ void each(Store store) const {
     if (mine) store(row, column, quad);
+  }
+  template <class Store>
+  __device__ __forceinline__ void each_quad(Store store) const {
+    each(store);
   }
 };
 

@@ -78,11 +78,12 @@ __device__ __forceinline__ void block_load_column(const KernelArgs& a, const Blo
   pack_flat<V>(a, a.v + int64_t{run.column} * l.flat, b.v, threadIdx.x, kThreads);
   __syncthreads();  // it is packed
   if (a.program == kProgramFvp) return;
-  for (int q = threadIdx.x; q < l.packed / 4; q += kThreads) {
-    const float4 g = load4(b.v + 4 * q);
-    store4(b.residual + 4 * q, g);
-    if (b.index == 0) store4(b.gradient + 4 * q, g);
-  }
+  each_loaded<kEarlyQuads>(
+      threadIdx.x, l.packed / 4, kThreads, [&](int q) { return load4(b.v + 4 * q); },
+      [&](int q, float4 g) {
+        store4(b.residual + 4 * q, g);
+        if (b.index == 0) store4(b.gradient + 4 * q, g);
+      });
 }
 
 // A solved column out. Opens with a grid barrier.

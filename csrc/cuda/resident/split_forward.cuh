@@ -19,15 +19,18 @@ __device__ __forceinline__ int block_load_halves(const KernelArgs& a, const RowS
   uint32_t* marks = tile_marks(l, tile, 0);
   int bad = 0;
   uint32_t peak = kOneBits;
-  each_loaded_row(a, set, number, [&](int r, const float* obs, float w) {
-    for (int k = lane_index(); obs && k < in; k += 32) {
-      const float value = obs[k];
-      bad |= !usable_number(value);
-      peak = max(peak, peak_of(value));
+  constexpr int kCount = 4;
+  each_loaded_rows<kCount>(a, set, number, [&](const WarpRows<kCount>& rows) {
+    for (int k = lane_index(); k < in; k += 32) {
+      float value[kCount];
+      rows.load(k, in, value);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        bad |= !usable_number(value[i]);
+        peak = max(peak, peak_of(value[i]));
+      }
     }
-    if (lane_index() != 0) return;
-    tile[l.row_weights + r] = w > 0.0f ? w : 0.0f;
-    bad |= !usable_weight(w);
+    bad |= put_weights(l, rows, tile);
   });
   put_peak(marks, peak);
   __syncthreads();  // the peaks are complete
@@ -35,10 +38,17 @@ __device__ __forceinline__ int block_load_halves(const KernelArgs& a, const RowS
   put_exponents(marks, exponent);
   const Halves to = plane_halves(l, tile + l.map[0].input, in);
   const float up = up_of(exponent);
-  each_loaded_row(a, set, number, [&](int r, const float* obs, float) {
-    const auto value = [&](int k) { return k == in ? 1.0f : obs && k < in ? obs[k] : 0.0f; };
-    for (int k = 2 * lane_index(); k < 8 * to.chunks; k += 64)
-      put_pair<Half>(to, pair_place(r, k, to.chunks), up * value(k), up * value(k + 1));
+  each_loaded_rows<kCount>(a, set, number, [&](const WarpRows<kCount>& rows) {
+    for (int k = 2 * lane_index(); k < 8 * to.chunks; k += 64) {
+      float x[kCount], y[kCount];
+      rows.load(k, in, x);
+      rows.load(k + 1, in, y);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int r = rows.first + i * kWarps;
+        if (r < l.rows) put_pair<Half>(to, pair_place(r, k, to.chunks), up * x[i], up * y[i]);
+      }
+    }
   });
   return bad;
 }
@@ -75,22 +85,23 @@ __device__ __forceinline__ uint32_t warp_activate(const Layout& l, const MapLayo
                                                   const ForwardMap& to, const Fragment<kN>& f,
                                                   const Halves& plane, float up) {
   uint32_t peak = 0;
-  const auto value = [&](int r, int c, float z) {
-    if (c >= m.out) return c == m.out ? 1.0f : 0.0f;
-    float slope = 0.0f;
-    const float y = activate(l.activation, z, &slope);
-    if (to.slopes) on_chip(to.slopes)[r * to.stride + c] = slope;
-    peak = max(peak, peak_of(y));
-    return y;
-  };
   f.each_tile([&](int t, int column) {
     const int c = column + 2 * (lane_index() & 3);
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-      const int r = f.first_row() + 4 * i;
-      const float x = value(r, c, f.value[t][i]), y = value(r, c + 1, f.value[t][i + 1]);
+    const float* z = f.value[t];
+    const Activated at = activate(l.activation, make_float4(z[0], z[1], z[2], z[3]));
+    const auto put_two = [&](int r, float x, float y, float slope_x, float slope_y) {
+      const auto value = [&](int k, float h, float slope) {
+        if (k >= m.out) return k == m.out ? 1.0f : 0.0f;
+        if (to.slopes) on_chip(to.slopes)[r * to.stride + k] = slope;
+        peak = max(peak, peak_of(h));
+        return h;
+      };
+      x = value(c, x, slope_x);
+      y = value(c + 1, y, slope_y);
       put_pair<Half>(plane, pair_place(r, c, plane.chunks), x * up, y * up);
-    }
+    };
+    put_two(f.first_row(), at.value.x, at.value.y, at.slope.x, at.slope.y);
+    put_two(f.first_row() + 8, at.value.z, at.value.w, at.slope.z, at.slope.w);
   });
   return peak;
 }

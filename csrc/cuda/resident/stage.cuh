@@ -131,33 +131,64 @@ __device__ __forceinline__ Party grid_party(const Block& b) {
   return {b.index * kThreads + static_cast<int>(threadIdx.x), b.grid * kThreads};
 }
 
-// packed <- value(flat index) for every map; padding becomes zero. kBatch values at a time are under
-// way together, and no number of them takes a division. No barrier.
-template <int kBatch, class Value>
-__device__ __forceinline__ void pack_maps(const Layout& l, float* packed, Party party,
-                                          Value value) {
+// Where a quad of a packed vector comes from: its first `count` values from flat place `first` on, behind
+// them the bias (-1: it is not among them), the rest is padding.
+struct QuadSource {
+  int first, count, bias;
+};
+
+// The sources of the quads first, first + step, ..., without a division; nothing past the end.
+template <int kBatch>
+__device__ __forceinline__ void quad_sources(const Layout& l, int first, int step,
+                                             QuadSource (&from)[kBatch]) {
+#pragma unroll
+  for (int n = 0; n < kBatch; ++n) {
+    const int i = l.log_std < 0 ? -1 : 4 * (first + n * step) - l.log_std;
+    from[n] = {l.flat_log_std + i, i < 0 ? 0 : l.actions - i, -1};
+  }
+#pragma unroll 1
   for (int i = 0; i < l.maps; ++i) {
     const MapLayout& m = l.map[i];
-    const int size = m.out * m.stride_in, bias = m.flat + m.out * m.in;
-    int o = party.thread / m.stride_in, k = party.thread % m.stride_in;
-    const int rows = party.threads / m.stride_in, columns = party.threads % m.stride_in;
+    const int in = m.in, stride = m.stride_in, flat = m.flat, begin = m.weights / 4;
+    const int biases = flat + m.out * in;
+    const unsigned quads = m.out * stride / 4, magic = m.row_magic;
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+      const unsigned quad = first + n * step - begin;
+      if (quad >= quads) continue;
+      const int row = static_cast<int>(uint64_t{magic} * quad >> 31);
+      const int column = 4 * static_cast<int>(quad) - row * stride;
+      const int count = in - column;
+      from[n] = {flat + row * in + column, count,
+                 static_cast<unsigned>(count) < 4 ? biases + row : -1};
+    }
+  }
+}
+
+// packed <- value(flat index); padding becomes zero. kBatch quads of a thread are under way together. No
+// barrier.
+template <int kBatch, class Value>
+__device__ __forceinline__ void pack_values(const Layout& l, float* packed, Party party,
+                                            Value value) {
+  const int end = l.packed / 4;
 #pragma unroll 1
-    for (int base = party.thread; base < size; base += kBatch * party.threads) {
-      float x[kBatch];
+  for (int first = party.thread; first < end; first += kBatch * party.threads) {
+    QuadSource from[kBatch];
+    quad_sources(l, first, party.threads, from);
+    float x[kBatch][4], bias[kBatch];
 #pragma unroll
-      for (int n = 0; n < kBatch; ++n) {
-        const bool inside = base + n * party.threads < size && k <= m.in;
-        const float found = value(!inside ? m.flat : k < m.in ? m.flat + o * m.in + k : bias + o);
-        x[n] = inside ? found : 0.0f;
-        o += rows;
-        k += columns;
-        if (k >= m.stride_in) ++o, k -= m.stride_in;
-      }
+    for (int n = 0; n < kBatch; ++n) {
 #pragma unroll
-      for (int n = 0; n < kBatch; ++n) {
-        const int at = base + n * party.threads;
-        if (at < size) packed[m.weights + at] = x[n];
-      }
+      for (int j = 0; j < 4; ++j) x[n][j] = j < from[n].count ? value(from[n].first + j) : 0.0f;
+      bias[n] = from[n].bias >= 0 ? value(from[n].bias) : 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < kBatch; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (j == from[n].count) x[n][j] = bias[n];
+      const int quad = first + n * party.threads;
+      if (quad < end) store4(packed + 4 * quad, make_float4(x[n][0], x[n][1], x[n][2], x[n][3]));
     }
   }
 }
@@ -165,10 +196,7 @@ __device__ __forceinline__ void pack_maps(const Layout& l, float* packed, Party 
 // packed <- flat [P]; padding becomes zero. No barrier.
 __device__ __forceinline__ void pack(const Layout& l, const float* flat, float* packed,
                                      Party party) {
-  pack_maps<8>(l, packed, party, [&](int i) { return flat[i]; });
-  if (l.log_std < 0) return;
-  for (int i = party.thread; i < padded(l.actions); i += party.threads)
-    packed[l.log_std + i] = i < l.actions ? flat[l.flat_log_std + i] : 0.0f;
+  pack_values<6>(l, packed, party, [&](int i) { return flat[i]; });
 }
 
 }  // namespace

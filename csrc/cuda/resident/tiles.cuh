@@ -51,8 +51,10 @@ __device__ __forceinline__ float* work_tile(const KernelArgs& a, const Block& b)
 template <class V>
 __device__ __forceinline__ int block_load_tile(const KernelArgs& a, const RowSet& set,
                                                int64_t number, float* tile) {
-  if constexpr (V::kSplit) return block_load_halves<typename V::Half>(a, set, number, tile);
-  return block_load_rows<V>(a, set, number, tile);
+  if constexpr (V::kSplit)
+    return block_load_halves<typename V::Half>(a, set, number, tile);
+  else
+    return block_load_rows<V>(a, set, number, tile);
 }
 
 // Stage forward of a loaded tile under theta, in the variation's precision, and what the products need
@@ -125,9 +127,9 @@ __device__ __forceinline__ int block_forward_tiles(const KernelArgs& a, const Bl
   return bad;
 }
 
-// Sum of the weights of a set's rows that this block owns; the same in every thread.
-__device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Block& b,
-                                                   const RowSet& set) {
+// A thread's share of the sum of the weights of a set's rows that this block owns.
+__device__ __forceinline__ double own_weights(const KernelArgs& a, const Block& b,
+                                              const RowSet& set) {
   double sum = 0;
   each_tile(a, b, set, [&](int64_t number, int64_t) {
     const int64_t i = number * a.layout.rows + threadIdx.x;
@@ -135,7 +137,7 @@ __device__ __forceinline__ double block_weight_sum(const KernelArgs& a, const Bl
     const float w = given_weight(a.rows, row_number(set, i));
     sum += usable_weight(w) ? double{w} : double{NAN};
   });
-  return block_sum(sum, reinterpret_cast<double*>(b.reduce));
+  return sum;
 }
 
 // The stages of a pass over one tile, and what a thread holds of the weight gradients: in fp32.
