@@ -85,12 +85,15 @@ ARITHMETIC = [
     ("REDUX.MAX R1, R0", np.full(WARP, 31)),
     ("HFMA2.MMA R1, -RZ, RZ, 0, 9.5367431640625e-07", np.full(WARP, 16)),
     ("LDC R1, c[0x0][0x4]", np.full(WARP, 77)),
+    ("LDC.U8 R1, c[0x0][0xa]", np.full(WARP, 0xFE)),
+    ("LDC.S8 R1, c[0x0][0xa]", np.full(WARP, 0xFFFFFFFE)),
+    ("LDC.S16 R1, c[0x0][0x8]", np.full(WARP, 0x0102)),
 ]
 
 
 @pytest.mark.parametrize(("line", "expected"), ARITHMETIC, ids=[a[0] for a in ARITHMETIC])
 def test_integers(line: str, expected) -> None:
-    machine = run(f"S2R R0, SR_LANEID\n{line}\nEXIT", constants=(0, 77))
+    machine = run(f"S2R R0, SR_LANEID\n{line}\nEXIT", constants=(0, 77, 0x00FE0102))
     assert np.array_equal(machine.r[1], np.asarray(expected).astype(np.uint32))
 
 

@@ -249,19 +249,31 @@ def forget_l1(m: Machine, ins: Instruction):
     return lambda mask: m.l1.clear()
 
 
+SMALL = {"U8": np.uint8, "S8": np.int8, "U16": np.uint16, "S16": np.int16}
+
+
+def small_constant(m: Machine, ins: Instruction, kind):
+    write = m.writer(ins.operands[0])
+    match = re.match(r"c\[(0x\w+)\]\[([^]]*)\]", ins.operands[1])
+    assert match
+    bank = m.launch.constants[int(match[1], 16)].view(kind)
+    registers, number = m.address_parts(match[2])
+
+    def run(mask):
+        at = m.sum_of(registers, number) // bank.itemsize
+        write(bank[at % len(bank)].astype(np.int32).view(np.uint32), mask)
+
+    return run
+
+
 @operation("LDC", "ULDC")
 def constant(m: Machine, ins: Instruction):
     write = m.writer(ins.operands[0])
     if "64" in ins.words:
         read, put = m.reader(ins.operands[1], "u64"), m.pair_writer(ins.operands[0])
         return lambda mask: put(np.broadcast_to(read(), (m.lanes,)).copy(), mask)
-    if "U8" in ins.words:
-        match = re.match(r"c\[(0x\w+)\]\[([^]]*)\]", ins.operands[1])
-        assert match
-        bank = m.launch.constants[int(match[1], 16)].view(np.uint8)
-        registers, number = m.address_parts(match[2])
-        return lambda mask: write(
-            bank[m.sum_of(registers, number) % len(bank)].astype(np.uint32), mask
-        )
+    for word, kind in SMALL.items():
+        if word in ins.words:
+            return small_constant(m, ins, kind)
     read = m.reader(ins.operands[1])
     return lambda mask: write(read(), mask)
