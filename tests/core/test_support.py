@@ -57,7 +57,7 @@ def actor_for(policy: MLPPolicy, backend: str) -> Any:
         policy=policy,
         critic=Critic(3, (4,), dtype=next(policy.parameters()).dtype),
         generator=torch.Generator(),
-        config=SimpleNamespace(backend=backend),
+        config=SimpleNamespace(backend=backend, capture=True),
         recurrent=None,
     )
     return make_actor(agent, None)  # type: ignore[arg-type]
