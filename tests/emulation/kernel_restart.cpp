@@ -22,8 +22,8 @@ __global__ void failing_solve_kernel(const KernelArgs a) {
   for (int product = 0; (next = block_prepare<V, true>(a, b, run, next)) != Next::kDone;
        ++product) {
     if (product == 1 && reports(b)) factor_inverse(a, 0)[0] = NAN;
-    block_pass<V>(a, b, fvp_set(a), product_sum(a, b, run.cg), false, score);
-    next = block_use_product<true>(a, b, run);
+    block_pass<V>(a, b, fvp_set(a), product_sum(a, b, run.cg), false, true, score);
+    next = block_use_product<V, true>(a, b, run);
   }
 }
 

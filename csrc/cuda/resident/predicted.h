@@ -20,20 +20,20 @@ struct Variant {
 };
 
 constexpr Variant kResidentVariants[] = {
-    {1, 1, {8.75f, 0.03f}, {4.05f, 0.66f}},
-    {4, 1, {8.80f, 0.02f}, {6.99f, 1.57f}},
-    {1, 3, {9.95f, 0.15f}, {7.93f, 0.60f}},
-    {2, 3, {10.87f, 0.00f}, {6.62f, 1.48f}},
+    {1, 1, {5.94f, 0.20f}, {3.87f, 0.37f}},
+    {4, 1, {6.20f, 0.34f}, {5.54f, 1.40f}},
+    {1, 3, {7.85f, 0.18f}, {3.04f, 0.72f}},
+    {2, 3, {5.40f, 0.45f}, {1.97f, 1.38f}},
 };
 constexpr Variant kStreamedVariants[] = {
-    {1, 3, {20.77f, 0.43f}, {9.65f, 0.63f}},
+    {1, 3, {11.63f, 0.36f}, {6.05f, 0.48f}},
 };
 // A kernel for each number of slots serves every number of rows; few rows leave warps without work.
 // With one slot, which a net of 64-64 takes, a quarter as much is spilled.
 constexpr Variant kSplitVariants[] = {
-    {1, 1, {12.91f, 0.39f}, {6.83f, 0.56f}}, {2, 1, {12.92f, 0.39f}, {6.72f, 1.09f}},
-    {4, 1, {12.91f, 0.38f}, {9.27f, 1.20f}}, {1, 3, {13.46f, 0.62f}, {11.86f, 0.37f}},
-    {2, 3, {17.93f, 0.11f}, {7.30f, 1.38f}}, {4, 3, {5.68f, 1.35f}, {22.04f, 0.86f}},
+    {1, 1, {8.98f, 0.25f}, {4.98f, 0.35f}}, {2, 1, {8.97f, 0.26f}, {5.38f, 0.68f}},
+    {4, 1, {9.05f, 0.21f}, {7.72f, 0.64f}}, {1, 3, {15.02f, 0.25f}, {2.22f, 0.85f}},
+    {2, 3, {11.05f, 0.70f}, {5.46f, 0.80f}}, {4, 3, {10.01f, 0.81f}, {-24.32f, 4.91f}},
 };
 constexpr Cost kStart = {17.0f, 2.0f};  // of a solve, before its first product
 
