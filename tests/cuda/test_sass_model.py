@@ -314,6 +314,7 @@ def test_the_page_has_the_predictions_of_the_budget() -> None:
 def test_a_fit_goes_through_its_points_and_rewrites_its_table(monkeypatch) -> None:
     assert fit.line((1000, 5.0), (3000, 9.0)) == pytest.approx((3.0, 2.0))
     assert fit.line((1000, 5.0), (3000, 3.0)) == (4.0, 0.0)
+    assert fit.line((1000, 1.0), (3000, 9.0)) == (0.0, 2.0)
     asked = []
 
     def fitted(cubins, shape, nets):

@@ -47,9 +47,13 @@ def simulate(cubins: list[Path], shape: model.Shape) -> Times | None:
 
 
 def line(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
-    """Microseconds at no floats, and nanoseconds a float, through two points; never falling."""
+    """Microseconds at no floats, and nanoseconds a float, through two points; never falling, and
+    never negative, where it goes between the points.
+    """
     slope = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
     mean = (first[1] + second[1] - slope * (first[0] + second[0])) / 2
+    if mean < 0.0:
+        return 0.0, 500 * (first[1] / first[0] + second[1] / second[0])
     return mean, 1000 * slope
 
 

@@ -33,9 +33,9 @@ constexpr Variant kStreamedVariants[] = {
 constexpr Variant kSplitVariants[] = {
     {1, 1, {8.98f, 0.25f}, {4.98f, 0.35f}}, {2, 1, {8.97f, 0.26f}, {5.38f, 0.68f}},
     {4, 1, {9.05f, 0.21f}, {7.72f, 0.64f}}, {1, 3, {15.02f, 0.25f}, {2.22f, 0.85f}},
-    {2, 3, {11.05f, 0.70f}, {5.46f, 0.80f}}, {4, 3, {10.01f, 0.81f}, {-24.32f, 4.91f}},
+    {2, 3, {11.05f, 0.70f}, {5.46f, 0.80f}}, {4, 3, {10.01f, 0.81f}, {0.00f, 2.66f}},
 };
-constexpr Cost kStart = {17.0f, 2.0f};  // of a solve, before its first product
+constexpr Cost kStart = {15.0f, 0.8f};  // of a solve, before its first product
 
 // Of a tile's time, what its planes add where they come from device memory, or are computed again.
 constexpr float kCachedShare = 0.15f, kComputedShare = 0.3f;
