@@ -14,10 +14,12 @@ ResidentKernel narrow_variation(const Plan& plan) {
                             : resident_kernel<Variation<1, 1, false>, kGuided>;
 }
 
-// For larger nets: three register tiles per thread, weights on chip or streamed.
+// For larger nets: three register tiles per thread, weights on chip or streamed. Guided and streamed, a
+// third would be spilled within the loop that adds to it.
 template <bool kGuided>
 ResidentKernel wide_variation(const Plan& plan) {
-  return plan.path == Path::kStreamed ? resident_kernel<Variation<1, 3, true>, kGuided>
+  constexpr int kStreamedSlots = kGuided ? 2 : 3;
+  return plan.path == Path::kStreamed ? resident_kernel<Variation<1, kStreamedSlots, true>, kGuided>
          : plan.row_step == 2         ? resident_kernel<Variation<2, 3, false>, kGuided>
                                       : resident_kernel<Variation<1, 3, false>, kGuided>;
 }
