@@ -31,8 +31,8 @@ constexpr Variant kStreamedVariants[] = {
 // A kernel for each number of slots serves every number of rows; few rows leave warps without work.
 // With one slot, which a net of 64-64 takes, a quarter as much is spilled.
 constexpr Variant kSplitVariants[] = {
-    {1, 1, {8.98f, 0.25f}, {4.98f, 0.35f}}, {2, 1, {8.97f, 0.26f}, {5.38f, 0.68f}},
-    {4, 1, {9.05f, 0.21f}, {7.72f, 0.64f}}, {1, 3, {15.02f, 0.25f}, {2.22f, 0.85f}},
+    {1, 1, {8.98f, 0.25f}, {4.98f, 0.35f}},  {2, 1, {8.97f, 0.26f}, {5.38f, 0.68f}},
+    {4, 1, {9.05f, 0.21f}, {7.72f, 0.64f}},  {1, 3, {15.02f, 0.25f}, {2.22f, 0.85f}},
     {2, 3, {11.05f, 0.70f}, {5.46f, 0.80f}}, {4, 3, {10.01f, 0.81f}, {0.00f, 2.66f}},
 };
 constexpr Cost kStart = {15.0f, 0.8f};  // of a solve, before its first product
