@@ -234,7 +234,7 @@ def test_mistakes_are_named(rows):
         "policy: expected a module that returns": lambda: NaturalGradient(nn.Linear(4, 2)).step(
             loss, rows.float()
         ),
-        "policy: expected a torch.nn.Module": lambda: NaturalGradient([]),
+        "module: expected a torch.nn.Module": lambda: NaturalGradient([]),
         "damping: expected": lambda: NaturalGradient(module, damping=-1.0),
     }
     for words, mistake in mistakes.items():

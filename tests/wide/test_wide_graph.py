@@ -13,7 +13,10 @@ import torch
 from cases import Case
 from cuda_support import DEVICE, EMULATED, to_device
 from host_recorder import Tape, recording  # noqa: F401
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 from wide_support import needs_triton
 
 from trpo_fast import FisherOperator, captured_graphs, trpo_update
@@ -34,9 +37,9 @@ def launches(monkeypatch, request):
     plain = product.launch
 
     def launch(*arguments: Any, **constants: Any) -> None:
-        mode = _get_current_dispatch_mode()
-        if isinstance(mode, Tape):
-            mode._tape.append((plain, arguments, constants, None))
+        for mode in _get_current_dispatch_mode_stack():
+            if isinstance(mode, Tape):
+                mode._tape.append((plain, arguments, constants, None))
         with _disable_current_modes():
             plain(*arguments, **constants)
 
