@@ -35,8 +35,8 @@ from ..policy.flat import flat_params
 from ..policy.heads import Gaussian
 from ..policy.net import MLPPolicy, drawn_for
 from ..policy.recurrent import RecurrentPolicy
-from .fit_backends import SUPPORTS, gauss_newton, make_fit
-from .fits import AdamState, Fit, Targets, fit_adam
+from .fit_backends import SUPPORTS, adam, gauss_newton, make_fit
+from .fits import Fit, Targets
 from .input_checks import check_critic_batch
 from .rank_fits import fit_together
 from .undo import finite_or_undone
@@ -257,18 +257,8 @@ class Critic(nn.Module):
                 "capture": self.capture,
             }
             return gauss_newton(fit, self.net, targets, self.backend, **options)
-        loss = fit_adam(
-            fit,
-            AdamState(self.moments[0], self.moments[1], self.adam_steps, self.taken),
-            targets.obs,
-            epochs=self.epochs,
-            minibatch=self.minibatch,
-            learning_rate=self.learning_rate,
-            generator=generator,
-        )
-        steps = self.epochs * -(-count_rows(targets.obs) // self.minibatch)
-        self.adam_steps += steps
-        return loss, steps
+        steps = -(-count_rows(targets.obs) // self.minibatch)
+        return adam(fit, self, targets.obs, generator, steps)
 
     @torch.no_grad()
     def _renormalise(self, targets: Tensor, weights: Tensor | None = None) -> None:

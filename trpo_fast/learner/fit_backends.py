@@ -13,9 +13,19 @@ from torch import Tensor
 
 from .._base.choices import Backend, CriticMethod
 from .._base.options import KernelSettings
+from .._base.rows import Rows
 from ..backends.support import PYTORCH, Support
 from ..policy.net import MLPPolicy
-from .fits import Fit, NativeFit, Targets, curvature_rows, fit_gauss_newton, fit_support
+from .fits import (
+    AdamState,
+    Fit,
+    NativeFit,
+    Targets,
+    curvature_rows,
+    fit_adam,
+    fit_gauss_newton,
+    fit_support,
+)
 from .fits_cuda import CudaFit, cuda_fit_support, solves_as_wide
 from .fits_reference import ReferenceFit
 from .value_net import ValueNet
@@ -70,3 +80,20 @@ def gauss_newton(
     if isinstance(fit, ReferenceFit):
         return fit.gauss_newton(parts, **options)
     return fit_gauss_newton(fit, net, targets, parts, **options)
+
+
+def adam(
+    fit: Fit, critic: Any, obs: Rows, generator: torch.Generator | None, steps: int
+) -> tuple[Tensor, int]:
+    """The last loss and the steps taken by a critic's epochs, of so many ``steps`` each."""
+    loss = fit_adam(
+        fit,
+        AdamState(critic.moments[0], critic.moments[1], critic.adam_steps, critic.taken),
+        obs,
+        epochs=critic.epochs,
+        minibatch=critic.minibatch,
+        learning_rate=critic.learning_rate,
+        generator=generator,
+    )
+    critic.adam_steps += critic.epochs * steps
+    return loss, critic.epochs * steps

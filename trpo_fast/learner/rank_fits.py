@@ -19,8 +19,8 @@ from .._base.threads import OneThread
 from ..backends.support import choose
 from ..core import checks
 from ..policy.flat import flat_params, mark_written
-from .fit_backends import SUPPORTS, make_fit
-from .fits import AdamState, Fit, Targets, curvature_rows, fit_adam, fit_gauss_newton
+from .fit_backends import SUPPORTS, adam, make_fit
+from .fits import AdamState, Fit, Targets, curvature_rows, fit_gauss_newton
 from .fits_reference import adam_step
 from .input_checks import check_critic_batch
 from .undo import finite_or_undone
@@ -177,15 +177,4 @@ def _run(
             capture=False,
             group=ranks.group,
         )
-    loss = fit_adam(
-        fit,
-        AdamState(critic.moments[0], critic.moments[1], critic.adam_steps, critic.taken),
-        targets.obs,
-        epochs=critic.epochs,
-        minibatch=critic.minibatch,
-        learning_rate=critic.learning_rate,
-        generator=generator,
-    )
-    steps = critic.epochs * fit.steps(critic.minibatch)
-    critic.adam_steps += steps
-    return loss, steps
+    return adam(fit, critic, targets.obs, generator, fit.steps(critic.minibatch))
